@@ -1,0 +1,91 @@
+"""What can go wrong for a user of gpunet, and the exit code that says so. Refuses to print or to exit.
+
+    GpunetError            1   never raised itself
+    ├── UsageError         2   an option, a setting, a formula
+    ├── CheckFailed        6   a check did not hold
+    ├── DataError         65   a file was read and does not make sense
+    ├── InputMissing      66   a file that was named is not there
+    ├── Unavailable       69   a device or an optional package is not there
+    ├── OutOfMemory       71
+    ├── OutputExists      73   would overwrite
+    ├── WriteError        74   the disk refused
+    ├── RunBusy           75   another process holds the run
+    ├── ModelInvalid      76   a model or checkpoint is not ours, or is damaged
+    ├── NotPermitted      77
+    ├── Diverged          80   a non-finite loss, gradient or weight
+    └── Interrupted      130   or 143, by signal
+
+Programmer faults stay plain exceptions (TypeError, ValueError, …).
+"""
+
+
+class GpunetError(Exception):
+    """A fault that the user can mend.
+
+    The message says what was given and what was wanted; `hint` says what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message if hint is None else f"{message}; {hint}")
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(GpunetError):
+    exit_code = 2
+
+
+class CheckFailed(GpunetError):
+    exit_code = 6
+
+
+class DataError(GpunetError):
+    exit_code = 65
+
+
+class InputMissing(GpunetError):
+    exit_code = 66
+
+
+class Unavailable(GpunetError):
+    exit_code = 69
+
+
+class OutOfMemory(GpunetError):
+    exit_code = 71
+
+
+class OutputExists(GpunetError):
+    exit_code = 73
+
+
+class WriteError(GpunetError):
+    exit_code = 74
+
+
+class RunBusy(GpunetError):
+    exit_code = 75
+
+
+class ModelInvalid(GpunetError):
+    exit_code = 76
+
+
+class NotPermitted(GpunetError):
+    exit_code = 77
+
+
+class Diverged(GpunetError):
+    exit_code = 80
+
+
+class Interrupted(GpunetError):
+    """A signal ended the work early; what was finished is saved."""
+
+    exit_code = 130
+
+    def __init__(self, message: str, hint: str | None = None, signal_number: int = 2) -> None:
+        super().__init__(message, hint)
+        self.exit_code = 128 + signal_number
