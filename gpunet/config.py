@@ -1,0 +1,252 @@
+"""What a run is: one checked set of settings, and where each value came from.
+
+A setting is declared once, here: its name, type, default and help; the command line and the
+library read them off. Flags win over the file, the file over a built-in set's recipe, the recipe
+over the defaults. A value that was given is never ignored: two that conflict are a UsageError.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from functools import cache
+from math import inf
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from annotated_types import Ge, Interval, Le
+
+from gpunet.errors import InputMissing, UsageError
+
+Auto = Literal["auto"]
+Count = Annotated[int, Ge(1)]
+Positive = Annotated[float, Interval(gt=0, lt=inf)]
+NotNegative = Annotated[float, Interval(ge=0, lt=inf)]
+Rate = Annotated[float, Interval(ge=0, lt=1)]
+
+Task = Literal["auto", "regression", "binary", "multiclass", "multilabel"]
+Norm = Literal["none", "layer", "batch"]
+Init = Literal["auto", "he", "xavier", "lecun", "normal"]
+Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion"]
+Schedule = Literal["constant", "linear", "cosine", "onecycle", "plateau"]
+Precision = Literal["auto", "fp64", "fp32", "tf32", "bf16"]
+
+DATA, NETWORK, TRAINING, HARDWARE = "Data", "Network", "Training", "Hardware"
+USES_MOMENTUM = ("sgd", "momentum", "nesterov")
+USES_BETAS = ("adam", "adamw", "lion")
+
+
+def _setting(default: Any, panel: str, help: str) -> Any:
+    return field(default=default, metadata={"panel": panel, "help": help})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of a run. `auto` is resolved from the data before training."""
+
+    target: tuple[str, ...] = _setting((), DATA, "Column to predict; several with commas.")
+    features: tuple[str, ...] = _setting((), DATA, "Columns to learn from; all others when empty.")
+    drop: tuple[str, ...] = _setting((), DATA, "Columns to leave out.")
+    task: Task = _setting("auto", DATA, "What is predicted.")
+    validation: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
+    test: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
+    split_column: str | None = _setting(None, DATA, "Column that says train, validation or test.")
+    delimiter: str | None = _setting(None, DATA, "Between the cells of a text file; found if not given.")
+    header: bool = _setting(True, DATA, "Whether the first line of a text file names the columns.")
+    drop_missing_target: bool = _setting(False, DATA, "Leave out rows that have no target.")
+    standardise: bool = _setting(True, DATA, "Scale inputs and regression targets by the training part.")
+    shuffle: bool = _setting(True, DATA, "A new order of rows each epoch.")
+
+    hidden: tuple[Count, ...] | Auto = _setting("auto", NETWORK, "Widths of the hidden layers: 256,128; none for a linear model.")
+    activation: str = _setting("relu", NETWORK, "sigmoid, tanh, relu, gelu, silu, mish, selu, or a formula of x.")
+    norm: Norm = _setting("none", NETWORK, "Normalisation before each activation.")
+    dropout: Rate = _setting(0.0, NETWORK, "Fraction of hidden units dropped while training.")
+    bias: bool = _setting(True, NETWORK, "Whether layers add a bias.")
+    init: Init = _setting("auto", NETWORK, "Distribution of the first weights.")
+    loss: str = _setting("auto", NETWORK, "By name, or a formula of pred and target.")
+    label_smoothing: Rate = _setting(0.0, NETWORK, "Share of each label spread over the others.")
+
+    optimizer: Optimizer = _setting("adamw", TRAINING, "How gradients move the weights.")
+    lr: Positive | Auto = _setting("auto", TRAINING, "Learning rate, at its highest.")
+    schedule: Schedule = _setting("cosine", TRAINING, "How the learning rate changes.")
+    warmup: Rate | Count = _setting(0.0, TRAINING, "Steps of linear warm-up, or their share of all.")
+    weight_decay: NotNegative = _setting(0.0, TRAINING, "Pull of the weights (not biases) to zero.")
+    momentum: Rate | None = _setting(None, TRAINING, "Share of the last move that is kept.")
+    betas: tuple[Rate, Rate] | None = _setting(None, TRAINING, "Decay of the two running moments: 0.9,0.999.")
+    batch_size: Count | Auto = _setting("auto", TRAINING, "Rows a step.")
+    epochs: Count | Auto = _setting("auto", TRAINING, "Passes over the training rows.")
+    steps: Count | None = _setting(None, TRAINING, "Updates, instead of epochs.")
+    patience: Annotated[int, Ge(0)] | Auto = _setting("auto", TRAINING, "Epochs without a better validation loss before stopping; 0 for never.")
+    clip_norm: Positive | None = _setting(None, TRAINING, "Largest norm of the whole gradient.")
+    seed: Annotated[int, Ge(0), Le(2**63 - 1)] = _setting(0, TRAINING, "Of splits, weights, order and dropout.")
+
+    device: str = _setting("auto", HARDWARE, "auto, cpu, cuda or cuda:N.")
+    precision: Precision = _setting("auto", HARDWARE, "fp32 on the CPU, tf32 products on CUDA when auto.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A Config and, for each setting, where its value came from."""
+
+    config: Config
+    origin: Mapping[str, str]
+
+    def given(self, name: str) -> bool:
+        """Whether the user said it: by a flag, or by a file that says other than the default."""
+        if self.origin[name] == "file":
+            return bool(getattr(self.config, name) != getattr(Config(), name))
+        return self.origin[name] == "flag"
+
+    def resolve(self, name: str, value: Any, reason: str) -> "Settings":
+        """The same settings with an `auto` value decided, and why."""
+        return Settings(
+            replace(self.config, **{name: value}), {**self.origin, name: f"auto: {reason}"}
+        )
+
+    def to_toml(self, data: str) -> str:
+        """A file that `--config` reads: one line a setting, its origin behind it."""
+        lines = [f"# gpunet train {data} --config THIS_FILE"]
+        panel = None
+        for each in fields(Config):
+            value = getattr(self.config, each.name)
+            if panel != each.metadata["panel"]:
+                panel = each.metadata["panel"]
+                lines += ["", f"# {panel}"]
+            note = self.origin[each.name]
+            lines.append(
+                f"# {each.name} is not set" if value is None
+                else f"{_toml(each.name, value)}  # {note}"
+            )
+        return "\n".join(lines) + "\n"
+
+
+def gather(
+    flags: Mapping[str, Any] | None = None,
+    file: Path | str | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Checked settings from flags, a TOML file and a built-in set's recipe, in that precedence.
+
+    `flags` holds what was given alone; strings are read as the command line would. Raises
+    UsageError for an unknown name, a value of the wrong kind, or two values that conflict.
+    """
+    values: dict[str, Any] = {}
+    origin = {name: "default" for name in names()}
+    for found, word in ((recipe, "the set's recipe"), (read_file(file), "file"), (flags, "flag")):
+        for name, value in (found or {}).items():
+            _known(name, word)
+            values[name] = _from_text(name, value) if isinstance(value, str) else value
+            origin[name] = word
+    settings = Settings(_validate(values, origin), origin)
+    _check_conflicts(settings)
+    return settings
+
+
+def names() -> list[str]:
+    """The names of all settings, in order."""
+    return [each.name for each in fields(Config)]
+
+
+def flag(name: str) -> str:
+    """How the command line writes a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def read_file(path: Path | str | None) -> dict[str, Any]:
+    """The settings in a TOML file, unchecked; {} for None."""
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputMissing(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as reason:
+        raise UsageError(f"{path}: not a TOML file of settings: {reason}") from None
+
+
+def _known(name: str, word: str) -> None:
+    if name not in names():
+        close = get_close_matches(name, names(), 1)
+        hint = f"did you mean {close[0]}?" if close else f"settings are {', '.join(names())}"
+        raise UsageError(f"no setting {name!r} ({word})", hint)
+
+
+def _from_text(name: str, text: str) -> Any:
+    """Comma lists become tuples; everything else is left to the type check."""
+    default = {each.name: each.type for each in fields(Config)}[name]
+    if "tuple" not in str(default) or text == "auto":
+        return text
+    return () if text in ("", "none") else tuple(part.strip() for part in text.split(","))
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Config)
+
+
+def _validate(values: dict[str, Any], origin: Mapping[str, str]) -> Config:
+    from pydantic import ValidationError
+
+    try:
+        config: Config = _adapter().validate_python(values)
+    except ValidationError as reason:
+        fault = reason.errors()[0]
+        name = str(fault["loc"][0])
+        where = flag(name) if origin[name] == "flag" else f"{name} ({origin[name]})"
+        raise UsageError(f"{where} {_shown(values[name])}: {_wanted(name, fault)}") from None
+    return config
+
+
+def _wanted(name: str, fault: Mapping[str, Any]) -> str:
+    options = [option for part in get_args(_type(name)) for option in (get_args(part) or (part,))]
+    if options and all(isinstance(option, str) for option in options):
+        return f"must be one of {', '.join(options)}"
+    return str(fault["msg"]).replace("Input should be", "must be").replace("Value error, ", "")
+
+
+def _type(name: str) -> Any:
+    return {each.name: each.type for each in fields(Config)}[name]
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _check_conflicts(settings: Settings) -> None:
+    config = settings.config
+    rules = [
+        ("steps", "epochs", True),
+        ("momentum", "optimizer", config.optimizer not in USES_MOMENTUM),
+        ("betas", "optimizer", config.optimizer not in USES_BETAS),
+        ("dropout", "hidden", config.hidden == () and config.dropout > 0),
+        ("norm", "hidden", config.hidden == () and config.norm != "none"),
+        ("patience", "validation", config.validation == 0 and config.patience != 0),
+        ("schedule", "validation", config.validation == 0 and config.schedule == "plateau"),
+        ("warmup", "schedule", config.schedule == "onecycle" and config.warmup > 0),
+        ("split_column", "validation", True),
+        ("split_column", "test", True),
+        ("features", "drop", bool(set(config.features) & set(config.drop))),
+    ]
+    for first, second, conflict in rules:
+        if conflict and settings.given(first) and settings.given(second):
+            one = f"{flag(first)} {_shown(getattr(config, first))}"
+            other = f"{flag(second)} {_shown(getattr(config, second))}"
+            raise UsageError(f"{one} and {other} conflict", "leave one of them out")
+        if conflict and settings.given(first) and first in ("momentum", "betas"):
+            raise UsageError(f"{flag(first)} has no meaning for --optimizer {config.optimizer}")
+
+
+def _toml(name: str, value: Any) -> str:
+    import tomli_w
+
+    value = list(value) if isinstance(value, tuple) else value
+    text = tomli_w.dumps({name: value}, multiline_strings=False).strip()
+    return text if "\n" not in text else f"{name} = [{', '.join(_items(value))}]"
+
+
+def _items(values: list[Any]) -> list[str]:
+    import tomli_w
+
+    return [tomli_w.dumps({"v": value}).strip().removeprefix("v = ") for value in values]

@@ -1,0 +1,60 @@
+"""What a device is to the rest of gpunet: an array module, memory, and a way to launch CUDA-style source.
+
+A gate or kernel learns its module from its arrays; it never asks which device it is on.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+Array = Any
+"""A NumPy or CuPy array."""
+
+Launcher = Callable[[tuple[int, ...], tuple[int, ...], int, Sequence[Any]], None]
+"""launch(grid, block, shared_bytes, arguments)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a device: `total`, `free` (what a new allocation could get) and `used` by this process."""
+
+    total: int
+    free: int
+    used: int
+
+
+class Device:
+    """One place where arrays live. `name` is `cpu` or `cuda:N`; `kind` is `cpu` or `cuda`."""
+
+    name: str
+    kind: str
+    xp: ModuleType
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return self.xp.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return self.xp.zeros(shape, dtype)
+
+    def asarray(self, values: Any, dtype: Any = None) -> Array:
+        """An array here from anything with `__array__` or `__dlpack__`, or from nested sequences."""
+        raise NotImplementedError
+
+    def to_host(self, array: Array) -> Any:
+        """The same values as a NumPy array."""
+        raise NotImplementedError
+
+    def synchronize(self) -> None:
+        """Wait until all launched work is done."""
+
+    def memory(self) -> Memory:
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Plain facts for `gpunet info`: JSON values only."""
+        raise NotImplementedError
+
+    def launcher(self, source: str, entry: str) -> Launcher | None:
+        """The entry point `entry` of a CUDA source, compiled; None where references run instead."""
+        raise NotImplementedError

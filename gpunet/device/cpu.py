@@ -1,0 +1,91 @@
+"""The CPU through NumPy: the device that is always there."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from gpunet.device.base import Device, Launcher, Memory
+
+
+class Cpu(Device):
+    name = "cpu"
+    kind = "cpu"
+    xp = np
+
+    def asarray(self, values: Any, dtype: Any = None) -> np.ndarray:
+        if hasattr(values, "get") and hasattr(values, "__cuda_array_interface__"):
+            values = values.get()
+        elif hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
+            values = np.from_dlpack(values)
+        return np.asarray(values, dtype)
+
+    def to_host(self, array: Any) -> np.ndarray:
+        return np.asarray(array)
+
+    def memory(self) -> Memory:
+        meminfo = _meminfo()
+        return Memory(meminfo.get("MemTotal", 0), meminfo.get("MemAvailable", 0), _resident())
+
+    def describe(self) -> dict[str, Any]:
+        memory = self.memory()
+        return {
+            "name": self.name,
+            "cores": available_cores(),
+            "memory_total": memory.total,
+            "memory_free": memory.free,
+            "blas": _blas(),
+            "blas_threads": blas_threads(),
+        }
+
+    def launcher(self, source: str, entry: str) -> Launcher | None:
+        return None
+
+
+def available_cores() -> int:
+    """Cores that this process may use: the affinity mask and the cgroup's quota, the smaller."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _cgroup_quota() or cores))
+
+
+def blas_threads() -> int:
+    """Threads that NumPy's BLAS starts with: the environment's word, or the cores."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "")
+        if value.isdigit() and int(value) > 0:
+            return min(int(value), os.cpu_count() or 1)
+    return available_cores()
+
+
+def _blas() -> str:
+    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"{found['name']} {found['version']}"
+
+
+def _cgroup_quota() -> int | None:
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, int(quota) // int(period))
+
+
+def _meminfo() -> dict[str, int]:
+    try:
+        with open("/proc/meminfo") as file:
+            fields = (line.split() for line in file)
+            return {name.rstrip(":"): int(kib) * 1024 for name, kib, *_ in fields}
+    except OSError:
+        return {"MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")}
+
+
+def _resident() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

@@ -1,0 +1,709 @@
+"""The gates: each one's value and local gradients, forward and backward on one screen.
+
+Every gate multiplies the upstream gradient by its local one. `local` spells the local gradients
+in the gate's own names: inputs x, y (or a, b, … in the order taken), output z. Elementwise gates
+broadcast as NumPy does, and sum their gradients back to each input's shape.
+"""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gpunet import kernels
+from gpunet.device import Array
+from gpunet.graph import Gate, Shape
+from gpunet.kernels.slots import STEP, VALID
+from gpunet.random import Purpose
+
+
+class Elementwise(Gate):
+    """A gate whose Jacobian is diagonal: `_pull` writes grad * dz/d(input i), never a matrix."""
+
+    local: tuple[str, ...]
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        raise NotImplementedError
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        for i, out in enumerate(grads):
+            if out is None:
+                continue
+            if out.shape == grad.shape:
+                self._pull(xp, grad, i, out)
+            else:
+                whole = xp.empty_like(grad, order="C")
+                self._pull(xp, grad, i, whole)
+                sum_to_shape(xp, whole, out)
+
+
+def sum_to_shape(xp: Any, whole: Array, out: Array) -> None:
+    """Undo a broadcast: write the sums of `whole` over the broadcast axes to `out`."""
+    lead = whole.ndim - out.ndim
+    axes = (*range(lead), *(lead + i for i, n in enumerate(out.shape) if n == 1))
+    xp.sum(whole, axis=axes, keepdims=True, out=out.reshape((1,) * lead + out.shape))
+
+
+class Add(Elementwise):
+    """z = x + y; dx = dz, dy = dz."""
+
+    local = ("1", "1")
+
+    def _forward(self, xp: Any, out: Array, x: Array, y: Array) -> None:
+        xp.add(x, y, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        xp.copyto(out, grad)
+
+
+class Subtract(Elementwise):
+    """z = x - y; dx = dz, dy = -dz."""
+
+    local = ("1", "-1")
+
+    def _forward(self, xp: Any, out: Array, x: Array, y: Array) -> None:
+        xp.subtract(x, y, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        xp.multiply(grad, -1 if i else 1, out=out)
+
+
+class Multiply(Elementwise):
+    """z = x * y; dx = dz * y, dy = dz * x."""
+
+    saves = ("inputs",)
+    local = ("y", "x")
+
+    def _forward(self, xp: Any, out: Array, x: Array, y: Array) -> None:
+        xp.multiply(x, y, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        xp.multiply(grad, self.inputs[1 - i], out=out)
+
+
+class Divide(Elementwise):
+    """z = x / y; dx = dz / y, dy = -dz * z / y."""
+
+    saves = ("inputs", "output")
+    local = ("1 / y", "-z / y")
+
+    def _forward(self, xp: Any, out: Array, x: Array, y: Array) -> None:
+        xp.divide(x, y, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        xp.divide(grad, self.inputs[1], out=out)
+        if i == 1:
+            xp.multiply(out, self.output, out=out)
+            xp.negative(out, out=out)
+
+
+class Negate(Elementwise):
+    """z = -x; dx = -dz."""
+
+    local = ("-1",)
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.negative(x, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        xp.negative(grad, out=out)
+
+
+class Power(Elementwise):
+    """z = x ** y; dx = dz * y * x ** (y - 1), dy = dz * z * log(x), taken as 0 where z is 0."""
+
+    saves = ("inputs", "output")
+    local = ("y * x ** (y - 1)", "z * log(x)")
+
+    def _forward(self, xp: Any, out: Array, x: Array, y: Array) -> None:
+        xp.power(x, y, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        x, y = self.inputs
+        if i == 0:
+            xp.power(x, y - 1, out=out)
+            xp.multiply(out, y, out=out)
+        else:
+            xp.multiply(self.output, xp.log(xp.where(self.output == 0, 1, x)), out=out)
+        xp.multiply(out, grad, out=out)
+
+
+class Exp(Elementwise):
+    """z = exp(x); dx = dz * z."""
+
+    saves = ("output",)
+    local = ("z",)
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.exp(x, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        xp.multiply(grad, self.output, out=out)
+
+
+class Log(Elementwise):
+    """z = log(x); dx = dz / x."""
+
+    saves = ("inputs",)
+    local = ("1 / x",)
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.log(x, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        xp.divide(grad, self.inputs[0], out=out)
+
+
+class Sqrt(Elementwise):
+    """z = sqrt(x); dx = dz / (2 z)."""
+
+    saves = ("output",)
+    local = ("0.5 / z",)
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.sqrt(x, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        xp.divide(grad, self.output, out=out)
+        xp.multiply(out, 0.5, out=out)
+
+
+class Abs(Elementwise):
+    """z = |x|; dx = dz * sign(x), 0 at 0."""
+
+    saves = ("inputs",)
+    local = ("sign(x)",)
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.abs(x, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        xp.multiply(grad, xp.sign(self.inputs[0]), out=out)
+
+
+class Maximum(Elementwise):
+    """z = max(x, y); the larger takes dz, at a tie each takes half."""
+
+    saves = ("inputs",)
+    local = ("(1 + sign(x - y)) / 2", "(1 + sign(y - x)) / 2")
+
+    def _forward(self, xp: Any, out: Array, x: Array, y: Array) -> None:
+        xp.maximum(x, y, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        mine, other = self.inputs[i], self.inputs[1 - i]
+        xp.multiply(grad, (1 + xp.sign(mine - other)) / 2, out=out)
+
+
+class Minimum(Elementwise):
+    """z = min(x, y); the smaller takes dz, at a tie each takes half."""
+
+    saves = ("inputs",)
+    local = ("(1 + sign(y - x)) / 2", "(1 + sign(x - y)) / 2")
+
+    def _forward(self, xp: Any, out: Array, x: Array, y: Array) -> None:
+        xp.minimum(x, y, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        mine, other = self.inputs[i], self.inputs[1 - i]
+        xp.multiply(grad, (1 + xp.sign(other - mine)) / 2, out=out)
+
+
+class Sin(Elementwise):
+    """z = sin(x); dx = dz * cos(x)."""
+
+    saves = ("inputs",)
+    local = ("cos(x)",)
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.sin(x, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        xp.multiply(grad, xp.cos(self.inputs[0]), out=out)
+
+
+class Cos(Elementwise):
+    """z = cos(x); dx = -dz * sin(x)."""
+
+    saves = ("inputs",)
+    local = ("-sin(x)",)
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.cos(x, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        xp.multiply(grad, -xp.sin(self.inputs[0]), out=out)
+
+
+class Softplus(Elementwise):
+    """z = log(1 + exp(x)); dx = dz * (1 - exp(-z))."""
+
+    saves = ("output",)
+    local = ("1 - exp(-z)",)
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.logaddexp(x, 0, out=out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        xp.negative(self.output, out=out)
+        xp.expm1(out, out=out)
+        xp.multiply(out, grad, out=out)
+        xp.negative(out, out=out)
+
+
+class Activation(Elementwise):
+    """z = f(x) by the fused kernel pair of that name; its bias is the Add before it."""
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        kernels.activation.PAIRS[self.op][0](x, None, out)
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+        x = self.inputs[0]
+        kernels.activation.PAIRS[self.op][1](grad, x, None, self.output, out, None)
+
+
+class Identity(Activation):
+    """z = x; dx = dz."""
+
+    local = ("1",)
+
+
+class Sigmoid(Activation):
+    """z = 1 / (1 + exp(-x)); dx = dz * z * (1 - z)."""
+
+    saves = ("output",)
+    local = ("z * (1 - z)",)
+
+
+class Tanh(Activation):
+    """z = tanh(x); dx = dz * (1 - z²)."""
+
+    saves = ("output",)
+    local = ("1 - z ** 2",)
+
+
+class ReLU(Activation):
+    """z = max(x, 0); dx = dz where z > 0, else 0."""
+
+    saves = ("output",)
+    local = ("sign(z)",)
+
+
+class SELU(Activation):
+    """z = s * x where x > 0, else s * a * (exp(x) - 1); dx = dz * s, or dz * (z + s * a)."""
+
+    saves = ("output",)
+    local = ("maximum(0, sign(z)) * 1.0507009873554805 + maximum(0, -sign(z)) * (z + 1.75809934)",)
+
+
+class GELU(Activation):
+    """z = x/2 * (1 + t), t = tanh(c * (x + 0.044715 x³)), c = sqrt(2/π);
+    dx = dz * ((1 + t)/2 + x/2 * (1 - t²) * c * (1 + 0.134145 x²))."""
+
+    saves = ("inputs",)
+    local = (
+        "(1 + tanh(0.7978845608 * (x + 0.044715 * x ** 3))) / 2 + x / 2"
+        " * (1 - tanh(0.7978845608 * (x + 0.044715 * x ** 3)) ** 2)"
+        " * 0.7978845608 * (1 + 0.134145 * x ** 2)",
+    )
+
+
+class SiLU(Activation):
+    """z = x * g, g = 1 / (1 + exp(-x)); dx = dz * g * (1 + x * (1 - g))."""
+
+    saves = ("inputs",)
+    local = ("sigmoid(x) * (1 + x * (1 - sigmoid(x)))",)
+
+
+class Mish(Activation):
+    """z = x * t, t = tanh(log(1 + exp(x))); dx = dz * (t + x * (1 - t²) / (1 + exp(-x)))."""
+
+    saves = ("inputs",)
+    local = ("tanh(softplus(x)) + x * (1 - tanh(softplus(x)) ** 2) * sigmoid(x)",)
+
+
+class MatMul(Gate):
+    """z = x @ y; dx = dz @ yᵀ, dy = xᵀ @ dz. Vectors count as a row on the left, a column on
+    the right; leading axes broadcast."""
+
+    saves = ("inputs",)
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return np.matmul(*(np.broadcast_to(np.float64(0), shape) for shape in shapes)).shape
+
+    def _forward(self, xp: Any, out: Array, x: Array, y: Array) -> None:
+        xp.matmul(x, y, out=out)
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        (x, y), (dx, dy) = self.inputs, grads
+        rows = x[None, :] if x.ndim == 1 else x
+        columns = y[:, None] if y.ndim == 1 else y
+        grad = grad.reshape((*grad.shape[: grad.ndim - (x.ndim > 1) - (y.ndim > 1)],
+                             rows.shape[-2], columns.shape[-1]))
+        if dx is not None:
+            _product(xp, grad, columns.swapaxes(-1, -2), dx.reshape(rows.shape))
+        if dy is not None:
+            _product(xp, rows.swapaxes(-1, -2), grad, dy.reshape(columns.shape))
+
+
+def _product(xp: Any, a: Array, b: Array, out: Array) -> None:
+    """a @ b into out, summed over the leading axes that out was broadcast along."""
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    if lead == out.shape[:-2]:
+        xp.matmul(a, b, out=out)
+    else:
+        sum_to_shape(xp, xp.matmul(a, b), out)
+
+
+class Reduction(Gate):
+    """A gate over one axis, several, or all (`axis` None); `keepdims` keeps them as ones."""
+
+    def __init__(
+        self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
+    ) -> None:
+        self.axis, self.keepdims = axis, keepdims
+
+    def shape(self, *shapes: Shape) -> Shape:
+        empty = np.broadcast_to(np.float64(0), shapes[0])
+        return np.sum(empty, axis=self.axis, keepdims=self.keepdims).shape
+
+    def _kept(self, array: Array) -> Array:
+        """`array`, an output, with the reduced axes as ones."""
+        ndim = self.inputs[0].ndim
+        axes = range(ndim) if self.axis is None else np.atleast_1d(self.axis) % ndim
+        reduced = {int(axis) for axis in axes}
+        shape = (1 if i in reduced else n for i, n in enumerate(self.inputs[0].shape))
+        return array.reshape(tuple(shape))
+
+
+class Sum(Reduction):
+    """z = sum of x; dx = dz, spread."""
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.sum(x, axis=self.axis, keepdims=self.keepdims, out=out)
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        xp.copyto(grads[0], self._kept(grad))
+
+
+class Mean(Reduction):
+    """z = mean of x over n values; dx = dz / n, spread."""
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.mean(x, axis=self.axis, keepdims=self.keepdims, out=out)
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        count = self.inputs[0].size // max(1, self.output.size)
+        xp.divide(self._kept(grad), count, out=grads[0])
+
+
+class Max(Reduction):
+    """z = max of x; the largest takes dz, at a tie each takes its share."""
+
+    saves = ("inputs", "output")
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.max(x, axis=self.axis, keepdims=self.keepdims, out=out)
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        axis = tuple(self.axis) if isinstance(self.axis, list) else self.axis
+        largest = self.inputs[0] == self._kept(self.output)
+        share = self._kept(grad) / largest.sum(axis=axis, keepdims=True)
+        xp.multiply(largest, share, out=grads[0])
+
+
+class Reshape(Gate):
+    """The same values in another shape; one -1 is worked out."""
+
+    def __init__(self, *shape: int) -> None:
+        self.target = shape
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return np.broadcast_to(np.float64(0), shapes[0]).reshape(self.target).shape
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.copyto(out, x.reshape(out.shape))
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        (dx,) = grads
+        assert dx is not None
+        xp.copyto(dx, grad.reshape(dx.shape))
+
+
+class Transpose(Gate):
+    """The axes in another order: reversed, or as given."""
+
+    def __init__(self, *axes: int) -> None:
+        self.axes = axes or None
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return np.broadcast_to(np.float64(0), shapes[0]).transpose(self.axes).shape
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.copyto(out, x.transpose(self.axes))
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        xp.copyto(grads[0].transpose(self.axes), grad)
+
+
+class Broadcast(Gate):
+    """x repeated to a larger shape; its mirror is a sum over the repeats."""
+
+    def __init__(self, *shape: int) -> None:
+        self.target = shape
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return np.broadcast_to(np.broadcast_to(np.float64(0), shapes[0]), self.target).shape
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.copyto(out, xp.broadcast_to(x, out.shape))
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        sum_to_shape(xp, grad, grads[0])
+
+
+class Take(Gate):
+    """z[i] = x[index[i]], rows of a table; dx adds dz up row by row, in order."""
+
+    saves = ("inputs",)
+    indices = (1,)
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return shapes[1] + shapes[0][1:]
+
+    def _forward(self, xp: Any, out: Array, x: Array, index: Array) -> None:
+        _check_index(index, len(x))
+        kernels.rows.take(_flat(x, len(x)), _row_numbers(index), _flat(out, index.size))
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        x, index = self.inputs
+        (dx, _), rows = grads, _row_numbers(index)
+        assert dx is not None
+        kernels.rows.scatter_add(
+            xp.ascontiguousarray(_flat(grad, index.size)), rows, _flat(dx, len(x))
+        )
+
+
+def _flat(array: Array, rows: int) -> Array:
+    return array.reshape(rows, -1) if rows else array.reshape(0, prod(array.shape[1:]))
+
+
+def _row_numbers(index: Array) -> Array:
+    return index.reshape(-1).astype(np.int32)
+
+
+def _check_index(index: Array, rows: int) -> None:
+    if index.size and not (0 <= int(index.min()) and int(index.max()) < rows):
+        raise IndexError(f"rows {int(index.min())} to {int(index.max())} of a table of {rows}")
+
+
+class Concatenate(Gate):
+    """The inputs one behind another along an axis; dz is cut in the same places."""
+
+    def __init__(self, axis: int = -1) -> None:
+        self.axis = axis
+
+    def shape(self, *shapes: Shape) -> Shape:
+        parts = [np.broadcast_to(np.float64(0), shape) for shape in shapes]
+        return np.concatenate(parts, axis=self.axis).shape
+
+    def _forward(self, xp: Any, out: Array, *inputs: Array) -> None:
+        xp.concatenate(inputs, axis=self.axis, out=out)
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        ends = np.cumsum([x.shape[self.axis] for x in self.inputs])[:-1].tolist()
+        for dx, part in zip(grads, xp.split(grad, ends, axis=self.axis)):
+            if dx is not None:
+                xp.copyto(dx, part)
+
+
+class Dropout(Gate):
+    """z = x * mask / keep while training, else x; the mask is a function of (seed, step, layer)."""
+
+    def __init__(self, rate: float = 0.5, seed: int = 0, layer: int = 0, step: int = 0) -> None:
+        if not 0 <= rate < 1:
+            raise ValueError(f"a dropout rate lies in [0, 1), not {rate}")
+        self.rate, self.seed, self.layer, self.step = rate, seed, layer, step
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        if not self.training:
+            xp.copyto(out, x)
+            return
+        clock = _clock(xp, 0)
+        clock[STEP] = self.step
+        key = xp.asarray([self.seed, Purpose.DROPOUT], np.uint64)
+        rate = xp.asarray([self.rate], x.dtype)
+        kernels.dropout.dropout(x, rate, key, clock, self.layer, out)
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        self._forward(xp, grads[0], grad)
+
+
+class LayerNorm(Gate):
+    """z = gain * (x - mean) / sqrt(var + 1e-5) + bias, over the last axis; Ba et al., 2016."""
+
+    saves = ("inputs",)
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def _forward(self, xp: Any, out: Array, x: Array, gain: Array, bias: Array) -> None:
+        self.mean = xp.empty(x.shape[:-1], x.dtype)
+        self.rstd = xp.empty(x.shape[:-1], x.dtype)
+        kernels.norm.layer_norm_forward(x, gain, bias, out, self.mean, self.rstd)
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        x, gain, _ = self.inputs
+        dx, dgain, dbias = _all(xp, self.inputs, grads)
+        kernels.norm.layer_norm_backward(
+            xp.ascontiguousarray(grad), x, gain, self.mean, self.rstd, dx, dgain, dbias
+        )
+
+
+class BatchNorm(Gate):
+    """z = gain * (x - mean) / sqrt(var + 1e-5) + bias, over the rows while training, by the
+    running figures after; Ioffe and Szegedy, 2015."""
+
+    saves = ("inputs",)
+    mixes_rows = True
+
+    def __init__(self, columns: int) -> None:
+        self.running_mean = np.zeros(columns)
+        self.running_var = np.ones(columns)
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def _forward(self, xp: Any, out: Array, x: Array, gain: Array, bias: Array) -> None:
+        running = (
+            xp.asarray(self.running_mean, x.dtype),
+            xp.asarray(self.running_var, x.dtype),
+        )
+        if self.training:
+            self.mean, self.rstd = xp.empty_like(gain), xp.empty_like(gain)
+            clock = _clock(xp, len(x))
+            kernels.norm.batch_norm_forward(
+                x, gain, bias, *running, clock, out, self.mean, self.rstd
+            )
+            self.running_mean, self.running_var = running
+        else:
+            kernels.norm.batch_norm_apply(x, gain, bias, *running, out)
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        x, gain, _ = self.inputs
+        dx, dgain, dbias = _all(xp, self.inputs, grads)
+        kernels.norm.batch_norm_backward(
+            xp.ascontiguousarray(grad), x, gain, self.mean, self.rstd,
+            _clock(xp, len(x)), dx, dgain, dbias,
+        )
+
+
+class Loss(Gate):
+    """z = the loss of a batch of predictions (n, k), by the fused kernel of that name.
+
+    `parameter` is the loss's own number: label smoothing, Huber's delta, pinball's quantile.
+    The gradient is for the predictions; targets have none. `correct` counts right rows.
+    """
+
+    saves = ("inputs",)
+    mixes_rows = True
+    default = 0.0
+
+    def __init__(self, parameter: float | None = None) -> None:
+        self.parameter = self.default if parameter is None else parameter
+        self.correct = 0
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return ()
+
+    def _forward(
+        self, xp: Any, out: Array, pred: Array, target: Array, weight: Array | None = None
+    ) -> None:
+        rows = pred.reshape(-1, pred.shape[-1]) if pred.ndim else pred.reshape(1, 1)
+        self._grad, totals = xp.empty_like(rows, order="C"), xp.zeros(4)
+        kernels.REGISTRY[self.kernel](
+            rows,
+            xp.ascontiguousarray(target, None if self.indices else rows.dtype),
+            weight,
+            xp.asarray([self.parameter], rows.dtype),
+            _clock(xp, len(rows)),
+            self._grad,
+            xp.empty(len(rows), rows.dtype),
+            totals,
+        )
+        out[...] = totals[0]
+        self.correct = int(totals[2])
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        for given, dpred in zip((self._grad,), grads):
+            if dpred is not None:
+                xp.multiply(given.reshape(dpred.shape), grad, out=dpred)
+
+    def _gradient_buffer(self, xp: Any, index: int) -> Array | None:
+        return super()._gradient_buffer(xp, index) if index == 0 else None
+
+    @property
+    def kernel(self) -> str:
+        return LOSS_KERNELS[type(self)]
+
+
+class SoftmaxCrossEntropy(Loss):
+    """z = mean over rows of -log softmax(pred)[target]; dpred = (softmax(pred) - target) / n."""
+
+    indices = (1,)
+
+    def _forward(
+        self, xp: Any, out: Array, pred: Array, target: Array, weight: Array | None = None
+    ) -> None:
+        _check_index(target, pred.shape[-1])
+        super()._forward(xp, out, pred, _row_numbers(target), weight)
+
+
+class SigmoidCrossEntropy(Loss):
+    """z = mean of log(1 + exp(pred)) - target * pred; dpred = (sigmoid(pred) - target) / n."""
+
+
+class SumSquares(Loss):
+    """z = sum of (pred - target)²; dpred = 2 (pred - target)."""
+
+
+class MeanSquared(Loss):
+    """z = mean of (pred - target)²; dpred = 2 (pred - target) / n."""
+
+
+class MeanAbsolute(Loss):
+    """z = mean of |pred - target|; dpred = sign(pred - target) / n."""
+
+
+class Huber(Loss):
+    """z = mean of r²/2 where |r| ≤ δ, else δ(|r| - δ/2), r = pred - target; dpred = clip(r, ±δ) / n."""
+
+    default = 1.0
+
+
+class Pinball(Loss):
+    """z = mean of max(q r, (q - 1) r), r = target - pred; dpred = -q / n, or (1 - q) / n."""
+
+    default = 0.5
+
+
+LOSS_KERNELS: dict[type[Loss], str] = {
+    SoftmaxCrossEntropy: "softmax_cross_entropy",
+    SigmoidCrossEntropy: "sigmoid_cross_entropy",
+    SumSquares: "sum_squares",
+    MeanSquared: "mean_squared",
+    MeanAbsolute: "mean_absolute",
+    Huber: "huber",
+    Pinball: "pinball",
+}
+
+
+def _clock(xp: Any, valid: int) -> Array:
+    clock = xp.zeros(8, np.int64)
+    clock[VALID] = valid
+    return clock
+
+
+def _all(xp: Any, inputs: tuple[Array, ...], grads: tuple[Array | None, ...]) -> list[Array]:
+    """Every gradient buffer; one that nobody wants is made, for a kernel that writes them all."""
+    return [xp.empty(x.shape, x.dtype) if g is None else g for x, g in zip(inputs, grads)]

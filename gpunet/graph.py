@@ -1,0 +1,290 @@
+"""A circuit of gates: values flow forward in order, gradients backward, by the chain rule.
+
+A gate multiplies the upstream gradient by its local one; where a value branches, the gradients
+that come back add up. Nodes can only be made from nodes that exist, so the order of making is an
+order of computing. Nothing here knows a particular gate.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpunet.device import Array, module_of
+
+Shape = tuple[int, ...]
+
+
+class Gate:
+    """One operation, its value and its local gradients.
+
+    A subclass writes `_forward(xp, out, *inputs)` and `_backward(xp, grad, *grads)`, both into
+    given buffers; a gradient that nobody wants is None. `saves` says what backward reads of
+    `self.inputs` and `self.output`. `indices` are the inputs that hold whole numbers and have no
+    gradient. A gate that `mixes_rows` needs the whole batch at once.
+    """
+
+    saves: tuple[str, ...] = ()
+    indices: tuple[int, ...] = ()
+    mixes_rows = False
+    training = True
+
+    inputs: tuple[Array, ...]
+    output: Array
+
+    @property
+    def op(self) -> str:
+        """The name of the operation, as formulas write it."""
+        return type(self).__name__.lower()
+
+    def shape(self, *shapes: Shape) -> Shape:
+        """The output's shape from the inputs'; ValueError where they do not fit."""
+        return np.broadcast_shapes(*shapes)
+
+    def forward(self, *inputs: Any, out: Array | None = None) -> Array:
+        """The output, written to `out` when it is given. Numbers and lists become float64."""
+        xp = module_of(*inputs)
+        arrays = tuple(_array(xp, v, i in self.indices) for i, v in enumerate(inputs))
+        if out is None:
+            out = xp.empty(self.shape(*(a.shape for a in arrays)), self._dtype(arrays))
+        self.inputs, self.output = arrays, out
+        with np.errstate(all="ignore"):
+            self._forward(xp, out, *arrays)
+        return out[()]
+
+    def backward(self, grad: Any, out: tuple[Array | None, ...] | None = None) -> tuple[Any, ...]:
+        """One gradient an input, from the gradient of the output; None for one that has none."""
+        xp = module_of(self.output)
+        grad = xp.broadcast_to(_array(xp, grad), self.output.shape)
+        if out is None:
+            out = tuple(self._gradient_buffer(xp, i) for i in range(len(self.inputs)))
+        with np.errstate(all="ignore"):
+            self._backward(xp, grad, *out)
+        return tuple(None if g is None else g[()] for g in out)
+
+    def _forward(self, xp: Any, out: Array, *inputs: Array) -> None:
+        raise NotImplementedError
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        raise NotImplementedError
+
+    def _dtype(self, arrays: tuple[Array, ...]) -> Any:
+        floats = [a.dtype for a in arrays if a.dtype.kind == "f"]
+        return np.result_type(*floats) if floats else np.dtype(np.float64)
+
+    def _gradient_buffer(self, xp: Any, index: int) -> Array | None:
+        if index in self.indices:
+            return None
+        return xp.empty(self.inputs[index].shape, self.output.dtype)
+
+
+@dataclass(eq=False)
+class Node:
+    """One value of the circuit: an input, a parameter, a constant or a gate's output.
+
+    `shape` is known for inputs and parameters; None inside it stands for the batch.
+    """
+
+    name: str
+    kind: str
+    gate: Gate | None = None
+    inputs: tuple["Node", ...] = ()
+    shape: tuple[int | None, ...] | None = None
+    value: Array = None
+    grad: Array = None
+
+    @property
+    def op(self) -> str:
+        return self.gate.op if self.gate is not None else self.kind
+
+
+@dataclass
+class Graph:
+    """Nodes in the order in which they are computed; the last one made is the output unless set."""
+
+    nodes: list[Node] = field(default_factory=list)
+    output: Node | None = None
+
+    def input(self, name: str, shape: tuple[int | None, ...] | None = None) -> Node:
+        """A value given at each forward."""
+        return self._add(Node(name, "input", shape=shape))
+
+    def parameter(self, name: str, value: Any) -> Node:
+        """A value that the graph keeps and that training changes."""
+        value = _array(np, value)
+        return self._add(Node(name, "parameter", shape=value.shape, value=value))
+
+    def constant(self, value: Any, name: str | None = None) -> Node:
+        """A value that never changes and has no gradient."""
+        value, name = _array(np, value), name or f"c{len(self.nodes)}"
+        return self._add(Node(name, "constant", shape=value.shape, value=value))
+
+    def apply(self, gate: Gate, *inputs: Node, name: str | None = None) -> Node:
+        """The output of `gate` on nodes of this graph."""
+        if any(node.gate is gate for node in self.nodes):
+            raise ValueError(f"a gate keeps what its backward needs: make a new {gate.op} a node")
+        return self._add(Node(name or f"{gate.op}{len(self.nodes)}", "gate", gate, inputs))
+
+    def node(self, name: str) -> Node:
+        """The node of that name; KeyError when there is none."""
+        return {node.name: node for node in self.nodes}[name]
+
+    @property
+    def parameters(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes if node.kind == "parameter"}
+
+    @property
+    def inputs(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes if node.kind == "input"}
+
+    def forward(self, values: Mapping[str, Any] | None = None, **more: Any) -> Array:
+        """The output's value, gate by gate. Every input is given by name; KeyError when not."""
+        given = {**(values or {}), **more}
+        for node in self.nodes:
+            if node.kind == "input":
+                node.value = given[node.name]
+            elif node.gate is not None:
+                node.value = node.gate.forward(*(i.value for i in node.inputs))
+        return self._last.value
+
+    def backward(self, grad: Any = 1.0) -> dict[str, Array]:
+        """The gradient of the output for every input and parameter, by name, times `grad`.
+
+        After it, `node.grad` holds each node's; None where the output does not depend on it.
+        """
+        for node in self.nodes:
+            node.grad = None
+        last = self._last
+        last.grad = module_of(last.value).broadcast_to(grad, last.value.shape)[()]
+        for node in reversed(self.nodes):
+            if node.gate is None or node.grad is None:
+                continue
+            for source, part in zip(node.inputs, node.gate.backward(node.grad)):
+                if part is not None:
+                    source.grad = part if source.grad is None else source.grad + part
+        leaves = [node for node in self.nodes if node.kind in ("input", "parameter")]
+        return {node.name: node.grad for node in leaves}
+
+    def jacobian(self, name: str) -> Array:
+        """d output / d `name` at the last forward: shape (*output.shape, *input.shape).
+
+        Built row by row, each a vector-Jacobian product; backward itself never builds one.
+        """
+        value, wrt = self._last.value, self.node(name)
+        xp = module_of(value)
+        result = xp.zeros((*value.shape, *wrt.value.shape), value.dtype)
+        for index in np.ndindex(value.shape):
+            row = xp.zeros(value.shape, value.dtype)
+            row[index] = 1
+            self.backward(row)
+            if wrt.grad is not None:
+                result[index] = wrt.grad
+        return result
+
+    def group(self, nodes: Iterable[Node], name: str | None = None) -> Node:
+        """Make one big gate of a connected group of gates; values and gradients stay the same.
+
+        ValueError when the group is not connected, or when more than one of its values is used
+        outside it. Returns the node that takes the group's place.
+        """
+        members = [node for node in self.nodes if node in list(nodes)]
+        last = self._only_exit(members)
+        outside = _unique(i for node in members for i in node.inputs if i not in members)
+        gate = Group(members, outside, last)
+        big = Node(name or last.name, "gate", gate, tuple(outside), value=last.value)
+        self.nodes[self.nodes.index(last)] = big
+        self.nodes = [node for node in self.nodes if node not in members]
+        for node in self.nodes:
+            node.inputs = tuple(big if i is last else i for i in node.inputs)
+        if self.output is last:
+            self.output = big
+        return big
+
+    @property
+    def _last(self) -> Node:
+        if not self.nodes:
+            raise ValueError("the graph has no nodes")
+        return self.output or self.nodes[-1]
+
+    def _add(self, node: Node) -> Node:
+        if any(other.name == node.name for other in self.nodes):
+            raise ValueError(f"two nodes named {node.name!r}")
+        foreign = [i.name for i in node.inputs if i not in self.nodes]
+        if foreign:
+            raise ValueError(f"{node.name} takes {', '.join(foreign)} of another graph")
+        self.nodes.append(node)
+        return node
+
+    def _only_exit(self, members: list[Node]) -> Node:
+        if not members or any(node.gate is None for node in members):
+            raise ValueError("a group is made of gates: inputs and parameters stay outside")
+        if not _connected(members):
+            raise ValueError("the gates of a group must be connected")
+        last = self._last
+        exits = [
+            node
+            for node in members
+            if node is last or any(user not in members for user in self._users(node))
+        ]
+        if len(exits) != 1:
+            names = ", ".join(node.name for node in exits) or "none"
+            raise ValueError(f"one value of a group may be used outside it, not {names}")
+        return exits[0]
+
+    def _users(self, node: Node) -> list[Node]:
+        return [other for other in self.nodes if node in other.inputs]
+
+
+class Group(Gate):
+    """A big gate: a whole circuit inside one node."""
+
+    saves = ("inputs",)
+
+    def __init__(self, members: list[Node], outside: list[Node], last: Node) -> None:
+        self.graph = Graph()
+        inner: dict[Node, Node] = {node: self.graph.input(node.name) for node in outside}
+        for node in members:
+            assert node.gate is not None
+            sources = (inner[i] for i in node.inputs)
+            inner[node] = self.graph.apply(node.gate, *sources, name=node.name)
+        self.graph.output = inner[last]
+
+    def shape(self, *shapes: Shape) -> Shape:
+        known = dict(zip(self.graph.inputs, shapes))
+        for node in self.graph.nodes:
+            if node.gate is not None:
+                known[node.name] = node.gate.shape(*(known[i.name] for i in node.inputs))
+        assert self.graph.output is not None
+        return known[self.graph.output.name]
+
+    def _forward(self, xp: Any, out: Array, *inputs: Array) -> None:
+        out[...] = self.graph.forward(dict(zip(self.graph.inputs, inputs)))
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        for part, whole in zip(self.graph.backward(grad).values(), grads):
+            if whole is not None:
+                whole[...] = 0 if part is None else part
+
+
+def _connected(members: list[Node]) -> bool:
+    reached, frontier = {members[0]}, [members[0]]
+    while frontier:
+        node = frontier.pop()
+        near = [m for m in members if m in node.inputs or node in m.inputs]
+        fresh = [m for m in near if m not in reached]
+        reached.update(fresh)
+        frontier.extend(fresh)
+    return len(reached) == len(members)
+
+
+def _unique(nodes: Iterable[Node]) -> list[Node]:
+    return list(dict.fromkeys(nodes))
+
+
+def _array(xp: Any, value: Any, whole: bool = False) -> Array:
+    """An array of xp: of whole numbers, or of floats (float64 unless it has a float dtype)."""
+    array = xp.asarray(value)
+    if whole:
+        return array if array.dtype.kind in "iu" else array.astype(np.int64)
+    return array if array.dtype.kind == "f" else array.astype(np.float64)

@@ -1,0 +1,6 @@
+"""Every fused kernel: a NumPy reference, a CUDA source, one table of both."""
+
+from gpunet.kernels import activation
+from gpunet.kernels.registry import REGISTRY, Kernel, register
+
+__all__ = ["REGISTRY", "Kernel", "activation", "register"]

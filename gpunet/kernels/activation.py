@@ -1,0 +1,270 @@
+"""Activations with their bias: y = f(z + bias), and dz = grad * f'(z + bias) with its column sums.
+
+`z` may be `y`, and `dz` may be `grad`. Where f' follows from y alone, `z` is not read, so a
+caller that has no other use for it may let `y` take its place.
+"""
+
+from collections.abc import Callable
+from math import ceil
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpunet.device import Array
+from gpunet.kernels.registry import THREADS, Kernel, Stage, per_element, register
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+GELU_SCALE, GELU_CUBE = 0.7978845608028654, 0.044715
+STRIP_COLUMNS, CHUNK_ROWS = 32, 64
+
+
+class Activation(NamedTuple):
+    """`value(y, work)` turns pre-activations into activations in place; `slope(s, y, out, work)`
+    writes f' to `out`, from the pre-activation `s` where `reads_input`, else from `y` alone.
+    `work` is scratch: two arrays of y's shape."""
+
+    value: Callable[[Array, Array], None]
+    slope: Callable[[Array, Array, Array, Array], None]
+    reads_input: bool
+
+
+def identity(y: Array, work: Array) -> None:
+    """y = x."""
+
+
+def identity_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+    out.fill(1)
+
+
+def sigmoid(y: Array, work: Array) -> None:
+    """y = 1 / (1 + exp(-x))."""
+    np.negative(y, out=y)
+    np.exp(y, out=y)
+    np.add(y, 1, out=y)
+    np.reciprocal(y, out=y)
+
+
+def sigmoid_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+    """y * (1 - y)."""
+    np.subtract(1, y, out=out)
+    np.multiply(out, y, out=out)
+
+
+def tanh(y: Array, work: Array) -> None:
+    """y = tanh(x)."""
+    np.tanh(y, out=y)
+
+
+def tanh_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+    """1 - y²."""
+    np.multiply(y, y, out=out)
+    np.subtract(1, out, out=out)
+
+
+def relu(y: Array, work: Array) -> None:
+    """y = max(x, 0)."""
+    np.maximum(y, 0, out=y)
+
+
+def relu_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+    """1 where y > 0, else 0."""
+    np.greater(y, 0, out=out)
+
+
+def selu(y: Array, work: Array) -> None:
+    """y = scale * (x if x > 0 else alpha * (exp(x) - 1)); Klambauer et al., 2017."""
+    below = work[0]
+    np.minimum(y, 0, out=below)
+    np.expm1(below, out=below)
+    np.multiply(below, SELU_ALPHA, out=below)
+    np.maximum(y, 0, out=y)
+    np.add(y, below, out=y)
+    np.multiply(y, SELU_SCALE, out=y)
+
+
+def selu_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+    """scale where y > 0, else y + scale * alpha."""
+    np.minimum(y, 0, out=out)
+    np.add(out, SELU_SCALE * SELU_ALPHA, out=out)
+    np.greater(y, 0, out=work[0])
+    np.multiply(work[0], SELU_SCALE * (SELU_ALPHA - 1), out=work[0])
+    np.subtract(out, work[0], out=out)
+
+
+def gelu(y: Array, work: Array) -> None:
+    """y = x/2 * (1 + tanh(c * (x + 0.044715 x³))), c = sqrt(2/π): the tanh form."""
+    t = _gelu_tanh(y, work[0])
+    np.add(t, 1, out=t)
+    np.multiply(y, t, out=y)
+    np.multiply(y, 0.5, out=y)
+
+
+def gelu_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+    """(1 + t)/2 + x/2 * (1 - t²) * c * (1 + 3 * 0.044715 x²)."""
+    t, rest = _gelu_tanh(s, work[0]), work[1]
+    np.multiply(s, s, out=out)
+    np.multiply(out, 3 * GELU_CUBE, out=out)
+    np.add(out, 1, out=out)
+    np.multiply(out, s, out=out)
+    np.multiply(out, GELU_SCALE, out=out)
+    np.subtract(1, t, out=rest)
+    np.multiply(out, rest, out=out)
+    np.add(out, 1, out=out)
+    np.add(t, 1, out=t)
+    np.multiply(out, t, out=out)
+    np.multiply(out, 0.5, out=out)
+
+
+def silu(y: Array, work: Array) -> None:
+    """y = x * sigmoid(x)."""
+    np.copyto(work[0], y)
+    sigmoid(work[0], work)
+    np.multiply(y, work[0], out=y)
+
+
+def silu_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+    """g * (1 + x * (1 - g)), g = sigmoid(x)."""
+    g = work[0]
+    np.copyto(g, s)
+    sigmoid(g, work)
+    np.subtract(1, g, out=out)
+    np.multiply(out, s, out=out)
+    np.add(out, 1, out=out)
+    np.multiply(out, g, out=out)
+
+
+def mish(y: Array, work: Array) -> None:
+    """y = x * tanh(softplus(x)); Misra, 2019."""
+    t = _tanh_softplus(y, work[0])
+    np.multiply(y, t, out=y)
+
+
+def mish_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+    """t + x * (1 - t²) * sigmoid(x), t = tanh(softplus(x))."""
+    t, rest = _tanh_softplus(s, work[0]), work[1]
+    np.copyto(out, s)
+    sigmoid(out, work)
+    np.multiply(out, s, out=out)
+    np.multiply(t, t, out=rest)
+    np.subtract(1, rest, out=rest)
+    np.multiply(out, rest, out=out)
+    np.add(out, t, out=out)
+
+
+def _tanh_softplus(x: Array, out: Array) -> Array:
+    np.logaddexp(x, 0, out=out)
+    return np.tanh(out, out=out)
+
+
+def _gelu_tanh(x: Array, out: Array) -> Array:
+    np.multiply(x, x, out=out)
+    np.multiply(out, GELU_CUBE, out=out)
+    np.add(out, 1, out=out)
+    np.multiply(out, x, out=out)
+    np.multiply(out, GELU_SCALE, out=out)
+    return np.tanh(out, out=out)
+
+
+ACTIVATIONS = {
+    "identity": Activation(identity, identity_slope, False),
+    "sigmoid": Activation(sigmoid, sigmoid_slope, False),
+    "tanh": Activation(tanh, tanh_slope, False),
+    "relu": Activation(relu, relu_slope, False),
+    "selu": Activation(selu, selu_slope, False),
+    "gelu": Activation(gelu, gelu_slope, True),
+    "silu": Activation(silu, silu_slope, True),
+    "mish": Activation(mish, mish_slope, True),
+}
+
+
+def _forward(activation: Activation) -> Callable[..., None]:
+    def forward(z: Array, bias: Array | None, y: Array, work: Array) -> None:
+        _add_bias(z, bias, y)
+        activation.value(y, _shaped(work, y, 2))
+
+    return forward
+
+
+def _backward(activation: Activation) -> Callable[..., None]:
+    def backward(
+        grad: Array,
+        z: Array,
+        bias: Array | None,
+        y: Array,
+        dz: Array,
+        dbias: Array | None,
+        work: Array,
+    ) -> None:
+        s, slope, *scratch = _shaped(work, y, 4)
+        if activation.reads_input:
+            _add_bias(z, bias, s)
+        activation.slope(s, y, slope, scratch)
+        np.multiply(grad, slope, out=dz)
+        if dbias is not None:
+            np.sum(dz.reshape(-1, dbias.size), axis=0, out=dbias)
+
+    return backward
+
+
+def _add_bias(z: Array, bias: Array | None, out: Array) -> None:
+    if bias is not None:
+        np.add(z, bias, out=out)
+    elif out is not z:
+        np.copyto(out, z)
+
+
+def _shaped(work: Array, like: Array, count: int) -> Array:
+    return work[: count * like.size].reshape(count, *like.shape)
+
+
+def _columns(array: Array) -> int:
+    return array.shape[-1] if array.ndim else 1
+
+
+def _rows_and_columns(first: Array, *rest: Any) -> tuple[int, int]:
+    columns = max(1, _columns(first))
+    return first.size // columns, columns
+
+
+def _chunks(first: Array) -> int:
+    return ceil(_rows_and_columns(first)[0] / CHUNK_ROWS)
+
+
+def _backward_work(grad: Array, *rest: Any) -> int:
+    return max(4 * grad.size, _chunks(grad) * _columns(grad))
+
+
+def _strips(grad: Array, *rest: Any) -> tuple[int, int]:
+    return ceil(_columns(grad) / STRIP_COLUMNS), _chunks(grad)
+
+
+def _fold(grad: Array, *rest: Any) -> tuple[int]:
+    return (ceil(_columns(grad) / THREADS),)
+
+
+def _register_pair(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
+    forward = register(
+        _forward(activation),
+        "activation.cu",
+        name=f"{name}_forward",
+        outputs="y",
+        typed_by="z",
+        sizes=_rows_and_columns,
+        stages=(Stage(f"{name}_forward", lambda z, *rest: per_element(z)),),
+        work=lambda z, *rest: 2 * z.size,
+    )
+    backward = register(
+        _backward(activation),
+        "activation.cu",
+        name=f"{name}_backward",
+        outputs="dz dbias",
+        typed_by="grad",
+        sizes=_rows_and_columns,
+        stages=(Stage(f"{name}_backward", _strips), Stage("fold_bias_gradient", _fold)),
+        work=_backward_work,
+    )
+    return forward, backward
+
+
+PAIRS = {name: _register_pair(name, activation) for name, activation in ACTIVATIONS.items()}
+"""Name of the activation → its forward and backward kernel."""

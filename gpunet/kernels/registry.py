@@ -1,0 +1,161 @@
+"""Pairs every kernel with its NumPy reference and its CUDA source; a kernel without both cannot exist.
+
+A kernel writes into the arrays that it is given and allocates nothing. Called, it runs where its
+arrays live; bound to a device, it becomes a function of no arguments for a launch list.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from inspect import signature
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpunet.device import Array, Device, device_of, module_of
+
+THREADS = 256
+C_TYPES = {"float32": "float", "float64": "double"}
+
+
+class Stage(NamedTuple):
+    """One CUDA launch: its entry point, and its grid as a function of the kernel's arguments.
+
+    `entry` may name a dtype: `"gather_{x.dtype}"`. The block is always THREADS threads in a row.
+    """
+
+    entry: str
+    grid: Callable[..., tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One fused kernel.
+
+    name: its registered name, also the reference's.
+    reference: the NumPy formula; its parameters are the kernel's arguments.
+    source: the file under `kernels/` that holds the CUDA entry points.
+    outputs: the parameters that are written, whole.
+    typed_by: the parameter whose dtype is the kernel's.
+    sizes: the integers that follow the arrays in the CUDA signature, from the arguments.
+    stages: the CUDA launches, in order; all take the same arguments.
+    work: elements of scratch that the kernel wants as its last argument `work`, from the others.
+    """
+
+    name: str
+    reference: Callable[..., None]
+    source: str
+    outputs: tuple[str, ...]
+    typed_by: str
+    sizes: Callable[..., tuple[int, ...]]
+    stages: tuple[Stage, ...]
+    work: Callable[..., int] | None
+    dtypes: tuple[str, ...] = tuple(C_TYPES)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return _parameters(self.reference)
+
+    def __call__(self, *arguments: Any) -> None:
+        """Run at once, where the arrays live. A missing `work` is allocated."""
+        xp = module_of(*arguments)
+        if self.work is not None and len(arguments) == len(self.parameters) - 1:
+            dtype = self._dtype(arguments)
+            arguments = (*arguments, xp.empty(max(1, self.work(*arguments)), dtype))
+        if xp is np:
+            self._dtype(arguments)
+            with np.errstate(all="ignore"):
+                self.reference(*arguments)
+        else:
+            self._run_strided(xp, arguments)
+
+    def bind(self, device: Device, *arguments: Any) -> Callable[[], None]:
+        """A function of no arguments that runs this kernel on these arrays.
+
+        On a device that launches sources, every array must be contiguous.
+        """
+        dtype = self._dtype(arguments)
+        source = source_text(self.source, dtype)
+        sizes = tuple(np.int64(size) for size in self.sizes(*arguments))
+        pointers = tuple(_pointer(argument) for argument in arguments)
+        calls: list[Callable[[], None]] = []
+        for stage in self.stages:
+            entry = stage.entry.format(**dict(zip(self.parameters, arguments)))
+            launch = device.launcher(source, entry)
+            if launch is None:
+                return partial(self.reference, *arguments)
+            grid = stage.grid(*arguments)
+            if 0 not in grid:
+                calls.append(partial(launch, grid, (THREADS,), 0, (*pointers, *sizes)))
+        return calls[0] if len(calls) == 1 else partial(_run_all, tuple(calls))
+
+    def _run_strided(self, xp: Any, arguments: tuple[Any, ...]) -> None:
+        dense = tuple(
+            xp.ascontiguousarray(a) if isinstance(a, xp.ndarray) else a for a in arguments
+        )
+        self.bind(device_of(*arguments), *dense)()
+        for given, used in zip(arguments, dense):
+            if given is not used:
+                given[...] = used
+
+    def _dtype(self, arguments: tuple[Any, ...]) -> str:
+        dtype = str(arguments[self.parameters.index(self.typed_by)].dtype)
+        if dtype not in self.dtypes:
+            raise TypeError(f"kernel {self.name} takes {' or '.join(self.dtypes)}, not {dtype}")
+        return dtype
+
+
+REGISTRY: dict[str, Kernel] = {}
+
+
+def register(
+    reference: Callable[..., None],
+    source: str,
+    *,
+    outputs: str,
+    typed_by: str,
+    sizes: Callable[..., tuple[int, ...]],
+    stages: tuple[Stage, ...],
+    work: Callable[..., int] | None = None,
+    name: str | None = None,
+) -> Kernel:
+    """Add a kernel to REGISTRY and return it; `outputs` is a list of names divided by spaces."""
+    name = name or reference.__name__
+    if name in REGISTRY:
+        raise ValueError(f"kernel {name} is registered twice")
+    written = tuple(outputs.split())
+    REGISTRY[name] = Kernel(
+        name, reference, source, written, typed_by, sizes, stages, work
+    )
+    return REGISTRY[name]
+
+
+@cache
+def source_text(source: str, dtype: str) -> str:
+    """A CUDA translation unit: the formulas, then the file `source`, with T as `dtype`."""
+    folder = Path(__file__).parent
+    parts = (folder / "formulas.h", folder / source)
+    return f"typedef {C_TYPES[dtype]} T;\n" + "\n".join(part.read_text() for part in parts)
+
+
+def per_element(array: Array) -> tuple[int, ...]:
+    """A grid with a thread an element of `array`, capped: the kernels stride over the rest."""
+    return (min(ceil(array.size / THREADS), 65_536),)
+
+
+@cache
+def _parameters(reference: Callable[..., None]) -> tuple[str, ...]:
+    return tuple(signature(reference).parameters)
+
+
+def _pointer(argument: Any) -> Any:
+    if argument is None:
+        return np.uint64(0)
+    return np.int64(argument) if isinstance(argument, int) else argument
+
+
+def _run_all(calls: tuple[Callable[[], None], ...]) -> None:
+    for call in calls:
+        call()
