@@ -70,7 +70,7 @@ class Config:
     lr: Positive | Auto = _setting("auto", TRAINING, "Learning rate, at its highest.")
     schedule: Schedule = _setting("cosine", TRAINING, "How the learning rate changes.")
     warmup: Rate | Count = _setting(0.0, TRAINING, "Steps of linear warm-up, or their share of all.")
-    weight_decay: NotNegative = _setting(0.0, TRAINING, "Pull of the weights (not biases) to zero.")
+    weight_decay: NotNegative = _setting(0.01, TRAINING, "Pull of the weights (not biases) to zero.")
     momentum: Rate | None = _setting(None, TRAINING, "Share of the last move that is kept.")
     betas: tuple[Rate, Rate] | None = _setting(None, TRAINING, "Decay of the two running moments: 0.9,0.999.")
     batch_size: Count | Auto = _setting("auto", TRAINING, "Rows a step.")

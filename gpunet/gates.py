@@ -254,12 +254,16 @@ class Softplus(Elementwise):
 class Activation(Elementwise):
     """z = f(x) by the fused kernel pair of that name; its bias is the Add before it."""
 
+    @property
+    def pair(self) -> tuple[kernels.Kernel, kernels.Kernel]:
+        """The forward and the backward kernel."""
+        return kernels.activation.PAIRS[self.op]
+
     def _forward(self, xp: Any, out: Array, x: Array) -> None:
-        kernels.activation.PAIRS[self.op][0](x, None, out)
+        self.pair[0](x, None, out)
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
-        x = self.inputs[0]
-        kernels.activation.PAIRS[self.op][1](grad, x, None, self.output, out, None)
+        self.pair[1](grad, self.inputs[0], None, self.output, out, None)
 
 
 class Identity(Activation):
@@ -621,7 +625,7 @@ class Loss(Gate):
     ) -> None:
         rows = pred.reshape(-1, pred.shape[-1]) if pred.ndim else pred.reshape(1, 1)
         self._grad, totals = xp.empty_like(rows, order="C"), xp.zeros(4)
-        kernels.REGISTRY[self.kernel](
+        self.kernel(
             rows,
             xp.ascontiguousarray(target, None if self.indices else rows.dtype),
             weight,
@@ -643,8 +647,9 @@ class Loss(Gate):
         return super()._gradient_buffer(xp, index) if index == 0 else None
 
     @property
-    def kernel(self) -> str:
-        return LOSS_KERNELS[type(self)]
+    def kernel(self) -> kernels.Kernel:
+        """Value and gradient in one pass."""
+        return kernels.REGISTRY[LOSS_KERNELS[type(self)]]
 
 
 class SoftmaxCrossEntropy(Loss):

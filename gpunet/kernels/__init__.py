@@ -1,6 +1,17 @@
 """Every fused kernel: a NumPy reference, a CUDA source, one table of both."""
 
-from gpunet.kernels import activation
+from gpunet.kernels import activation, dropout, loss, norm, rows, slots, update
 from gpunet.kernels.registry import REGISTRY, Kernel, register
 
-__all__ = ["REGISTRY", "Kernel", "activation", "register"]
+__all__ = [
+    "REGISTRY",
+    "Kernel",
+    "activation",
+    "dropout",
+    "loss",
+    "norm",
+    "register",
+    "rows",
+    "slots",
+    "update",
+]

@@ -5,17 +5,22 @@ caller that has no other use for it may let `y` take its place.
 """
 
 from collections.abc import Callable
-from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
-
 from gpunet.device import Array
-from gpunet.kernels.registry import THREADS, Kernel, Stage, per_element, register
+from gpunet.kernels.registry import Kernel, Stage, per_element, register
+from gpunet.kernels.tiles import (
+    column_chunks,
+    column_strips,
+    column_tiles,
+    row_tiles,
+    shape2,
+    tile_size,
+)
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 GELU_SCALE, GELU_CUBE = 0.7978845608028654, 0.044715
-STRIP_COLUMNS, CHUNK_ROWS = 32, 64
 
 
 class Activation(NamedTuple):
@@ -179,8 +184,9 @@ ACTIVATIONS = {
 
 def _forward(activation: Activation) -> Callable[..., None]:
     def forward(z: Array, bias: Array | None, y: Array, work: Array) -> None:
-        _add_bias(z, bias, y)
-        activation.value(y, _shaped(work, y, 2))
+        for rows in row_tiles(z):
+            _add_bias(z[rows], bias, y[rows])
+            activation.value(y[rows], _shaped(work, y[rows], 2))
 
     return forward
 
@@ -195,51 +201,33 @@ def _backward(activation: Activation) -> Callable[..., None]:
         dbias: Array | None,
         work: Array,
     ) -> None:
-        s, slope, *scratch = _shaped(work, y, 4)
-        if activation.reads_input:
-            _add_bias(z, bias, s)
-        activation.slope(s, y, slope, scratch)
-        np.multiply(grad, slope, out=dz)
         if dbias is not None:
-            np.sum(dz.reshape(-1, dbias.size), axis=0, out=dbias)
+            dbias.fill(0)
+        for rows in row_tiles(grad):
+            s, slope, *scratch = _shaped(work, y[rows], 4)
+            if activation.reads_input:
+                _add_bias(z[rows], bias, s)
+            activation.slope(s, y[rows], slope, scratch)
+            np.multiply(grad[rows], slope, out=dz[rows])
+            if dbias is not None:
+                np.add(dbias, np.add.reduce(dz[rows], axis=0), out=dbias)
 
     return backward
 
 
 def _add_bias(z: Array, bias: Array | None, out: Array) -> None:
-    if bias is not None:
-        np.add(z, bias, out=out)
-    elif out is not z:
+    if bias is None:
         np.copyto(out, z)
+    else:
+        np.add(z, bias, out=out)
 
 
 def _shaped(work: Array, like: Array, count: int) -> Array:
     return work[: count * like.size].reshape(count, *like.shape)
 
 
-def _columns(array: Array) -> int:
-    return array.shape[-1] if array.ndim else 1
-
-
-def _rows_and_columns(first: Array, *rest: Any) -> tuple[int, int]:
-    columns = max(1, _columns(first))
-    return first.size // columns, columns
-
-
-def _chunks(first: Array) -> int:
-    return ceil(_rows_and_columns(first)[0] / CHUNK_ROWS)
-
-
 def _backward_work(grad: Array, *rest: Any) -> int:
-    return max(4 * grad.size, _chunks(grad) * _columns(grad))
-
-
-def _strips(grad: Array, *rest: Any) -> tuple[int, int]:
-    return ceil(_columns(grad) / STRIP_COLUMNS), _chunks(grad)
-
-
-def _fold(grad: Array, *rest: Any) -> tuple[int]:
-    return (ceil(_columns(grad) / THREADS),)
+    return max(4 * tile_size(grad), column_chunks(grad) * grad.shape[1])
 
 
 def _register_pair(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
@@ -249,9 +237,9 @@ def _register_pair(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
         name=f"{name}_forward",
         outputs="y",
         typed_by="z",
-        sizes=_rows_and_columns,
+        sizes=shape2,
         stages=(Stage(f"{name}_forward", lambda z, *rest: per_element(z)),),
-        work=lambda z, *rest: 2 * z.size,
+        work=lambda z, *rest: 2 * tile_size(z),
     )
     backward = register(
         _backward(activation),
@@ -259,8 +247,11 @@ def _register_pair(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
         name=f"{name}_backward",
         outputs="dz dbias",
         typed_by="grad",
-        sizes=_rows_and_columns,
-        stages=(Stage(f"{name}_backward", _strips), Stage("fold_bias_gradient", _fold)),
+        sizes=shape2,
+        stages=(
+            Stage(f"{name}_backward", column_tiles),
+            Stage("fold_bias_gradient", column_strips),
+        ),
         work=_backward_work,
     )
     return forward, backward

@@ -1,2 +1,348 @@
-// Every scalar formula once, for both devices: NVRTC builds it for CUDA, g++ for the CPU.
-// T is float or double. No library calls but fma and the bit casts below.
+// Every scalar formula once, for both devices: NVRTC builds it for CUDA, a C++ compiler for the CPU.
+// It needs T (float or double) and T_BITS (32 or 64) and includes nothing. All of it is free of branches
+// on data, so that loops over it become vector code; none of it may be built with -ffast-math, which would
+// drop NaN, infinities and subnormals. CuPy builds float with -ftz=true: on CUDA its subnormals are zero.
+//
+// Largest errors against exact values, over the whole range, in units in the last place (ULP):
+//             exp    expm1   log    log1p   tanh   sigmoid   softplus
+//   float     @@
+//   double    @@
+
+#ifdef __CUDACC__
+#define HD __device__ __forceinline__
+HD unsigned bits_of(float x) { return __float_as_uint(x); }
+HD float from_bits(unsigned bits) { return __uint_as_float(bits); }
+HD unsigned long long bits_of(double x) { return (unsigned long long)__double_as_longlong(x); }
+HD double from_bits(unsigned long long bits) { return __longlong_as_double((long long)bits); }
+HD unsigned long long high_product(unsigned long long a, unsigned long long b) { return __umul64hi(a, b); }
+#define BUILTIN(name) name
+#else
+#define HD static inline
+HD unsigned bits_of(float x) { unsigned bits; __builtin_memcpy(&bits, &x, 4); return bits; }
+HD float from_bits(unsigned bits) { float x; __builtin_memcpy(&x, &bits, 4); return x; }
+HD unsigned long long bits_of(double x) { unsigned long long bits; __builtin_memcpy(&bits, &x, 8); return bits; }
+HD double from_bits(unsigned long long bits) { double x; __builtin_memcpy(&x, &bits, 8); return x; }
+HD unsigned long long high_product(unsigned long long a, unsigned long long b) {
+    return (unsigned long long)(((unsigned __int128)a * b) >> 64);
+}
+#if T_BITS == 32
+#define BUILTIN(name) __builtin_##name##f
+#else
+#define BUILTIN(name) __builtin_##name
+#endif
+#endif
+
+// ---- exp and log: x = k * ln 2 + r, |r| <= ln 2 / 2; x = 2^k * m, sqrt(1/2) <= m < sqrt(2).
+
+#if T_BITS == 32
+typedef unsigned Bits;
+enum { MANTISSA = 23, BIAS = 127, LIFT = 25 };
+#define TWO_LIFT 33554432.0f                           // 2^LIFT, lifts a subnormal to a normal number
+#define TWO_MANTISSA 8388608.0f
+#define SMALLEST_NORMAL 1.17549435e-38f
+#define EXP_LOW -105.0f                                // exp is 0 below, infinity above
+#define EXP_HIGH 89.0f
+#define EXPM1_LOW -18.0f                               // expm1 is -1 below
+#define LN2_HIGH 0.693115234375f                       // few bits: k * LN2_HIGH is exact
+#define LN2_LOW 3.19461849e-5f
+#define SQRT_HALF_BITS 0x3f3504f3u
+// (exp(r) - 1 - r) / r^2 and (log((1 + s) / (1 - s)) - 2 s) / s^3 as a polynomial in z = s^2: minimax
+#define EXP_TAIL(r) (0.500000010f + r * (0.166665129f + r * (0.0416661872f + r * (0.00836959820f + r * 0.00139517194f))))
+#define LOG_TAIL(z) (0.666667781f + z * (0.399773111f + z * 0.298784561f))
+#else
+typedef unsigned long long Bits;
+enum { MANTISSA = 52, BIAS = 1023, LIFT = 54 };
+#define TWO_LIFT 18014398509481984.0
+#define TWO_MANTISSA 4503599627370496.0
+#define SMALLEST_NORMAL 2.2250738585072014e-308
+#define EXP_LOW -746.0
+#define EXP_HIGH 710.0
+#define EXPM1_LOW -38.0
+#define LN2_HIGH 0.6931471805592082091607153
+#define LN2_LOW 7.37100256516779890183404e-13
+#define SQRT_HALF_BITS 0x3fe6a09e667f3bcdull
+#define EXP_TAIL(r) (0.50000000000000140596 + r * (0.16666666666666702421 + r * (0.041666666666503019363 \
+    + r * (0.0083333333333050623595 + r * (0.0013888888950555393931 + r * (0.00019841269922018508413 \
+    + r * (0.000024801486027807914372 + r * (2.7557212163089836333e-6 + r * (2.7632753224059987503e-7 \
+    + r * 2.5119170265063149155e-8)))))))))
+#define LOG_TAIL(z) (0.66666666666667368601 + z * (0.39999999999396555883 + z * (0.28571428748800466623 \
+    + z * (0.22222198084036882337 + z * (0.18183591514484099605 + z * (0.15313312266332022618 \
+    + z * 0.14803742550489319699))))))
+#endif
+#define LOG2_E T(1.442695040888963407)
+#define ROUNDER (T(1.5) * TWO_MANTISSA)                // adding it rounds to an integer, held in the low bits
+#define ONE_BITS (Bits(BIAS) << MANTISSA)
+#define INFINITE from_bits(Bits(2 * BIAS + 1) << MANTISSA)
+#define NOT_A_NUMBER from_bits((Bits(2 * BIAS + 1) << MANTISSA) | (Bits(1) << (MANTISSA - 1)))
+
+HD bool is_finite(T x) { return x - x == 0; }
+HD T magnitude(T x) { return x < 0 ? -x : x; }
+HD T with_sign(T size, T x) { return x < 0 ? -size : size; }
+HD T positive_part(T x) { return x < 0 ? T(0) : x; }
+
+HD T clamped(T x, T low, T high) {                     // NaN stays NaN
+    x = x < low ? low : x;
+    return x > high ? high : x;
+}
+
+HD T reduced(T x, T k) { return (x - k * LN2_HIGH) - k * LN2_LOW; }
+HD T expm1_near_zero(T r) { return r + r * r * EXP_TAIL(r); }
+
+HD T f_exp(T a) {
+    T x = clamped(a, EXP_LOW, EXP_HIGH), rounded = x * LOG2_E + ROUNDER;
+    T y = 1 + expm1_near_zero(reduced(x, rounded - ROUNDER));
+    Bits k = bits_of(rounded) - bits_of(ROUNDER) + 4 * BIAS;             // 2^k in two factors: k may leave
+    Bits half = k >> 1, rest = k - half;                                 // the range of exponents
+    return y * from_bits((half - BIAS) << MANTISSA) * from_bits((rest - BIAS) << MANTISSA);
+}
+
+HD T f_expm1(T a) {
+    T x = clamped(a, EXPM1_LOW, EXP_HIGH), rounded = x * LOG2_E + ROUNDER, k = rounded - ROUNDER;
+    T y = expm1_near_zero(reduced(x, k));
+    T half = from_bits((bits_of(rounded) - bits_of(ROUNDER) + BIAS - 1) << MANTISSA);   // 2^(k - 1)
+    return k == 0 ? y : 2 * (y * half + (half - T(0.5)));
+}
+
+// log(x) + correction; the correction is small against the result or against 1.
+HD T log_corrected(T x, T correction) {
+    bool subnormal = x < SMALLEST_NORMAL;
+    Bits bits = bits_of(subnormal ? x * TWO_LIFT : x) + (ONE_BITS - SQRT_HALF_BITS);
+    T k = from_bits((bits >> MANTISSA) | bits_of(TWO_MANTISSA));         // 2^MANTISSA + BIAS + k
+    k -= subnormal ? TWO_MANTISSA + (BIAS + LIFT) : TWO_MANTISSA + BIAS;
+    T f = from_bits((bits & ((Bits(1) << MANTISSA) - 1)) + SQRT_HALF_BITS) - 1;
+    T s = f / (2 + f), z = s * s, h = T(0.5) * f * f;
+    T y = k * LN2_HIGH - ((h - (s * (h + z * LOG_TAIL(z)) + (k * LN2_LOW + correction))) - f);
+    T special = x == 0 ? -INFINITE : (x < 0 ? NOT_A_NUMBER : x);
+    return x > 0 && x < INFINITE ? y : special;
+}
+
+HD T f_log(T a) { return log_corrected(a, 0); }
+
+HD T f_log1p(T a) {
+    T u = 1 + a;
+    return log_corrected(u, (a - (u - 1)) / u);        // what rounding 1 + a lost
+}
+
+// ---- Elementwise operations. Value: f_op(a) or f_op(a, b). Gradient: with g = dL/dy and y the value,
+// f_op_grad(g, a, y) = dL/da, or f_op_grad0(g, a, b, y) = dL/da and f_op_grad1(g, a, b, y) = dL/db.
+
+HD T f_identity(T a) { return a; }
+HD T f_identity_grad(T g, T a, T y) { return g; }
+
+HD T f_add(T a, T b) { return a + b; }
+HD T f_add_grad0(T g, T a, T b, T y) { return g; }
+HD T f_add_grad1(T g, T a, T b, T y) { return g; }
+
+HD T f_subtract(T a, T b) { return a - b; }
+HD T f_subtract_grad0(T g, T a, T b, T y) { return g; }
+HD T f_subtract_grad1(T g, T a, T b, T y) { return -g; }
+
+HD T f_multiply(T a, T b) { return a * b; }
+HD T f_multiply_grad0(T g, T a, T b, T y) { return g * b; }
+HD T f_multiply_grad1(T g, T a, T b, T y) { return g * a; }
+
+HD T f_divide(T a, T b) { return a / b; }
+HD T f_divide_grad0(T g, T a, T b, T y) { return g / b; }
+HD T f_divide_grad1(T g, T a, T b, T y) { return -g * y / b; }
+
+HD T f_negate(T a) { return -a; }
+HD T f_negate_grad(T g, T a, T y) { return -g; }
+
+HD T f_power(T a, T b) { return BUILTIN(pow)(a, b); }
+HD T f_power_grad0(T g, T a, T b, T y) { return b == 0 ? T(0) : g * b * BUILTIN(pow)(a, b - 1); }
+HD T f_power_grad1(T g, T a, T b, T y) { return a == 0 && b >= 0 ? T(0) : g * y * f_log(a); }
+
+HD T f_exp_grad(T g, T a, T y) { return g * y; }
+HD T f_log_grad(T g, T a, T y) { return g / a; }
+
+HD T f_sqrt(T a) { return BUILTIN(sqrt)(a); }
+HD T f_sqrt_grad(T g, T a, T y) { return T(0.5) * g / y; }
+
+HD T f_abs(T a) { return magnitude(a); }
+HD T f_abs_grad(T g, T a, T y) { return a > 0 ? g : (a < 0 ? -g : T(0)); }
+
+HD T f_maximum(T a, T b) { return a >= b || a != a ? a : b; }
+HD T f_maximum_grad0(T g, T a, T b, T y) { return a > b ? g : (a == b ? T(0.5) * g : T(0)); }
+HD T f_maximum_grad1(T g, T a, T b, T y) { return f_maximum_grad0(g, b, a, y); }
+
+HD T f_minimum(T a, T b) { return a <= b || a != a ? a : b; }
+HD T f_minimum_grad0(T g, T a, T b, T y) { return f_maximum_grad0(g, b, a, y); }
+HD T f_minimum_grad1(T g, T a, T b, T y) { return f_maximum_grad0(g, a, b, y); }
+
+HD T f_sin(T a) { return BUILTIN(sin)(a); }
+HD T f_sin_grad(T g, T a, T y) { return g * BUILTIN(cos)(a); }
+
+HD T f_cos(T a) { return BUILTIN(cos)(a); }
+HD T f_cos_grad(T g, T a, T y) { return -g * BUILTIN(sin)(a); }
+
+HD T f_sigmoid(T a) {
+    T e = f_exp(-magnitude(a));
+    return (a < 0 ? e : T(1)) / (1 + e);
+}
+HD T f_sigmoid_grad(T g, T a, T y) { return g * (y * (1 - y)); }
+
+HD T f_tanh(T a) {
+    T e = f_expm1(-2 * magnitude(a));
+    return with_sign(-e / (2 + e), a);
+}
+HD T f_tanh_grad(T g, T a, T y) { return g * (1 - y * y); }
+
+HD T f_relu(T a) { return positive_part(a); }
+HD T f_relu_grad(T g, T a, T y) { return y > 0 ? g : T(0); }
+
+#define SELU_SCALE T(1.0507009873554805)
+#define SELU_SLOPE T(1.7580993408473768)               // scale * alpha
+HD T f_selu(T a) { return a > 0 ? SELU_SCALE * a : SELU_SLOPE * f_expm1(a); }
+HD T f_selu_grad(T g, T a, T y) { return g * (y > 0 ? SELU_SCALE : y + SELU_SLOPE); }
+
+#define GELU_SCALE T(0.7978845608028654)               // sqrt(2 / pi)
+#define GELU_CUBE T(0.044715)
+HD T gelu_share(T a) { return f_sigmoid(2 * GELU_SCALE * a * (1 + GELU_CUBE * a * a)); }   // (1 + tanh) / 2
+HD T f_gelu(T a) { return a * gelu_share(a); }
+HD T f_gelu_grad(T g, T a, T y) {
+    T share = gelu_share(a), inner = 2 * GELU_SCALE * a * (1 + 3 * GELU_CUBE * a * a);
+    return g * (share * (1 + inner * (1 - share)));
+}
+
+HD T f_silu(T a) { return a * f_sigmoid(a); }
+HD T f_silu_grad(T g, T a, T y) {
+    T share = f_sigmoid(a);
+    return g * (share * (1 + a * (1 - share)));
+}
+
+HD T f_softplus(T a) { return positive_part(a) + f_log1p(f_exp(-magnitude(a))); }
+HD T f_softplus_grad(T g, T a, T y) { return g * f_sigmoid(a); }
+
+// tanh(softplus(a)) = over / under, with e = exp(-|a|); missing is under - over.
+struct Mish { T over, missing, under, e; };
+HD Mish mish_parts(T a) {
+    T e = f_exp(-magnitude(a));
+    T over = a < 0 ? e * (e + 2) : 1 + 2 * e, missing = a < 0 ? T(2) : 2 * e * e;
+    return {over, missing, over + missing, e};
+}
+HD T f_mish(T a) {
+    Mish parts = mish_parts(a);
+    return a * (parts.over / parts.under);
+}
+HD T f_mish_grad(T g, T a, T y) {
+    Mish parts = mish_parts(a);
+    T t = parts.over / parts.under, sigmoid = (a < 0 ? parts.e : T(1)) / (1 + parts.e);
+    return g * (t + a * (1 + t) * (parts.missing / parts.under) * sigmoid);
+}
+
+// ---- Losses: loss_name(p, t, parameter) of one element, and its derivative by p.
+
+HD T loss_sigmoid_cross_entropy(T p, T t, T smoothing) {
+    T target = t * (1 - smoothing) + T(0.5) * smoothing;
+    return (positive_part(p) - p * target) + f_log1p(f_exp(-magnitude(p)));
+}
+HD T loss_sigmoid_cross_entropy_grad(T p, T t, T smoothing) {
+    return f_sigmoid(p) - (t * (1 - smoothing) + T(0.5) * smoothing);
+}
+
+HD T loss_squares(T p, T t, T unused) { return (p - t) * (p - t); }
+HD T loss_squares_grad(T p, T t, T unused) { return 2 * (p - t); }
+
+HD T loss_mean_absolute(T p, T t, T unused) { return magnitude(p - t); }
+HD T loss_mean_absolute_grad(T p, T t, T unused) { return f_abs_grad(T(1), p - t, 0); }
+
+HD T loss_huber(T p, T t, T delta) {
+    T near = clamped(p - t, -delta, delta);
+    return near * ((p - t) - T(0.5) * near);
+}
+HD T loss_huber_grad(T p, T t, T delta) { return clamped(p - t, -delta, delta); }
+
+HD T loss_pinball(T p, T t, T quantile) { return f_maximum(quantile * (t - p), (quantile - 1) * (t - p)); }
+HD T loss_pinball_grad(T p, T t, T quantile) { return p < t ? -quantile : (p > t ? 1 - quantile : T(0)); }
+
+// Softmax cross-entropy of one column, with share = softmax(p)[column] and `hit` where it is the target.
+HD T softmax_grad(T share, bool hit, T smoothing, T columns) {
+    return share - smoothing / columns - (hit ? 1 - smoothing : T(0));
+}
+
+// ---- Optimisers: name_step(rate, p, g, slots...) returns the new parameter and renews the slots.
+
+struct Rate {
+    T lr, decay, clip, beta1, rest1, beta2, rest2, epsilon;   // rest = 1 - beta
+    T corrected_lr, second_scale;                             // lr / correction1, 1 / sqrt(correction2)
+};
+
+HD T coupled(const Rate& rate, T p, T g) { return g * rate.clip + rate.decay * p; }
+HD T decoupled(const Rate& rate, T p) { return p * (1 - rate.lr * rate.decay); }
+
+HD T sgd_step(const Rate& rate, T p, T g) { return p - rate.lr * coupled(rate, p, g); }
+
+HD T momentum_step(const Rate& rate, T p, T g, T& velocity) {
+    velocity = rate.beta1 * velocity + coupled(rate, p, g);
+    return p - rate.lr * velocity;
+}
+
+HD T nesterov_step(const Rate& rate, T p, T g, T& velocity) {
+    g = coupled(rate, p, g);
+    velocity = rate.beta1 * velocity + g;
+    return p - rate.lr * (g + rate.beta1 * velocity);
+}
+
+HD T rmsprop_step(const Rate& rate, T p, T g, T& square) {
+    g = coupled(rate, p, g);
+    square = rate.beta2 * square + rate.rest2 * (g * g);
+    return p - rate.lr * (g / (f_sqrt(square) + rate.epsilon));
+}
+
+HD T adam_moments(const Rate& rate, T p, T g, T& first, T& second) {
+    first = rate.beta1 * first + rate.rest1 * g;
+    second = rate.beta2 * second + rate.rest2 * (g * g);
+    return p - rate.corrected_lr * (first / (f_sqrt(second) * rate.second_scale + rate.epsilon));
+}
+
+HD T adam_step(const Rate& rate, T p, T g, T& first, T& second) {
+    return adam_moments(rate, p, coupled(rate, p, g), first, second);
+}
+
+HD T adamw_step(const Rate& rate, T p, T g, T& first, T& second) {
+    return adam_moments(rate, decoupled(rate, p), g * rate.clip, first, second);
+}
+
+HD T lion_step(const Rate& rate, T p, T g, T& first) {
+    g = g * rate.clip;
+    T mixed = rate.beta1 * (first - g) + g;
+    first = rate.beta2 * first + rate.rest2 * g;
+    return decoupled(rate, p) - rate.lr * f_abs_grad(T(1), mixed, 0);
+}
+
+// ---- Random numbers: Philox4x64-10 (Salmon et al., SC 2011) and a permutation as a keyed Feistel network.
+
+struct Words { unsigned long long a, b, c, d; };
+
+HD Words philox(Words x, unsigned long long key0, unsigned long long key1) {
+    for (int round = 0; round < 10; ++round) {
+        unsigned long long left = 0xD2E7470EE14C6C93ull, right = 0xCA5A826395121157ull;
+        x = {high_product(right, x.c) ^ x.b ^ key0, right * x.c, high_product(left, x.a) ^ x.d ^ key1, left * x.a};
+        key0 += 0x9E3779B97F4A7C15ull;
+        key1 += 0xBB67AE8584CAA73Bull;
+    }
+    return x;
+}
+
+HD unsigned feistel_mix(unsigned x) {
+    x *= 0x85EBCA6Bu;
+    x ^= x >> 13;
+    x *= 0xC2B2AE35u;
+    return x ^ (x >> 16);
+}
+
+// Element i of a permutation of 0 ... n - 1: the network permutes 0 ... 4^half - 1 and is walked
+// until it is back below n.
+HD unsigned shuffled(unsigned i, unsigned n, unsigned half, const unsigned* keys) {
+    unsigned mask = (1u << half) - 1;
+    do {
+        unsigned left = i >> half, right = i & mask;
+        for (int round = 0; round < 8; ++round) {
+            unsigned next = (left ^ feistel_mix(right ^ keys[round])) & mask;
+            left = right;
+            right = next;
+        }
+        i = left << half | right;
+    } while (i >= n);
+    return i;
+}

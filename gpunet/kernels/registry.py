@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
 from gpunet.device import Array, Device, device_of, module_of
+from gpunet.kernels.slots import THREADS, c_constants
 
-THREADS = 256
 C_TYPES = {"float32": "float", "float64": "double"}
 
 
@@ -38,7 +37,7 @@ class Kernel:
     reference: the NumPy formula; its parameters are the kernel's arguments.
     source: the file under `kernels/` that holds the CUDA entry points.
     outputs: the parameters that are written, whole.
-    typed_by: the parameter whose dtype is the kernel's.
+    typed_by: the parameter whose dtype is the kernel's; None where no array's dtype varies.
     sizes: the integers that follow the arrays in the CUDA signature, from the arguments.
     stages: the CUDA launches, in order; all take the same arguments.
     work: elements of scratch that the kernel wants as its last argument `work`, from the others.
@@ -48,11 +47,14 @@ class Kernel:
     reference: Callable[..., None]
     source: str
     outputs: tuple[str, ...]
-    typed_by: str
+    typed_by: str | None
     sizes: Callable[..., tuple[int, ...]]
     stages: tuple[Stage, ...]
     work: Callable[..., int] | None
-    dtypes: tuple[str, ...] = tuple(C_TYPES)
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        return tuple(C_TYPES) if self.typed_by else ("float32",)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -96,11 +98,13 @@ class Kernel:
             xp.ascontiguousarray(a) if isinstance(a, xp.ndarray) else a for a in arguments
         )
         self.bind(device_of(*arguments), *dense)()
-        for given, used in zip(arguments, dense):
-            if given is not used:
+        for name, given, used in zip(self.parameters, arguments, dense):
+            if name in self.outputs and given is not used:
                 given[...] = used
 
     def _dtype(self, arguments: tuple[Any, ...]) -> str:
+        if self.typed_by is None:
+            return self.dtypes[0]
         dtype = str(arguments[self.parameters.index(self.typed_by)].dtype)
         if dtype not in self.dtypes:
             raise TypeError(f"kernel {self.name} takes {' or '.join(self.dtypes)}, not {dtype}")
@@ -115,7 +119,7 @@ def register(
     source: str,
     *,
     outputs: str,
-    typed_by: str,
+    typed_by: str | None,
     sizes: Callable[..., tuple[int, ...]],
     stages: tuple[Stage, ...],
     work: Callable[..., int] | None = None,
@@ -126,23 +130,31 @@ def register(
     if name in REGISTRY:
         raise ValueError(f"kernel {name} is registered twice")
     written = tuple(outputs.split())
-    REGISTRY[name] = Kernel(
-        name, reference, source, written, typed_by, sizes, stages, work
-    )
+    REGISTRY[name] = Kernel(name, reference, source, written, typed_by, sizes, stages, work)
     return REGISTRY[name]
 
 
 @cache
 def source_text(source: str, dtype: str) -> str:
-    """A CUDA translation unit: the formulas, then the file `source`, with T as `dtype`."""
-    folder = Path(__file__).parent
-    parts = (folder / "formulas.h", folder / source)
-    return f"typedef {C_TYPES[dtype]} T;\n" + "\n".join(part.read_text() for part in parts)
+    """A CUDA translation unit: the prelude, the block-wide sums, then the file `source`."""
+    return "\n".join((prelude(dtype), _file("blocks.cuh"), _file(source)))
+
+
+@cache
+def prelude(dtype: str) -> str:
+    """What every source opens with, generated ones too: T as `dtype`, the slots, the formulas."""
+    bits = 8 * np.dtype(dtype).itemsize
+    typed = f"#define T_BITS {bits}\ntypedef {C_TYPES[dtype]} T;\n{c_constants()}\n"
+    return typed + _file("formulas.h")
+
+
+def _file(name: str) -> str:
+    return (Path(__file__).parent / name).read_text()
 
 
 def per_element(array: Array) -> tuple[int, ...]:
     """A grid with a thread an element of `array`, capped: the kernels stride over the rest."""
-    return (min(ceil(array.size / THREADS), 65_536),)
+    return (min(ceil(array.size / THREADS), 2_048),)
 
 
 @cache

@@ -1,0 +1,5 @@
+"""`python -m gpunet` is `gpunet`."""
+
+from gpunet.cli import main
+
+main()

@@ -1,0 +1,433 @@
+"""The command line: options in, one library call, a view out; errors become exit codes here alone.
+
+NumPy, CuPy and the rooms that use them are imported inside the commands, so that --help is quick.
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import Field, fields
+from inspect import Parameter, Signature
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Optional, get_args
+
+import typer
+
+from gpunet import view
+from gpunet.config import Config, flag
+from gpunet.errors import GpunetError, Interrupted, OutOfMemory
+
+if TYPE_CHECKING:
+    from gpunet.job import Job
+
+SHORT = {"target": "-t", "epochs": "-e", "batch_size": "-b", "device": "-d"}
+EXAMPLES = {
+    "train": """
+Train a network on DATA and save the run.
+
+DATA is a CSV, TSV, Parquet, JSON-lines, NPZ, NPY or IDX file, a folder of MNIST-named IDX files,
+or a built-in set (gpunet data list). Without DATA: the lecture's two-layer network.
+
+gpunet train penguins
+
+gpunet train prices.csv --target price --hidden 256,128 --epochs 50
+""",
+}
+OUTPUT = "Output"
+
+app = typer.Typer(
+    name="gpunet",
+    help="Train, check and use neural networks on tables and arrays, on CUDA or any CPU.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(name="data", help="Look at data before training.", no_args_is_help=True)
+app.add_typer(data_app)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Results and errors alone.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a model file.")]
+DataPath = Annotated[str, typer.Argument(metavar="DATA", help="A file, or a built-in set.")]
+DeviceName = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
+Delimiter = Annotated[
+    Optional[str], typer.Option(help="Between the cells of a text file; found if not given.")
+]
+Header = Annotated[
+    bool, typer.Option("--header/--no-header", help="Whether the first line names the columns.")
+]
+Inputs = Annotated[
+    Optional[list[str]],
+    typer.Argument(metavar="[NAME=VALUE]...", help="x=-2, x=[[1,2],[3,4]], x=@file.npy, w=randn(3,4)"),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    if version:
+        from gpunet import __version__
+
+        print(f"gpunet {__version__}")
+        raise typer.Exit
+
+
+def train(
+    data: str, out: Path | None, config: Path | None, json: bool, quiet: bool, **given: Any
+) -> None:
+    """Train; the signature is made from the settings."""
+    from gpunet import job, run
+
+    flags = {name: value for name, value in given.items() if value is not None}
+    planned = job.plan(data, flags, config)
+    planned.out = run.create(out, planned.name)
+    if not quiet:
+        view.facts(_plan_facts(planned))
+    for note in planned.prepared.notes:
+        view.warn(note)
+    with _stop_on_signal(planned) as caught, _training_view(planned, quiet) as shown:
+        planned.control.tick = shown.tick
+        for report in planned.reports():
+            shown.report(report)
+    summary = planned.finish()
+    if json:
+        view.print_json(summary)
+    else:
+        view.metrics(summary["metrics"])
+    if not quiet:
+        view.facts(_next_steps(summary))
+    if caught:
+        best = f"the model of epoch {summary['best_epoch']} is saved in {planned.out}"
+        raise Interrupted(f"stopped after step {summary['steps']:,}; {best}", None, caught[0])
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    data: DataPath,
+    device: DeviceName = "cpu",
+    delimiter: Delimiter = None,
+    header: Header = True,
+    json: Json = False,
+) -> None:
+    """Judge a trained model on data that has the target."""
+    from gpunet import data as room
+    from gpunet import predict as predicting
+    from gpunet.device import resolve
+
+    model = predicting.load(run)
+    source = room.read(data, delimiter=delimiter, header=header)
+    found = model.score(source, resolve(device).device)
+    if json:
+        rows = source.rows
+        view.print_json(
+            {"schema": "gpunet.evaluate/1", "run": str(run), "rows": rows, "metrics": found}
+        )
+    else:
+        view.metrics({source.name: found})
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    data: DataPath,
+    out: Annotated[
+        str, typer.Option("-o", "--out", help="A .csv, .parquet or .jsonl file, or - for stdout.")
+    ] = "-",
+    keep: Annotated[
+        Optional[str], typer.Option(help="Columns of DATA to copy, with commas: ids.")
+    ] = None,
+    proba: Annotated[bool, typer.Option("--proba", help="Add a column a class.")] = False,
+    device: DeviceName = "cpu",
+    delimiter: Delimiter = None,
+    header: Header = True,
+    json: Json = False,
+) -> None:
+    """Predict for new rows, in their order; a target is not needed."""
+    from gpunet import data as room
+    from gpunet import predict as predicting
+    from gpunet.device import resolve
+
+    predicting.check_destination(out)
+    model = predicting.load(run)
+    source = room.read(data, delimiter=delimiter, header=header)
+    kept = [name.strip() for name in keep.split(",")] if keep else []
+    found = model.outcome(source, resolve(device).device)
+    columns = predicting.columns(model.schema, source, found, kept, proba)
+    for name, count in found.unseen.items():
+        view.warn(f"{name}: {count:,} rows hold a category that training never saw")
+    predicting.write(columns, out)
+    if json:
+        report = {"schema": "gpunet.predict/1", "run": str(run), "out": out, "rows": source.rows}
+        view.print_json({**report, "unseen": found.unseen})
+
+
+@app.command()
+def graph(
+    text: Annotated[str, typer.Argument(metavar="FORMULA", help="(x+y)*z")],
+    inputs: Inputs = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Spell out local gradient times upstream.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of randn and rand.")] = 0,
+    json: Json = False,
+) -> None:
+    """Print a circuit in the order it is computed, each node with its value and gradient."""
+    from gpunet import formula
+
+    circuit = formula.parse(text)
+    circuit.forward(formula.inputs(circuit, inputs or [], seed))
+    circuit.backward()
+    if json:
+        view.print_json(formula.to_json(circuit))
+        return
+    nodes = formula.trace(circuit)
+    rows = [[n.name, n.op, ", ".join(n.inputs), n.value_text, n.grad_text] for n in nodes]
+    view.table(["node", "gate", "of", "value", "gradient"], rows, right=(3, 4))
+    if explain:
+        view.table(["", ""], [["", line] for n in reversed(nodes) for line in n.explain])
+
+
+@app.command()
+def gradcheck(
+    text: Annotated[Optional[str], typer.Argument(metavar="[FORMULA]")] = None,
+    inputs: Inputs = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every gate, loss and kernel.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the inputs that are drawn.")] = 0,
+    json: Json = False,
+) -> None:
+    """Compare gradients with central differences in float64; exit 6 when one does not hold."""
+    from gpunet import gradcheck as checking
+
+    results = checking.run(text, inputs or [], everything, seed)
+    if json:
+        view.print_json(
+            {"schema": "gpunet.gradcheck/1", "results": [vars(result) for result in results]}
+        )
+    else:
+        rows = [[r.name, r.kind, f"{r.error:.1e}", "ok" if r.ok else "WRONG"] for r in results]
+        view.table(["name", "kind", "largest relative error", ""], rows, right=(2,))
+    checking.demand(results)
+
+
+@app.command()
+def info(json: Json = False) -> None:
+    """Versions, devices, and what --device auto would choose and why."""
+    from gpunet import about
+
+    found = about.collect()
+    if json:
+        view.print_json(found)
+    else:
+        view.facts(about.lines(found), view.out())
+
+
+@data_app.command("list")
+def data_list(json: Json = False) -> None:
+    """The built-in sets."""
+    from gpunet.data import BUILTIN
+
+    if json:
+        view.print_json({"schema": "gpunet.data-list/1", "sets": list(map(vars, BUILTIN.values()))})
+        return
+    rows = [[s.name, f"{s.rows:,}", s.columns, s.task, s.about] for s in BUILTIN.values()]
+    view.table(["name", "rows", "columns", "task", "what it is"], rows, right=(1, 2))
+
+
+@data_app.command("show")
+def data_show(
+    data: DataPath,
+    target: Annotated[Optional[str], typer.Option("-t", "--target")] = None,
+    delimiter: Delimiter = None,
+    header: Header = True,
+    json: Json = False,
+) -> None:
+    """Profile a file, a line a column."""
+    from gpunet import data as room
+
+    source = room.read(data, delimiter=delimiter, header=header)
+    targets = tuple(target.split(",")) if target else source.target
+    columns = room.profile(source, targets)
+    if json:
+        view.print_json(
+            {
+                "schema": "gpunet.data-show/1",
+                "data": source.name,
+                "rows": source.rows,
+                "columns": [vars(column) for column in columns],
+            }
+        )
+        return
+    rows = [[c.name, c.kind, f"{c.missing:,}", f"{c.distinct:,}", c.summary, c.note] for c in columns]
+    head = ["column", "kind", "missing", "distinct", "values", "note"]
+    view.table(head, rows, right=(2, 3), title=f"{view.show(source.name)}: {source.rows:,} rows")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every outcome becomes an exit code here."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return int(app(arguments, prog_name="gpunet", standalone_mode=False) or 0)
+    except GpunetError as fault:
+        return _fail(fault, str(fault), fault.exit_code)
+    except MemoryError as fault:
+        message = f"out of memory: {fault}" if str(fault) else "out of memory"
+        return _fail(fault, message, OutOfMemory.exit_code)
+    except BrokenPipeError:
+        return _leave_quietly()
+    except KeyboardInterrupt as fault:
+        return _fail(fault, "interrupted", Interrupted.exit_code)
+    except typer.Abort as fault:
+        return _fail(fault, "interrupted", Interrupted.exit_code)
+    except Exception as fault:
+        if hasattr(fault, "format_message"):
+            return _fail(fault, fault.format_message(), getattr(fault, "exit_code", 2))
+        said = f"a bug in gpunet: {type(fault).__name__}: {fault} (--debug shows where)"
+        return _fail(fault, said, 1)
+
+
+def _fail(fault: BaseException, message: str, code: int) -> int:
+    if "--debug" in sys.argv[1:]:
+        import traceback
+
+        traceback.print_exception(fault)
+    view.error(message)
+    return code
+
+
+def _leave_quietly() -> int:
+    """The reader of our stdout has gone: nothing is left to say to it."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+@contextmanager
+def _stop_on_signal(planned: "Job") -> Iterator[list[int]]:
+    """The first SIGINT or SIGTERM ends the loop after the step in hand; a second ends at once."""
+    caught: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        planned.control.stop = True
+        view.say("stopping after this step; once more to stop now")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _training_view(planned: "Job", quiet: bool) -> view.Training:
+    from gpunet.metrics import main_metric
+
+    metric = main_metric(planned.prepared.schema.target.task)
+    return view.Training(planned.steps, metric, quiet)
+
+
+def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
+    config, schema, data = planned.settings.config, planned.prepared.schema, planned.prepared
+    parts = {"train": data.train, "validation": data.validation, "test": data.test}
+    sizes = " · ".join(f"{name} {part.rows:,}" for name, part in parts.items() if part)
+    widths = " → ".join(map(str, (schema.width, *config.hidden, planned.outputs)))
+    length = f"{config.steps:,} steps" if config.steps else f"{config.epochs:,} epochs"
+    target = ", ".join(schema.target.names)
+    labels = f", {len(schema.target.labels):,} classes" if schema.target.labels else ""
+    return [
+        ("data", f"{planned.name}: {sizes}"),
+        ("target", f"{target}: {schema.target.task}{labels} ({schema.target.reason})"),
+        ("network", f"{widths} {config.activation}, {planned.parameters:,} parameters, {config.loss}"),
+        (
+            "training",
+            f"{config.optimizer} lr {config.lr:g} {config.schedule} · batch {config.batch_size:,}"
+            f" · {length} · seed {config.seed}",
+        ),
+        ("device", f"{planned.choice.device.name}, {config.precision} ({planned.choice.reason})"),
+        ("run", str(planned.out)),
+    ]
+
+
+def _next_steps(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    run, ended = summary["run"], summary["ended"]
+    why = {"patience": ", no better one since", "stopped": ", stopped"}.get(ended, "")
+    kept = f"epoch {summary['best_epoch']:,} of {summary['epochs']:,}{why}"
+    return [
+        ("kept", f"{kept}, {view.duration(summary['seconds'])}"),
+        ("next", f"gpunet evaluate {run} DATA"),
+        ("", f"gpunet predict {run} DATA -o predictions.csv"),
+    ]
+
+
+def _option(each: "Field[Any]") -> Parameter:
+    """A setting as an option; its value is checked by the settings themselves."""
+    is_switch = each.type is bool
+    names = [flag(each.name), *([SHORT[each.name]] if each.name in SHORT else [])]
+    if is_switch:
+        names = [f"{flag(each.name)}/{flag('no_' + each.name)}"]
+    option = typer.Option(
+        *names,
+        help=each.metadata["help"],
+        rich_help_panel=each.metadata["panel"],
+        show_default=_default_text(each.default),
+        metavar=None if is_switch else _metavar(each.type),
+    )
+    kind = Annotated[Optional[bool if is_switch else str], option]
+    return Parameter(each.name, Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+
+
+def _default_text(default: Any) -> Any:
+    if default is None or default == ():
+        return False
+    return {True: "yes", False: "no"}.get(default, str(default)) if isinstance(default, bool) else str(default)
+
+
+def _metavar(kind: Any) -> str:
+    words = get_args(kind)
+    if words and all(isinstance(word, str) for word in words):
+        return "|".join(words)
+    text = str(kind)
+    if "tuple" in text:
+        return "A,B,…"
+    return "TEXT" if kind is str or "str" in text else "NUMBER"
+
+
+def _train_signature() -> Signature:
+    argument = typer.Argument(metavar="[DATA]", help="A file, a folder, or a built-in set.")
+    place = typer.Option("-o", "--out", help="The run directory; runs/<data>-<n> if not given.", rich_help_panel=OUTPUT)
+    file = typer.Option("--config", "-c", help="A TOML file of settings; flags win over it.", rich_help_panel=OUTPUT)
+    keyword = Parameter.KEYWORD_ONLY
+    return Signature(
+        [
+            Parameter("data", Parameter.POSITIONAL_OR_KEYWORD, default="lecture", annotation=Annotated[str, argument]),
+            *(_option(each) for each in fields(Config)),
+            Parameter("out", keyword, default=None, annotation=Annotated[Optional[Path], place]),
+            Parameter("config", keyword, default=None, annotation=Annotated[Optional[Path], file]),
+            Parameter("json", keyword, default=False, annotation=Json),
+            Parameter("quiet", keyword, default=False, annotation=Quiet),
+        ]
+    )
+
+
+def _with_signature(function: Callable[..., None]) -> Callable[..., None]:
+    function.__signature__ = _train_signature()  # type: ignore[attr-defined]
+    function.__annotations__ = {}
+    function.__doc__ = EXAMPLES["train"]
+    return function
+
+
+app.command(name="train")(_with_signature(train))

@@ -1,0 +1,295 @@
+"""One column's cells as numbers, booleans, dates or categories.
+
+The type of a text column is inferred here, by our rules and never by a library's. Refuses infinite
+values, and columns that are numbers or dates but for a few cells.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpunet.data.source import Source
+from gpunet.data.words import FALSE, MISSING, MISSING_NUMBER, NUMBER, TRUE, quoted
+from gpunet.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MOSTLY, ENOUGH = 0.98, 20  # from this share and number of good cells the rest are mistakes
+DAY = 86_400_000_000  # microseconds
+DATE = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d(:?\d\d)?)?)?$"
+NOUNS = {"numeric": "numbers", "boolean": "true or false", "date": "dates", "category": "text"}
+ABSENT, GOOD, BAD = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells of one column, by kind.
+
+    numeric, boolean, date: `values` (n,) float64, NaN where missing. A boolean is 1, 0, or -1 where
+    it is neither; a date is in days since 1970 with the time as a fraction, in UTC if it has a zone.
+    category: `values` (n,) int32 codes into `levels`, -1 where missing; a level that is `absent`
+    is a word for missing.
+    """
+
+    kind: str
+    values: np.ndarray
+    levels: tuple[str, ...] = ()
+    absent: np.ndarray | None = None
+    note: str | None = None
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Which cells hold nothing, (n,) bool."""
+        if self.absent is None:
+            return np.isnan(self.values)
+        return np.append(self.absent, True)[self.values]
+
+
+def read_cells(
+    source: Source, name: str, kind: str | None = None, rows: np.ndarray | None = None
+) -> Cells:
+    """The cells of a table's column.
+
+    With `kind` they must be of that kind; without, it is inferred from `rows` (None: from all).
+    Raises DataError with the first cell that does not fit.
+    """
+    from pyarrow import large_string, types
+
+    assert source.table is not None
+    column = source.table.column(name)
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+        kind = kind if is_text(column.type) else kind or "category"
+    if types.is_null(column.type):
+        return _empty(source.rows, kind)
+    if not is_text(column.type):
+        if kind != "category":
+            return _typed(source, name, column, kind)
+        column = column.cast(large_string())
+    if source.text and kind in (None, "numeric") and (plain := _plain_numbers(column)) is not None:
+        _check_finite(source, name, plain)
+        return Cells("numeric", plain, note=_leading_zeros(name, column))
+    texts = Texts(source, name, column)
+    return texts.inferred(rows) if kind is None else texts.of_kind(kind)
+
+
+def is_text(kind: "pa.DataType") -> bool:
+    """Whether an Arrow type is a string type."""
+    from pyarrow import types
+
+    view = getattr(types, "is_string_view", lambda _: False)(kind)
+    return types.is_string(kind) or types.is_large_string(kind) or view
+
+
+class Texts:
+    """A text column as its distinct texts, without the spaces around them, and codes into these."""
+
+    def __init__(self, source: Source, name: str, column: "pa.ChunkedArray") -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
+        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        texts = pc.utf8_trim_whitespace(encoded.dictionary)
+        if not texts.equals(encoded.dictionary):
+            again = texts.dictionary_encode()
+            texts = again.dictionary
+            codes = np.append(again.indices.to_numpy(), -1).astype(np.int32)[codes]
+        self.source, self.name, self.texts, self.codes = source, name, texts, codes
+
+    def inferred(self, rows: np.ndarray | None) -> Cells:
+        """As the first kind that all cells in `rows` are of; numbers only in text formats."""
+        held = self._held(self.codes if rows is None else self.codes[rows])
+        kinds = ("numeric", "boolean", "date") if self.source.text else ("boolean", "date")
+        for kind in kinds:
+            values, state = PARSERS[kind](self.texts)
+            here = set(state[held].tolist())
+            if GOOD in here and BAD not in here:
+                return self._of(kind, values, state)
+            if self.source.text and kind != "boolean":
+                self._check_mostly(kind, state)
+        return self.of_kind("category")
+
+    def of_kind(self, kind: str) -> Cells:
+        """As cells of one kind; any text is a category."""
+        if kind != "category":
+            return self._of(kind, *PARSERS[kind](self.texts))
+        levels = tuple(self.texts.to_pylist())
+        absent = np.array([self.source.text and level in MISSING for level in levels], bool)
+        return Cells("category", self.codes, levels, absent, self._decimal_comma())
+
+    def _of(self, kind: str, values: np.ndarray, state: np.ndarray) -> Cells:
+        if kind != "boolean" and BAD in state:
+            self._fail(kind, state, "")
+        values = np.append(values, np.nan)[self.codes]
+        _check_finite(self.source, self.name, values)
+        return Cells(kind, values)
+
+    def _held(self, codes: np.ndarray) -> np.ndarray:
+        return np.flatnonzero(np.bincount(codes[codes >= 0], minlength=len(self.texts)))
+
+    def _check_mostly(self, kind: str, state: np.ndarray) -> None:
+        counts = np.bincount(self.codes[self.codes >= 0], minlength=len(state))
+        good, bad = counts[state == GOOD].sum(), counts[state == BAD].sum()
+        if bad and good >= max(ENOUGH, MOSTLY * (good + bad)):
+            self._fail(kind, state, "correct them, or write NA where a value is missing")
+
+    def _fail(self, kind: str, state: np.ndarray, hint: str) -> None:
+        bad = np.flatnonzero(np.append(state == BAD, False)[self.codes])
+        text = self.texts[int(self.codes[bad[0]])].as_py()
+        raise DataError(
+            f"{self.name}: {len(bad):,} of {len(self.codes):,} values are not {NOUNS[kind]} "
+            f"({self.source.row(int(bad[0]))}: {quoted(text)})",
+            hint or None,
+        )
+
+    def _decimal_comma(self) -> str | None:
+        import pyarrow.compute as pc
+
+        if not self.source.text or len(self.texts) < 2:
+            return None
+        alike = pc.match_substring_regex(self.texts, r"^[+-]?\d+,\d+$")
+        if pc.sum(alike).as_py() < MOSTLY * len(self.texts):
+            return None
+        return f"{self.name}: numbers with a decimal comma were read as text; write 1.5, not 1,5"
+
+
+Parsed = tuple[np.ndarray, np.ndarray]  # for each distinct text: its value, and its state
+
+
+def _numbers(texts: "pa.Array") -> Parsed:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    absent = _within(texts, MISSING_NUMBER)
+    numbers = pc.if_else(pa.array(absent), pa.scalar(None, texts.type), texts)
+    bad = np.zeros(len(texts), bool)
+    try:
+        values = pc.cast(numbers, pa.float64())
+    except pa.ArrowInvalid:
+        alike = pc.match_substring_regex(texts, NUMBER)
+        values = pc.cast(pc.if_else(alike, texts, pa.scalar(None, texts.type)), pa.float64())
+        bad = ~absent & ~alike.to_numpy(zero_copy_only=False)
+    values = values.to_numpy(zero_copy_only=False).astype(float)
+    return values, np.where(bad, BAD, np.where(np.isnan(values), ABSENT, GOOD))
+
+
+def _booleans(texts: "pa.Array") -> Parsed:
+    import pyarrow.compute as pc
+
+    lower = pc.utf8_lower(texts)
+    yes, no, absent = _within(lower, TRUE), _within(lower, FALSE), _within(texts, MISSING)
+    values = np.select([yes, no, absent], [1.0, 0.0, np.nan], -1.0)
+    return values, np.select([yes | no, absent], [GOOD, ABSENT], BAD)
+
+
+def _dates(texts: "pa.Array") -> Parsed:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    absent = _within(texts, MISSING_NUMBER)
+    alike = pc.match_substring_regex(texts, DATE).to_numpy(zero_copy_only=False)
+    zoned = alike & pc.match_substring_regex(texts, r":.*(Z|[+-]\d\d(:?\d\d)?)$").to_numpy(
+        zero_copy_only=False
+    )
+    values = np.full(len(texts), np.nan)
+    short = pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1")
+    for chosen, zone in ((alike & ~zoned, None), (zoned, "UTC")):
+        which = np.flatnonzero(chosen)
+        if len(which):
+            values[which] = _days(short.take(pa.array(which)), zone)
+    return values, np.select([absent, np.isnan(values)], [ABSENT, BAD], GOOD)
+
+
+def _days(texts: "pa.Array", zone: str | None) -> np.ndarray:
+    """Days since 1970, NaN for days that no calendar has."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = pa.timestamp("us", zone)
+    try:
+        moments = pc.cast(texts, kind)
+    except pa.ArrowInvalid:
+        moments = pa.array([text if _is_day(text) else None for text in texts.to_pylist()])
+        moments = pc.cast(moments, kind)
+    return moments.cast(pa.int64()).to_numpy(zero_copy_only=False) / DAY
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text) is not None
+    except ValueError:
+        return False
+
+
+PARSERS: dict[str, Callable[["pa.Array"], Parsed]] = {
+    "numeric": _numbers,
+    "boolean": _booleans,
+    "date": _dates,
+}
+
+
+def _within(texts: "pa.Array", words: tuple[str, ...]) -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.is_in(texts, pa.array(words, texts.type)).to_numpy(zero_copy_only=False)
+
+
+def _plain_numbers(column: "pa.ChunkedArray") -> np.ndarray | None:
+    """A column without a missing or padded cell at the speed of one cast; else None."""
+    import pyarrow as pa
+
+    try:
+        return column.cast(pa.float64()).to_numpy()
+    except pa.ArrowInvalid:
+        return None
+
+
+def _leading_zeros(name: str, column: "pa.ChunkedArray") -> str | None:
+    import pyarrow.compute as pc
+
+    if not pc.any(pc.match_substring_regex(column, r"^0\d")).as_py():
+        return None
+    return f"{name}: numbers that begin with 0, as codes do, were read as numbers"
+
+
+def _typed(source: Source, name: str, column: "pa.ChunkedArray", kind: str | None) -> Cells:
+    """A column that came with a type: booleans, numbers, dates."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_date(column.type) or types.is_timestamp(column.type):
+        own = "date"
+        zone = getattr(column.type, "tz", None)
+        moments = column.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
+        values = moments.cast(pa.float64(), safe=False).to_numpy() / DAY
+    else:
+        own = "boolean" if types.is_boolean(column.type) else "numeric"
+        values = column.cast(pa.float64(), safe=False).to_numpy()
+        _check_finite(source, name, values)
+    kind = kind or own
+    if (kind == "date") != (own == "date"):
+        raise DataError(f"{name}: wanted {NOUNS[kind]}; the column holds {NOUNS[own]}")
+    if kind == "boolean":
+        values = np.where(np.isnan(values) | (values == 0) | (values == 1), values, -1.0)
+    return Cells(kind, values)
+
+
+def _empty(rows: int, kind: str | None) -> Cells:
+    if kind in (None, "category"):
+        return Cells("category", np.full(rows, -1, np.int32), (), np.zeros(0, bool))
+    return Cells(kind, np.full(rows, np.nan))
+
+
+def _check_finite(source: Source, name: str, values: np.ndarray) -> None:
+    infinite = np.flatnonzero(np.isinf(values))
+    if len(infinite):
+        raise DataError(
+            f"{name}: {len(infinite):,} of {len(values):,} values are infinite or too large for "
+            f"a number ({source.row(int(infinite[0]))})"
+        )

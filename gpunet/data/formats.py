@@ -1,0 +1,173 @@
+"""Whatever was named, read: a built-in set, a file of any known format, or an object in memory.
+
+A file's format is told by its content first and by its name second. Refuses pickles and everything
+else that could run code.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunet.data.arrays import from_arrays, is_idx, read_idx, read_idx_folder, read_npy, read_npz
+from gpunet.data.builtin import BUILTIN, builtin
+from gpunet.data.delimited import read_delimited
+from gpunet.data.files import Bytes, load
+from gpunet.data.jsonl import read_jsonl
+from gpunet.data.parquet import from_table, read_parquet
+from gpunet.data.source import Source
+from gpunet.data.words import closest
+from gpunet.errors import DataError, InputMissing, UsageError
+
+STRANGERS = {
+    b"\x89HDF": "an HDF5 file",
+    b"SQLite format 3": "an SQLite database",
+    b"ARROW1": "a Feather file",
+    b"PARE": "an encrypted Parquet file",
+    b"%PDF": "a PDF",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"BZh": "packed with bzip2",
+    b"\xfd7zXZ": "packed with xz",
+    b"\x28\xb5\x2f\xfd": "packed with zstd",
+    b"\x1f\x8b": "packed with gzip twice",
+    b"\x80\x02": "a pickle",
+    b"\x80\x03": "a pickle",
+    b"\x80\x04": "a pickle",
+    b"\x80\x05": "a pickle",
+}
+BINARY = {".parquet": "Parquet", ".npz": "NPZ", ".npy": "NPY"}
+IDX_FILE = re.compile(r"idx\d-ubyte(\.gz)?$")
+JSON_NAMES = (".jsonl", ".ndjson", ".json")
+WANTED = "wanted CSV, TSV, JSON lines, Parquet, NPZ, NPY or IDX"
+
+
+def read(data: object, *, delimiter: str | None = None, header: bool = True) -> Source:
+    """A Source from a name, a path, or an object.
+
+    A str or Path names a built-in set (`penguins`; `./penguins` is a file), a file, a folder with
+    MNIST's files, or standard input (`-`). Objects: a Source, anything with `__arrow_c_stream__`
+    (pyarrow, pandas, polars), a dict of columns, an array x, a tuple (x, y) of arrays.
+    `delimiter` and `header` are for CSV alone.
+    """
+    if isinstance(data, (str, Path)):
+        return _read_path(data, delimiter, header)
+    if delimiter is not None or not header:
+        raise UsageError("a delimiter and a header are for CSV files")
+    if isinstance(data, Source):
+        return data
+    if hasattr(data, "__arrow_c_stream__"):
+        return _read_stream(data)
+    if isinstance(data, Mapping):
+        return _read_columns(data)
+    if isinstance(data, tuple):
+        if len(data) != 2:
+            raise TypeError(f"a tuple of {len(data)}; wanted (x, y)")
+        return from_arrays("data", *map(_array, data))
+    return from_arrays("data", _array(data))
+
+
+def _read_path(path: str | Path, delimiter: str | None, header: bool) -> Source:
+    text = os.fspath(path)
+    plain = delimiter is None and header
+    if isinstance(path, str) and path in BUILTIN:
+        _only_csv(plain, f"{path}: a built-in set")
+        return builtin(path)
+    if text != "-" and os.path.isdir(text):
+        _only_csv(plain, f"{text}: a folder")
+        return read_idx_folder(text, Path(text).resolve().name or "data")
+    try:
+        content = load(text)
+    except InputMissing as error:
+        near = error.hint or closest(text, list(BUILTIN))
+        raise InputMissing(error.message, near) from None
+    return _read_content(content, text, delimiter, header)
+
+
+def _read_content(content: Bytes, path: str, delimiter: str | None, header: bool) -> Source:
+    name, suffix = ("stdin", "") if path == "-" else _name(path)
+    plain = delimiter is None and header
+    if content[:4] == b"PAR1":
+        _only_csv(plain, f"{path}: a Parquet file")
+        return read_parquet(content, name)
+    if content[:2] == b"PK" and content[2:4] in (b"\3\4", b"\5\6"):
+        _only_csv(plain, f"{path}: an NPZ file")
+        return read_npz(content, name)
+    if content[:6] == b"\x93NUMPY":
+        _only_csv(plain, f"{path}: an NPY file")
+        return read_npy(content, name)
+    if is_idx(content):
+        _only_csv(plain, f"{path}: an IDX file")
+        return read_idx(content, name)
+    _no_stranger(content, path, suffix)
+    if suffix in JSON_NAMES or (suffix == "" and content.lstrip()[:1] == b"{"):
+        _only_csv(plain, f"{path}: JSON lines")
+        if content.lstrip()[:1] == b"[":
+            raise DataError(f"{path}: a JSON array", "wanted JSON lines: one object a line")
+        return read_jsonl(content, name)
+    return read_delimited(content, name, delimiter, header)
+
+
+def _only_csv(plain: bool, what: str) -> None:
+    if not plain:
+        raise UsageError(f"{what} takes no delimiter and has no header", "leave those options out")
+
+
+def _no_stranger(content: Bytes, path: str, suffix: str) -> None:
+    for magic, what in STRANGERS.items():
+        if content.startswith(magic):
+            raise DataError(f"{path}: {what}", WANTED)
+    if suffix in BINARY:
+        raise DataError(f"{path}: the content is not {BINARY[suffix]}")
+    if IDX_FILE.search(path) or content.startswith(b"\0"):
+        raise DataError(f"{path}: binary data of no known kind", WANTED)
+
+
+def _name(path: str) -> tuple[str, str]:
+    """The name of a run made from a file, and the file's ending, without .gz."""
+    file = Path(path).name
+    bare = Path(file[:-3]) if file.casefold().endswith(".gz") else Path(file)
+    return bare.stem or "data", bare.suffix.casefold()
+
+
+def _read_stream(data: object) -> Source:
+    import pyarrow as pa
+
+    try:
+        table = data if isinstance(data, pa.Table) else pa.table(data)
+        table.validate(full=True)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise DataError(f"data: not a table of plain columns ({error})") from None
+    return from_table(table, "data")
+
+
+def _read_columns(data: Mapping) -> Source:
+    import pyarrow as pa
+
+    columns = {}
+    for name, values in data.items():
+        try:
+            columns[str(name)] = pa.array(_host(values), from_pandas=True)
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            raise DataError(f"{name}: not one type throughout ({error})") from None
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name} {length:,}" for name, length in list(lengths.items())[:10])
+        raise DataError(f"data: columns of different lengths: {shown}")
+    return from_table(pa.table(columns), "data")
+
+
+def _array(data: object) -> np.ndarray:
+    data = _host(data)
+    if hasattr(data, "__dlpack__") and not hasattr(data, "__array__"):
+        return np.from_dlpack(data)
+    if hasattr(data, "__array__") or isinstance(data, list):
+        return np.asarray(data)
+    raise TypeError(f"cannot read data from {type(data).__name__}")
+
+
+def _host(data: Any) -> Any:
+    """An array in device memory comes to the host by its own `get`, as CuPy's do."""
+    return data.get() if hasattr(data, "get") and hasattr(data, "__dlpack__") else data

@@ -1,0 +1,106 @@
+"""JSON lines: one object a line, as a typed table. Refuses nested values and columns of mixed type."""
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpunet.data.files import Bytes, check_text, size, text_budget
+from gpunet.data.source import Source, check_names
+from gpunet.data.words import quoted
+from gpunet.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KINDS = {bool: "true or false", int: "a number", float: "a number", str: "text"}
+
+
+def read_jsonl(data: Bytes, name: str) -> Source:
+    """A typed table; a key that a line lacks is a missing value there, and so is NaN."""
+    if len(data) > text_budget() // 4:
+        raise DataError(
+            f"{name}: {size(len(data))} of JSON, more than this machine's memory can hold as a "
+            f"table ({size(text_budget() // 4)})",
+            "use Parquet",
+        )
+    check_text(data, name)
+    rows, lines = [], []
+    for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):
+        if line and not line.isspace():
+            rows.append(_row(line, number, name))
+            lines.append(number)
+    if not rows:
+        raise DataError(f"{name}: no rows, the file is empty")
+    return Source(name, _table(rows, lines, name), lines=np.array(lines))
+
+
+def _row(line: str, number: int, name: str) -> dict[str, object]:
+    try:
+        row = json.loads(line, object_pairs_hook=_object)
+    except _Repeated as error:
+        raise DataError(f"{name}: line {number:,} has the key {error} twice") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{name}: line {number:,} is not a JSON object on one line ({error})"
+        ) from None
+    if not isinstance(row, dict):
+        raise DataError(f"{name}: line {number:,} holds {quoted(line)}; wanted a JSON object")
+    return row
+
+
+class _Repeated(Exception):
+    pass
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Repeated(quoted(next(key for key in keys if keys.count(key) > 1)))
+    return row
+
+
+def _table(rows: list[dict[str, object]], lines: list[int], name: str) -> "pa.Table":
+    import pyarrow as pa
+
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    if not names:
+        raise DataError(f"{name}: the objects are empty")
+    check_names(names, name)
+    try:
+        return pa.table({key: _column(key, [row.get(key) for row in rows], lines) for key in names})
+    except UnicodeError as error:
+        raise DataError(f"{name}: half of a surrogate pair in the text ({error.reason})") from None
+
+
+def _column(key: str, values: list[object], lines: list[int]) -> "pa.Array":
+    import pyarrow as pa
+
+    types = set(map(type, values)) - {type(None)}
+    kinds = {KINDS.get(kind) for kind in types}
+    if len(kinds) > 1 or None in kinds:
+        odd = _odd(values)
+        raise DataError(
+            f"{key}: not one type throughout (line {lines[odd]:,}: {quoted(values[odd])})"
+            if None not in kinds
+            else f"{key}: wanted numbers, text, true or false, null "
+            f"(line {lines[odd]:,}: {quoted(json.dumps(values[odd]))})"
+        )
+    try:
+        kind = pa.float64() if float in types else None
+        return pa.array(values, kind, from_pandas=True)
+    except (pa.ArrowException, OverflowError):
+        return pa.array([None if v is None else float(v) for v in values])  # type: ignore[arg-type]
+
+
+def _odd(values: list[object]) -> int:
+    """The first value that is not of the commonest kind."""
+    kinds = [KINDS.get(type(value)) for value in values if value is not None]
+    if None in kinds:
+        nested = (i for i, v in enumerate(values) if v is not None and type(v) not in KINDS)
+        return next(nested)
+    common = max(sorted(set(kinds)), key=kinds.count)  # type: ignore[type-var]
+    return next(
+        i for i, v in enumerate(values) if v is not None and KINDS.get(type(v)) != common
+    )

@@ -1,0 +1,315 @@
+"""What is predicted: the task that the target's values suggest, their labels and their numbers.
+
+Refuses targets with gaps, with a single value, and with labels that training never saw.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpunet.data.arrays import check_finite
+from gpunet.data.cells import is_text, read_cells
+from gpunet.data.columns import moments
+from gpunet.data.source import Source
+from gpunet.data.words import MISSING, counted, is_number, listed, quoted
+from gpunet.errors import DataError, UsageError
+
+TASKS = ("regression", "binary", "multiclass", "multilabel")
+FEW = 20  # whole numbers with no more different values than this are taken for classes
+EXACT = 2.0**53  # above it float64 skips whole numbers
+
+Label = str | int | bool
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a network predicts.
+
+    `labels` are the classes as the training file spells them, () for regression and multilabel;
+    `mean` and `std` standardise regression, one of each a target, 0 and 1 when that is off;
+    `reason` says in words why this task was chosen.
+    """
+
+    names: tuple[str, ...]
+    task: str
+    labels: tuple[Label, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One target's values: codes (n,) into sorted labels, -1 where missing, and numbers (n,).
+
+    Text has no numbers, fractions have no labels. kind: text, boolean, whole or real.
+    """
+
+    name: str
+    kind: str
+    codes: np.ndarray
+    labels: tuple[Label, ...]
+    numbers: np.ndarray | None
+
+    @property
+    def missing(self) -> np.ndarray:
+        return self.codes < 0
+
+    def take(self, rows: np.ndarray) -> "Answer":
+        numbers = None if self.numbers is None else self.numbers[rows]
+        return replace(self, codes=self.codes[rows], numbers=numbers)
+
+    def shown(self, row: int) -> str:
+        if self.labels:
+            return quoted(self.labels[self.codes[row]])
+        assert self.numbers is not None
+        return quoted(self.numbers[row])
+
+
+def read_answers(source: Source, names: tuple[str, ...]) -> tuple[Answer, ...]:
+    """The named columns of a table, or all of an array y."""
+    if source.table is not None:
+        return tuple(_from_column(source, name) for name in names)
+    if source.y is None:
+        raise DataError(f"{source.name}: no targets; wanted an array y beside x")
+    y = source.y[:, None] if source.y.ndim == 1 else source.y
+    if y.shape[1] != len(names):
+        raise DataError(
+            f"{source.name}: y has {counted(y.shape[1], 'column')}; wanted {len(names):,}"
+        )
+    check_finite(f"{source.name}: y", y, missing=True)
+    return tuple(_from_array(name, y[:, i]) for i, name in enumerate(names))
+
+
+def _from_column(source: Source, name: str) -> Answer:
+    assert source.table is not None
+    column = source.table.column(name)
+    cells = read_cells(source, name)
+    if cells.kind == "date":
+        raise DataError(f"{name}: holds dates; a target is numbers or classes")
+    if is_text(column.type):
+        return _from_text(name, column, cells.kind, cells.values)
+    if cells.kind == "category":
+        return _from_text(name, column.cast("large_string"), "category", cells.values)
+    whole = str(column.type).strip("u").startswith("int")
+    kind = "boolean" if cells.kind == "boolean" else "whole" if whole else "real"
+    return _numbered(name, kind, cells.values)
+
+
+def _from_text(name: str, column: object, kind: str, values: np.ndarray) -> Answer:
+    """Labels are texts as the file spells them; of several spellings of a number, the first."""
+    if kind == "numeric":
+        answer = _numbered(name, "whole", values)
+        if not answer.labels:
+            return replace(answer, kind="real")
+        _, first = np.unique(answer.codes[~answer.missing], return_index=True)
+        rows = np.flatnonzero(~answer.missing)[first]
+        return replace(answer, labels=tuple(column.take(rows).to_pylist()))  # type: ignore[attr-defined]
+    encoded = column.combine_chunks().dictionary_encode()  # type: ignore[attr-defined]
+    texts = encoded.dictionary.to_pylist()
+    kept = sorted(i for i, text in enumerate(texts) if text.strip() not in MISSING)
+    kept.sort(key=lambda i: texts[i])
+    place = np.full(len(texts) + 1, -1)
+    place[kept] = np.arange(len(kept))
+    codes = place[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    numbers = values if kind == "boolean" else None
+    return Answer(name, "text", codes, tuple(texts[i] for i in kept), numbers)
+
+
+def _from_array(name: str, values: np.ndarray) -> Answer:
+    if values.dtype.kind == "U":
+        labels, codes = np.unique(values, return_inverse=True)
+        return Answer(name, "text", codes, tuple(labels.tolist()), None)
+    kind = {"f": "real", "b": "boolean"}.get(values.dtype.kind, "whole")
+    return _numbered(name, kind, values.astype(np.float64))
+
+
+def _numbered(name: str, kind: str, values: np.ndarray) -> Answer:
+    gone = np.isnan(values)
+    known = values[~gone]
+    codes = np.where(gone, -1, 0)
+    if np.any(known % 1) or np.any(np.abs(known) >= EXACT):
+        return Answer(name, "real", codes, (), values)
+    labels, codes[~gone] = np.unique(known, return_inverse=True)
+    spell = bool if kind == "boolean" else int
+    return Answer(name, kind, codes, tuple(spell(label) for label in labels.tolist()), values)
+
+
+def check_present(source: Source, answers: tuple[Answer, ...]) -> None:
+    """Raise DataError when any value is missing."""
+    for answer in answers:
+        gone = np.flatnonzero(answer.missing)
+        if len(gone) == len(answer.codes):
+            raise DataError(f"{answer.name}: no value in any row; nothing to learn from")
+        if len(gone):
+            raise DataError(
+                f"{answer.name}: {len(gone):,} of {len(answer.codes):,} values of the target are "
+                f"missing ({source.row(int(gone[0]))})",
+                "leave those rows out with --drop-missing-target",
+            )
+
+
+def choose_task(answers: tuple[Answer, ...], task: str, arrays: bool) -> tuple[str, str]:
+    """The task and why: `task` itself if the values allow it, for `auto` what they suggest."""
+    if task not in ("auto", *TASKS):
+        raise UsageError(f"task {task}: wanted {listed(('auto', *TASKS))}")
+    if task == "auto":
+        task, reason = _several(answers) if len(answers) > 1 else _single(answers[0], arrays)
+    else:
+        reason = "as asked"
+    _check_task(answers, task)
+    return task, reason
+
+
+def _several(answers: tuple[Answer, ...]) -> tuple[str, str]:
+    if all(map(_is_binary, answers)):
+        return "multilabel", f"{len(answers)} targets of 0 and 1"
+    return "regression", f"{len(answers)} targets of numbers"
+
+
+def _single(answer: Answer, arrays: bool) -> tuple[str, str]:
+    used, counts = np.unique(answer.codes, return_counts=True)
+    classes = "binary" if len(used) == 2 else "multiclass"
+    if answer.kind in ("text", "boolean"):
+        if len(used) > max(FEW, len(answer.codes) // 2):
+            raise DataError(
+                f"{answer.name}: {len(used):,} different texts in {len(answer.codes):,} rows are "
+                "too many for classes",
+                "choose another target",
+            )
+        noun = "text" if answer.kind == "text" else "true or false"
+        return classes, f"{noun} with {counted(len(used), 'different value')}"
+    if answer.kind == "real":
+        return "regression", "numbers with fractions" if not answer.labels else "decimal numbers"
+    numbers = [int(answer.labels[code]) for code in used.tolist()]
+    reason = f"whole numbers with {counted(len(used), 'different value')}"
+    coded = numbers == list(range(len(used))) and len(used) <= 100
+    if len(used) <= FEW and (arrays or counts.min() >= 2):
+        return classes, reason
+    if coded and len(answer.codes) >= 10 * len(used):
+        return classes, reason
+    if arrays and len(used) <= min(1000, len(answer.codes) // 2):
+        return classes, reason
+    return "regression", reason
+
+
+def _check_task(answers: tuple[Answer, ...], task: str) -> None:
+    names = listed(answer.name for answer in answers)
+    if task in ("binary", "multiclass") and len(answers) > 1:
+        raise UsageError(f"{task} takes one target, not {len(answers):,} ({names})")
+    for answer in answers:
+        if task == "regression" and answer.kind == "text":
+            raise DataError(
+                f"{answer.name}: holds text ({answer.shown(0)}); regression wants numbers"
+            )
+        if task == "multilabel" and not _is_binary(answer):
+            raise DataError(f"{answer.name}: multilabel wants 0 and 1 in every target")
+        if task in ("binary", "multiclass") and not answer.labels:
+            raise DataError(f"{answer.name}: holds numbers with fractions; {task} wants classes")
+    if all(_is_constant(answer) for answer in answers):
+        raise DataError(
+            f"{names}: the same value in every row ({answers[0].shown(0)}); nothing to learn from"
+        )
+    classes = len(np.unique(answers[0].codes))
+    if task == "binary" and classes != 2:
+        raise DataError(f"{names}: {classes:,} classes; binary wants 2")
+
+
+def _is_binary(answer: Answer) -> bool:
+    return answer.numbers is not None and bool(np.isin(answer.numbers, (0.0, 1.0)).all())
+
+
+def _is_constant(answer: Answer) -> bool:
+    values = answer.codes if answer.labels else answer.numbers
+    assert values is not None
+    return bool((values == values[0]).all())
+
+
+def fit_target(
+    answers: tuple[Answer, ...],
+    seen: np.ndarray,
+    train: np.ndarray,
+    task: str,
+    reason: str,
+    standardise: bool,
+) -> Target:
+    """A target with the labels of the rows `seen` and the moments of the rows `train`."""
+    labels: tuple[Label, ...] = ()
+    mean, std = (0.0,) * len(answers), (1.0,) * len(answers)
+    if task in ("binary", "multiclass"):
+        used = np.unique(answers[0].codes[seen])
+        labels = tuple(answers[0].labels[code] for code in used.tolist())
+    if task == "regression" and standardise:
+        numbers = [answer.numbers[train] for answer in answers if answer.numbers is not None]
+        mean, std = zip(*map(moments, numbers), strict=True)
+        std = tuple(value or 1.0 for value in std)
+    return Target(tuple(answer.name for answer in answers), task, labels, mean, std, reason)
+
+
+def encode_answers(
+    target: Target, source: Source, answers: tuple[Answer, ...], dtype: np.dtype
+) -> np.ndarray:
+    """y as networks take it.
+
+    multiclass int32 codes (n,); binary float32 (n, 1) and multilabel (n, k) of 0 and 1;
+    regression (n, k) of `dtype`, standardised. Raises DataError for what training never saw.
+    """
+    if target.task in ("binary", "multiclass"):
+        codes = _class_codes(target, source, answers[0])
+        return codes if target.task == "multiclass" else codes[:, None].astype(np.float32)
+    for answer in answers:
+        if answer.numbers is None:
+            raise DataError(
+                f"{answer.name}: holds text ({source.row(0)}: {answer.shown(0)}); wanted numbers"
+            )
+        if target.task == "multilabel" and not _is_binary(answer):
+            raise DataError(f"{answer.name}: wanted 0 and 1 alone")
+    values = np.stack([answer.numbers for answer in answers], axis=1)  # type: ignore[misc]
+    if target.task == "multilabel":
+        return values.astype(np.float32)
+    return ((values - target.mean) / target.std).astype(dtype)
+
+
+def decode_values(target: Target, output: np.ndarray) -> np.ndarray:
+    """Regression outputs (n, k) in the target's own units, float64."""
+    if target.task != "regression":
+        raise ValueError(f"{target.task} outputs have no units")
+    return np.asarray(output, np.float64) * target.std + target.mean
+
+
+def _class_codes(target: Target, source: Source, answer: Answer) -> np.ndarray:
+    if not answer.labels:
+        raise DataError(
+            f"{answer.name}: holds numbers with fractions; wanted the classes "
+            f"{listed(target.labels)}"
+        )
+    codes = _places(answer.labels, target.labels)[answer.codes]
+    unknown = np.flatnonzero(codes < 0)
+    if len(unknown):
+        raise DataError(
+            f"{answer.name}: {len(unknown):,} of {len(codes):,} values are none of the classes "
+            f"{listed(target.labels)} ({source.row(int(unknown[0]))}: "
+            f"{answer.shown(int(unknown[0]))})"
+        )
+    return codes
+
+
+def _places(own: tuple[Label, ...], wanted: tuple[Label, ...]) -> np.ndarray:
+    """Where each label stands among those wanted, -1 if nowhere: 1, "1" and "1.0" are one number,
+    True and "true" one truth."""
+    numeric = all(map(_is_numeric, wanted))
+    truths = any(isinstance(label, bool) for label in (*own, *wanted))
+
+    def key(label: Label) -> object:
+        if numeric and _is_numeric(label):
+            return float(label)
+        return str(label).casefold() if truths else str(label)
+
+    places = {key(label): place for place, label in enumerate(wanted)}
+    return np.array([places.get(key(label), -1) for label in own] + [-1], np.int32)
+
+
+def _is_numeric(label: Label) -> bool:
+    if isinstance(label, str):
+        return is_number(label.strip())
+    return not isinstance(label, bool)

@@ -1,0 +1,55 @@
+"""The words of the table room: what stands for missing, true and false, and how names and values
+are quoted in messages. Refuses to print and to escape: messages carry data as it stands.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+MISSING = ("", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None")
+# Categories may well be called "?" or "-", so these two are missing only among numbers and dates.
+MISSING_NUMBER = (*MISSING, "?", "-")
+TRUE = ("true", "yes", "t", "y")
+FALSE = ("false", "no", "f", "n")
+
+NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_number = re.compile(NUMBER, re.ASCII)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a plain decimal number: no hexadecimal, no underscores, no padding."""
+    return _number.match(text) is not None
+
+
+def quoted(value: object) -> str:
+    """A value for a message, at most 40 characters of it."""
+    text = str(value)
+    return f'"{text}"' if len(text) <= 40 else f'"{text[:37]}…"'
+
+
+def listed(names: Iterable[object], most: int = 10) -> str:
+    """Names with commas; past `most` only their number."""
+    names = [str(name) for name in names]
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most:,} more"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `1,204 rows`; nouns that take -ies or -es do so."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("y"):
+        return f"{number:,} {noun[:-1]}ies"
+    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def closest(name: str, names: Sequence[str]) -> str | None:
+    """The hint `did you mean "price"?`, or None when no name comes near."""
+    if len(names) > 2000:
+        names = [other for other in names if abs(len(other) - len(name)) <= 2]
+    folded = {other.casefold(): other for other in reversed(names)}
+    near = get_close_matches(name.casefold(), list(folded), n=2, cutoff=0.6)
+    if not near:
+        return None
+    return f"did you mean {' or '.join(quoted(folded[word]) for word in near)}?"

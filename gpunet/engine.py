@@ -1,0 +1,581 @@
+"""From a graph to a launch list: kernels and matrix products bound to planned memory, run in order.
+
+Lowering walks the graph once, forward and backward, and writes down launches over slots. The slots
+get places in one arena by the span in which each is alive; parameters, gradients and optimiser
+state lie in flat vectors. After that a step is the list, run: nothing is allocated, and every
+number that changes from step to step is read from device memory.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+
+from gpunet import gates, kernels
+from gpunet.device import Array, Device
+from gpunet.graph import Graph, Node
+from gpunet.kernels.slots import (
+    BETA1,
+    BETA2,
+    CLIP,
+    DECAY,
+    EPSILON,
+    FAULT,
+    LIMIT,
+    ROWS,
+    SCALE,
+    START,
+    STEP,
+    VALID,
+)
+from gpunet.model import Network
+from gpunet.optim import Optimizer
+from gpunet.random import Purpose
+
+ALIGNMENT = 256
+Mode = Literal["train", "evaluate"]
+
+
+@dataclass(eq=False)
+class Slot:
+    """A place for one array: in the arena, or `array` when it lives outside it.
+
+    Has the attributes of an array that kernels' size rules look at.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    array: Array = None
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * np.dtype(self.dtype).itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One entry of the list: what runs, on which slots, and which of them it writes."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    writes: tuple[Slot, ...]
+    bind: Callable[..., Callable[[], None]]
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return tuple(a for a in self.arguments if isinstance(a, Slot))
+
+    @property
+    def reads(self) -> tuple[Slot, ...]:
+        return tuple(slot for slot in self.slots if slot not in self.writes)
+
+
+@dataclass
+class Store:
+    """A network's parameters on a device, flat: values, gradient, optimiser state.
+
+    Matrices come first, since weight decay is for them alone. `statistics` are the running
+    figures of batch norms. Both layouts are by name, so what is saved does not depend on order.
+    """
+
+    device: Device
+    values: Array
+    gradient: Array
+    state: tuple[Array, ...]
+    views: dict[str, tuple[slice, tuple[int, ...]]]
+    statistics: dict[str, Array]
+    starts: Array
+    decays: Array
+
+    @property
+    def rates(self) -> Array:
+        return self.device.xp.ones_like(self.decays)
+
+    def slot(self, name: str, of: Literal["values", "gradient"] = "values") -> Slot:
+        where, shape = self.views[name]
+        array = getattr(self, of)[where].reshape(shape)
+        return Slot(f"{name}" if of == "values" else f"{name}.grad", shape, str(array.dtype), array)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Copies on the host, by name."""
+        values = self.device.to_host(self.values)
+        found = {name: values[at].reshape(shape).copy() for name, (at, shape) in self.views.items()}
+        kept = {name: self.device.to_host(a).copy() for name, a in self.statistics.items()}
+        return {**found, **kept}
+
+
+def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store:
+    """The flat vectors of a network, with its present values and `slots` zeroed state vectors."""
+    nodes = sorted(network.graph.parameters.values(), key=lambda node: node.value.ndim < 2)
+    sizes = [node.value.size for node in nodes]
+    ends = np.cumsum([0, *sizes]).tolist()
+    decayed = sum(size for node, size in zip(nodes, sizes) if node.value.ndim >= 2)
+    flat = [np.ravel(node.value) for node in nodes] or [np.zeros(0)]
+    values = device.asarray(np.concatenate(flat).astype(dtype))
+    bounds = sorted({0, decayed, ends[-1]})
+    return Store(
+        device,
+        values,
+        device.zeros(values.shape, dtype),
+        tuple(device.zeros(values.shape, dtype) for _ in range(slots)),
+        {
+            node.name: (slice(start, end), node.value.shape)
+            for node, start, end in zip(nodes, ends, ends[1:])
+        },
+        {name: device.asarray(a.astype(dtype)) for name, a in network.statistics.items()},
+        device.asarray(bounds, np.int64),
+        device.asarray([1.0 if start < decayed else 0.0 for start in bounds[:-1]], np.float64),
+    )
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Rows on a device, in their own dtype, and the order in which they are taken.
+
+    x (N, d); y as the loss wants it, or None; scale and shift (d,) of the gather; order (N,)
+    int32, or None for as they lie.
+    """
+
+    x: Array
+    y: Array | None = None
+    scale: Array | None = None
+    shift: Array | None = None
+    order: Array | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(self.x)
+
+
+@dataclass
+class LaunchList:
+    """A bound launch list: run it, one step at a time, over a feed.
+
+    `clock` and `hyper` are the device's own scalars (kernels/slots.py); `totals` holds the last
+    loss, and adds up row losses, right rows and rows until someone zeroes it.
+    """
+
+    launches: list[Launch]
+    calls: list[Callable[[], None]]
+    device: Device
+    feed: Feed
+    batch: int
+    clock: Array
+    hyper: Array
+    totals: Array
+    prediction: Slot
+    arena_bytes: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of one pass over the feed."""
+        return -(-self.feed.rows // self.batch)
+
+    def rewind(self) -> None:
+        """Start a new pass: the next step takes the feed's first rows."""
+        self.clock[START] = -self.batch
+        self.clock[ROWS] = self.feed.rows
+
+    def run(self, steps: int = 1) -> None:
+        """Run the list `steps` times."""
+        with np.errstate(all="ignore"):
+            for _ in range(steps):
+                for call in self.calls:
+                    call()
+
+    def evaluate(self) -> tuple[np.ndarray, float]:
+        """The prediction (N, k) for every row of the feed, and the mean of the rows' losses
+        (0 for a feed without targets), on the host."""
+        self.rewind()
+        self.totals[...] = 0
+        found = np.empty((self.feed.rows, *self.prediction.shape[1:]), self.prediction.dtype)
+        for start in range(0, self.feed.rows, self.batch):
+            self.run()
+            part = found[start : start + self.batch]
+            part[...] = self.device.to_host(self.prediction.array)[: len(part)]
+        totals = self.device.to_host(self.totals)
+        return found, float(totals[1] / max(1.0, totals[3]))
+
+    @property
+    def step(self) -> int:
+        return int(self.clock[STEP])
+
+    @property
+    def fault(self) -> int:
+        """0, or why updates have stopped: 1 loss, 2 gradient, 4 weight, added up."""
+        return int(self.clock[FAULT])
+
+
+def lower(
+    network: Network,
+    feed: Feed,
+    store: Store,
+    batch: int,
+    mode: Mode,
+    *,
+    optimizer: Optimizer | None = None,
+    schedule: np.ndarray | None = None,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    seed: int = 0,
+) -> LaunchList:
+    """The launch list of one step of `batch` rows; `train` wants an optimiser and a schedule."""
+    device, dtype = store.device, str(store.values.dtype)
+    work = _Lowering(network.graph, feed, store, batch, mode == "train", dtype)
+    hyper, table = np.zeros(16), np.zeros(2) if schedule is None else schedule
+    hyper[[DECAY, CLIP, SCALE, LIMIT]] = weight_decay, 1.0, 1.0, clip_norm or 0.0
+    if optimizer is not None:
+        hyper[[BETA1, BETA2, EPSILON]] = optimizer.beta1, optimizer.beta2, optimizer.epsilon
+    work.hyper.array = device.asarray(hyper)
+    work.table = work.outside("schedule", device.asarray(table))
+    work.key = work.outside("key", device.asarray([seed, Purpose.DROPOUT], np.uint64))
+    work.open()
+    for node in network.graph.nodes:
+        work.forward(node, stop_at=network.prediction if feed.y is None else None)
+    if optimizer is not None:
+        for node in reversed(network.graph.nodes):
+            work.backward(node)
+        work.update(optimizer, clip=clip_norm is not None)
+    return work.bind(network.prediction)
+
+
+class _Lowering:
+    """The walk: what is emitted so far, and where each node's value and gradient lie."""
+
+    def __init__(
+        self, graph: Graph, feed: Feed, store: Store, batch: int, training: bool, dtype: str
+    ) -> None:
+        self.graph, self.feed, self.store = graph, feed, store
+        self.batch, self.training, self.dtype = batch, training, dtype
+        self.launches: list[Launch] = []
+        self.values: dict[Node, Slot] = {}
+        self.grads: dict[Node, Slot] = {}
+        self.biases: dict[Node, Slot] = {}
+        self.saved: dict[Node, tuple[Slot, ...]] = {}
+        self.closed = False
+        device = store.device
+        self.clock = self.outside("clock", device.zeros((8,), np.int64))
+        self.hyper = self.outside("hyper", device.zeros((16,), np.float64))
+        self.totals = self.outside("totals", device.zeros((4,), np.float64))
+        self.table = self.key = self.clock
+
+    def outside(self, name: str, array: Array) -> Slot:
+        """A slot for an array that lives outside the arena."""
+        return Slot(name, tuple(array.shape), str(array.dtype), array)
+
+    def slot(self, name: str, shape: Sequence[int], dtype: str | None = None) -> Slot:
+        return Slot(name, tuple(shape), dtype or self.dtype)
+
+    def launch(self, kernel: kernels.Kernel, *arguments: Any) -> None:
+        """Emit a kernel; scratch is added where it wants some."""
+        if kernel.work is not None:
+            size = max(1, kernel.work(*arguments))
+            arguments = (*arguments, self.slot(f"{kernel.name}.work", (size,)))
+        named = dict(zip(kernel.parameters, arguments))
+        writes = tuple(named[name] for name in kernel.outputs if isinstance(named[name], Slot))
+        scratch = (named["work"],) if kernel.work is not None else ()
+        self.launches.append(Launch(kernel.name, arguments, (*writes, *scratch), kernel.bind))
+
+    def product(self, a: Slot, b: Slot, out: Slot, flip_a: bool = False, flip_b: bool = False) -> None:
+        """Emit out = a @ b, with either transposed."""
+
+        def bind(device: Device, a: Array, b: Array, out: Array) -> Callable[[], None]:
+            left, right = (a.T if flip_a else a), (b.T if flip_b else b)
+            return partial(device.xp.matmul, left, right, out=out)
+
+        self.launches.append(Launch("gemm", (a, b, out), (out,), bind))
+
+    def open(self) -> None:
+        """Advance the clock, take the next rows."""
+        self.launch(kernels.update.tick, self.clock, self.hyper, self.table, self.batch)
+        feed, order = self.feed, self._given("order")
+        for name, node in self.graph.inputs.items():
+            if name == "x":
+                slot = self.slot("x", (self.batch, feed.x.shape[1]))
+                scale, shift = self._given("scale"), self._given("shift")
+                x = self.outside("data.x", feed.x)
+                self.launch(kernels.rows.gather, x, scale, shift, order, self.clock, slot)
+            elif feed.y is not None:
+                slot = self._target(self.outside("data.y", feed.y), order)
+            else:
+                continue
+            self.values[node] = slot
+
+    def _target(self, y: Slot, order: Slot | None) -> Slot:
+        slot = self.slot("target", (self.batch, *y.shape[1:]), "int32" if y.ndim == 1 else None)
+        if y.ndim == 1:
+            self.launch(kernels.rows.gather_labels, y, order, self.clock, slot)
+        else:
+            self.launch(kernels.rows.gather, y, None, None, order, self.clock, slot)
+        return slot
+
+    def _given(self, name: str) -> Slot | None:
+        array = getattr(self.feed, name)
+        return None if array is None else self.outside(f"data.{name}", array)
+
+    def forward(self, node: Node, stop_at: Node | None) -> None:
+        """Emit a node's value; nothing after `stop_at` is emitted."""
+        if node.kind == "parameter":
+            self.values[node] = self.store.slot(node.name)
+        elif node.gate is not None and not self.closed:
+            _FORWARD[_kind(node)](self, node)
+            self.closed = node is stop_at
+
+    def backward(self, node: Node) -> None:
+        """Emit the gradients of a node's inputs, from its own."""
+        if node.gate is not None and (node in self.grads or isinstance(node.gate, gates.Loss)):
+            _BACKWARD[_kind(node)](self, node)
+
+    def users(self, node: Node) -> list[Node]:
+        return [other for other in self.graph.nodes if node in other.inputs]
+
+    def wants(self, node: Node) -> bool:
+        """Whether a gradient has somewhere to go."""
+        return node.kind == "parameter" or any(self.wants(i) for i in node.inputs)
+
+    def gradient(self, node: Node) -> Slot:
+        """Where a node's gradient is written: the flat vector for parameters."""
+        if node.kind == "parameter":
+            return self.store.slot(node.name, "gradient")
+        value = self.values[node]
+        return self.slot(f"{node.name}.grad", value.shape)
+
+    def update(self, optimizer: Optimizer, clip: bool) -> None:
+        """Emit the move of all parameters at once."""
+        store = self.store
+        values, gradient = self.outside("params", store.values), self.outside("grads", store.gradient)
+        if clip:
+            squared = self.slot("squared_norm", (1,), "float64")
+            self.launch(kernels.update.squared_norm, gradient, squared)
+            self.launch(kernels.update.clip, squared, self.hyper)
+        state = (self.outside(f"state{i}", each) for i, each in enumerate(store.state))
+        segments = (
+            self.outside(name, getattr(store, name)) for name in ("starts", "rates", "decays")
+        )
+        self.launch(
+            optimizer.kernel, values, gradient, *state, *segments, self.hyper, self.clock
+        )
+
+    def bind(self, prediction: Node) -> LaunchList:
+        """Give every slot its place, and every launch its arrays."""
+        device = self.store.device
+        self.values[prediction].array = None
+        keep = (self.values[prediction],)
+        places, total = plan(self.launches, keep)
+        arena = device.empty((max(1, total),), np.uint8)
+        for slot, offset in places.items():
+            part = arena[offset : offset + slot.nbytes]
+            slot.array = part.view(slot.dtype).reshape(slot.shape)
+        calls = [
+            launch.bind(device, *(a.array if isinstance(a, Slot) else a for a in launch.arguments))
+            for launch in self.launches
+        ]
+        assert self.clock.array is not None
+        return LaunchList(
+            self.launches, calls, device, self.feed, self.batch, self.clock.array,
+            self.hyper.array, self.totals.array, self.values[prediction], total,
+        )
+
+
+def plan(launches: list[Launch], keep: Iterable[Slot] = ()) -> tuple[dict[Slot, int], int]:
+    """Byte offsets in one arena for every slot that is not outside, and the arena's size.
+
+    A slot is alive from its first launch to its last (`keep`: to the end). Slots that are alive
+    together never overlap; the largest are placed first, each as low as it fits.
+    """
+    spans: dict[Slot, tuple[int, int]] = {}
+    for i, launch in enumerate(launches):
+        for slot in launch.slots:
+            if slot.array is None:
+                spans[slot] = (spans.get(slot, (i, i))[0], i)
+    for slot in keep:
+        spans[slot] = (spans[slot][0], len(launches))
+    places: dict[Slot, int] = {}
+    for slot in sorted(spans, key=lambda s: -s.nbytes):
+        offset = 0
+        for other in sorted(places, key=places.__getitem__):
+            if spans[other][0] <= spans[slot][1] and spans[slot][0] <= spans[other][1]:
+                if offset + slot.nbytes <= places[other]:
+                    break
+                offset = max(offset, _aligned(places[other] + other.nbytes))
+        places[slot] = offset
+    return places, max((places[s] + s.nbytes for s in places), default=0)
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def _kind(node: Node) -> type:
+    for kind in _FORWARD:
+        if isinstance(node.gate, kind):
+            return kind
+    raise TypeError(f"no launch for the gate {node.op}")
+
+
+def _matmul_forward(work: _Lowering, node: Node) -> None:
+    x, w = (work.values[i] for i in node.inputs)
+    out = work.values[node] = work.slot(node.name, (x.shape[0], w.shape[1]))
+    work.product(x, w, out)
+
+
+def _matmul_backward(work: _Lowering, node: Node) -> None:
+    (x, w), grad = node.inputs, work.grads[node]
+    work.product(work.values[x], grad, work.gradient(w), flip_a=True)
+    if work.wants(x):
+        dx = work.grads[x] = work.gradient(x)
+        work.product(grad, work.values[w], dx, flip_b=True)
+
+
+def _add_forward(work: _Lowering, node: Node) -> None:
+    """A bias: left to the activation behind it where there is one."""
+    z, bias = node.inputs
+    users = work.users(node)
+    if len(users) == 1 and isinstance(users[0].gate, gates.Activation):
+        work.values[node] = work.values[z]
+        work.biases[node] = work.values[bias]
+    else:
+        slot = work.values[node] = work.values[z]
+        work.launch(kernels.activation.PAIRS["identity"][0], slot, work.values[bias], slot)
+
+
+def _add_backward(work: _Lowering, node: Node) -> None:
+    z, bias = node.inputs
+    grad = work.grads[z] = work.grads[node]
+    if node not in work.biases:
+        work.launch(kernels.rows.column_sums, grad, work.gradient(bias))
+
+
+def _activation_forward(work: _Lowering, node: Node) -> None:
+    gate, (source,) = node.gate, node.inputs
+    assert isinstance(gate, gates.Activation)
+    z, bias = work.values[source], work.biases.get(source)
+    keeps_z = work.training and "inputs" in gate.saves
+    y = work.slot(node.name, z.shape) if keeps_z or source.gate is None else z
+    work.values[node] = y
+    work.saved[node] = (z,)
+    work.launch(gate.pair[0], z, bias, y)
+
+
+def _activation_backward(work: _Lowering, node: Node) -> None:
+    gate, (source,), grad = node.gate, node.inputs, work.grads[node]
+    assert isinstance(gate, gates.Activation)
+    (z,), bias = work.saved[node], work.biases.get(source)
+    dbias = None if bias is None else work.gradient(source.inputs[1])
+    work.grads[source] = grad
+    work.launch(gate.pair[1], grad, z, bias, work.values[node], grad, dbias)
+
+
+def _dropout_forward(work: _Lowering, node: Node) -> None:
+    x = work.values[node.inputs[0]]
+    work.values[node] = x
+    if work.training:
+        work.values[node] = work.slot(node.name, x.shape)
+        _dropout(work, node, x, work.values[node])
+
+
+def _dropout_backward(work: _Lowering, node: Node) -> None:
+    grad = work.grads[node.inputs[0]] = work.grads[node]
+    _dropout(work, node, grad, grad)
+
+
+def _dropout(work: _Lowering, node: Node, x: Slot, y: Slot) -> None:
+    gate = node.gate
+    assert isinstance(gate, gates.Dropout)
+    rate = work.outside("rate", work.store.device.asarray([gate.rate], work.dtype))
+    work.launch(kernels.dropout.dropout, x, rate, work.key, work.clock, gate.layer, y)
+
+
+def _layer_norm_forward(work: _Lowering, node: Node) -> None:
+    x, gain, shift = (work.values[i] for i in node.inputs)
+    y = work.values[node] = work.slot(node.name, x.shape)
+    saved = work.saved[node] = tuple(
+        work.slot(f"{node.name}.{name}", x.shape[:1]) for name in ("mean", "rstd")
+    )
+    work.launch(kernels.norm.layer_norm_forward, x, gain, shift, y, *saved)
+
+
+def _layer_norm_backward(work: _Lowering, node: Node) -> None:
+    (x, gain, shift), grad = node.inputs, work.grads[node]
+    work.grads[x] = grad
+    parts = (work.gradient(gain), work.gradient(shift))
+    given = (work.values[x], work.values[gain], *work.saved[node])
+    work.launch(kernels.norm.layer_norm_backward, grad, *given, grad, *parts)
+
+
+def _batch_norm_forward(work: _Lowering, node: Node) -> None:
+    x, gain, shift = (work.values[i] for i in node.inputs)
+    y = work.values[node] = work.slot(node.name, x.shape)
+    running = tuple(
+        work.outside(f"{node.name}.{name}", work.store.statistics[f"{node.name}.{name}"])
+        for name in ("running_mean", "running_var")
+    )
+    if not work.training:
+        work.launch(kernels.norm.batch_norm_apply, x, gain, shift, *running, y)
+        return
+    saved = work.saved[node] = tuple(
+        work.slot(f"{node.name}.{name}", x.shape[1:]) for name in ("mean", "rstd")
+    )
+    work.launch(
+        kernels.norm.batch_norm_forward, x, gain, shift, *running, work.clock, y, *saved
+    )
+
+
+def _batch_norm_backward(work: _Lowering, node: Node) -> None:
+    (x, gain, shift), grad = node.inputs, work.grads[node]
+    work.grads[x] = grad
+    parts = (work.gradient(gain), work.gradient(shift))
+    given = (work.values[x], work.values[gain], *work.saved[node], work.clock)
+    work.launch(kernels.norm.batch_norm_backward, grad, *given, grad, *parts)
+
+
+def _loss_forward(work: _Lowering, node: Node) -> None:
+    gate, (pred, target) = node.gate, node.inputs
+    assert isinstance(gate, gates.Loss)
+    logits = work.values[pred]
+    parameter = work.store.device.asarray([gate.parameter], work.dtype)
+    if work.training:
+        work.grads[pred] = work.gradient(pred)
+    work.launch(
+        gate.kernel, logits, work.values[target], None, work.outside("parameter", parameter),
+        work.clock, work.grads.get(pred), work.slot("rows", (work.batch,)), work.totals,
+    )
+
+
+def _loss_backward(work: _Lowering, node: Node) -> None:
+    """Nothing: the loss's kernel wrote the gradient with the value."""
+
+
+_FORWARD: dict[type, Callable[[_Lowering, Node], None]] = {
+    gates.MatMul: _matmul_forward,
+    gates.Add: _add_forward,
+    gates.Activation: _activation_forward,
+    gates.Dropout: _dropout_forward,
+    gates.LayerNorm: _layer_norm_forward,
+    gates.BatchNorm: _batch_norm_forward,
+    gates.Loss: _loss_forward,
+}
+_BACKWARD: dict[type, Callable[[_Lowering, Node], None]] = {
+    gates.MatMul: _matmul_backward,
+    gates.Add: _add_backward,
+    gates.Activation: _activation_backward,
+    gates.Dropout: _dropout_backward,
+    gates.LayerNorm: _layer_norm_backward,
+    gates.BatchNorm: _batch_norm_backward,
+    gates.Loss: _loss_backward,
+}

@@ -1,0 +1,668 @@
+"""Text to circuit and back: "(x+y)*z" becomes a Graph, an input's text an array, a Graph its trace.
+
+Text is read with `ast` against closed lists of operators and names; nothing that a user writes is
+ever run as Python.
+"""
+
+import ast
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from inspect import Parameter, signature
+from itertools import count
+from math import e, inf, isfinite, nan, pi, prod
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import numpy as np
+
+from gpunet import gates
+from gpunet.data.arrays import read_npy
+from gpunet.data.files import load
+from gpunet.errors import UsageError
+from gpunet.gates import LOSS_KERNELS, Elementwise
+from gpunet.graph import Gate, Graph, Node, Shape
+from gpunet.random import Purpose, stream
+
+LONGEST = 10_000
+DEEPEST = 400
+LARGEST = 10**8
+
+OPERATORS: dict[type[ast.AST], type[Gate]] = {
+    ast.Add: gates.Add,
+    ast.Sub: gates.Subtract,
+    ast.Mult: gates.Multiply,
+    ast.Div: gates.Divide,
+    ast.Pow: gates.Power,
+    ast.MatMult: gates.MatMul,
+    ast.USub: gates.Negate,
+}
+CONSTANTS = {"pi": pi, "e": e}
+FUNCTIONS: dict[str, type[Gate]] = {
+    "exp": gates.Exp,
+    "log": gates.Log,
+    "sqrt": gates.Sqrt,
+    "abs": gates.Abs,
+    "maximum": gates.Maximum,
+    "minimum": gates.Minimum,
+    "sin": gates.Sin,
+    "cos": gates.Cos,
+    "sigmoid": gates.Sigmoid,
+    "tanh": gates.Tanh,
+    "relu": gates.ReLU,
+    "gelu": gates.GELU,
+    "silu": gates.SiLU,
+    "mish": gates.Mish,
+    "selu": gates.SELU,
+    "softplus": gates.Softplus,
+    "matmul": gates.MatMul,
+    "sum": gates.Sum,
+    "mean": gates.Mean,
+    "max": gates.Max,
+    "reshape": gates.Reshape,
+    "transpose": gates.Transpose,
+    "broadcast": gates.Broadcast,
+    "take": gates.Take,
+    "concatenate": gates.Concatenate,
+    "layernorm": gates.LayerNorm,
+    **{name: gate for gate, name in LOSS_KERNELS.items()},
+}
+
+
+def parse(
+    text: str,
+    shapes: Mapping[str, Shape] | None = None,
+    functions: Mapping[str, type[Gate]] = FUNCTIONS,
+) -> Graph:
+    """The circuit of a formula: its free names are the inputs, in order of first appearance.
+
+    With `shapes`, one for each input and no more, the gates must fit them. A part that is written
+    twice is two nodes. UsageError says the column of the fault.
+    """
+    source = _Source("formula", text)
+    return _Builder(source, functions, shapes=shapes).build(source.tree())
+
+
+def evaluate(text: str, values: Mapping[str, Any]) -> Graph:
+    """The circuit of a formula after forward and backward on `values`, by the inputs' names."""
+    graph = parse(text, {name: np.shape(value) for name, value in values.items()})
+    try:
+        graph.forward(values)
+        graph.backward()
+    except (IndexError, TypeError, ValueError) as error:
+        raise UsageError(f"formula: {error}") from None
+    return graph
+
+
+def elementwise(text: str, names: Sequence[str]) -> Graph:
+    """The circuit of a formula of `names` and elementwise gates alone, such as an activation.
+
+    Every name is an input, in this order, and the first must appear. UsageError as of `parse`.
+    """
+    source = _Source("formula", text)
+    return _Builder(source, FUNCTIONS, names=names).build(source.tree())
+
+
+class LossFormula(NamedTuple):
+    """The loss of one prediction and its target, and how a batch of them becomes one number."""
+
+    graph: Graph
+    reduction: str
+
+
+def loss(text: str) -> LossFormula:
+    """A loss from a formula of `pred` and `target`, elementwise inside an outermost mean or sum.
+
+    Where neither is written it is the mean. UsageError as of `parse`.
+    """
+    source = _Source("formula", text)
+    match source.tree():
+        case ast.Call(func=ast.Name(id="mean" | "sum" as reduction), args=[root], keywords=[]):
+            pass
+        case root:
+            reduction = "mean"
+    return LossFormula(
+        _Builder(source, FUNCTIONS, names=("pred", "target")).build(root), reduction
+    )
+
+
+AFTER = {
+    ast.BinOp: "left",
+    ast.Compare: "left",
+    ast.Attribute: "value",
+    ast.Subscript: "value",
+    ast.IfExp: "body",
+}
+"""Syntax whose sign stands behind a part of it."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the user wrote, and the name by which a fault calls it."""
+
+    name: str
+    text: str
+
+    def tree(self) -> ast.expr:
+        """The text's syntax; what it may hold is for the caller to check."""
+        if len(self.text) > LONGEST:
+            raise UsageError(f"{self.name}: {len(self.text):,} characters; at most {LONGEST:,}")
+        line = "".join(" " if c.isspace() else c for c in self.text)
+        for index, character in enumerate(line):
+            if character == "#" or not character.isprintable():
+                raise self.fault(index, f"{ascii(character)} has no meaning here")
+        if not line.strip():
+            raise UsageError(f"{self.name}: nothing is written")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return ast.parse(line.strip(), mode="eval").body
+        except SyntaxError as error:
+            raise self._misspelt(error) from None
+        except (RecursionError, MemoryError):
+            raise self.too_deep() from None
+
+    def fault(self, at: ast.AST | int, message: str, hint: str | None = None) -> UsageError:
+        """The error for a part of the syntax, or for a place in characters from 0."""
+        column = at if isinstance(at, int) else self._place(at)
+        return UsageError(f"{self.name}, column {column + 1}: {message}", hint)
+
+    def misplaced(self, part: ast.AST) -> UsageError:
+        """The fault of a part that the language does not have, shown by its first word or sign."""
+        place = self._place(part)
+        found = re.match(r"\.?\w+|//|<<|>>|[<>=!]=|.", self.text[place:])
+        hint = "a power is written **" if found and found[0] == "^" else None
+        return self.fault(place, f"{found[0] if found else ''!r} cannot stand here", hint)
+
+    def too_deep(self) -> UsageError:
+        return UsageError(f"{self.name}: more than {DEEPEST} levels deep")
+
+    def _misspelt(self, error: SyntaxError) -> UsageError:
+        end = len(self.text.rstrip())
+        if not error.offset or self._indent + error.offset > end:
+            return self.fault(end, "it ends too early")
+        reason = re.split(r"[.;] ", error.msg)[0]
+        return self.fault(self._indent + error.offset - 1, reason)
+
+    def _place(self, part: Any) -> int:
+        """Where a part stands; `ast` counts in bytes of UTF-8."""
+        line = self.text.strip()
+        if type(part) not in AFTER:
+            return self._indent + len(line.encode()[: part.col_offset].decode())
+        first = getattr(part, AFTER[type(part)])
+        before = len(line.encode()[: first.end_col_offset].decode())
+        behind = line[before:]
+        return self._indent + before + len(behind) - len(behind.lstrip(" \t\n)"))
+
+    @property
+    def _indent(self) -> int:
+        return len(self.text) - len(self.text.lstrip())
+
+
+@dataclass(frozen=True)
+class _Takes:
+    """What a function takes: inputs, then settings; either may be open-ended."""
+
+    inputs: list[Parameter]
+    settings: list[Parameter]
+
+    @property
+    def count(self) -> int | None:
+        """The number of inputs; None for any number."""
+        return None if _open_ended(self.inputs) else len(self.inputs)
+
+    @property
+    def open_ended(self) -> bool:
+        return _open_ended(self.settings)
+
+    def fits(self, given: int) -> bool:
+        most = inf if self.open_ended else len(self.inputs) + len(self.settings)
+        return given > 0 if self.count is None else self.count <= given <= most
+
+    def __str__(self) -> str:
+        """As one would call it: `x, axis, keepdims`."""
+        return ", ".join(
+            p.name + ", …" * (p.kind is Parameter.VAR_POSITIONAL)
+            for p in (*self.inputs, *self.settings)
+        )
+
+
+@cache
+def _takes(gate: type[Gate]) -> _Takes:
+    """From the gate's own signatures, so that it is described in one place."""
+    inputs = list(signature(gate._forward).parameters.values())[3:]
+    has_settings = any("__init__" in base.__dict__ for base in gate.__mro__[:-1])
+    settings = list(signature(gate).parameters.values()) if has_settings else []
+    return _Takes([p for p in inputs if p.default is Parameter.empty], settings)
+
+
+def _open_ended(parameters: list[Parameter]) -> bool:
+    return any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
+
+
+class _Builder:
+    """Makes the graph of one formula: each part after its own parts, from left to right.
+
+    Given `names`, these are the inputs and every gate must be elementwise.
+    """
+
+    def __init__(
+        self,
+        source: _Source,
+        functions: Mapping[str, type[Gate]],
+        names: Sequence[str] | None = None,
+        shapes: Mapping[str, Shape] | None = None,
+    ) -> None:
+        self.source, self.functions, self.names = source, functions, names
+        self.given = shapes
+        self.graph = Graph()
+        self.made: dict[ast.expr, Node] = {}
+        self.shapes: dict[Node, Shape] = {}
+        self.names_left = (q for q in map("q{}".format, count(1)) if q not in self.graph.inputs)
+
+    def build(self, root: ast.expr) -> Graph:
+        parts = self._in_order(root)
+        free: dict[str, ast.expr] = {}
+        for part in parts:
+            if isinstance(part, ast.Name) and part.id not in CONSTANTS:
+                free.setdefault(part.id, part)
+        self._make_inputs(free)
+        for part in parts:
+            self.made[part] = self._node(part, last=part is root)
+        if self.names and self.names[0] not in free:
+            raise self.source.fault(root, f"{self.names[0]} does not appear")
+        self.graph.output = self.made[root]
+        return self.graph
+
+    def _in_order(self, root: ast.expr) -> list[ast.expr]:
+        """The parts in the order of computing: the mirror of each part before its own parts."""
+        order, waiting = [], [(root, 1)]
+        while waiting:
+            part, depth = waiting.pop()
+            if depth > DEEPEST:
+                raise self.source.too_deep()
+            order.append(part)
+            waiting += [(operand, depth + 1) for operand in self._operands(part)]
+        return order[::-1]
+
+    def _operands(self, part: ast.expr) -> list[ast.expr]:
+        match part:
+            case ast.BinOp(left=left, right=right):
+                return [left, right]
+            case ast.UnaryOp(operand=operand) if not isinstance(operand, ast.Constant):
+                return [operand]
+            case ast.Attribute(value=operand, attr="T"):
+                return [operand]
+            case ast.Call(func=ast.Name(id=name), args=args) if name in self.functions:
+                return args[: _takes(self.functions[name]).count]
+        return []
+
+    def _make_inputs(self, free: Mapping[str, ast.expr]) -> None:
+        allowed = free if self.names is None else self.names
+        for name, part in free.items():
+            if name in self.functions:
+                raise self.source.fault(part, f"{name} is a function: write {name}(…)")
+            if name not in allowed:
+                raise self.source.fault(part, f"no input {name!r}", f"use {' and '.join(allowed)}")
+            if self.given is not None and name not in self.given:
+                raise self.source.fault(part, f"{name} has no value", f"give it as {name}=VALUE")
+        for name in allowed:
+            node = self.graph.input(name, self.given[name] if self.given else None)
+            self.shapes[node] = node.shape or ()
+        for name in self.given or ():
+            if name not in free:
+                raise UsageError(f"formula: there is no {name!r} in it, but it has a value")
+
+    def _node(self, part: ast.expr, last: bool) -> Node:
+        match part:
+            case ast.Name(id=name) if name in CONSTANTS:
+                return self._constant(name, CONSTANTS[name])
+            case ast.Name(id=name):
+                return self.graph.node(name)
+            case ast.Constant(value=value):
+                return self._number(part, value, 1)
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)):
+                return self._number(part, value, -1)
+        gate = self._gate(part)
+        if self.names is not None and not isinstance(gate, Elementwise):
+            raise self.source.fault(part, f"{gate.op} is not elementwise")
+        inputs = [self.made[operand] for operand in self._operands(part)]
+        name = "f" if last and "f" not in self.graph.inputs else next(self.names_left)
+        node = self.graph.apply(gate, *inputs, name=name)
+        if self.given is not None:
+            self.shapes[node] = self._fitting_shape(part, node)
+        return node
+
+    def _constant(self, name: str, value: float) -> Node:
+        for node in self.graph.nodes:
+            if node.name == name:
+                return node
+        node = self.graph.constant(value, name)
+        self.shapes[node] = ()
+        return node
+
+    def _number(self, part: ast.expr, value: Any, sign: int) -> Node:
+        number = _as_number(value)
+        if number is None:
+            raise self.source.fault(part, f"{value!r} is not a number")
+        if not isfinite(number):
+            raise self.source.fault(part, "the number is beyond float64, at most 1.8e308")
+        return self._constant(repr(float(sign * number)).removesuffix(".0"), sign * number)
+
+    def _gate(self, part: ast.expr) -> Gate:
+        match part:
+            case ast.BinOp(op=op) | ast.UnaryOp(op=op) if type(op) in OPERATORS:
+                return OPERATORS[type(op)]()
+            case ast.Attribute(attr="T"):
+                return gates.Transpose()
+            case ast.Call(func=ast.Name(id=name)):
+                return self._called(part, name)
+        raise self.source.misplaced(part)
+
+    def _called(self, part: ast.Call, name: str) -> Gate:
+        if name not in self.functions:
+            near = get_close_matches(name, self.functions, 1)
+            also = f" (did you mean {near[0]!r}?)" if near else ""
+            raise self.source.fault(part, f"no function {name!r}{also}")
+        kind = self.functions[name]
+        takes = _takes(kind)
+        if not takes.fits(len(part.args)):
+            raise self.source.fault(part, f"{name}({takes}) does not take {len(part.args)} values")
+        names = [p.name for p in takes.settings]
+        extra = part.args[len(self._operands(part)) :]
+        values = [self._setting(names[min(i, len(names) - 1)], v) for i, v in enumerate(extra)]
+        keywords: dict[str, Any] = {}
+        for word in part.keywords:
+            if word.arg not in names[len(extra) :] or word.arg in keywords or takes.open_ended:
+                raise self.source.fault(word, f"{name}({takes}) does not take {word.arg or '**'}")
+            keywords[word.arg] = self._setting(word.arg, word.value)
+        return self._made(part, kind, values, keywords)
+
+    def _made(
+        self, part: ast.Call, kind: type[Gate], values: list[Any], keywords: dict[str, Any]
+    ) -> Gate:
+        try:
+            return kind(*values, **keywords)
+        except (TypeError, ValueError) as error:
+            raise self.source.fault(part, str(error)) from None
+
+    def _setting(self, name: str, part: ast.expr) -> Any:
+        """A literal: True or False for keepdims, any number for a loss, else whole numbers."""
+        if isinstance(part, ast.Constant) and name == "keepdims" and type(part.value) is bool:
+            return part.value
+        if isinstance(part, ast.Tuple) and name == "axis":
+            return tuple(self._whole(name, axis) for axis in part.elts)
+        number = None if name == "keepdims" else _literal(part)
+        if number is None:
+            wanted = "True or False" if name == "keepdims" else "a plain number"
+            raise self.source.fault(part, f"{name} wants {wanted}")
+        return float(number) if name == "parameter" else self._whole(name, part)
+
+    def _whole(self, name: str, part: ast.expr) -> int:
+        number = _literal(part)
+        if not isinstance(number, int) or abs(number) > LARGEST:
+            raise self.source.fault(part, f"{name} wants whole numbers up to {LARGEST:,}")
+        return number
+
+    def _fitting_shape(self, part: ast.expr, node: Node) -> Shape:
+        assert node.gate is not None
+        shapes = [self.shapes[source] for source in node.inputs]
+        try:
+            shape = tuple(node.gate.shape(*shapes))
+        except (ValueError, TypeError, IndexError, OverflowError):
+            listed = " and ".join(str(shape) for shape in shapes)
+            raise self.source.fault(part, f"{node.op} does not fit {listed}") from None
+        if prod(shape) > LARGEST:
+            raise self.source.fault(part, f"{prod(shape):,} values; at most {LARGEST:,}")
+        return shape
+
+
+def _as_number(value: Any) -> int | float | None:
+    """A number of the syntax, infinite where float64 has no place for it; None for all else."""
+    if type(value) is float:
+        return value
+    if type(value) is not int:
+        return None
+    return value if abs(value) < 2**63 else _infinite_past_float(value)
+
+
+def _infinite_past_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return inf
+
+
+def _literal(part: ast.expr) -> int | float | None:
+    """A number with or without a minus sign; None for all else."""
+    match part:
+        case ast.Constant(value=value):
+            return _as_number(value)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)):
+            number = _as_number(value)
+            return None if number is None else -number
+    return None
+
+
+MAKERS = {
+    "randn": lambda rng, shape: rng.standard_normal(shape),
+    "rand": lambda rng, shape: rng.random(shape),
+    "zeros": lambda rng, shape: np.zeros(shape),
+    "ones": lambda rng, shape: np.ones(shape),
+    "arange": lambda rng, shape: np.arange(*shape),
+}
+MOST_AXES = 16
+NUMBERS = {**CONSTANTS, "inf": inf, "nan": nan}
+
+
+def value(text: str, rng: np.random.Generator, name: str = "value") -> np.ndarray:
+    """An input's value: a number, lists of numbers, `@file.npy`, or one of MAKERS, as randn(3, 4).
+
+    Whole numbers give int64, all others float64. `name` is the input's, for messages. UsageError
+    says the column of the fault; a file that is missing or not sound is an error of the data room.
+    """
+    if text.startswith("@"):
+        array = read_npy(load(text[1:]), text[1:]).x
+        assert array is not None
+        return array.astype(np.float64) if array.dtype.kind == "f" else array
+    source = _Source(name, text)
+    match source.tree():
+        case ast.Call(func=ast.Name(id=maker), args=sizes, keywords=[]) as call if maker in MAKERS:
+            return _make(source, call, maker, [_literal(size) for size in sizes], rng)
+        case root:
+            return _listed(source, root)
+
+
+def values(assignments: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+    """Inputs from `NAME=VALUE` texts; the random ones depend on the seed and on their own name."""
+    found: dict[str, np.ndarray] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        name = name.strip()
+        if not equals or not name.isidentifier():
+            raise UsageError(f"{assignment!r} is not NAME=VALUE")
+        if name in found:
+            raise UsageError(f"{name} is given twice")
+        rng = stream(seed, Purpose.DATA, layer=crc32(name.encode()))
+        found[name] = value(text.strip(), rng, name)
+    return found
+
+
+def _make(
+    source: _Source, call: ast.Call, maker: str, sizes: list[Any], rng: np.random.Generator
+) -> np.ndarray:
+    if not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise source.fault(call, f"{maker} wants sizes: whole numbers from 0")
+    if maker == "arange" and len(sizes) != 1:
+        raise source.fault(call, "arange wants one size")
+    if len(sizes) > MOST_AXES or max(sizes, default=0) > LARGEST or prod(sizes) > LARGEST:
+        raise source.fault(call, f"at most {LARGEST:,} values in {MOST_AXES} axes")
+    return np.asarray(MAKERS[maker](rng, tuple(sizes)))
+
+
+def _listed(source: _Source, root: ast.expr) -> np.ndarray:
+    nested = _nested(source, root, MOST_AXES)
+    try:
+        array = np.array(nested)
+    except ValueError:
+        raise source.fault(root, "the lists are not of one length") from None
+    return array.astype(np.float64) if array.dtype.kind != "i" else array
+
+
+def _nested(source: _Source, part: ast.expr, levels: int) -> Any:
+    if isinstance(part, ast.List | ast.Tuple):
+        if not levels:
+            raise source.fault(part, f"at most {MOST_AXES} axes")
+        return [_nested(source, each, levels - 1) for each in part.elts]
+    match part:
+        case ast.Name(id=name) if name in NUMBERS:
+            return NUMBERS[name]
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id=name)) if name in NUMBERS:
+            return -NUMBERS[name]
+    number = _literal(part)
+    if number is None:
+        makers = ", ".join(f"{maker}(…)" for maker in MAKERS)
+        raise source.fault(part, "not a number", f"use numbers, lists, @file.npy, {makers}")
+    return number
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """A node after forward and backward, in plain objects.
+
+    `inputs` are names; `value` and `grad` are numbers or nested lists, None where there is none;
+    `text` is what a gate computes; `explain` has a line for each input that a gradient reaches.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    text: str
+    value: Any
+    grad: Any
+    explain: tuple[str, ...]
+
+
+def trace(graph: Graph) -> list[NodeView]:
+    """What a graph computed, node by node in that order, after its forward and backward."""
+    uses = Counter(source for node in graph.nodes for source in node.inputs)
+    return [
+        NodeView(
+            node.name,
+            node.op,
+            tuple(source.name for source in node.inputs),
+            _text(node),
+            _plain(node.value),
+            _plain(node.grad),
+            tuple(_explain(node, uses)),
+        )
+        for node in graph.nodes
+    ]
+
+
+def to_json(graph: Graph) -> dict[str, Any]:
+    """The trace as JSON values, schema `gpunet.graph/1`; `output` is the last node's value.
+
+    What is not finite is the string "nan", "inf" or "-inf", which Python's `float` reads back.
+    """
+    keys = ("name", "op", "inputs", "value", "grad")
+    views = trace(graph)
+    last = graph.output or graph.nodes[-1]
+    return {
+        "schema": "gpunet.graph/1",
+        "nodes": [{key: _finite(getattr(view, key)) for key in keys} for view in views],
+        "output": _finite(_plain(last.value)),
+    }
+
+
+def _plain(array: Any) -> Any:
+    return None if array is None else np.asarray(array).tolist()
+
+
+def _finite(plain: Any) -> Any:
+    if isinstance(plain, list | tuple):
+        return [_finite(each) for each in plain]
+    return str(plain) if isinstance(plain, float) and not isfinite(plain) else plain
+
+
+SYMBOLS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "power": "**", "matmul": "@"}
+PULLS: dict[str, tuple[str, ...]] = {
+    "matmul": ("dz @ y.T", "x.T @ dz"),
+    "sum": ("dz, spread",),
+    "mean": ("dz / count, spread",),
+    "max": ("dz where x == z",),
+    "reshape": ("dz, reshaped",),
+    "transpose": ("dz, transposed back",),
+    "broadcast": ("dz, summed over the copies",),
+    "take": ("dz, added up by row",),
+    "concatenate": ("its part of dz",),
+    "layernorm": ("dz through the norm", "sum of dz * normed x", "sum of dz"),
+    "softmax_cross_entropy": ("(softmax(x) - onehot(y)) / rows * dz",),
+    "sigmoid_cross_entropy": ("(sigmoid(x) - y) / count * dz",),
+    "sum_squares": ("2 * (x - y) * dz",),
+    "mean_squared": ("2 * (x - y) / count * dz",),
+    "mean_absolute": ("sign(x - y) / count * dz",),
+    "huber": ("(x - y, clipped) / count * dz",),
+    "pinball": ("(quantile's side of x - y) / count * dz",),
+}
+"""The gradients of gates that are not elementwise, in words: inputs x, y, output z."""
+
+
+def _text(node: Node) -> str:
+    names = [source.name for source in node.inputs]
+    if node.op in SYMBOLS:
+        return f" {SYMBOLS[node.op]} ".join(names)
+    if node.op == "negate":
+        return f"-{names[0]}"
+    return f"{node.op}({', '.join(names)})" if node.gate else ""
+
+
+def _explain(node: Node, uses: Mapping[Node, int]) -> list[str]:
+    """`dx = y * dz = 5 * 1 = 5`; `+=` where x has other uses, whose parts add up."""
+    if node.gate is None or node.grad is None:
+        return []
+    parts = node.gate.backward(node.grad)
+    return [
+        f"d{source.name} {'+=' if uses[source] > 1 else '='} {_product(node, i, part)}"
+        for i, (source, part) in enumerate(zip(node.inputs, parts))
+        if part is not None and source.kind != "constant"
+    ]
+
+
+def _product(node: Node, i: int, part: Any) -> str:
+    """The local gradient for input i times the upstream one, in names, then in numbers."""
+    gate = node.gate
+    if isinstance(gate, Elementwise):
+        words = _named(f"{_bracketed(gate.local[i])} * dz", node)
+    else:
+        pulls = PULLS.get(node.op, (f"the gradient of {node.op} * dz",))
+        words = _named(pulls[min(i, len(pulls) - 1)], node)
+    if np.ndim(part):
+        summed = "summed to " if np.shape(part) != np.shape(node.value) else ""
+        return f"{words}, {summed}{np.shape(part)}"
+    if isinstance(gate, Elementwise) and not np.ndim(node.value):
+        return f"{words} = {gate.backward(1.0)[i]:.4g} * {node.grad:.4g} = {part:.4g}"
+    return f"{words} = {part:.4g}"
+
+
+def _bracketed(local: str) -> str:
+    """In brackets where a product would read otherwise."""
+    match ast.parse(local, mode="eval").body:
+        case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Div()):
+            return f"({local})"
+    return local
+
+
+def _named(words: str, node: Node) -> str:
+    """`words` in x, y, z and dz with the names of the node's inputs and its own."""
+    names = dict(zip("xy", (_shown(source) for source in node.inputs)))
+    names |= {"z": node.name, "dz": f"d{node.name}"}
+    return re.sub(r"\b(dz|[xyz])\b", lambda found: names.get(found[0], found[0]), words)
+
+
+def _shown(node: Node) -> str:
+    return f"({node.name})" if node.name.startswith("-") else node.name

@@ -1,0 +1,188 @@
+"""Losses and their gradients in one pass, from the raw outputs of a network, in stable form.
+
+All share one signature. pred (n, k) and target; weight (n,) or None; parameter (1,); clock;
+grad (n, k) or None, which may be pred; rows (n,), the weighted loss of each row;
+totals float64 (4,): [0] the loss of this batch, then sums over batches of [1] the weighted row
+losses, [2] the rows predicted right, [3] the valid rows. Rows from clock[VALID] on count for
+nothing and get a zero gradient. A loss that is not finite sets a fault bit.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from gpunet.device import Array
+from gpunet.kernels.registry import Kernel, Stage, register
+from gpunet.kernels.slots import FAULT, FAULT_LOSS
+from gpunet.kernels.tiles import one_block, row_groups, row_tiles, shape2, valid_rows
+
+Term = Callable[[Array, Array, float, Array, Array | None], int]
+"""term(pred, target, parameter, rows, grad): the rows' losses, the gradient of their sum where
+asked for, and the number of right rows."""
+
+
+def softmax_cross_entropy(
+    p: Array, t: Array, smoothing: float, rows: Array, grad: Array | None
+) -> int:
+    """-sum of q * log softmax(p), q = (1 - smoothing) * [class is t] + smoothing / k; t int32 (n,).
+
+    The gradient is softmax(p) - q.
+    """
+    each, k = np.arange(len(p)), p.shape[1]
+    right = int(np.count_nonzero(p.argmax(axis=1) == t))
+    shifted = np.subtract(p, p.max(axis=1, keepdims=True), out=grad)
+    picked = shifted[each, t]
+    if smoothing:
+        picked = (1 - smoothing) * picked + smoothing * shifted.mean(axis=1)
+    np.exp(shifted, out=shifted)
+    total = shifted.sum(axis=1)
+    np.subtract(np.log(total), picked, out=rows)
+    if grad is not None:
+        np.divide(grad, total[:, None], out=grad)
+        np.subtract(grad, smoothing / k, out=grad)
+        grad[each, t] -= 1 - smoothing
+    return right
+
+
+def sigmoid_cross_entropy(
+    p: Array, t: Array, smoothing: float, rows: Array, grad: Array | None
+) -> int:
+    """max(p, 0) - p * q + log(1 + exp(-|p|)), q = t * (1 - smoothing) + smoothing / 2.
+
+    The gradient is sigmoid(p) - q; both are means over the columns.
+    """
+    right = int(np.count_nonzero(((p > 0) == (t > 0.5)).all(axis=1)))
+    q = np.multiply(t, 1 - smoothing)
+    q += smoothing / 2
+    tail = np.exp(-np.abs(p))
+    loss = np.maximum(p, 0)
+    loss -= p * q
+    loss += np.log1p(tail)
+    np.mean(loss, axis=1, out=rows)
+    if grad is not None:
+        np.divide(np.where(p < 0, tail, 1), 1 + tail, out=grad)
+        np.subtract(grad, q, out=grad)
+        np.divide(grad, p.shape[1], out=grad)
+    return right
+
+
+def sum_squares(p: Array, t: Array, unused: float, rows: Array, grad: Array | None) -> int:
+    """The sum, over columns and rows, of (p - t)²; the gradient is 2 * (p - t)."""
+    away = np.subtract(p, t, out=grad)
+    np.einsum("ij,ij->i", away, away, out=rows)
+    if grad is not None:
+        np.multiply(grad, 2, out=grad)
+    return 0
+
+
+def mean_squared(p: Array, t: Array, unused: float, rows: Array, grad: Array | None) -> int:
+    """(p - t)², its gradient 2 * (p - t); means over the columns."""
+    sum_squares(p, t, unused, rows, grad)
+    np.divide(rows, p.shape[1], out=rows)
+    if grad is not None:
+        np.divide(grad, p.shape[1], out=grad)
+    return 0
+
+
+def mean_absolute(p: Array, t: Array, unused: float, rows: Array, grad: Array | None) -> int:
+    """|p - t|, its gradient the sign of p - t; means over the columns."""
+    away = np.subtract(p, t, out=grad)
+    np.mean(np.abs(away), axis=1, out=rows)
+    if grad is not None:
+        np.divide(np.sign(grad, out=grad), p.shape[1], out=grad)
+    return 0
+
+
+def huber(p: Array, t: Array, delta: float, rows: Array, grad: Array | None) -> int:
+    """d²/2 where |d| <= delta, else delta * (|d| - delta/2), d = p - t; means over the columns.
+
+    The gradient is d, clipped to ±delta.
+    """
+    away = np.subtract(p, t, out=grad)
+    near = np.clip(away, -delta, delta)
+    np.mean(near * (away - 0.5 * near), axis=1, out=rows)
+    if grad is not None:
+        np.divide(near, p.shape[1], out=grad)
+    return 0
+
+
+def pinball(p: Array, t: Array, quantile: float, rows: Array, grad: Array | None) -> int:
+    """max(q * d, (q - 1) * d), d = t - p, q the quantile; means over the columns.
+
+    The gradient is -q where p < t, 1 - q where p > t, 0 where they are equal.
+    """
+    away = np.subtract(t, p, out=grad)
+    np.mean(np.maximum(quantile * away, (quantile - 1) * away), axis=1, out=rows)
+    if grad is not None:
+        slope = np.where(away > 0, -quantile, 1 - quantile)
+        slope[away == 0] = 0
+        np.divide(slope, p.shape[1], out=grad)
+    return 0
+
+
+def _loss(term: Term, batch_mean: bool) -> Callable[..., None]:
+    def loss(
+        pred: Array,
+        target: Array,
+        weight: Array | None,
+        parameter: Array,
+        clock: Array,
+        grad: Array | None,
+        rows: Array,
+        totals: Array,
+    ) -> None:
+        valid, right = valid_rows(clock, len(pred)), 0
+        count = max(valid, 1) if batch_mean else 1
+        for part in row_tiles(pred[:valid]):
+            slope = None if grad is None else grad[part]
+            right += term(pred[part], target[part], float(parameter[0]), rows[part], slope)
+            if weight is not None:
+                np.multiply(rows[part], weight[part], out=rows[part])
+            if slope is not None:
+                scale = 1 / count if weight is None else (weight[part] / count)[:, None]
+                np.multiply(slope, scale, out=slope)
+        rows[valid:] = 0
+        if grad is not None:
+            grad[valid:] = 0
+        _total(rows, count, right, valid, clock, totals)
+
+    return loss
+
+
+def _total(rows: Array, count: int, right: int, valid: int, clock: Array, totals: Array) -> None:
+    summed = np.sum(rows, dtype=np.float64)
+    totals[0] = summed / count
+    totals[1:] += (summed, right, valid)
+    if not np.isfinite(totals[0]):
+        clock[FAULT] |= FAULT_LOSS
+
+
+def _register(term: Term, batch_mean: bool = True) -> Kernel:
+    name = term.__name__
+    return register(
+        _loss(term, batch_mean),
+        "loss.cu",
+        name=name,
+        outputs="clock grad rows totals",
+        typed_by="pred",
+        sizes=shape2,
+        stages=(Stage(name, row_groups), Stage(_fold(batch_mean), one_block)),
+    )
+
+
+def _fold(batch_mean: bool) -> str:
+    return "fold_mean" if batch_mean else "fold_sum"
+
+
+LOSSES: dict[str, Kernel] = {
+    term.__name__: _register(term, term is not sum_squares)
+    for term in (
+        softmax_cross_entropy,
+        sigmoid_cross_entropy,
+        sum_squares,
+        mean_squared,
+        mean_absolute,
+        huber,
+        pinball,
+    )
+}
+"""Name of the loss → its kernel."""

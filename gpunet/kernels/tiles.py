@@ -1,0 +1,75 @@
+"""How work is cut: into row tiles that fit a cache for NumPy, into grids of blocks for CUDA."""
+
+from collections.abc import Iterator
+from math import ceil
+from typing import Any
+
+import numpy as np
+from gpunet.device import Array
+from gpunet.kernels.slots import THREADS, TILE_COLUMNS, TILE_ROUNDS, VALID
+
+TILE = 16_384
+"""Elements of a NumPy tile, unless one row has more."""
+
+
+def row_tiles(x: Array) -> Iterator[slice]:
+    """Slices of the rows of `x` (n, m), of about TILE elements each."""
+    step = max(1, TILE // max(1, x[:1].size))
+    for first in range(0, len(x), step):
+        yield slice(first, min(first + step, len(x)))
+
+
+def tile_size(x: Array) -> int:
+    """Elements of the largest row tile of `x`."""
+    return int(max(min(x.size, TILE), x[:1].size))
+
+
+def valid_rows(clock: Array, n: int) -> int:
+    """How many of `n` rows are in the batch."""
+    return min(max(int(clock[VALID]), 0), n)
+
+
+def shape2(x: Array, *rest: Any) -> tuple[int, int]:
+    """Rows and columns of a matrix: the usual sizes of a kernel."""
+    return x.shape[0], x.shape[1]
+
+
+def column_chunks(x: Array) -> int:
+    """Row chunks that a column sum over `x` (n, m) has on CUDA."""
+    return ceil(x.shape[0] / (TILE_ROUNDS * THREADS // _tile_columns(x.shape[1])))
+
+
+def column_tiles(x: Array, *rest: Any) -> tuple[int, int]:
+    """The grid of a column sum's first stage: row chunks, strips of columns."""
+    return column_chunks(x), ceil(x.shape[1] / _tile_columns(x.shape[1]))
+
+
+def column_strips(x: Array, *rest: Any) -> tuple[int]:
+    """The grid of a column sum's last stage: strips of columns."""
+    return (ceil(x.shape[1] / _tile_columns(x.shape[1])),)
+
+
+def row_groups(x: Array, *rest: Any) -> tuple[int]:
+    """A grid in which each row of `x` (n, m) has as many threads as columns, at most a block."""
+    lanes = min(THREADS, _power_of_two(x.shape[1]))
+    return (min(ceil(x.shape[0] * lanes / THREADS), 65_536),)
+
+
+def one_block(*arguments: Any) -> tuple[int]:
+    return (1,)
+
+
+def sum_columns(x: Array, out: Array) -> None:
+    """out (m,) = the column sums of `x` (n, m), tile by tile."""
+    out.fill(0)
+    for rows in row_tiles(x):
+        np.add(out, np.add.reduce(x[rows], axis=0), out=out)
+
+
+def _tile_columns(columns: int) -> int:
+    return min(TILE_COLUMNS, _power_of_two(columns))
+
+
+def _power_of_two(n: int) -> int:
+    """The smallest power of two that is not below `n`."""
+    return 1 << max(n - 1, 0).bit_length()

@@ -1,0 +1,236 @@
+"""The training loop: a generator of reports. Prints nothing, opens no file."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import ceil, isfinite
+from typing import Any
+
+import numpy as np
+
+from gpunet import engine, metrics, model, optim
+from gpunet.config import Config
+from gpunet.data import Dataset, Prepared, Schema
+from gpunet.device import Array, Device
+from gpunet.engine import Feed
+from gpunet.errors import Diverged
+from gpunet.kernels.slots import LR, SCALE
+from gpunet.model import Network
+from gpunet.random import permutation
+
+EVALUATION_ROWS = 4096
+REPORTS = 20
+PLATEAU_FACTOR, PLATEAU_EPOCHS = 0.3, 5
+FAULTS = {1: "loss", 2: "gradient", 4: "weight"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known after an epoch, or after a twentieth of a run that is counted in steps.
+
+    step, epoch: counted from 1, of `steps` and `epochs`. loss: the mean over the rows since the
+    last report; for `sum_squares` that of the last step. validation: the loss and the task's
+    metrics, {} without a validation part. lr: the last step's. best: no earlier one was better.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    validation: dict[str, float | None]
+    lr: float
+    rows_per_second: float
+    seconds: float
+    best: bool
+
+
+@dataclass
+class Control:
+    """How a caller follows a run and ends it.
+
+    `tick(step)` is called after every step. Once `stop` is set (a signal handler may set it) the
+    loop ends after the step in hand. `ended` then says why: done, patience or stopped.
+    """
+
+    tick: Callable[[int], None] = lambda step: None
+    stop: bool = False
+    ended: str = "done"
+    first_loss: float | None = None
+
+
+def train(
+    network: Network,
+    data: Prepared,
+    config: Config,
+    device: Device,
+    dtype: str,
+    control: Control | None = None,
+) -> Iterator[Report]:
+    """Train `network` in place, yielding Reports; `config` has no `auto` left.
+
+    However it ends, the network then holds the weights of the best validation loss, or the last
+    ones where there is no validation part. Raises Diverged at a non-finite loss, gradient or
+    weight; weights that were reached before it are kept.
+    """
+    run = _Run(network, data, config, device, dtype, control or Control())
+    try:
+        yield from run.reports()
+    finally:
+        run.finish()
+
+
+def feed(
+    device: Device, part: Dataset, schema: Schema, dtype: str, order: Array | None = None
+) -> Feed:
+    """A part of the data on a device, float targets in `dtype`."""
+    y = part.y
+    if y is not None and y.ndim > 1:
+        y = y.astype(dtype)
+    move: Callable[[Any], Array] = lambda a: None if a is None else device.asarray(a)
+    return Feed(move(part.x), move(y), move(schema.scale), move(schema.shift), order)
+
+
+def judge(schema: Schema, y: np.ndarray, raw: np.ndarray) -> dict[str, float | None]:
+    """The task's metrics of raw predictions (n, k) against targets, in the target's own units."""
+    task, output = schema.target.task, model.outcome(schema.target.task, raw)
+    if task == "regression":
+        return metrics.of_task(task, schema.decode(y.astype(np.float64)), schema.decode(output))
+    return metrics.of_task(task, y, output)
+
+
+class _Run:
+    """Two launch lists over one store, and the best so far."""
+
+    def __init__(
+        self,
+        network: Network,
+        data: Prepared,
+        config: Config,
+        device: Device,
+        dtype: str,
+        control: Control,
+    ) -> None:
+        self.network, self.data, self.config = network, data, config
+        self.device, self.control = device, control
+        optimizer = optim.optimizer(config.optimizer, config.momentum, config.betas)
+        assert isinstance(config.batch_size, int) and isinstance(config.lr, float)
+        rows = data.train.rows
+        batch = min(config.batch_size, rows)
+        self.per_epoch = ceil(rows / batch)
+        self.total = config.steps or int(config.epochs) * self.per_epoch
+        warmup = config.warmup
+        rising = round(warmup * self.total) if isinstance(warmup, float) else warmup
+        self.order = device.asarray(np.arange(rows, dtype=np.int32))
+        self.store = engine.store(network, device, dtype, optimizer.slots)
+        self.list = engine.lower(
+            network,
+            feed(device, data.train, data.schema, dtype, self.order),
+            self.store,
+            batch,
+            "train",
+            optimizer=optimizer,
+            schedule=optim.schedule(config.schedule, config.lr, self.total, rising),
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
+            seed=config.seed,
+        )
+        self.check = None
+        if (part := data.validation) is not None:
+            rows = feed(device, part, data.schema, dtype)
+            batch = min(EVALUATION_ROWS, part.rows)
+            self.check = engine.lower(network, rows, self.store, batch, "evaluate")
+        self.best: dict[str, np.ndarray] | None = None
+        self.lowest, self.stale = float("inf"), 0
+        self.started = time.perf_counter()
+
+    def reports(self) -> Iterator[Report]:
+        every = self.per_epoch
+        if self.config.steps:
+            every = max(every, ceil(self.total / REPORTS))
+        done = 0
+        while done < self.total and self.control.ended == "done":
+            began, first = time.perf_counter(), done
+            while done < min(first + every, self.total) and not self.control.stop:
+                self._step(done)
+                done += 1
+            self.device.synchronize()
+            yield self._report(done, time.perf_counter() - began)
+            if self.control.stop:
+                self.control.ended = "stopped"
+            elif self._is_stuck():
+                self.control.ended = "patience"
+
+    def finish(self) -> None:
+        if self.best is not None:
+            self.network.load(self.best)
+        elif not self.list.fault:
+            self.network.load(self.store.weights())
+
+    def _step(self, done: int) -> None:
+        if done % self.per_epoch == 0:
+            if self.config.shuffle:
+                epoch = done // self.per_epoch
+                order = permutation(self.data.train.rows, self.config.seed, epoch=epoch)
+                self.order[...] = self.device.asarray(order)
+            self.list.rewind()
+        self.list.run()
+        if self.control.first_loss is None:
+            self.control.first_loss = float(self.list.totals[0])
+        self.control.tick(done + 1)
+
+    def _report(self, done: int, seconds: float) -> Report:
+        last, summed, _, rows = (float(v) for v in self.device.to_host(self.list.totals))
+        self.list.totals[...] = 0
+        self._raise_fault(last)
+        found = self._validate()
+        return Report(
+            step=done,
+            steps=self.total,
+            epoch=ceil(done / self.per_epoch),
+            epochs=ceil(self.total / self.per_epoch),
+            loss=last if self.config.loss == "sum_squares" else summed / max(1.0, rows),
+            validation=found,
+            lr=float(self.list.hyper[LR]),
+            rows_per_second=rows / max(seconds, 1e-9),
+            seconds=time.perf_counter() - self.started,
+            best=self._keep_if_best(found),
+        )
+
+    def _raise_fault(self, loss: float) -> None:
+        fault = self.list.fault
+        if not fault:
+            return
+        what = next(name for bit, name in FAULTS.items() if fault & bit)
+        seen = f" ({loss:g})" if what == "loss" else ""
+        raise Diverged(
+            f"diverged at step {self.list.step:,}: the {what} is not finite{seen}",
+            f"try a smaller --lr than {self.config.lr:g}, --clip-norm 1 or --norm layer",
+        )
+
+    def _validate(self) -> dict[str, float | None]:
+        part = self.data.validation
+        if self.check is None or part is None:
+            return {}
+        raw, loss = self.check.evaluate()
+        assert part.y is not None
+        return {"loss": loss if isfinite(loss) else None, **judge(self.data.schema, part.y, raw)}
+
+    def _keep_if_best(self, found: dict[str, float | None]) -> bool:
+        """Keep the weights of the lowest validation loss; of equals the latest."""
+        if self.check is None:
+            return True
+        loss = found["loss"]
+        if loss is None or loss > self.lowest:
+            self.stale += 1
+            return False
+        self.stale = 0 if loss < self.lowest else self.stale + 1
+        self.lowest, self.best = loss, self.store.weights()
+        return True
+
+    def _is_stuck(self) -> bool:
+        """Whether patience is at its end; on a plateau the learning rate drops first."""
+        if self.config.schedule == "plateau" and self.stale and self.stale % PLATEAU_EPOCHS == 0:
+            self.list.hyper[SCALE] *= PLATEAU_FACTOR
+        patience = int(self.config.patience)
+        return bool(patience) and self.stale >= patience

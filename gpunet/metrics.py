@@ -1,0 +1,79 @@
+"""How good predictions are, on plain arrays of the host: accuracy, log-loss, AUC, RMSE, MAE, R²."""
+
+import numpy as np
+
+TINY = 1e-15
+
+
+def accuracy(target: np.ndarray, label: np.ndarray) -> float:
+    """The share of rows that are right: target and label (n,), or (n, k) with every column right."""
+    right = target == label
+    return float(np.mean(right if right.ndim == 1 else right.all(axis=1)))
+
+
+def log_loss(target: np.ndarray, probability: np.ndarray) -> float:
+    """Mean of -log p. Class codes (n,) with p (n, k); or 0/1 (n, k) with p (n, k) of each being 1."""
+    p = np.clip(probability.astype(np.float64), TINY, 1 - TINY)
+    if target.ndim == 1:
+        return float(-np.mean(np.log(p[np.arange(len(target)), target])))
+    return float(-np.mean(np.where(target > 0.5, np.log(p), np.log1p(-p))))
+
+
+def auc(target: np.ndarray, score: np.ndarray) -> float | None:
+    """Area under the ROC curve of a 0/1 target (n,); None when only one of them is there."""
+    positive = target > 0.5
+    n_positive = int(positive.sum())
+    n_negative = positive.size - n_positive
+    if n_positive == 0 or n_negative == 0:
+        return None
+    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    above = ranks[place][positive].sum() - n_positive * (n_positive + 1) / 2
+    return float(above / (n_positive * n_negative))
+
+
+def mean_auc(target: np.ndarray, probability: np.ndarray) -> float | None:
+    """The mean of each column's AUC against the rest; target codes (n,) or 0/1 (n, k)."""
+    if target.ndim == 1:
+        target = target[:, None] == np.arange(probability.shape[1])
+    each = [auc(target[:, j], probability[:, j]) for j in range(probability.shape[1])]
+    known = [value for value in each if value is not None]
+    return float(np.mean(known)) if len(known) == len(each) else None
+
+
+def rmse(target: np.ndarray, value: np.ndarray) -> float:
+    """Root of the mean squared error."""
+    return float(np.sqrt(np.mean(np.square(target - value, dtype=np.float64))))
+
+
+def mae(target: np.ndarray, value: np.ndarray) -> float:
+    """Mean absolute error."""
+    return float(np.mean(np.abs(target - value), dtype=np.float64))
+
+
+def r2(target: np.ndarray, value: np.ndarray) -> float | None:
+    """1 - error / variance, the mean over columns (n, k); None when a target is constant."""
+    error = np.square(target - value, dtype=np.float64).sum(axis=0)
+    spread = np.square(target - target.mean(axis=0), dtype=np.float64).sum(axis=0)
+    return float(np.mean(1 - error / spread)) if np.all(spread > 0) else None
+
+
+def of_task(task: str, target: np.ndarray, output: np.ndarray) -> dict[str, float | None]:
+    """The task's metrics by name; `output` holds probabilities, or values in the target's units."""
+    if task == "regression":
+        return {
+            "rmse": rmse(target, output),
+            "mae": mae(target, output),
+            "r2": r2(target, output),
+        }
+    label = output.argmax(axis=1) if task == "multiclass" else output > 0.5
+    return {
+        "accuracy": accuracy(target if task == "multiclass" else target > 0.5, label),
+        "log_loss": log_loss(target, output),
+        "auc": mean_auc(target, output),
+    }
+
+
+def main_metric(task: str) -> str:
+    """The one figure to show where there is room for one."""
+    return "rmse" if task == "regression" else "accuracy"

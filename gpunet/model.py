@@ -1,0 +1,179 @@
+"""A network as a graph: layers of gates from input to loss, with their first weights.
+
+Knows settings and sizes; knows no data, no device and no file.
+"""
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from gpunet import formula, fuse, gates
+from gpunet.config import Config
+from gpunet.errors import UsageError
+from gpunet.graph import Gate, Graph, Node
+from gpunet.random import Purpose, stream
+
+ACTIVATIONS: dict[str, type[gates.Activation]] = {
+    "sigmoid": gates.Sigmoid,
+    "tanh": gates.Tanh,
+    "relu": gates.ReLU,
+    "gelu": gates.GELU,
+    "silu": gates.SiLU,
+    "mish": gates.Mish,
+    "selu": gates.SELU,
+}
+LOSSES: dict[str, type[gates.Loss]] = {
+    "softmax_cross_entropy": gates.SoftmaxCrossEntropy,
+    "sigmoid_cross_entropy": gates.SigmoidCrossEntropy,
+    "mean_squared": gates.MeanSquared,
+    "sum_squares": gates.SumSquares,
+    "mean_absolute": gates.MeanAbsolute,
+    "huber": gates.Huber,
+    "pinball": gates.Pinball,
+}
+TASK_LOSSES = {
+    "multiclass": ("softmax_cross_entropy",),
+    "binary": ("sigmoid_cross_entropy",),
+    "multilabel": ("sigmoid_cross_entropy",),
+    "regression": ("mean_squared", "sum_squares", "mean_absolute", "huber", "pinball"),
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A graph from the input `x` (n, d) to `loss`, by way of the `prediction` (n, k)."""
+
+    graph: Graph
+    prediction: Node
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """Every array that predicting needs, by name: parameters and running statistics."""
+        found = {name: node.value for name, node in self.graph.parameters.items()}
+        return {**found, **self.statistics}
+
+    @property
+    def statistics(self) -> dict[str, np.ndarray]:
+        """The running figures of the batch norms, by name."""
+        return {
+            f"{node.name}.{name}": getattr(node.gate, name)
+            for node in self.graph.nodes
+            if isinstance(node.gate, gates.BatchNorm)
+            for name in ("running_mean", "running_var")
+        }
+
+    def load(self, weights: dict[str, np.ndarray]) -> None:
+        """Take arrays of the same names and shapes; ValueError says which differ."""
+        mine = self.weights
+        if {n: w.shape for n, w in mine.items()} != {n: w.shape for n, w in weights.items()}:
+            wrong = sorted(
+                name
+                for name in mine.keys() | weights.keys()
+                if getattr(mine.get(name), "shape", None)
+                != getattr(weights.get(name), "shape", None)
+            )
+            raise ValueError(f"weights that do not fit the network: {', '.join(wrong[:5])}")
+        for name, node in self.graph.parameters.items():
+            node.value = weights[name]
+        for name in self.statistics:
+            owner, _, which = name.rpartition(".")
+            setattr(self.graph.node(owner).gate, which, weights[name])
+
+
+def build(config: Config, inputs: int, outputs: int, task: str) -> Network:
+    """A fresh network of d = `inputs` and k = `outputs`; its weights follow from the seed.
+
+    `config` is resolved: no `auto` among hidden, activation, init, loss.
+    """
+    graph = Graph()
+    h, width = graph.input("x", (None, inputs)), inputs
+    assert config.hidden != "auto"
+    for i, units in enumerate(config.hidden, 1):
+        h = _linear(graph, h, f"hidden{i}", width, units, config, i)
+        h = _norm(graph, h, f"hidden{i}", units, config)
+        h = graph.apply(activation(config.activation), h, name=f"hidden{i}")
+        if config.dropout:
+            gate = gates.Dropout(config.dropout, config.seed, layer=i)
+            h = graph.apply(gate, h, name=f"hidden{i}.dropout")
+        width = units
+    last = len(config.hidden) + 1
+    prediction = _linear(graph, h, "output", width, outputs, config, last)
+    shape = (None,) if task == "multiclass" else (None, outputs)
+    gate = loss(config.loss, task, config.label_smoothing)
+    graph.output = graph.apply(gate, prediction, graph.input("target", shape), name="loss")
+    return Network(graph, prediction)
+
+
+def activation(text: str) -> Gate:
+    """The gate of that name, or the big gate of a formula of x."""
+    if text in ACTIVATIONS:
+        return ACTIVATIONS[text]()
+    return fuse.Activation(formula.elementwise(text, ("x",)).graph)
+
+
+def loss(text: str, task: str, smoothing: float = 0.0) -> Gate:
+    """The gate of that name, or of a formula of pred and target; UsageError if it cannot serve."""
+    if text in LOSSES:
+        if text not in TASK_LOSSES[task]:
+            fitting = ", ".join(TASK_LOSSES[task])
+            raise UsageError(f"--loss {text} does not fit a {task} target", f"use {fitting}")
+        takes_smoothing = text.endswith("cross_entropy")
+        if smoothing and not takes_smoothing:
+            raise UsageError(f"--label-smoothing has no meaning for --loss {text}")
+        return LOSSES[text](smoothing if takes_smoothing else None)
+    if task == "multiclass":
+        raise UsageError(f"--loss {text}: a formula does not fit a multiclass target")
+    if smoothing:
+        raise UsageError("--label-smoothing has no meaning for a formula")
+    parsed = formula.elementwise(text, ("pred", "target"))
+    return fuse.Loss(parsed.graph, parsed.reduction)
+
+
+def _linear(
+    graph: Graph, h: Node, name: str, width: int, units: int, config: Config, layer: int
+) -> Node:
+    rng = stream(config.seed, Purpose.INIT, layer=layer)
+    spread = _spread(config, width, units, is_output=name == "output")
+    w = graph.parameter(f"{name}.weight", rng.standard_normal((width, units)) * spread)
+    h = graph.apply(gates.MatMul(), h, w, name=f"{name}.product")
+    if not config.bias:
+        return h
+    b = graph.parameter(f"{name}.bias", np.zeros(units))
+    return graph.apply(gates.Add(), h, b, name=f"{name}.sum")
+
+
+def _norm(graph: Graph, h: Node, name: str, units: int, config: Config) -> Node:
+    if config.norm == "none":
+        return h
+    gate = gates.LayerNorm() if config.norm == "layer" else gates.BatchNorm(units)
+    gain = graph.parameter(f"{name}.gain", np.ones(units))
+    shift = graph.parameter(f"{name}.shift", np.zeros(units))
+    return graph.apply(gate, h, gain, shift, name=f"{name}.norm")
+
+
+def outcome(task: str, raw: np.ndarray) -> np.ndarray:
+    """What a prediction (n, k) means: probabilities, float64 (n, k), or the values themselves."""
+    raw = raw.astype(np.float64)
+    if task == "regression":
+        return raw
+    if task == "multiclass":
+        e = np.exp(raw - raw.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+    e = np.exp(-np.abs(raw))
+    return np.where(raw >= 0, 1, e) / (1 + e)
+
+
+def default_init(activation: str) -> str:
+    """The distribution that keeps the variance through that activation."""
+    known = {"sigmoid": "xavier", "tanh": "xavier", "selu": "lecun"}
+    return known.get(activation, "he")
+
+
+def _spread(config: Config, width: int, units: int, is_output: bool) -> float:
+    """The standard deviation of the first weights; He 2015, Glorot 2010, LeCun 1998."""
+    if config.init == "normal":
+        return 1.0
+    if is_output or config.init == "lecun":
+        return sqrt(1 / width)
+    return sqrt(2 / width) if config.init == "he" else sqrt(2 / (width + units))

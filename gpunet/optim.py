@@ -1,0 +1,74 @@
+"""How gradients move weights: the optimisers' kernels and defaults, and learning-rate schedules."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpunet.kernels import Kernel, update
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An update kernel, the number of its state vectors, and what it does best with by default."""
+
+    kernel: Kernel
+    slots: int
+    lr: float
+    beta1: float = 0.0
+    beta2: float = 0.0
+    epsilon: float = 1e-8
+
+
+OPTIMIZERS = {
+    "sgd": Optimizer(update.sgd, 0, lr=0.1),
+    "momentum": Optimizer(update.momentum, 1, lr=0.02, beta1=0.9),
+    "nesterov": Optimizer(update.nesterov, 1, lr=0.02, beta1=0.9),
+    "rmsprop": Optimizer(update.rmsprop, 1, lr=1e-3, beta2=0.99),
+    "adam": Optimizer(update.adam, 2, lr=2e-3, beta1=0.9, beta2=0.999),
+    "adamw": Optimizer(update.adamw, 2, lr=2e-3, beta1=0.9, beta2=0.999),
+    "lion": Optimizer(update.lion, 1, lr=3e-4, beta1=0.9, beta2=0.99),
+}
+
+
+def optimizer(
+    name: str, momentum: float | None = None, betas: tuple[float, float] | None = None
+) -> Optimizer:
+    """The optimiser of that name with the user's decay rates; `sgd` with momentum is `momentum`."""
+    if name == "sgd" and momentum:
+        name = "momentum"
+    known = OPTIMIZERS[name]
+    beta1, beta2 = betas or (known.beta1 if momentum is None else momentum, known.beta2)
+    return Optimizer(known.kernel, known.slots, known.lr, beta1, beta2, known.epsilon)
+
+
+def schedule(name: str, lr: float, steps: int, warmup: int = 0) -> np.ndarray:
+    """The learning rate of every step, float64 (steps + 1,): entry t is for update t, from 1.
+
+    A warm-up of `warmup` steps rises linearly to `lr`. `linear` and `cosine` then fall to 0;
+    `onecycle` rises over the first 30 % and falls to lr / 10,000 (Smith, 2018); `plateau` is
+    constant here: the loop lowers it.
+    """
+    done = np.clip((np.arange(steps + 1) - 1 - warmup) / max(1, steps - warmup), 0, 1)
+    table: np.ndarray = lr * SCHEDULES[name](done)
+    rising = np.arange(warmup + 1)
+    table[: warmup + 1] = np.minimum(lr * rising / max(1, warmup + 1), lr)[: len(table)]
+    return table
+
+
+def _cosine(done: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.cos(np.pi * done))
+
+
+def _onecycle(done: np.ndarray) -> np.ndarray:
+    rise = 0.04 + 0.96 * (1 - _cosine(done / 0.3))
+    fall = 1e-4 + (1 - 1e-4) * _cosine((done - 0.3) / 0.7)
+    return np.where(done < 0.3, rise, fall)
+
+
+SCHEDULES = {
+    "constant": np.ones_like,
+    "plateau": np.ones_like,
+    "linear": lambda done: 1 - done,
+    "cosine": _cosine,
+    "onecycle": _onecycle,
+}

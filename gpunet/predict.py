@@ -1,0 +1,196 @@
+"""A saved model on new data: load it, predict, evaluate. All that it needs is in one file."""
+
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunet import engine, loop, model, run
+from gpunet.config import Config, gather
+from gpunet.data import Dataset, Schema, Source, read
+from gpunet.device import Device, resolve
+from gpunet.errors import DataError, GpunetError, ModelInvalid, UsageError
+from gpunet.model import Network
+
+MODEL_FILE = "model.safetensors"
+FORMATS = (".csv", ".parquet", ".jsonl")
+NETWORK_SETTINGS = ("hidden", "activation", "norm", "dropout", "bias", "init", "loss")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predictions for n rows, in the order of the rows.
+
+    output (n, k): class probabilities, of each column being true, or values in the target's
+    units. labels (n,) or (n, k): what is predicted, written as in the training file.
+    unseen: for each column, how many rows hold a category that training never saw.
+    """
+
+    output: np.ndarray
+    labels: np.ndarray
+    unseen: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with the schema that encodes its inputs and names its outputs."""
+
+    network: Network
+    schema: Schema
+    config: Config
+
+    def predict(self, data: Any, proba: bool = False, device: str = "cpu") -> np.ndarray:
+        """Predictions for a table, array, file or Source: labels or values (n,), or (n, k) for
+        several targets; with `proba`, probabilities (n, k), for a binary target of both classes.
+
+        Columns are matched by name; a target is not needed. Raises DataError for columns that are
+        missing, or changed their type.
+        """
+        found = self.outcome(read(data), resolve(device).device)
+        return probabilities(self.schema, found.output) if proba else found.labels
+
+    def evaluate(self, data: Any, device: str = "cpu") -> dict[str, float | None]:
+        """The task's metrics on data that has the target."""
+        return self.score(read(data), resolve(device).device)
+
+    def outcome(self, source: Source, device: Device) -> Prediction:
+        """Probabilities or values, labels, and never-seen categories."""
+        x, unseen = self.schema.encode(source)
+        raw = self.run(Dataset(x, None), device)
+        output = model.outcome(self.schema.target.task, raw)
+        if self.schema.target.task == "regression":
+            output = self.schema.decode(output)
+        return Prediction(output, labels(self.schema, output), unseen)
+
+    def score(self, source: Source, device: Device) -> dict[str, float | None]:
+        """The task's metrics, on a device."""
+        x, _ = self.schema.encode(source)
+        y = self.schema.encode_target(source)
+        raw = self.run(Dataset(x, y), device)
+        return loop.judge(self.schema, y, raw)
+
+    def save(self, path: Path | str) -> None:
+        """Write all of it to one safetensors file, whole or not at all."""
+        settings = {name: getattr(self.config, name) for name in NETWORK_SETTINGS}
+        state = {"schema": self.schema.to_dict(), "network": settings}
+        run.write(Path(path), run.pack(self.network.weights, state))
+
+    def run(self, part: Dataset, device: Device) -> np.ndarray:
+        """The network's raw predictions (n, k) for encoded rows."""
+        if not part.rows:
+            raise DataError("no rows to predict")
+        dtype = "float64" if _is_double(self.network.weights) else "float32"
+        rows = loop.feed(device, Dataset(part.x, None), self.schema, dtype)
+        store = engine.store(self.network, device, dtype)
+        batch = min(loop.EVALUATION_ROWS, part.rows)
+        raw, _ = engine.lower(self.network, rows, store, batch, "evaluate").evaluate()
+        return raw
+
+
+def load(path: Path | str) -> Model:
+    """The model of a run directory, or of a model file.
+
+    Raises InputMissing when there is none, ModelInvalid when it is damaged or not gpunet's.
+    """
+    path = Path(path)
+    weights, state = run.unpack(path / MODEL_FILE if path.is_dir() else path)
+    try:
+        schema = Schema.from_dict(state["schema"])
+        config = gather(recipe=state["network"]).config
+        network = model.build(config, schema.width, outputs(schema), schema.target.task)
+        network.load(weights)
+    except ModelInvalid:
+        raise
+    except (GpunetError, KeyError, TypeError, ValueError) as reason:
+        raise ModelInvalid(f"{path}: a model that does not fit together: {reason}") from None
+    return Model(network, schema, config)
+
+
+def outputs(schema: Schema) -> int:
+    """k, the width of the network's prediction."""
+    target = schema.target
+    return len(target.labels) if target.task == "multiclass" else len(target.names)
+
+
+def labels(schema: Schema, output: np.ndarray) -> np.ndarray:
+    """What is predicted, from probabilities or values (n, k), written as in the training file."""
+    target = schema.target
+    if target.task == "multiclass":
+        return np.array(target.labels)[output.argmax(axis=1)]
+    if target.task == "binary":
+        return np.array(target.labels)[(output[:, 0] > 0.5).astype(np.int64)]
+    if target.task == "multilabel":
+        return (output > 0.5).astype(np.int64)
+    return output[:, 0] if output.shape[1] == 1 else output
+
+
+def probabilities(schema: Schema, output: np.ndarray) -> np.ndarray:
+    """Probabilities (n, k), a column a class; DataError for a regression model."""
+    if schema.target.task == "regression":
+        raise DataError("a regression model has no probabilities", "leave out --proba")
+    if schema.target.task == "binary":
+        return np.concatenate([1 - output, output], axis=1)
+    return output
+
+
+def _is_double(weights: dict[str, np.ndarray]) -> bool:
+    return any(array.dtype == np.float64 for array in weights.values())
+
+
+def check_destination(out: str) -> None:
+    """Refuse, before any work, a file of a kind that cannot be written."""
+    if out != "-" and not out.endswith(FORMATS):
+        raise UsageError(f"{out}: no format for this name", f"use {', '.join(FORMATS)} or -")
+
+
+def columns(
+    schema: Schema, source: Source, found: Prediction, keep: list[str], proba: bool
+) -> dict[str, Any]:
+    """The columns of a predictions file: those kept, `prediction` (or a column a target), and
+    with `proba` one `p_<class>` a class."""
+    result = source.pick(keep)
+    names = schema.target.names
+    if found.labels.ndim == 1:
+        result["prediction"] = found.labels
+    else:
+        result.update({f"prediction_{name}": found.labels[:, j] for j, name in enumerate(names)})
+    if proba:
+        each = probabilities(schema, found.output)
+        words = schema.target.labels or names
+        result.update({f"p_{word}": each[:, j] for j, word in enumerate(words)})
+    if taken := [name for name in keep if name in list(result)[len(keep) :]]:
+        raise DataError(f"--keep {taken[0]}: a column of the predictions has that name")
+    return result
+
+
+def write(table: dict[str, Any], out: str) -> None:
+    """Write columns as CSV, Parquet or JSON lines, by the name's ending; `-` is CSV on stdout."""
+    content = _encode(table, ".csv" if out == "-" else Path(out).suffix)
+    if out == "-":
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+    else:
+        run.write(Path(out), content)
+
+
+def _encode(table: dict[str, Any], ending: str) -> bytes:
+    import pyarrow as pa
+
+    arrow = pa.table(table)
+    sink = io.BytesIO()
+    if ending == ".parquet":
+        from pyarrow import parquet
+
+        parquet.write_table(arrow, sink)
+    elif ending == ".csv":
+        from pyarrow import csv
+
+        csv.write_csv(arrow, sink, csv.WriteOptions(quoting_style="needed"))
+    else:
+        for row in arrow.to_pylist():
+            sink.write(json.dumps(row, default=str).encode() + b"\n")
+    return sink.getvalue()

@@ -1,0 +1,182 @@
+"""How gpunet looks in a terminal. Is handed plain objects; computes nothing and reads no file.
+
+Results go to stdout, everything else to stderr. Text that came from data passes through `show`.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+METRIC_ORDER = ("accuracy", "log_loss", "auc", "rmse", "mae", "r2")
+
+
+def out() -> Console:
+    """The console of results: markup and highlighting off."""
+    return Console(markup=False, highlight=False, emoji=False)
+
+
+def err() -> Console:
+    """The console of talk; live pieces only where stderr is a terminal."""
+    live = sys.stderr.isatty()
+    return Console(
+        stderr=True, markup=False, highlight=False, emoji=False, force_interactive=live
+    )
+
+
+def show(text: object) -> str:
+    """Text that came from data, with control and direction characters made visible."""
+    return "".join(c if c.isprintable() else _escape(c) for c in str(text))
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout; numbers that are not finite become null."""
+    sys.stdout.write(json.dumps(finite(value), indent=2) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """The same value, with NaN and infinities as None: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(each) for each in value]
+    return value
+
+
+def error(message: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(f"gpunet: error: {show(message)}\n")
+
+
+def warn(message: str) -> None:
+    """One line on stderr that is not fatal."""
+    sys.stderr.write(f"gpunet: warning: {show(message)}\n")
+
+
+def say(message: str) -> None:
+    """One line of talk on stderr."""
+    sys.stderr.write(show(message) + "\n")
+
+
+def facts(rows: Iterable[tuple[str, str]], console: Console | None = None) -> None:
+    """Pairs of a word and what there is to say of it, aligned."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for word, text in rows:
+        grid.add_row(Text(show(word)), Text(show(text)))
+    (console or err()).print(grid)
+
+
+def table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: Iterable[int] = (),
+    title: str | None = None,
+) -> None:
+    """A table on stdout; columns in `right` are numbers."""
+    numbers = set(right)
+    grid = Table(box=None, pad_edge=False, title=title, title_justify="left", padding=(0, 2, 0, 0))
+    for i, word in enumerate(header):
+        justify = "right" if i in numbers else "left"
+        grid.add_column(Text(show(word)), justify=justify, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(show(cell)) for cell in row))
+    out().print(grid)
+
+
+def metrics(found: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Metrics by part, a column a part."""
+    parts = [part for part, values in found.items() if values]
+    names = [name for name in METRIC_ORDER if any(name in found[part] for part in parts)]
+    rows = [[name, *(number(found[part].get(name)) for part in parts)] for name in names]
+    table(["", *parts], rows, right=range(1, len(parts) + 1))
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Four significant digits or more, and a dash for what is not known."""
+    if value is None:
+        return "–"
+    if value == 0 or 1e-4 <= abs(value) < 10 ** (digits + 2):
+        whole = len(str(int(abs(value))))
+        return f"{value:,.{max(0, digits - whole)}f}" if abs(value) >= 1 else f"{value:.{digits}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 0.52 s, 12 s, 3 min 20 s, 1 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+class Training:
+    """A run while it goes: a live bar on a terminal, else a plain line a report."""
+
+    def __init__(self, steps: int, metric: str, quiet: bool) -> None:
+        self.metric, self.quiet = metric, quiet
+        self.console = err()
+        self.live = self.console.is_terminal and not quiet
+        self.bar = _bar(self.console, steps) if self.live else None
+
+    def __enter__(self) -> "Training":
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def tick(self, step: int) -> None:
+        """A step is done."""
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=step)
+
+    def report(self, report: Any) -> None:
+        """A report is in."""
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], said=self._line(report, short=True))
+        elif not self.quiet:
+            say(self._line(report, short=False))
+
+    def _line(self, report: Any, short: bool) -> str:
+        found = report.validation
+        parts = [f"epoch {report.epoch:,}/{report.epochs:,}"]
+        if not short and report.epochs != report.steps:
+            parts.append(f"step {report.step:,}")
+        parts.append(f"loss {number(report.loss)}")
+        if found:
+            parts.append(f"validation {number(found['loss'])}")
+            parts.append(f"{self.metric} {number(found.get(self.metric))}")
+        if not short:
+            parts.append(f"lr {report.lr:.3g}")
+        parts.append(f"{report.rows_per_second:,.0f} rows/s")
+        return "  ".join(parts)
+
+
+def _bar(console: Console, steps: int) -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.fields[said]}", markup=False), BarColumn(bar_width=None)]
+    bar = Progress(
+        *columns,
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        console=console,
+        refresh_per_second=8,
+        expand=True,
+    )
+    bar.add_task("", total=steps, said="starting")
+    return bar
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()

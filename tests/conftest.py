@@ -1,0 +1,27 @@
+"""Shared by all tests: what needs a GPU is skipped with its reason, or fails under --require-gpu."""
+
+import pytest
+
+from gpunet.device import resolve
+from gpunet.errors import Unavailable
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-gpu", action="store_true", help="a missing GPU fails the GPU tests")
+
+
+@pytest.fixture(scope="session")
+def gpu(request: pytest.FixtureRequest):
+    """The first CUDA device."""
+    try:
+        return resolve("cuda").device
+    except Unavailable as reason:
+        if request.config.getoption("--require-gpu"):
+            pytest.fail(f"--require-gpu: {reason}")
+        pytest.skip(f"no GPU: {reason.message}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.fixturenames.insert(0, "gpu")
