@@ -5,37 +5,20 @@ NumPy, CuPy and the rooms that use them are imported inside the commands, so tha
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import Field, fields
-from inspect import Parameter, Signature
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Optional, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from gpunet import view
-from gpunet.config import Config, flag
 from gpunet.errors import GpunetError, Interrupted, OutOfMemory
+from gpunet.options import takes_settings
 
 if TYPE_CHECKING:
     from gpunet.job import Job
-
-SHORT = {"target": "-t", "epochs": "-e", "batch_size": "-b", "device": "-d"}
-EXAMPLES = {
-    "train": """
-Train a network on DATA and save the run.
-
-DATA is a CSV, TSV, Parquet, JSON-lines, NPZ, NPY or IDX file, a folder of MNIST-named IDX files,
-or a built-in set (gpunet data list). Without DATA: the lecture's two-layer network.
-
-gpunet train penguins
-
-gpunet train prices.csv --target price --hidden 256,128 --epochs 50
-""",
-}
-OUTPUT = "Output"
 
 app = typer.Typer(
     name="gpunet",
@@ -47,8 +30,9 @@ app = typer.Typer(
 data_app = typer.Typer(name="data", help="Look at data before training.", no_args_is_help=True)
 app.add_typer(data_app)
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Results and errors alone.")]
+OUTPUT = "Output"
+JSON_HELP = "One JSON document on stdout."
+Json = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a model file.")]
 DataPath = Annotated[str, typer.Argument(metavar="DATA", help="A file, or a built-in set.")]
 DeviceName = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
@@ -76,10 +60,38 @@ def _options(
         raise typer.Exit
 
 
+@app.command()
+@takes_settings
 def train(
-    data: str, out: Path | None, config: Path | None, json: bool, quiet: bool, **given: Any
+    data: Annotated[str, typer.Argument(metavar="DATA", help="What to learn from.")] = "lecture",
+    out: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--out", "-o", help="The run directory; runs/<data>-<n> if not given.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    config: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--config", "-c", help="A TOML file of settings; flags win over it.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No talk.", rich_help_panel=OUTPUT)
+    ] = False,
+    **given: Any,
 ) -> None:
-    """Train; the signature is made from the settings."""
+    """Train a network on DATA and save the run.
+
+    DATA is a CSV, TSV, Parquet, JSON-lines, NPZ, NPY or IDX file, a folder of MNIST-named IDX
+    files, or a built-in set (gpunet data list). Without DATA: the lecture's two-layer network.
+
+    For example: gpunet train penguins, or
+    gpunet train prices.csv --target price --hidden 256,128 --epochs 50
+    """
     from gpunet import job, run
 
     flags = {name: value for name, value in given.items() if value is not None}
@@ -234,9 +246,10 @@ def data_list(json: Json = False) -> None:
     from gpunet.data import BUILTIN
 
     if json:
-        view.print_json({"schema": "gpunet.data-list/1", "sets": list(map(vars, BUILTIN.values()))})
+        sets = [{"name": name, **vars(each)} for name, each in BUILTIN.items()]
+        view.print_json({"schema": "gpunet.data-list/1", "sets": sets})
         return
-    rows = [[s.name, f"{s.rows:,}", s.columns, s.task, s.about] for s in BUILTIN.values()]
+    rows = [[name, f"{s.rows:,}", s.columns, s.task, s.description] for name, s in BUILTIN.items()]
     view.table(["name", "rows", "columns", "task", "what it is"], rows, right=(1, 2))
 
 
@@ -264,9 +277,7 @@ def data_show(
             }
         )
         return
-    rows = [[c.name, c.kind, f"{c.missing:,}", f"{c.distinct:,}", c.summary, c.note] for c in columns]
-    head = ["column", "kind", "missing", "distinct", "values", "note"]
-    view.table(head, rows, right=(2, 3), title=f"{view.show(source.name)}: {source.rows:,} rows")
+    view.profile(source.name, source.rows, columns)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -301,7 +312,8 @@ def _fail(fault: BaseException, message: str, code: int) -> int:
         import traceback
 
         traceback.print_exception(fault)
-    view.error(message)
+    if message:
+        view.error(message)
     return code
 
 
@@ -371,63 +383,3 @@ def _next_steps(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("next", f"gpunet evaluate {run} DATA"),
         ("", f"gpunet predict {run} DATA -o predictions.csv"),
     ]
-
-
-def _option(each: "Field[Any]") -> Parameter:
-    """A setting as an option; its value is checked by the settings themselves."""
-    is_switch = each.type is bool
-    names = [flag(each.name), *([SHORT[each.name]] if each.name in SHORT else [])]
-    if is_switch:
-        names = [f"{flag(each.name)}/{flag('no_' + each.name)}"]
-    option = typer.Option(
-        *names,
-        help=each.metadata["help"],
-        rich_help_panel=each.metadata["panel"],
-        show_default=_default_text(each.default),
-        metavar=None if is_switch else _metavar(each.type),
-    )
-    kind = Annotated[Optional[bool if is_switch else str], option]
-    return Parameter(each.name, Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-
-
-def _default_text(default: Any) -> Any:
-    if default is None or default == ():
-        return False
-    return {True: "yes", False: "no"}.get(default, str(default)) if isinstance(default, bool) else str(default)
-
-
-def _metavar(kind: Any) -> str:
-    words = get_args(kind)
-    if words and all(isinstance(word, str) for word in words):
-        return "|".join(words)
-    text = str(kind)
-    if "tuple" in text:
-        return "A,B,…"
-    return "TEXT" if kind is str or "str" in text else "NUMBER"
-
-
-def _train_signature() -> Signature:
-    argument = typer.Argument(metavar="[DATA]", help="A file, a folder, or a built-in set.")
-    place = typer.Option("-o", "--out", help="The run directory; runs/<data>-<n> if not given.", rich_help_panel=OUTPUT)
-    file = typer.Option("--config", "-c", help="A TOML file of settings; flags win over it.", rich_help_panel=OUTPUT)
-    keyword = Parameter.KEYWORD_ONLY
-    return Signature(
-        [
-            Parameter("data", Parameter.POSITIONAL_OR_KEYWORD, default="lecture", annotation=Annotated[str, argument]),
-            *(_option(each) for each in fields(Config)),
-            Parameter("out", keyword, default=None, annotation=Annotated[Optional[Path], place]),
-            Parameter("config", keyword, default=None, annotation=Annotated[Optional[Path], file]),
-            Parameter("json", keyword, default=False, annotation=Json),
-            Parameter("quiet", keyword, default=False, annotation=Quiet),
-        ]
-    )
-
-
-def _with_signature(function: Callable[..., None]) -> Callable[..., None]:
-    function.__signature__ = _train_signature()  # type: ignore[attr-defined]
-    function.__annotations__ = {}
-    function.__doc__ = EXAMPLES["train"]
-    return function
-
-
-app.command(name="train")(_with_signature(train))

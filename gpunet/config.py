@@ -7,6 +7,7 @@ over the defaults. A value that was given is never ignored: two that conflict ar
 
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cache
@@ -52,16 +53,16 @@ class Config:
     test: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
     split_column: str | None = _setting(None, DATA, "Column that says train, validation or test.")
     delimiter: str | None = _setting(None, DATA, "Between the cells of a text file; found if not given.")
-    header: bool = _setting(True, DATA, "Whether the first line of a text file names the columns.")
+    header: bool = _setting(True, DATA, "Text files have no line of column names.")
     drop_missing_target: bool = _setting(False, DATA, "Leave out rows that have no target.")
-    standardise: bool = _setting(True, DATA, "Scale inputs and regression targets by the training part.")
-    shuffle: bool = _setting(True, DATA, "A new order of rows each epoch.")
+    standardise: bool = _setting(True, DATA, "Leave inputs and regression targets in their own units.")
+    shuffle: bool = _setting(True, DATA, "The same order of rows every epoch.")
 
     hidden: tuple[Count, ...] | Auto = _setting("auto", NETWORK, "Widths of the hidden layers: 256,128; none for a linear model.")
     activation: str = _setting("relu", NETWORK, "sigmoid, tanh, relu, gelu, silu, mish, selu, or a formula of x.")
     norm: Norm = _setting("none", NETWORK, "Normalisation before each activation.")
     dropout: Rate = _setting(0.0, NETWORK, "Fraction of hidden units dropped while training.")
-    bias: bool = _setting(True, NETWORK, "Whether layers add a bias.")
+    bias: bool = _setting(True, NETWORK, "Layers without a bias.")
     init: Init = _setting("auto", NETWORK, "Distribution of the first weights.")
     loss: str = _setting("auto", NETWORK, "By name, or a formula of pred and target.")
     label_smoothing: Rate = _setting(0.0, NETWORK, "Share of each label spread over the others.")
@@ -172,11 +173,15 @@ def _known(name: str, word: str) -> None:
 
 
 def _from_text(name: str, text: str) -> Any:
-    """Comma lists become tuples; everything else is left to the type check."""
-    default = {each.name: each.type for each in fields(Config)}[name]
-    if "tuple" not in str(default) or text == "auto":
-        return text
-    return () if text in ("", "none") else tuple(part.strip() for part in text.split(","))
+    """Comma lists become tuples, and numbers numbers where a path could stand as well;
+    everything else is left to the type check."""
+    kind = _type(name)
+    if "tuple" in str(kind) and text != "auto":
+        return () if text in ("", "none") else tuple(part.strip() for part in text.split(","))
+    if kind == Rate | str:
+        with suppress(ValueError):
+            return float(text)
+    return text
 
 
 @cache

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpunet import gates, kernels
+from gpunet import gates
 from gpunet.device import Array, Device
 from gpunet.graph import Graph, Node
+from gpunet.kernels import REGISTRY, Kernel
 from gpunet.kernels.slots import (
     BETA1,
     BETA2,
@@ -281,7 +282,7 @@ class _Lowering:
     def slot(self, name: str, shape: Sequence[int], dtype: str | None = None) -> Slot:
         return Slot(name, tuple(shape), dtype or self.dtype)
 
-    def launch(self, kernel: kernels.Kernel, *arguments: Any) -> None:
+    def launch(self, kernel: Kernel, *arguments: Any) -> None:
         """Emit a kernel; scratch is added where it wants some."""
         if kernel.work is not None:
             size = max(1, kernel.work(*arguments))
@@ -302,14 +303,14 @@ class _Lowering:
 
     def open(self) -> None:
         """Advance the clock, take the next rows."""
-        self.launch(kernels.update.tick, self.clock, self.hyper, self.table, self.batch)
+        self.launch(REGISTRY["tick"], self.clock, self.hyper, self.table, self.batch)
         feed, order = self.feed, self._given("order")
         for name, node in self.graph.inputs.items():
             if name == "x":
                 slot = self.slot("x", (self.batch, feed.x.shape[1]))
                 scale, shift = self._given("scale"), self._given("shift")
                 x = self.outside("data.x", feed.x)
-                self.launch(kernels.rows.gather, x, scale, shift, order, self.clock, slot)
+                self.launch(REGISTRY["gather"], x, scale, shift, order, self.clock, slot)
             elif feed.y is not None:
                 slot = self._target(self.outside("data.y", feed.y), order)
             else:
@@ -319,9 +320,9 @@ class _Lowering:
     def _target(self, y: Slot, order: Slot | None) -> Slot:
         slot = self.slot("target", (self.batch, *y.shape[1:]), "int32" if y.ndim == 1 else None)
         if y.ndim == 1:
-            self.launch(kernels.rows.gather_labels, y, order, self.clock, slot)
+            self.launch(REGISTRY["gather_labels"], y, order, self.clock, slot)
         else:
-            self.launch(kernels.rows.gather, y, None, None, order, self.clock, slot)
+            self.launch(REGISTRY["gather"], y, None, None, order, self.clock, slot)
         return slot
 
     def _given(self, name: str) -> Slot | None:
@@ -361,8 +362,8 @@ class _Lowering:
         values, gradient = self.outside("params", store.values), self.outside("grads", store.gradient)
         if clip:
             squared = self.slot("squared_norm", (1,), "float64")
-            self.launch(kernels.update.squared_norm, gradient, squared)
-            self.launch(kernels.update.clip, squared, self.hyper)
+            self.launch(REGISTRY["squared_norm"], gradient, squared)
+            self.launch(REGISTRY["clip"], squared, self.hyper)
         state = (self.outside(f"state{i}", each) for i, each in enumerate(store.state))
         segments = (
             self.outside(name, getattr(store, name)) for name in ("starts", "rates", "decays")
@@ -451,14 +452,14 @@ def _add_forward(work: _Lowering, node: Node) -> None:
         work.biases[node] = work.values[bias]
     else:
         slot = work.values[node] = work.values[z]
-        work.launch(kernels.activation.PAIRS["identity"][0], slot, work.values[bias], slot)
+        work.launch(REGISTRY["identity_forward"], slot, work.values[bias], slot)
 
 
 def _add_backward(work: _Lowering, node: Node) -> None:
     z, bias = node.inputs
     grad = work.grads[z] = work.grads[node]
     if node not in work.biases:
-        work.launch(kernels.rows.column_sums, grad, work.gradient(bias))
+        work.launch(REGISTRY["column_sums"], grad, work.gradient(bias))
 
 
 def _activation_forward(work: _Lowering, node: Node) -> None:
@@ -498,7 +499,7 @@ def _dropout(work: _Lowering, node: Node, x: Slot, y: Slot) -> None:
     gate = node.gate
     assert isinstance(gate, gates.Dropout)
     rate = work.outside("rate", work.store.device.asarray([gate.rate], work.dtype))
-    work.launch(kernels.dropout.dropout, x, rate, work.key, work.clock, gate.layer, y)
+    work.launch(REGISTRY["dropout"], x, rate, work.key, work.clock, gate.layer, y)
 
 
 def _layer_norm_forward(work: _Lowering, node: Node) -> None:
@@ -507,7 +508,7 @@ def _layer_norm_forward(work: _Lowering, node: Node) -> None:
     saved = work.saved[node] = tuple(
         work.slot(f"{node.name}.{name}", x.shape[:1]) for name in ("mean", "rstd")
     )
-    work.launch(kernels.norm.layer_norm_forward, x, gain, shift, y, *saved)
+    work.launch(REGISTRY["layer_norm_forward"], x, gain, shift, y, *saved)
 
 
 def _layer_norm_backward(work: _Lowering, node: Node) -> None:
@@ -515,7 +516,7 @@ def _layer_norm_backward(work: _Lowering, node: Node) -> None:
     work.grads[x] = grad
     parts = (work.gradient(gain), work.gradient(shift))
     given = (work.values[x], work.values[gain], *work.saved[node])
-    work.launch(kernels.norm.layer_norm_backward, grad, *given, grad, *parts)
+    work.launch(REGISTRY["layer_norm_backward"], grad, *given, grad, *parts)
 
 
 def _batch_norm_forward(work: _Lowering, node: Node) -> None:
@@ -526,13 +527,13 @@ def _batch_norm_forward(work: _Lowering, node: Node) -> None:
         for name in ("running_mean", "running_var")
     )
     if not work.training:
-        work.launch(kernels.norm.batch_norm_apply, x, gain, shift, *running, y)
+        work.launch(REGISTRY["batch_norm_apply"], x, gain, shift, *running, y)
         return
     saved = work.saved[node] = tuple(
         work.slot(f"{node.name}.{name}", x.shape[1:]) for name in ("mean", "rstd")
     )
     work.launch(
-        kernels.norm.batch_norm_forward, x, gain, shift, *running, work.clock, y, *saved
+        REGISTRY["batch_norm_forward"], x, gain, shift, *running, work.clock, y, *saved
     )
 
 
@@ -541,7 +542,7 @@ def _batch_norm_backward(work: _Lowering, node: Node) -> None:
     work.grads[x] = grad
     parts = (work.gradient(gain), work.gradient(shift))
     given = (work.values[x], work.values[gain], *work.saved[node], work.clock)
-    work.launch(kernels.norm.batch_norm_backward, grad, *given, grad, *parts)
+    work.launch(REGISTRY["batch_norm_backward"], grad, *given, grad, *parts)
 
 
 def _loss_forward(work: _Lowering, node: Node) -> None:

@@ -8,15 +8,13 @@ import ast
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
 from inspect import Parameter, signature
 from itertools import count
 from math import e, inf, isfinite, nan, pi, prod
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import numpy as np
 
@@ -73,73 +71,6 @@ FUNCTIONS: dict[str, type[Gate]] = {
 }
 
 
-def parse(
-    text: str,
-    shapes: Mapping[str, Shape] | None = None,
-    functions: Mapping[str, type[Gate]] = FUNCTIONS,
-) -> Graph:
-    """The circuit of a formula: its free names are the inputs, in order of first appearance.
-
-    With `shapes`, one for each input and no more, the gates must fit them. A part that is written
-    twice is two nodes. UsageError says the column of the fault.
-    """
-    source = _Source("formula", text)
-    return _Builder(source, functions, shapes=shapes).build(source.tree())
-
-
-def evaluate(text: str, values: Mapping[str, Any]) -> Graph:
-    """The circuit of a formula after forward and backward on `values`, by the inputs' names."""
-    graph = parse(text, {name: np.shape(value) for name, value in values.items()})
-    try:
-        graph.forward(values)
-        graph.backward()
-    except (IndexError, TypeError, ValueError) as error:
-        raise UsageError(f"formula: {error}") from None
-    return graph
-
-
-def elementwise(text: str, names: Sequence[str]) -> Graph:
-    """The circuit of a formula of `names` and elementwise gates alone, such as an activation.
-
-    Every name is an input, in this order, and the first must appear. UsageError as of `parse`.
-    """
-    source = _Source("formula", text)
-    return _Builder(source, FUNCTIONS, names=names).build(source.tree())
-
-
-class LossFormula(NamedTuple):
-    """The loss of one prediction and its target, and how a batch of them becomes one number."""
-
-    graph: Graph
-    reduction: str
-
-
-def loss(text: str) -> LossFormula:
-    """A loss from a formula of `pred` and `target`, elementwise inside an outermost mean or sum.
-
-    Where neither is written it is the mean. UsageError as of `parse`.
-    """
-    source = _Source("formula", text)
-    match source.tree():
-        case ast.Call(func=ast.Name(id="mean" | "sum" as reduction), args=[root], keywords=[]):
-            pass
-        case root:
-            reduction = "mean"
-    return LossFormula(
-        _Builder(source, FUNCTIONS, names=("pred", "target")).build(root), reduction
-    )
-
-
-AFTER = {
-    ast.BinOp: "left",
-    ast.Compare: "left",
-    ast.Attribute: "value",
-    ast.Subscript: "value",
-    ast.IfExp: "body",
-}
-"""Syntax whose sign stands behind a part of it."""
-
-
 @dataclass(frozen=True)
 class _Source:
     """What the user wrote, and the name by which a fault calls it."""
@@ -154,7 +85,7 @@ class _Source:
         line = "".join(" " if c.isspace() else c for c in self.text)
         for index, character in enumerate(line):
             if character == "#" or not character.isprintable():
-                raise self.fault(index, f"{ascii(character)} has no meaning here")
+                raise self.fault(index, f"{character!a} has no meaning here")
         if not line.strip():
             raise UsageError(f"{self.name}: nothing is written")
         try:
@@ -182,25 +113,128 @@ class _Source:
         return UsageError(f"{self.name}: more than {DEEPEST} levels deep")
 
     def _misspelt(self, error: SyntaxError) -> UsageError:
-        end = len(self.text.rstrip())
-        if not error.offset or self._indent + error.offset > end:
+        end, reason = len(self.text.rstrip()), re.split(r"[.;] ", error.msg)[0]
+        unfinished = not error.offset or self._indent + error.offset > end
+        if unfinished and reason == "invalid syntax":
             return self.fault(end, "it ends too early")
-        reason = re.split(r"[.;] ", error.msg)[0]
-        return self.fault(self._indent + error.offset - 1, reason)
+        return self.fault(self._indent + max(error.offset or 1, 1) - 1, reason)
 
     def _place(self, part: Any) -> int:
-        """Where a part stands; `ast` counts in bytes of UTF-8."""
+        """Where a part stands: its operator, or its beginning; `ast` counts in bytes of UTF-8."""
         line = self.text.strip()
-        if type(part) not in AFTER:
+        first: Any = None
+        match part:
+            case ast.BinOp(left=first) | ast.Compare(left=first) | ast.IfExp(body=first):
+                pass
+            case ast.Attribute(value=first) | ast.Subscript(value=first):
+                pass
+            case ast.BoolOp(values=[first, *_]):
+                pass
+            case ast.Call(func=function) if not isinstance(function, ast.Name):
+                first = function
+        if first is None:
             return self._indent + len(line.encode()[: part.col_offset].decode())
-        first = getattr(part, AFTER[type(part)])
         before = len(line.encode()[: first.end_col_offset].decode())
-        behind = line[before:]
-        return self._indent + before + len(behind) - len(behind.lstrip(" \t\n)"))
+        behind = re.match(r"[\s)]*", line[before:])
+        return self._indent + before + (behind.end() if behind else 0)
 
     @property
     def _indent(self) -> int:
         return len(self.text) - len(self.text.lstrip())
+
+
+@dataclass
+class Formula(Graph):
+    """A circuit that knows its text: inputs that are missing or do not fit are UsageErrors that
+    say at which column."""
+
+    source: _Source | None = None
+    places: dict[Node, ast.AST] = field(default_factory=dict)
+
+    def forward(self, values: Mapping[str, Any] | None = None, **more: Any) -> Any:
+        given = {**(values or {}), **more}
+        self.check({name: np.shape(value) for name, value in given.items()})
+        try:
+            return super().forward(given)
+        except (IndexError, TypeError, ValueError) as error:
+            raise UsageError(f"formula: {error}") from None
+
+    def check(self, shapes: Mapping[str, Shape]) -> None:
+        """UsageError unless there is a shape for each input, and the gates fit them."""
+        _known(self, shapes)
+        found: dict[Node, Shape] = {}
+        for node in self.nodes:
+            if node.kind == "input" and node.name not in shapes:
+                raise self._fault(node, f"{node.name} has no value", f"add {node.name}=VALUE")
+            if node.gate is None:
+                found[node] = shapes.get(node.name, ())
+            else:
+                found[node] = self._fitting(node, [found[source] for source in node.inputs])
+
+    def _fitting(self, node: Node, shapes: list[Shape]) -> Shape:
+        assert node.gate is not None
+        try:
+            shape = node.gate.shape(*shapes)
+        except (ValueError, IndexError):
+            listed = " and ".join(str(shape) for shape in shapes)
+            raise self._fault(node, f"{node.op} does not fit {listed}") from None
+        if prod(shape) > LARGEST:
+            raise self._fault(node, f"{prod(shape):,} values; at most {LARGEST:,}")
+        return shape
+
+    def _fault(self, node: Node, message: str, hint: str | None = None) -> UsageError:
+        if self.source is None or node not in self.places:
+            return UsageError(f"formula: {message}", hint)
+        return self.source.fault(self.places[node], message, hint)
+
+
+def _known(graph: Graph, names: Iterable[str]) -> None:
+    for name in names:
+        if name not in graph.inputs:
+            wanted = ", ".join(graph.inputs) or "none"
+            raise UsageError(f"formula: it has no input {name!r}", f"its inputs: {wanted}")
+
+
+def parse(
+    text: str,
+    shapes: Mapping[str, Shape] | None = None,
+    functions: Mapping[str, type[Gate]] = FUNCTIONS,
+) -> Formula:
+    """The circuit of a formula: its free names are the inputs, in order of first appearance.
+
+    With `shapes`, one for each input and no more, the gates must fit them. A part that is written
+    twice is two nodes. UsageError says the column of the fault.
+    """
+    source = _Source("formula", text)
+    graph = _Builder(source, functions).build(source.tree())
+    if shapes is not None:
+        graph.check(shapes)
+        for name, node in graph.inputs.items():
+            node.shape = shapes[name]
+    return graph
+
+
+class Pointwise(NamedTuple):
+    """A formula of single elements, and how a loss makes one number of them all, else None."""
+
+    graph: Formula
+    reduction: str | None
+
+
+def elementwise(text: str, names: Sequence[str]) -> Pointwise:
+    """The circuit of a formula of `names` and elementwise gates alone.
+
+    Every name is an input, in this order, and the first must appear. A formula of `target`, a loss,
+    may stand in one outermost mean(…) or sum(…); without, its reduction is the mean. UsageError as
+    of `parse`.
+    """
+    source = _Source("formula", text)
+    root, reduction = source.tree(), "mean" if "target" in names else None
+    match root:
+        case ast.Call(func=ast.Name(id="mean" | "sum" as written), args=[inner], keywords=[]):
+            if reduction:
+                root, reduction = inner, written
+    return Pointwise(_Builder(source, FUNCTIONS, names).build(root), reduction)
 
 
 @dataclass(frozen=True)
@@ -231,7 +265,6 @@ class _Takes:
         )
 
 
-@cache
 def _takes(gate: type[Gate]) -> _Takes:
     """From the gate's own signatures, so that it is described in one place."""
     inputs = list(signature(gate._forward).parameters.values())[3:]
@@ -255,16 +288,14 @@ class _Builder:
         source: _Source,
         functions: Mapping[str, type[Gate]],
         names: Sequence[str] | None = None,
-        shapes: Mapping[str, Shape] | None = None,
     ) -> None:
         self.source, self.functions, self.names = source, functions, names
-        self.given = shapes
-        self.graph = Graph()
+        self.graph = Formula(source=source)
         self.made: dict[ast.expr, Node] = {}
-        self.shapes: dict[Node, Shape] = {}
-        self.names_left = (q for q in map("q{}".format, count(1)) if q not in self.graph.inputs)
+        self.leaves: dict[str, Node] = {}
+        self.names_left = (q for q in map("q{}".format, count(1)) if q not in self.leaves)
 
-    def build(self, root: ast.expr) -> Graph:
+    def build(self, root: ast.expr) -> Formula:
         parts = self._in_order(root)
         free: dict[str, ast.expr] = {}
         for part in parts:
@@ -302,27 +333,23 @@ class _Builder:
         return []
 
     def _make_inputs(self, free: Mapping[str, ast.expr]) -> None:
-        allowed = free if self.names is None else self.names
         for name, part in free.items():
             if name in self.functions:
                 raise self.source.fault(part, f"{name} is a function: write {name}(…)")
-            if name not in allowed:
-                raise self.source.fault(part, f"no input {name!r}", f"use {' and '.join(allowed)}")
-            if self.given is not None and name not in self.given:
-                raise self.source.fault(part, f"{name} has no value", f"give it as {name}=VALUE")
-        for name in allowed:
-            node = self.graph.input(name, self.given[name] if self.given else None)
-            self.shapes[node] = node.shape or ()
-        for name in self.given or ():
-            if name not in free:
-                raise UsageError(f"formula: there is no {name!r} in it, but it has a value")
+            if self.names is not None and name not in self.names:
+                wanted = " and ".join(self.names)
+                raise self.source.fault(part, f"no input {name!r}", f"it is a formula of {wanted}")
+        for name in free if self.names is None else self.names:
+            node = self.leaves[name] = self.graph.input(name)
+            if name in free:
+                self.graph.places[node] = free[name]
 
     def _node(self, part: ast.expr, last: bool) -> Node:
         match part:
             case ast.Name(id=name) if name in CONSTANTS:
                 return self._constant(name, CONSTANTS[name])
             case ast.Name(id=name):
-                return self.graph.node(name)
+                return self.leaves[name]
             case ast.Constant(value=value):
                 return self._number(part, value, 1)
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)):
@@ -331,19 +358,15 @@ class _Builder:
         if self.names is not None and not isinstance(gate, Elementwise):
             raise self.source.fault(part, f"{gate.op} is not elementwise")
         inputs = [self.made[operand] for operand in self._operands(part)]
-        name = "f" if last and "f" not in self.graph.inputs else next(self.names_left)
+        name = "f" if last and "f" not in self.leaves else next(self.names_left)
         node = self.graph.apply(gate, *inputs, name=name)
-        if self.given is not None:
-            self.shapes[node] = self._fitting_shape(part, node)
+        self.graph.places[node] = part
         return node
 
     def _constant(self, name: str, value: float) -> Node:
-        for node in self.graph.nodes:
-            if node.name == name:
-                return node
-        node = self.graph.constant(value, name)
-        self.shapes[node] = ()
-        return node
+        if name not in self.leaves:
+            self.leaves[name] = self.graph.constant(value, name)
+        return self.leaves[name]
 
     def _number(self, part: ast.expr, value: Any, sign: int) -> Node:
         number = _as_number(value)
@@ -392,33 +415,24 @@ class _Builder:
 
     def _setting(self, name: str, part: ast.expr) -> Any:
         """A literal: True or False for keepdims, any number for a loss, else whole numbers."""
-        if isinstance(part, ast.Constant) and name == "keepdims" and type(part.value) is bool:
-            return part.value
-        if isinstance(part, ast.Tuple) and name == "axis":
-            return tuple(self._whole(name, axis) for axis in part.elts)
-        number = None if name == "keepdims" else _literal(part)
-        if number is None:
-            wanted = "True or False" if name == "keepdims" else "a plain number"
-            raise self.source.fault(part, f"{name} wants {wanted}")
-        return float(number) if name == "parameter" else self._whole(name, part)
+        match name, part:
+            case "keepdims", ast.Constant(value=bool() as flag):
+                return flag
+            case "keepdims", _:
+                raise self.source.fault(part, "keepdims wants True or False")
+            case "axis", ast.Tuple(elts=axes):
+                return tuple(self._whole(name, axis) for axis in axes)
+            case "parameter", _ if (number := _literal(part)) is not None:
+                return float(number)
+            case "parameter", _:
+                raise self.source.fault(part, "a plain number is wanted here")
+        return self._whole(name, part)
 
     def _whole(self, name: str, part: ast.expr) -> int:
         number = _literal(part)
         if not isinstance(number, int) or abs(number) > LARGEST:
             raise self.source.fault(part, f"{name} wants whole numbers up to {LARGEST:,}")
         return number
-
-    def _fitting_shape(self, part: ast.expr, node: Node) -> Shape:
-        assert node.gate is not None
-        shapes = [self.shapes[source] for source in node.inputs]
-        try:
-            shape = tuple(node.gate.shape(*shapes))
-        except (ValueError, TypeError, IndexError, OverflowError):
-            listed = " and ".join(str(shape) for shape in shapes)
-            raise self.source.fault(part, f"{node.op} does not fit {listed}") from None
-        if prod(shape) > LARGEST:
-            raise self.source.fault(part, f"{prod(shape):,} values; at most {LARGEST:,}")
-        return shape
 
 
 def _as_number(value: Any) -> int | float | None:
@@ -477,8 +491,8 @@ def value(text: str, rng: np.random.Generator, name: str = "value") -> np.ndarra
             return _listed(source, root)
 
 
-def values(assignments: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """Inputs from `NAME=VALUE` texts; the random ones depend on the seed and on their own name."""
+def inputs(graph: Graph, assignments: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+    """Inputs of `graph` from `NAME=VALUE` texts; each draws from a stream of its own."""
     found: dict[str, np.ndarray] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -487,7 +501,8 @@ def values(assignments: Sequence[str], seed: int) -> dict[str, np.ndarray]:
             raise UsageError(f"{assignment!r} is not NAME=VALUE")
         if name in found:
             raise UsageError(f"{name} is given twice")
-        rng = stream(seed, Purpose.DATA, layer=crc32(name.encode()))
+        _known(graph, [name])
+        rng = stream(seed, Purpose.DATA, layer=list(graph.inputs).index(name))
         found[name] = value(text.strip(), rng, name)
     return found
 
@@ -546,9 +561,17 @@ class NodeView:
     grad: Any
     explain: tuple[str, ...]
 
+    @property
+    def value_text(self) -> str:
+        return _short(self.value)
+
+    @property
+    def grad_text(self) -> str:
+        return _short(self.grad)
+
 
 def trace(graph: Graph) -> list[NodeView]:
-    """What a graph computed, node by node in that order, after its forward and backward."""
+    """What a graph computed, node by node in that order; after its forward and backward."""
     uses = Counter(source for node in graph.nodes for source in node.inputs)
     return [
         NodeView(
@@ -579,6 +602,16 @@ def to_json(graph: Graph) -> dict[str, Any]:
     }
 
 
+def _short(plain: Any) -> str:
+    """On one line: a number to four digits, the corners of what is large, with its shape."""
+    array = np.asarray(() if plain is None else plain)
+    if plain is None or not array.ndim:
+        return "" if plain is None else f"{plain:.4g}"
+    line = np.array2string(array, precision=4, threshold=16, edgeitems=2, max_line_width=10**6)
+    shape = f" {array.shape}" if array.size > 16 else ""
+    return " ".join(line.split()) + shape
+
+
 def _plain(array: Any) -> Any:
     return None if array is None else np.asarray(array).tolist()
 
@@ -589,7 +622,14 @@ def _finite(plain: Any) -> Any:
     return str(plain) if isinstance(plain, float) and not isfinite(plain) else plain
 
 
-SYMBOLS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "power": "**", "matmul": "@"}
+SYMBOLS = {
+    "add": "+",
+    "subtract": "-",
+    "multiply": "*",
+    "divide": "/",
+    "power": "**",
+    "matmul": "@",
+}
 PULLS: dict[str, tuple[str, ...]] = {
     "matmul": ("dz @ y.T", "x.T @ dz"),
     "sum": ("dz, spread",),
@@ -628,7 +668,7 @@ def _explain(node: Node, uses: Mapping[Node, int]) -> list[str]:
     parts = node.gate.backward(node.grad)
     return [
         f"d{source.name} {'+=' if uses[source] > 1 else '='} {_product(node, i, part)}"
-        for i, (source, part) in enumerate(zip(node.inputs, parts))
+        for i, (source, part) in enumerate(zip(node.inputs, parts, strict=True))
         if part is not None and source.kind != "constant"
     ]
 
@@ -642,8 +682,8 @@ def _product(node: Node, i: int, part: Any) -> str:
         pulls = PULLS.get(node.op, (f"the gradient of {node.op} * dz",))
         words = _named(pulls[min(i, len(pulls) - 1)], node)
     if np.ndim(part):
-        summed = "summed to " if np.shape(part) != np.shape(node.value) else ""
-        return f"{words}, {summed}{np.shape(part)}"
+        spread = isinstance(gate, Elementwise) and np.shape(part) != np.shape(node.value)
+        return f"{words}, {'summed to ' * spread}{np.shape(part)}"
     if isinstance(gate, Elementwise) and not np.ndim(node.value):
         return f"{words} = {gate.backward(1.0)[i]:.4g} * {node.grad:.4g} = {part:.4g}"
     return f"{words} = {part:.4g}"
@@ -659,7 +699,7 @@ def _bracketed(local: str) -> str:
 
 def _named(words: str, node: Node) -> str:
     """`words` in x, y, z and dz with the names of the node's inputs and its own."""
-    names = dict(zip("xy", (_shown(source) for source in node.inputs)))
+    names = dict(zip("xy", map(_shown, node.inputs), strict=False))
     names |= {"z": node.name, "dz": f"d{node.name}"}
     return re.sub(r"\b(dz|[xyz])\b", lambda found: names.get(found[0], found[0]), words)
 

@@ -13,6 +13,7 @@ import numpy as np
 from gpunet import kernels
 from gpunet.device import Array
 from gpunet.graph import Gate, Shape
+from gpunet.kernels import REGISTRY
 from gpunet.kernels.slots import STEP, VALID
 from gpunet.random import Purpose
 
@@ -110,7 +111,8 @@ class Negate(Elementwise):
 
 
 class Power(Elementwise):
-    """z = x ** y; dx = dz * y * x ** (y - 1), dy = dz * z * log(x), taken as 0 where z is 0."""
+    """z = x ** y; dx = dz * y * x ** (y - 1), 0 where y is 0; dy = dz * z * log(x), 0 where x is 0
+    and y is not negative."""
 
     saves = ("inputs", "output")
     local = ("y * x ** (y - 1)", "z * log(x)")
@@ -121,10 +123,11 @@ class Power(Elementwise):
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
         x, y = self.inputs
         if i == 0:
-            xp.power(x, y - 1, out=out)
+            xp.power(x, xp.where(y == 0, 1, y) - 1, out=out)
             xp.multiply(out, y, out=out)
         else:
-            xp.multiply(self.output, xp.log(xp.where(self.output == 0, 1, x)), out=out)
+            xp.log(xp.where((x == 0) & (y >= 0), 1, x), out=out)
+            xp.multiply(out, self.output, out=out)
         xp.multiply(out, grad, out=out)
 
 
@@ -192,7 +195,7 @@ class Maximum(Elementwise):
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
         mine, other = self.inputs[i], self.inputs[1 - i]
-        xp.multiply(grad, (1 + xp.sign(mine - other)) / 2, out=out)
+        xp.multiply(grad, xp.where(mine == other, 0.5, mine > other), out=out)
 
 
 class Minimum(Elementwise):
@@ -206,7 +209,7 @@ class Minimum(Elementwise):
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
         mine, other = self.inputs[i], self.inputs[1 - i]
-        xp.multiply(grad, (1 + xp.sign(other - mine)) / 2, out=out)
+        xp.multiply(grad, xp.where(mine == other, 0.5, mine < other), out=out)
 
 
 class Sin(Elementwise):
@@ -260,10 +263,16 @@ class Activation(Elementwise):
         return kernels.activation.PAIRS[self.op]
 
     def _forward(self, xp: Any, out: Array, x: Array) -> None:
-        self.pair[0](x, None, out)
+        self.pair[0](_matrix(x), None, _matrix(out))
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
-        self.pair[1](grad, self.inputs[0], None, self.output, out, None)
+        x, y = _matrix(self.inputs[0]), _matrix(self.output)
+        self.pair[1](_matrix(grad), x, None, y, _matrix(out), None)
+
+
+def _matrix(x: Array) -> Array:
+    """`x` as a kernel takes it: rows of its last axis; a view of what is contiguous."""
+    return x.reshape(prod(x.shape[:-1]), prod(x.shape[-1:]))
 
 
 class Identity(Activation):
@@ -297,7 +306,7 @@ class SELU(Activation):
     """z = s * x where x > 0, else s * a * (exp(x) - 1); dx = dz * s, or dz * (z + s * a)."""
 
     saves = ("output",)
-    local = ("maximum(0, sign(z)) * 1.0507009873554805 + maximum(0, -sign(z)) * (z + 1.75809934)",)
+    local = ("minimum(z, 0) + 1.7580993408473766 - maximum(sign(z), 0) * 0.7073983534918961",)
 
 
 class GELU(Activation):
@@ -333,7 +342,11 @@ class MatMul(Gate):
     saves = ("inputs",)
 
     def shape(self, *shapes: Shape) -> Shape:
-        return np.matmul(*(np.broadcast_to(np.float64(0), shape) for shape in shapes)).shape
+        x, y = shapes
+        if not x or not y or x[-1] != y[-2:][0]:
+            raise ValueError(f"matmul of {x} and {y}")
+        lead = np.broadcast_shapes(x[:-2], y[:-2])
+        return (*lead, *x[-2:-1], *y[-1:][: len(y) - 1])
 
     def _forward(self, xp: Any, out: Array, x: Array, y: Array) -> None:
         xp.matmul(x, y, out=out)
@@ -368,16 +381,25 @@ class Reduction(Gate):
         self.axis, self.keepdims = axis, keepdims
 
     def shape(self, *shapes: Shape) -> Shape:
-        empty = np.broadcast_to(np.float64(0), shapes[0])
-        return np.sum(empty, axis=self.axis, keepdims=self.keepdims).shape
+        kept = self._kept_shape(shapes[0])
+        reduced = self._reduced(shapes[0])
+        return kept if self.keepdims else tuple(n for i, n in enumerate(kept) if i not in reduced)
+
+    def _reduced(self, shape: Shape) -> set[int]:
+        ndim = len(shape)
+        axes = (self.axis,) if isinstance(self.axis, int) else self.axis
+        found = range(ndim) if axes is None else [a + ndim * (a < 0) for a in axes]
+        if len(set(found)) != len(found) or any(not 0 <= axis < ndim for axis in found):
+            raise ValueError(f"axis {self.axis} of the shape {shape}")
+        return set(found)
+
+    def _kept_shape(self, shape: Shape) -> Shape:
+        reduced = self._reduced(shape)
+        return tuple(1 if i in reduced else n for i, n in enumerate(shape))
 
     def _kept(self, array: Array) -> Array:
         """`array`, an output, with the reduced axes as ones."""
-        ndim = self.inputs[0].ndim
-        axes = range(ndim) if self.axis is None else np.atleast_1d(self.axis) % ndim
-        reduced = {int(axis) for axis in axes}
-        shape = (1 if i in reduced else n for i, n in enumerate(self.inputs[0].shape))
-        return array.reshape(tuple(shape))
+        return array.reshape(self._kept_shape(self.inputs[0].shape))
 
 
 class Sum(Reduction):
@@ -397,7 +419,8 @@ class Mean(Reduction):
         xp.mean(x, axis=self.axis, keepdims=self.keepdims, out=out)
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        count = self.inputs[0].size // max(1, self.output.size)
+        shape = self.inputs[0].shape
+        count = prod(shape[axis] for axis in self._reduced(shape))
         xp.divide(self._kept(grad), count, out=grads[0])
 
 
@@ -406,13 +429,17 @@ class Max(Reduction):
 
     saves = ("inputs", "output")
 
+    def shape(self, *shapes: Shape) -> Shape:
+        if 0 in (shapes[0][axis] for axis in self._reduced(shapes[0])):
+            raise ValueError("no value has no largest")
+        return super().shape(*shapes)
+
     def _forward(self, xp: Any, out: Array, x: Array) -> None:
         xp.max(x, axis=self.axis, keepdims=self.keepdims, out=out)
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        axis = tuple(self.axis) if isinstance(self.axis, list) else self.axis
         largest = self.inputs[0] == self._kept(self.output)
-        share = self._kept(grad) / largest.sum(axis=axis, keepdims=True)
+        share = self._kept(grad) / largest.sum(axis=self.axis, keepdims=True)
         xp.multiply(largest, share, out=grads[0])
 
 
@@ -423,7 +450,12 @@ class Reshape(Gate):
         self.target = shape
 
     def shape(self, *shapes: Shape) -> Shape:
-        return np.broadcast_to(np.float64(0), shapes[0]).reshape(self.target).shape
+        size, known = prod(shapes[0]), prod(n for n in self.target if n != -1)
+        rest = size // known if known else 0
+        shape = tuple(rest if n == -1 else n for n in self.target)
+        if prod(shape) != size or self.target.count(-1) > 1 or min(shape, default=0) < 0:
+            raise ValueError(f"a reshape of {shapes[0]} to {self.target}")
+        return shape
 
     def _forward(self, xp: Any, out: Array, x: Array) -> None:
         xp.copyto(out, x.reshape(out.shape))
@@ -447,7 +479,9 @@ class Transpose(Gate):
         xp.copyto(out, x.transpose(self.axes))
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        xp.copyto(grads[0].transpose(self.axes), grad)
+        (dx,) = grads
+        assert dx is not None
+        xp.copyto(dx.transpose(self.axes), grad)
 
 
 class Broadcast(Gate):
@@ -473,19 +507,19 @@ class Take(Gate):
     indices = (1,)
 
     def shape(self, *shapes: Shape) -> Shape:
+        if not shapes[0]:
+            raise ValueError("a number has no rows to take")
         return shapes[1] + shapes[0][1:]
 
     def _forward(self, xp: Any, out: Array, x: Array, index: Array) -> None:
         _check_index(index, len(x))
-        kernels.rows.take(_flat(x, len(x)), _row_numbers(index), _flat(out, index.size))
+        REGISTRY["take"](_flat(x, len(x)), _row_numbers(index), _flat(out, index.size))
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
         x, index = self.inputs
         (dx, _), rows = grads, _row_numbers(index)
         assert dx is not None
-        kernels.rows.scatter_add(
-            xp.ascontiguousarray(_flat(grad, index.size)), rows, _flat(dx, len(x))
-        )
+        REGISTRY["scatter_add"](_flat(grad, index.size), rows, _flat(dx, len(x)))
 
 
 def _flat(array: Array, rows: int) -> Array:
@@ -508,8 +542,12 @@ class Concatenate(Gate):
         self.axis = axis
 
     def shape(self, *shapes: Shape) -> Shape:
-        parts = [np.broadcast_to(np.float64(0), shape) for shape in shapes]
-        return np.concatenate(parts, axis=self.axis).shape
+        shape, axis = list(shapes[0]), self.axis + len(shapes[0]) * (self.axis < 0)
+        rests = {(*s[:axis], *s[axis + 1 :], len(s)) for s in shapes}
+        if len(rests) != 1 or not 0 <= axis < len(shape):
+            raise ValueError(f"a join along axis {self.axis} of {', '.join(map(str, shapes))}")
+        shape[axis] = sum(s[axis] for s in shapes)
+        return tuple(shape)
 
     def _forward(self, xp: Any, out: Array, *inputs: Array) -> None:
         xp.concatenate(inputs, axis=self.axis, out=out)
@@ -537,7 +575,7 @@ class Dropout(Gate):
         clock[STEP] = self.step
         key = xp.asarray([self.seed, Purpose.DROPOUT], np.uint64)
         rate = xp.asarray([self.rate], x.dtype)
-        kernels.dropout.dropout(x, rate, key, clock, self.layer, out)
+        REGISTRY["dropout"](_matrix(x), rate, key, clock, self.layer, _matrix(out))
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
         self._forward(xp, grads[0], grad)
@@ -549,19 +587,25 @@ class LayerNorm(Gate):
     saves = ("inputs",)
 
     def shape(self, *shapes: Shape) -> Shape:
-        return shapes[0]
+        return _norm_shape(*shapes)
 
     def _forward(self, xp: Any, out: Array, x: Array, gain: Array, bias: Array) -> None:
-        self.mean = xp.empty(x.shape[:-1], x.dtype)
-        self.rstd = xp.empty(x.shape[:-1], x.dtype)
-        kernels.norm.layer_norm_forward(x, gain, bias, out, self.mean, self.rstd)
+        rows = _matrix(x)
+        self.mean, self.rstd = xp.empty((2, len(rows)), x.dtype)
+        REGISTRY["layer_norm_forward"](rows, gain, bias, _matrix(out), self.mean, self.rstd)
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
         x, gain, _ = self.inputs
         dx, dgain, dbias = _all(xp, self.inputs, grads)
-        kernels.norm.layer_norm_backward(
-            xp.ascontiguousarray(grad), x, gain, self.mean, self.rstd, dx, dgain, dbias
+        REGISTRY["layer_norm_backward"](
+            _matrix(grad), _matrix(x), gain, self.mean, self.rstd, _matrix(dx), dgain, dbias
         )
+
+
+def _norm_shape(x: Shape, gain: Shape, bias: Shape) -> Shape:
+    if not x or gain != x[-1:] or bias != x[-1:]:
+        raise ValueError(f"a norm of {x} with a gain of {gain} and a bias of {bias}")
+    return x
 
 
 class BatchNorm(Gate):
@@ -576,7 +620,9 @@ class BatchNorm(Gate):
         self.running_var = np.ones(columns)
 
     def shape(self, *shapes: Shape) -> Shape:
-        return shapes[0]
+        if len(shapes[0]) != 2:
+            raise ValueError(f"a batch norm of {shapes[0]}, not of rows and columns")
+        return _norm_shape(*shapes)
 
     def _forward(self, xp: Any, out: Array, x: Array, gain: Array, bias: Array) -> None:
         running = (
@@ -586,19 +632,18 @@ class BatchNorm(Gate):
         if self.training:
             self.mean, self.rstd = xp.empty_like(gain), xp.empty_like(gain)
             clock = _clock(xp, len(x))
-            kernels.norm.batch_norm_forward(
+            REGISTRY["batch_norm_forward"](
                 x, gain, bias, *running, clock, out, self.mean, self.rstd
             )
             self.running_mean, self.running_var = running
         else:
-            kernels.norm.batch_norm_apply(x, gain, bias, *running, out)
+            REGISTRY["batch_norm_apply"](x, gain, bias, *running, out)
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
         x, gain, _ = self.inputs
         dx, dgain, dbias = _all(xp, self.inputs, grads)
-        kernels.norm.batch_norm_backward(
-            xp.ascontiguousarray(grad), x, gain, self.mean, self.rstd,
-            _clock(xp, len(x)), dx, dgain, dbias,
+        REGISTRY["batch_norm_backward"](
+            grad, x, gain, self.mean, self.rstd, _clock(xp, len(x)), dx, dgain, dbias
         )
 
 
@@ -617,17 +662,26 @@ class Loss(Gate):
         self.parameter = self.default if parameter is None else parameter
         self.correct = 0
 
+    @property
+    def op(self) -> str:
+        return LOSS_KERNELS[type(self)]
+
     def shape(self, *shapes: Shape) -> Shape:
+        pred, target, *weight = shapes
+        wanted = pred[:-1] if self.indices else pred
+        fits = target == wanted and weight in ([], [(prod(pred[:-1]),)])
+        if not fits or (self.indices and not pred):
+            raise ValueError(f"a loss of {pred} against {' and '.join(map(str, shapes[1:]))}")
         return ()
 
     def _forward(
         self, xp: Any, out: Array, pred: Array, target: Array, weight: Array | None = None
     ) -> None:
-        rows = pred.reshape(-1, pred.shape[-1]) if pred.ndim else pred.reshape(1, 1)
+        rows = _matrix(pred)
         self._grad, totals = xp.empty_like(rows, order="C"), xp.zeros(4)
         self.kernel(
             rows,
-            xp.ascontiguousarray(target, None if self.indices else rows.dtype),
+            target if self.indices else target.astype(rows.dtype).reshape(rows.shape),
             weight,
             xp.asarray([self.parameter], rows.dtype),
             _clock(xp, len(rows)),
@@ -639,9 +693,9 @@ class Loss(Gate):
         self.correct = int(totals[2])
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        for given, dpred in zip((self._grad,), grads):
-            if dpred is not None:
-                xp.multiply(given.reshape(dpred.shape), grad, out=dpred)
+        dpred = grads[0]
+        if dpred is not None:
+            xp.multiply(self._grad.reshape(dpred.shape), grad, out=dpred)
 
     def _gradient_buffer(self, xp: Any, index: int) -> Array | None:
         return super()._gradient_buffer(xp, index) if index == 0 else None
@@ -649,7 +703,7 @@ class Loss(Gate):
     @property
     def kernel(self) -> kernels.Kernel:
         """Value and gradient in one pass."""
-        return kernels.REGISTRY[LOSS_KERNELS[type(self)]]
+        return REGISTRY[self.op]
 
 
 class SoftmaxCrossEntropy(Loss):
@@ -681,7 +735,8 @@ class MeanAbsolute(Loss):
 
 
 class Huber(Loss):
-    """z = mean of r²/2 where |r| ≤ δ, else δ(|r| - δ/2), r = pred - target; dpred = clip(r, ±δ) / n."""
+    """z = mean of r²/2 where |r| ≤ δ, else δ(|r| - δ/2), r = pred - target;
+    dpred = clip(r, ±δ) / n."""
 
     default = 1.0
 

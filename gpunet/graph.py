@@ -46,22 +46,25 @@ class Gate:
         """The output, written to `out` when it is given. Numbers and lists become float64."""
         xp = module_of(*inputs)
         arrays = tuple(_array(xp, v, i in self.indices) for i, v in enumerate(inputs))
-        if out is None:
-            out = xp.empty(self.shape(*(a.shape for a in arrays)), self._dtype(arrays))
-        self.inputs, self.output = arrays, out
+        shape = self.shape(*(a.shape for a in arrays))
+        buffer = xp.empty(shape, self._dtype(arrays)) if out is None else _checked(out, shape)
+        self.inputs, self.output = arrays, buffer
         with np.errstate(all="ignore"):
-            self._forward(xp, out, *arrays)
-        return out[()]
+            self._forward(xp, buffer, *arrays)
+        return buffer[()] if out is None else out
 
     def backward(self, grad: Any, out: tuple[Array | None, ...] | None = None) -> tuple[Any, ...]:
         """One gradient an input, from the gradient of the output; None for one that has none."""
         xp = module_of(self.output)
-        grad = xp.broadcast_to(_array(xp, grad), self.output.shape)
+        grad = xp.broadcast_to(xp.asarray(grad, self.output.dtype), self.output.shape)
         if out is None:
-            out = tuple(self._gradient_buffer(xp, i) for i in range(len(self.inputs)))
+            buffers = tuple(self._gradient_buffer(xp, i) for i in range(len(self.inputs)))
+        else:
+            pairs = zip(out, self.inputs)
+            buffers = tuple(g if g is None else _checked(g, x.shape) for g, x in pairs)
         with np.errstate(all="ignore"):
-            self._backward(xp, grad, *out)
-        return tuple(None if g is None else g[()] for g in out)
+            self._backward(xp, grad, *buffers)
+        return tuple(g if g is None else g[()] for g in buffers) if out is None else out
 
     def _forward(self, xp: Any, out: Array, *inputs: Array) -> None:
         raise NotImplementedError
@@ -143,7 +146,7 @@ class Graph:
         given = {**(values or {}), **more}
         for node in self.nodes:
             if node.kind == "input":
-                node.value = given[node.name]
+                node.value = module_of(given[node.name]).asarray(given[node.name])[()]
             elif node.gate is not None:
                 node.value = node.gate.forward(*(i.value for i in node.inputs))
         return self._last.value
@@ -161,8 +164,8 @@ class Graph:
             if node.gate is None or node.grad is None:
                 continue
             for source, part in zip(node.inputs, node.gate.backward(node.grad)):
-                if part is not None:
-                    source.grad = part if source.grad is None else source.grad + part
+                if part is not None and source.kind != "constant":
+                    source.grad = part if source.grad is None else _sum(source.grad, part)
         leaves = [node for node in self.nodes if node.kind in ("input", "parameter")]
         return {node.name: node.grad for node in leaves}
 
@@ -188,9 +191,12 @@ class Graph:
         ValueError when the group is not connected, or when more than one of its values is used
         outside it. Returns the node that takes the group's place.
         """
-        members = [node for node in self.nodes if node in list(nodes)]
+        chosen = set(nodes)
+        members = [node for node in self.nodes if node in chosen]
         last = self._only_exit(members)
-        outside = _unique(i for node in members for i in node.inputs if i not in members)
+        outside = _unique(i for node in members for i in node.inputs if i not in chosen)
+        if any(self.nodes.index(node) > self.nodes.index(last) for node in outside):
+            raise ValueError(f"the group would need what is computed from {last.name}")
         gate = Group(members, outside, last)
         big = Node(name or last.name, "gate", gate, tuple(outside), value=last.value)
         self.nodes[self.nodes.index(last)] = big
@@ -242,6 +248,7 @@ class Group(Gate):
     saves = ("inputs",)
 
     def __init__(self, members: list[Node], outside: list[Node], last: Node) -> None:
+        self.indices = tuple(i for i, node in enumerate(outside) if _only_index(node, members))
         self.graph = Graph()
         inner: dict[Node, Node] = {node: self.graph.input(node.name) for node in outside}
         for node in members:
@@ -258,13 +265,17 @@ class Group(Gate):
         assert self.graph.output is not None
         return known[self.graph.output.name]
 
-    def _forward(self, xp: Any, out: Array, *inputs: Array) -> None:
-        out[...] = self.graph.forward(dict(zip(self.graph.inputs, inputs)))
-
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        for part, whole in zip(self.graph.backward(grad).values(), grads):
+    def backward(self, grad: Any, out: tuple[Array | None, ...] | None = None) -> tuple[Any, ...]:
+        parts = tuple(self.graph.backward(grad).values())
+        if out is None:
+            return parts
+        for part, whole in zip(parts, out):
             if whole is not None:
                 whole[...] = 0 if part is None else part
+        return out
+
+    def _forward(self, xp: Any, out: Array, *inputs: Array) -> None:
+        out[...] = self.graph.forward(dict(zip(self.graph.inputs, inputs)))
 
 
 def _connected(members: list[Node]) -> bool:
@@ -282,9 +293,41 @@ def _unique(nodes: Iterable[Node]) -> list[Node]:
     return list(dict.fromkeys(nodes))
 
 
+def _only_index(node: Node, members: list[Node]) -> bool:
+    """Whether the gates take a node's value as whole numbers alone, so that it has no gradient."""
+    return all(
+        i in member.gate.indices
+        for member in members
+        for i, source in enumerate(member.inputs)
+        if source is node and member.gate is not None
+    )
+
+
+def _sum(a: Array, b: Array) -> Array:
+    with np.errstate(all="ignore"):
+        return a + b
+
+
+def _checked(buffer: Array, shape: Shape) -> Array:
+    """A given buffer, if gates that see it as a matrix would write through."""
+    if buffer.shape != shape:
+        raise ValueError(f"a buffer of shape {buffer.shape} where {shape} is wanted")
+    if buffer.ndim > 2 and not buffer.flags.c_contiguous:
+        raise ValueError("a buffer of more than two axes must be contiguous")
+    return buffer
+
+
 def _array(xp: Any, value: Any, whole: bool = False) -> Array:
     """An array of xp: of whole numbers, or of floats (float64 unless it has a float dtype)."""
     array = xp.asarray(value)
-    if whole:
-        return array if array.dtype.kind in "iu" else array.astype(np.int64)
-    return array if array.dtype.kind == "f" else array.astype(np.float64)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"a gate takes numbers, not {array.dtype}")
+    if not whole:
+        return array if array.dtype.kind == "f" else array.astype(np.float64)
+    if array.dtype.kind in "iu":
+        return array
+    with np.errstate(invalid="ignore"):
+        rounded = array.astype(np.int64)
+    if (rounded != array).any():
+        raise ValueError("an index is made of whole numbers")
+    return rounded

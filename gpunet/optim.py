@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpunet.kernels import Kernel, update
+from gpunet.kernels import REGISTRY, Kernel
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Optimizer:
 
 
 OPTIMIZERS = {
-    "sgd": Optimizer(update.sgd, 0, lr=0.1),
-    "momentum": Optimizer(update.momentum, 1, lr=0.02, beta1=0.9),
-    "nesterov": Optimizer(update.nesterov, 1, lr=0.02, beta1=0.9),
-    "rmsprop": Optimizer(update.rmsprop, 1, lr=1e-3, beta2=0.99),
-    "adam": Optimizer(update.adam, 2, lr=2e-3, beta1=0.9, beta2=0.999),
-    "adamw": Optimizer(update.adamw, 2, lr=2e-3, beta1=0.9, beta2=0.999),
-    "lion": Optimizer(update.lion, 1, lr=3e-4, beta1=0.9, beta2=0.99),
+    "sgd": Optimizer(REGISTRY["sgd"], 0, lr=0.1),
+    "momentum": Optimizer(REGISTRY["momentum"], 1, lr=0.02, beta1=0.9),
+    "nesterov": Optimizer(REGISTRY["nesterov"], 1, lr=0.02, beta1=0.9),
+    "rmsprop": Optimizer(REGISTRY["rmsprop"], 1, lr=1e-3, beta2=0.99),
+    "adam": Optimizer(REGISTRY["adam"], 2, lr=2e-3, beta1=0.9, beta2=0.999),
+    "adamw": Optimizer(REGISTRY["adamw"], 2, lr=2e-3, beta1=0.9, beta2=0.999),
+    "lion": Optimizer(REGISTRY["lion"], 1, lr=3e-4, beta1=0.9, beta2=0.99),
 }
 
 

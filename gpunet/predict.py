@@ -152,7 +152,7 @@ def columns(
 ) -> dict[str, Any]:
     """The columns of a predictions file: those kept, `prediction` (or a column a target), and
     with `proba` one `p_<class>` a class."""
-    result = source.pick(keep)
+    result = _kept(source, keep)
     names = schema.target.names
     if found.labels.ndim == 1:
         result["prediction"] = found.labels
@@ -165,6 +165,12 @@ def columns(
     if taken := [name for name in keep if name in list(result)[len(keep) :]]:
         raise DataError(f"--keep {taken[0]}: a column of the predictions has that name")
     return result
+
+
+def _kept(source: Source, names: list[str]) -> dict[str, Any]:
+    if missing := [name for name in names if name not in source.columns]:
+        raise DataError(f"--keep {missing[0]}: {source.name} has no such column")
+    return {name: source.table.column(name) for name in names}
 
 
 def write(table: dict[str, Any], out: str) -> None:

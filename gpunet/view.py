@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+WIDE = 1000
 METRIC_ORDER = ("accuracy", "log_loss", "auc", "rmse", "mae", "r2")
 
 
@@ -71,7 +72,7 @@ def facts(rows: Iterable[tuple[str, str]], console: Console | None = None) -> No
     grid.add_column(overflow="fold")
     for word, text in rows:
         grid.add_row(Text(show(word)), Text(show(text)))
-    (console or err()).print(grid)
+    _print(console or err(), grid)
 
 
 def table(
@@ -84,11 +85,12 @@ def table(
     numbers = set(right)
     grid = Table(box=None, pad_edge=False, title=title, title_justify="left", padding=(0, 2, 0, 0))
     for i, word in enumerate(header):
-        justify = "right" if i in numbers else "left"
-        grid.add_column(Text(show(word)), justify=justify, overflow="fold")
+        grid.add_column(
+            Text(show(word)), justify="right" if i in numbers else "left", overflow="fold"
+        )
     for row in rows:
         grid.add_row(*(Text(show(cell)) for cell in row))
-    out().print(grid)
+    _print(out(), grid)
 
 
 def metrics(found: Mapping[str, Mapping[str, float | None]]) -> None:
@@ -97,6 +99,36 @@ def metrics(found: Mapping[str, Mapping[str, float | None]]) -> None:
     names = [name for name in METRIC_ORDER if any(name in found[part] for part in parts)]
     rows = [[name, *(number(found[part].get(name)) for part in parts)] for name in names]
     table(["", *parts], rows, right=range(1, len(parts) + 1))
+
+
+def profile(name: str, rows: int, columns: Iterable[Any]) -> None:
+    """What a file holds, a line a column."""
+    lines = [
+        [c.name, c.kind, f"{c.missing:,}", "" if c.distinct is None else f"{c.distinct:,}",
+         _values(c), c.note]
+        for c in columns
+    ]
+    head = ["column", "kind", "missing", "distinct", "values", "note"]
+    table(head, lines, right=(2, 3), title=f"{show(name)}: {rows:,} rows")
+
+
+def _values(column: Any) -> str:
+    """The range and middle of numbers, or the commonest levels."""
+    if column.top:
+        return ", ".join(f"{level} {count:,}" for level, count in column.top)
+    ends = (column.minimum, column.median, column.maximum)
+    words = [number(end) if isinstance(end, float) else str(end) for end in ends if end is not None]
+    return " … ".join(words)
+
+
+def _print(console: Console, thing: Any) -> None:
+    """A grid as wide as the terminal, or off one as wide as it likes; no spaces at line ends."""
+    if not console.is_terminal:
+        console.width = WIDE
+    with console.capture() as captured:
+        console.print(thing)
+    lines = captured.get().splitlines()
+    console.file.write("".join(line.rstrip() + "\n" for line in lines))
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -116,7 +116,11 @@ def read_npz(data: Bytes, name: str) -> Source:
         raise DataError(f"{name}: not a whole NPZ file ({error})") from None
     train = "_train" if "x_train" in arrays else ""
     others = sorted(set(members) - {f"x{train}", f"y{train}", "x_test", "y_test"})
-    if f"x{train}" not in arrays or {"x", "y"} & set(others) or {"x_train", "y_train"} & set(others):
+    if (
+        f"x{train}" not in arrays
+        or {"x", "y"} & set(others)
+        or {"x_train", "y_train"} & set(others)
+    ):
         raise DataError(
             f"{name}: holds the arrays {listed(sorted(members)) or '(none)'}",
             "wanted x and y, or x_train, y_train, x_test and y_test",
@@ -159,7 +163,7 @@ def _read_array(file: IO[bytes], length: int, name: str) -> np.ndarray:
             f"{length - file.tell():,} are there"
         )
     values = np.empty(wanted, np.uint8)
-    view, filled = memoryview(values), 0
+    view, filled = memoryview(values.data), 0
     while filled < wanted:
         got = file.readinto(view[filled:])  # type: ignore[attr-defined]
         if not got:
@@ -200,7 +204,7 @@ def read_idx(data: Bytes, name: str) -> Source:
 
 
 def read_idx_folder(path: str, name: str) -> Source:
-    """A folder with MNIST's file names: train-images…, train-labels…, and t10k-… as its test part."""
+    """A folder with MNIST's file names; t10k-images… and t10k-labels… are its test part."""
     files: dict[tuple[str, str], str] = {}
     for file in sorted(Path(path).iterdir(), reverse=True):  # plain files win over their .gz
         if found := IDX_NAME.search(file.name):
@@ -217,7 +221,9 @@ def read_idx_folder(path: str, name: str) -> Source:
 def _idx_pair(files: dict[tuple[str, str], str], part: str, name: str) -> Source:
     for what in ("images", "labels"):
         if (part, what) not in files:
-            raise DataError(f"{name}: the folder lacks {part}-{what}-idx{3 if what == 'images' else 1}-ubyte")
+            raise DataError(
+                f"{name}: the folder lacks {part}-{what}-idx{3 if what == 'images' else 1}-ubyte"
+            )
     x, y = (_read_idx(load(files[part, what]), files[part, what]) for what in ("images", "labels"))
     if x.ndim < 2 or y.ndim != 1:
         raise DataError(

@@ -29,8 +29,8 @@ ABSENT, GOOD, BAD = 0, 1, 2
 class Cells:
     """The cells of one column, by kind.
 
-    numeric, boolean, date: `values` (n,) float64, NaN where missing. A boolean is 1, 0, or -1 where
-    it is neither; a date is in days since 1970 with the time as a fraction, in UTC if it has a zone.
+    numeric, boolean, date: `values` (n,) float64, NaN where missing. A boolean is 1 or 0, or -1
+    where it is neither; a date is days since 1970, the time of day a fraction, in UTC if zoned.
     category: `values` (n,) int32 codes into `levels`, -1 where missing; a level that is `absent`
     is a word for missing.
     """

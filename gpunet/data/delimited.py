@@ -23,7 +23,7 @@ HEAD = 1 << 18  # bytes that the delimiter is judged by
 MAX_CELL = 1 << 20
 MAX_ROW = 1 << 28
 BOM = b"\xef\xbb\xbf"
-LF, CR, QUOTE = b"\n\r\""
+LF, CR, QUOTE = b'\n\r"'
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def read(data: object, *, delimiter: str | None = None, header: bool = True) -> 
     if isinstance(data, tuple):
         if len(data) != 2:
             raise TypeError(f"a tuple of {len(data)}; wanted (x, y)")
-        return from_arrays("data", *map(_array, data))
+        return from_arrays("data", _array(data[0]), _array(data[1]))
     return from_arrays("data", _array(data))
 
 

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, as a typed table. Refuses nested values and columns of mixed type."""
+"""JSON lines: one object a line, as a typed table. Refuses nested values and mixed columns."""
 
 import json
 from typing import TYPE_CHECKING
@@ -70,7 +70,7 @@ def _table(rows: list[dict[str, object]], lines: list[int], name: str) -> "pa.Ta
     check_names(names, name)
     try:
         return pa.table({key: _column(key, [row.get(key) for row in rows], lines) for key in names})
-    except UnicodeError as error:
+    except UnicodeEncodeError as error:
         raise DataError(f"{name}: half of a surrogate pair in the text ({error.reason})") from None
 
 
@@ -101,6 +101,4 @@ def _odd(values: list[object]) -> int:
         nested = (i for i, v in enumerate(values) if v is not None and type(v) not in KINDS)
         return next(nested)
     common = max(sorted(set(kinds)), key=kinds.count)  # type: ignore[type-var]
-    return next(
-        i for i, v in enumerate(values) if v is not None and KINDS.get(type(v)) != common
-    )
+    return next(i for i, v in enumerate(values) if v is not None and KINDS.get(type(v)) != common)

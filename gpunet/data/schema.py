@@ -4,13 +4,14 @@ Matches columns by name, never by place. Refuses a saved schema with anything un
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from gpunet.data.columns import INPUTS, KINDS, MOST_LEVELS, SCALED, Column
+from gpunet.data.cells import Cells, read_cells
+from gpunet.data.columns import KINDS, MOST_LEVELS, SCALED, Column
 from gpunet.data.source import Source
 from gpunet.data.targets import (
     TASKS,
@@ -25,7 +26,6 @@ from gpunet.errors import DataError, ModelInvalid
 
 VERSION = 1
 DTYPES = ("uint8", "float32", "float64")
-ALL = slice(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,8 @@ class Schema:
         if source.table is None:
             raise DataError(f"{source.name}: holds arrays; wanted a table with named columns")
         check_columns(source, [column.name for column in self.columns])
-        return encode_columns(self.columns, source, source.rows)
+        cells = (read_cells(source, column.name, column.cell_kind) for column in self.columns)
+        return encode_cells(self.columns, cells, slice(None), source.rows)
 
     def encode_target(self, source: Source) -> np.ndarray:
         """y as `Dataset.y` has it; raises DataError for gaps, unknown labels, no target at all."""
@@ -62,7 +63,8 @@ class Schema:
             check_columns(source, self.target.names)
         answers = read_answers(source, self.target.names)
         check_present(source, answers)
-        return encode_answers(self.target, source, answers, self.target_dtype)
+        rows = np.arange(source.rows)
+        return encode_answers(self.target, source, answers, rows, self.target_dtype)
 
     def decode(self, output: np.ndarray) -> np.ndarray:
         """Regression outputs (n, k) in the target's own units, float64."""
@@ -82,7 +84,7 @@ class Schema:
                 f"{source.name}: {counted(x.shape[1], 'feature')} a row; wanted {self.width:,}"
             )
         dtype = np.dtype(self.dtype)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             same = x.astype(dtype, copy=False)
         exact = dtype.kind == "u" and x.dtype != dtype
         if (exact and not np.array_equal(same, x)) or not np.isfinite(same).all():
@@ -121,13 +123,130 @@ def check_columns(source: Source, names: list[str] | tuple[str, ...]) -> None:
     spare = [name for name in have if name not in set(names)]
     hints = [closest(name, spare) for name in lacking[:3]]
     raise DataError(
-        f"{source.name}: no column {listed(lacking)}" if len(lacking) == 1
+        f"{source.name}: no column {listed(lacking)}"
+        if len(lacking) == 1
         else f"{source.name}: {counted(len(lacking), 'column')} missing: {listed(lacking)}",
         "; ".join(hint for hint in hints if hint) or f"the columns are {listed(have)}",
     )
 
 
-def encode_columns(
-    columns: tuple[Column, ...], source: Source, rows: int
+def encode_cells(
+    columns: Iterable[Column], cells: Iterable[Cells], rows: np.ndarray | slice, count: int
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """x (n, d) float32, columns side by side, and the cells that were never-seen categories."""
+    """x (count, d) float32 of `rows`, the columns' inputs side by side, and the unseen cells."""
+    columns = tuple(columns)
+    x = np.empty((count, sum(column.width for column in columns)), np.float32)
+    unseen, at = {}, 0
+    for column, part in zip(columns, cells, strict=True):
+        new = column.write(part, rows, x[:, at : at + column.width])
+        at += column.width
+        if new:
+            unseen[column.name] = new
+    return x, unseen
+
+
+def flat(x: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Arrays (n, …) as (n, d); whole numbers other than uint8 become float32."""
+    x = x.reshape(len(x), -1)
+    x = x if rows is None else x[rows]
+    return np.ascontiguousarray(x if str(x.dtype) in DTYPES else x.astype(np.float32))
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+
+def _schema(saved: object) -> Schema:
+    names = ("version", *(field.name for field in fields(Schema)))
+    parts = _record(saved, names, "schema")
+    if parts.pop("version") != VERSION:
+        raise ModelInvalid(f"the schema is not of version {VERSION}")
+    columns = tuple(_column(item) for item in _sequence(parts["columns"], "columns"))
+    target = _target(parts["target"])
+    titles = [column.name for column in columns]
+    _need(len({*titles, *target.names}) == len(titles) + len(target.names), "column names")
+    width, is_table = parts["width"], parts["kind"] == "table"
+    _need(parts["kind"] in ("table", "arrays") and parts["dtype"] in DTYPES, "kind")
+    _need(type(width) is int and 0 < width < 1 << 31, "width")
+    _need(is_table == bool(columns), "columns")
+    _need((parts["scale"] is None) == (parts["shift"] is None), "scale")
+    if is_table:
+        _need(parts["dtype"] == "float32" and parts["scale"] is None, "dtype")
+        _need(width == sum(column.width for column in columns), "width")
+    scale, shift = (_affine(parts[key], width, key) for key in ("scale", "shift"))
+    return Schema(parts["kind"], columns, target, width, parts["dtype"], scale, shift)
+
+
+def _affine(values: object, width: int, what: str) -> np.ndarray | None:
+    if values is None:
+        return None
+    numbers = np.array(_numbers(values, width, what))
+    numbers.flags.writeable = False
+    return numbers
+
+
+def _column(saved: object) -> Column:
+    parts = _record(saved, [field.name for field in fields(Column)], "column")
+    kind = _text(parts["kind"], "kind")
+    _need(kind in KINDS, "kind")
+    scaled = len(SCALED.get(kind, ()))
+    levels = tuple(_text(level, "levels") for level in _sequence(parts["levels"], "levels"))
+    _need(len(set(levels)) == len(levels) <= MOST_LEVELS, "levels")
+    _need((kind == "category") == bool(levels), "levels")
+    _need(type(parts["missing"]) is bool and type(parts["rare"]) is bool, "missing")
+    return Column(
+        _text(parts["name"], "name"),
+        kind,
+        parts["missing"],
+        _numbers([parts["fill"]], 1, "fill")[0],
+        _numbers(parts["mean"], scaled, "mean"),
+        _numbers(parts["std"], scaled, "std", least=0.0),
+        levels,
+        parts["rare"],
+    )
+
+
+def _target(saved: object) -> Target:
+    parts = _record(saved, [field.name for field in fields(Target)], "target")
+    names = tuple(_text(name, "target") for name in _sequence(parts["names"], "names"))
+    task, labels = _text(parts["task"], "task"), tuple(_sequence(parts["labels"], "labels"))
+    _need(task in TASKS and len(names) > 0, "task")
+    kinds = {type(label) for label in labels}
+    _need(len(kinds) <= 1 and kinds <= {str, int, bool}, "labels")
+    _need(len(set(labels)) == len(labels), "labels")
+    if task in ("binary", "multiclass"):
+        _need(len(names) == 1 and len(labels) >= 2, "labels")
+        _need(task == "multiclass" or len(labels) == 2, "labels")
+    else:
+        _need(not labels, "labels")
+    mean = _numbers(parts["mean"], len(names), "mean")
+    std = _numbers(parts["std"], len(names), "std", least=5e-324)
+    return Target(names, task, labels, mean, std, _text(parts["reason"], "reason"))
+
+
+def _need(fine: bool, what: str) -> None:
+    if not fine:
+        raise ModelInvalid(f"the schema's {what} cannot be right")
+
+
+def _record(saved: object, names: Iterable[str], what: str) -> dict[str, Any]:
+    if not isinstance(saved, dict) or set(saved) != set(names):
+        raise ModelInvalid(f"the schema's {what} lacks a part or has one too many")
+    return dict(saved)
+
+
+def _sequence(saved: object, what: str) -> list[Any]:
+    _need(isinstance(saved, list), what)
+    return saved  # type: ignore[return-value]
+
+
+def _text(saved: object, what: str) -> str:
+    _need(type(saved) is str, what)
+    return saved  # type: ignore[return-value]
+
+
+def _numbers(saved: object, count: int, what: str, least: float = -math.inf) -> tuple[float, ...]:
+    numbers = _sequence(saved, what)
+    _need(len(numbers) == count, what)
+    _need(all(type(n) is float and math.isfinite(n) and n >= least for n in numbers), what)
+    return tuple(numbers)

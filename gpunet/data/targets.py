@@ -66,6 +66,13 @@ class Answer:
         return quoted(self.numbers[row])
 
 
+def array_names(source: Source) -> tuple[str, ...]:
+    """The targets of arrays: `y`, or what a built-in set calls it; `y1`, `y2`, … when several."""
+    name = (source.target or ("y",))[0]
+    width = 1 if source.y is None or source.y.ndim == 1 else source.y.shape[1]
+    return (name,) if width == 1 else tuple(f"{name}{i + 1}" for i in range(width))
+
+
 def read_answers(source: Source, names: tuple[str, ...]) -> tuple[Answer, ...]:
     """The named columns of a table, or all of an array y."""
     if source.table is not None:
@@ -181,16 +188,18 @@ def _single(answer: Answer, arrays: bool) -> tuple[str, str]:
         return classes, f"{noun} with {counted(len(used), 'different value')}"
     if answer.kind == "real":
         return "regression", "numbers with fractions" if not answer.labels else "decimal numbers"
-    numbers = [int(answer.labels[code]) for code in used.tolist()]
     reason = f"whole numbers with {counted(len(used), 'different value')}"
-    coded = numbers == list(range(len(used))) and len(used) <= 100
-    if len(used) <= FEW and (arrays or counts.min() >= 2):
-        return classes, reason
-    if coded and len(answer.codes) >= 10 * len(used):
-        return classes, reason
-    if arrays and len(used) <= min(1000, len(answer.codes) // 2):
-        return classes, reason
-    return "regression", reason
+    each = len(answer.codes) // len(used)
+    few = len(used) <= FEW and (arrays or counts.min() >= 2)
+    coded = len(used) <= 100 and each >= 10 and _counts_up(answer)
+    many = arrays and len(used) <= 1000 and each >= 2
+    return (classes if few or coded or many else "regression"), reason
+
+
+def _counts_up(answer: Answer) -> bool:
+    assert answer.numbers is not None
+    values = np.unique(answer.numbers)
+    return bool((values == np.arange(len(values))).all())
 
 
 def _check_task(answers: tuple[Answer, ...], task: str) -> None:
@@ -247,24 +256,25 @@ def fit_target(
 
 
 def encode_answers(
-    target: Target, source: Source, answers: tuple[Answer, ...], dtype: np.dtype
+    target: Target, source: Source, answers: tuple[Answer, ...], rows: np.ndarray, dtype: np.dtype
 ) -> np.ndarray:
-    """y as networks take it.
+    """y of some rows, as networks take it.
 
     multiclass int32 codes (n,); binary float32 (n, 1) and multilabel (n, k) of 0 and 1;
     regression (n, k) of `dtype`, standardised. Raises DataError for what training never saw.
     """
     if target.task in ("binary", "multiclass"):
-        codes = _class_codes(target, source, answers[0])
+        codes = _class_codes(target, source, answers[0], rows)
         return codes if target.task == "multiclass" else codes[:, None].astype(np.float32)
     for answer in answers:
         if answer.numbers is None:
             raise DataError(
-                f"{answer.name}: holds text ({source.row(0)}: {answer.shown(0)}); wanted numbers"
+                f"{answer.name}: holds text ({source.row(int(rows[0]))}: "
+                f"{answer.shown(int(rows[0]))}); wanted numbers"
             )
-        if target.task == "multilabel" and not _is_binary(answer):
+        if target.task == "multilabel" and not _is_binary(answer.take(rows)):
             raise DataError(f"{answer.name}: wanted 0 and 1 alone")
-    values = np.stack([answer.numbers for answer in answers], axis=1)  # type: ignore[misc]
+    values = np.stack([answer.numbers[rows] for answer in answers], axis=1)  # type: ignore[index]
     if target.task == "multilabel":
         return values.astype(np.float32)
     return ((values - target.mean) / target.std).astype(dtype)
@@ -277,19 +287,19 @@ def decode_values(target: Target, output: np.ndarray) -> np.ndarray:
     return np.asarray(output, np.float64) * target.std + target.mean
 
 
-def _class_codes(target: Target, source: Source, answer: Answer) -> np.ndarray:
+def _class_codes(target: Target, source: Source, answer: Answer, rows: np.ndarray) -> np.ndarray:
     if not answer.labels:
         raise DataError(
             f"{answer.name}: holds numbers with fractions; wanted the classes "
             f"{listed(target.labels)}"
         )
-    codes = _places(answer.labels, target.labels)[answer.codes]
-    unknown = np.flatnonzero(codes < 0)
+    codes = _places(answer.labels, target.labels)[answer.codes[rows]]
+    unknown = rows[codes < 0]
     if len(unknown):
+        first = int(unknown[0])
         raise DataError(
-            f"{answer.name}: {len(unknown):,} of {len(codes):,} values are none of the classes "
-            f"{listed(target.labels)} ({source.row(int(unknown[0]))}: "
-            f"{answer.shown(int(unknown[0]))})"
+            f"{answer.name}: {len(unknown):,} of {len(rows):,} values are none of the classes "
+            f"{listed(target.labels)} ({source.row(first)}: {answer.shown(first)})"
         )
     return codes
 

@@ -29,10 +29,10 @@ def quoted(value: object) -> str:
 
 def listed(names: Iterable[object], most: int = 10) -> str:
     """Names with commas; past `most` only their number."""
-    names = [str(name) for name in names]
-    if len(names) <= most:
-        return ", ".join(names)
-    return f"{', '.join(names[:most])} and {len(names) - most:,} more"
+    words = [str(name) for name in names]
+    if len(words) <= most:
+        return ", ".join(words)
+    return f"{', '.join(words[:most])} and {len(words) - most:,} more"
 
 
 def counted(number: int, noun: str) -> str:

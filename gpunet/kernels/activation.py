@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from gpunet.device import Array
 from gpunet.kernels.registry import Kernel, Stage, per_element, register
 from gpunet.kernels.tiles import (
@@ -182,7 +183,9 @@ ACTIVATIONS = {
 }
 
 
-def _forward(activation: Activation) -> Callable[..., None]:
+def forward_of(activation: Activation) -> Callable[..., None]:
+    """The reference of y = f(z + bias)."""
+
     def forward(z: Array, bias: Array | None, y: Array, work: Array) -> None:
         for rows in row_tiles(z):
             _add_bias(z[rows], bias, y[rows])
@@ -191,7 +194,9 @@ def _forward(activation: Activation) -> Callable[..., None]:
     return forward
 
 
-def _backward(activation: Activation) -> Callable[..., None]:
+def backward_of(activation: Activation) -> Callable[..., None]:
+    """The reference of dz = grad * f'(z + bias), with its column sums."""
+
     def backward(
         grad: Array,
         z: Array,
@@ -232,7 +237,7 @@ def _backward_work(grad: Array, *rest: Any) -> int:
 
 def _register_pair(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
     forward = register(
-        _forward(activation),
+        forward_of(activation),
         "activation.cu",
         name=f"{name}_forward",
         outputs="y",
@@ -242,7 +247,7 @@ def _register_pair(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
         work=lambda z, *rest: 2 * tile_size(z),
     )
     backward = register(
-        _backward(activation),
+        backward_of(activation),
         "activation.cu",
         name=f"{name}_backward",
         outputs="dz dbias",

@@ -8,6 +8,7 @@ from math import ceil
 from typing import Any
 
 import numpy as np
+
 from gpunet.device import Array
 from gpunet.kernels.registry import Stage, register
 from gpunet.kernels.slots import STEP, THREADS

@@ -47,8 +47,9 @@ enum { MANTISSA = 23, BIAS = 127, LIFT = 25 };
 #define LN2_LOW 3.19461849e-5f
 #define SQRT_HALF_BITS 0x3f3504f3u
 // (exp(r) - 1 - r) / r^2 and (log((1 + s) / (1 - s)) - 2 s) / s^3 as a polynomial in z = s^2: minimax
-#define EXP_TAIL(r) (0.500000010f + r * (0.166665129f + r * (0.0416661872f + r * (0.00836959820f + r * 0.00139517194f))))
-#define LOG_TAIL(z) (0.666667781f + z * (0.399773111f + z * 0.298784561f))
+#define EXP_TAIL(r) (0.500000010f + r * (0.166665129f + r * (0.0416661873f \
+    + r * (0.00836959841f + r * 0.00139517173f))))
+#define LOG_TAIL(z) (0.666667781f + z * (0.399773096f + z * 0.298784891f))
 #else
 typedef unsigned long long Bits;
 enum { MANTISSA = 52, BIAS = 1023, LIFT = 54 };
@@ -61,13 +62,14 @@ enum { MANTISSA = 52, BIAS = 1023, LIFT = 54 };
 #define LN2_HIGH 0.6931471805592082091607153
 #define LN2_LOW 7.37100256516779890183404e-13
 #define SQRT_HALF_BITS 0x3fe6a09e667f3bcdull
-#define EXP_TAIL(r) (0.50000000000000140596 + r * (0.16666666666666702421 + r * (0.041666666666503019363 \
-    + r * (0.0083333333333050623595 + r * (0.0013888888950555393931 + r * (0.00019841269922018508413 \
-    + r * (0.000024801486027807914372 + r * (2.7557212163089836333e-6 + r * (2.7632753224059987503e-7 \
-    + r * 2.5119170265063149155e-8)))))))))
-#define LOG_TAIL(z) (0.66666666666667368601 + z * (0.39999999999396555883 + z * (0.28571428748800466623 \
-    + z * (0.22222198084036882337 + z * (0.18183591514484099605 + z * (0.15313312266332022618 \
-    + z * 0.14803742550489319699))))))
+#define EXP_TAIL(r) (0.50000000000000141085 + r * (0.16666666666666699441 \
+    + r * (0.041666666666502721287 + r * (0.0083333333333067385033 \
+    + r * (0.0013888888950617110691 + r * (0.00019841269918733251718 \
+    + r * (0.000024801485974814731503 + r * (2.7557214869461689941e-6 \
+    + r * (2.7632769408925152449e-7 + r * 2.511837013557065305e-8)))))))))
+#define LOG_TAIL(z) (0.66666666666667368618 + z * (0.39999999999396547071 \
+    + z * (0.28571428746802122255 + z * (0.22222198083891163004 \
+    + z * (0.1818359152122951972 + z * (0.15313312109835133165 + z * 0.14803743989342486015))))))
 #endif
 #define LOG2_E T(1.442695040888963407)
 #define ROUNDER (T(1.5) * TWO_MANTISSA)                // adding it rounds to an integer, held in the low bits
@@ -103,25 +105,32 @@ HD T f_expm1(T a) {
     return k == 0 ? y : 2 * (y * half + (half - T(0.5)));
 }
 
-// log(x) + correction; the correction is small against the result or against 1.
-HD T log_corrected(T x, T correction) {
-    bool subnormal = x < SMALLEST_NORMAL;
-    Bits bits = bits_of(subnormal ? x * TWO_LIFT : x) + (ONE_BITS - SQRT_HALF_BITS);
-    T k = from_bits((bits >> MANTISSA) | bits_of(TWO_MANTISSA));         // 2^MANTISSA + BIAS + k
-    k -= subnormal ? TWO_MANTISSA + (BIAS + LIFT) : TWO_MANTISSA + BIAS;
+// log(x * 2^(BIAS - lift)) + correction, x normal and positive; the correction is small against 1.
+HD T log_normal(T x, T lift, T correction) {
+    Bits bits = bits_of(x) + (ONE_BITS - SQRT_HALF_BITS);
+    T k = from_bits((bits >> MANTISSA) | bits_of(TWO_MANTISSA)) - (TWO_MANTISSA + lift);
     T f = from_bits((bits & ((Bits(1) << MANTISSA) - 1)) + SQRT_HALF_BITS) - 1;
     T s = f / (2 + f), z = s * s, h = T(0.5) * f * f;
-    T y = k * LN2_HIGH - ((h - (s * (h + z * LOG_TAIL(z)) + (k * LN2_LOW + correction))) - f);
+    T rest = s * (h + z * LOG_TAIL(z)) + (k * LN2_LOW + correction);
+    return k * LN2_HIGH - ((h - rest) - f);
+}
+
+HD T log_or_special(T x, T y) {                        // y, but for x = 0, below, infinite or NaN
     T special = x == 0 ? -INFINITE : (x < 0 ? NOT_A_NUMBER : x);
     return x > 0 && x < INFINITE ? y : special;
 }
 
-HD T f_log(T a) { return log_corrected(a, 0); }
-
-HD T f_log1p(T a) {
-    T u = 1 + a;
-    return log_corrected(u, (a - (u - 1)) / u);        // what rounding 1 + a lost
+HD T f_log(T a) {
+    bool subnormal = a < SMALLEST_NORMAL;
+    return log_or_special(a, log_normal(subnormal ? a * TWO_LIFT : a, subnormal ? BIAS + LIFT : BIAS, 0));
 }
+
+HD T log1p_share(T a) {                                // log(1 + a), 0 <= a <= 1
+    T u = 1 + a;
+    return log_normal(u, BIAS, (a - (u - 1)) / u);     // what rounding 1 + a lost
+}
+
+HD T f_log1p(T a) { return log_or_special(1 + a, log1p_share(a)); }
 
 // ---- Elementwise operations. Value: f_op(a) or f_op(a, b). Gradient: with g = dL/dy and y the value,
 // f_op_grad(g, a, y) = dL/da, or f_op_grad0(g, a, b, y) = dL/da and f_op_grad1(g, a, b, y) = dL/db.
@@ -210,7 +219,7 @@ HD T f_silu_grad(T g, T a, T y) {
     return g * (share * (1 + a * (1 - share)));
 }
 
-HD T f_softplus(T a) { return positive_part(a) + f_log1p(f_exp(-magnitude(a))); }
+HD T f_softplus(T a) { return positive_part(a) + log1p_share(f_exp(-magnitude(a))); }
 HD T f_softplus_grad(T g, T a, T y) { return g * f_sigmoid(a); }
 
 // tanh(softplus(a)) = over / under, with e = exp(-|a|); missing is under - over.
@@ -234,7 +243,7 @@ HD T f_mish_grad(T g, T a, T y) {
 
 HD T loss_sigmoid_cross_entropy(T p, T t, T smoothing) {
     T target = t * (1 - smoothing) + T(0.5) * smoothing;
-    return (positive_part(p) - p * target) + f_log1p(f_exp(-magnitude(p)));
+    return (positive_part(p) - p * target) + log1p_share(f_exp(-magnitude(p)));
 }
 HD T loss_sigmoid_cross_entropy_grad(T p, T t, T smoothing) {
     return f_sigmoid(p) - (t * (1 - smoothing) + T(0.5) * smoothing);
@@ -260,7 +269,8 @@ HD T softmax_grad(T share, bool hit, T smoothing, T columns) {
     return share - smoothing / columns - (hit ? 1 - smoothing : T(0));
 }
 
-// ---- Optimisers: name_step(rate, p, g, slots...) returns the new parameter and renews the slots.
+// ---- Optimisers: name_step(rate, p, g, first, second) returns the new parameter and renews the slots
+// that the optimiser has.
 
 struct Rate {
     T lr, decay, clip, beta1, rest1, beta2, rest2, epsilon;   // rest = 1 - beta
@@ -270,20 +280,20 @@ struct Rate {
 HD T coupled(const Rate& rate, T p, T g) { return g * rate.clip + rate.decay * p; }
 HD T decoupled(const Rate& rate, T p) { return p * (1 - rate.lr * rate.decay); }
 
-HD T sgd_step(const Rate& rate, T p, T g) { return p - rate.lr * coupled(rate, p, g); }
+HD T sgd_step(const Rate& rate, T p, T g, T&, T&) { return p - rate.lr * coupled(rate, p, g); }
 
-HD T momentum_step(const Rate& rate, T p, T g, T& velocity) {
+HD T momentum_step(const Rate& rate, T p, T g, T& velocity, T&) {
     velocity = rate.beta1 * velocity + coupled(rate, p, g);
     return p - rate.lr * velocity;
 }
 
-HD T nesterov_step(const Rate& rate, T p, T g, T& velocity) {
+HD T nesterov_step(const Rate& rate, T p, T g, T& velocity, T&) {
     g = coupled(rate, p, g);
     velocity = rate.beta1 * velocity + g;
     return p - rate.lr * (g + rate.beta1 * velocity);
 }
 
-HD T rmsprop_step(const Rate& rate, T p, T g, T& square) {
+HD T rmsprop_step(const Rate& rate, T p, T g, T& square, T&) {
     g = coupled(rate, p, g);
     square = rate.beta2 * square + rate.rest2 * (g * g);
     return p - rate.lr * (g / (f_sqrt(square) + rate.epsilon));
@@ -303,7 +313,7 @@ HD T adamw_step(const Rate& rate, T p, T g, T& first, T& second) {
     return adam_moments(rate, decoupled(rate, p), g * rate.clip, first, second);
 }
 
-HD T lion_step(const Rate& rate, T p, T g, T& first) {
+HD T lion_step(const Rate& rate, T p, T g, T& first, T&) {
     g = g * rate.clip;
     T mixed = rate.beta1 * (first - g) + g;
     first = rate.beta2 * first + rate.rest2 * g;

@@ -3,32 +3,33 @@
 All share one signature. pred (n, k) and target; weight (n,) or None; parameter (1,); clock;
 grad (n, k) or None, which may be pred; rows (n,), the weighted loss of each row;
 totals float64 (4,): [0] the loss of this batch, then sums over batches of [1] the weighted row
-losses, [2] the rows predicted right, [3] the valid rows. Rows from clock[VALID] on count for
+losses, [2] the rows predicted right (never one whose loss is NaN), [3] the valid rows. Rows from clock[VALID] on count for
 nothing and get a zero gradient. A loss that is not finite sets a fault bit.
 """
 
 from collections.abc import Callable
 
 import numpy as np
+
 from gpunet.device import Array
 from gpunet.kernels.registry import Kernel, Stage, register
 from gpunet.kernels.slots import FAULT, FAULT_LOSS
 from gpunet.kernels.tiles import one_block, row_groups, row_tiles, shape2, valid_rows
 
-Term = Callable[[Array, Array, float, Array, Array | None], int]
-"""term(pred, target, parameter, rows, grad): the rows' losses, the gradient of their sum where
-asked for, and the number of right rows."""
+Term = Callable[[Array, Array, float, Array, Array | None], Array | None]
+"""term(pred, target, parameter, rows, grad) writes the rows' losses and, where asked for, the
+gradient of their sum; returns which rows are predicted right, where that has a meaning."""
 
 
 def softmax_cross_entropy(
     p: Array, t: Array, smoothing: float, rows: Array, grad: Array | None
-) -> int:
+) -> Array | None:
     """-sum of q * log softmax(p), q = (1 - smoothing) * [class is t] + smoothing / k; t int32 (n,).
 
     The gradient is softmax(p) - q.
     """
     each, k = np.arange(len(p)), p.shape[1]
-    right = int(np.count_nonzero(p.argmax(axis=1) == t))
+    right = p.argmax(axis=1) == t
     shifted = np.subtract(p, p.max(axis=1, keepdims=True), out=grad)
     picked = shifted[each, t]
     if smoothing:
@@ -45,12 +46,12 @@ def softmax_cross_entropy(
 
 def sigmoid_cross_entropy(
     p: Array, t: Array, smoothing: float, rows: Array, grad: Array | None
-) -> int:
+) -> Array | None:
     """max(p, 0) - p * q + log(1 + exp(-|p|)), q = t * (1 - smoothing) + smoothing / 2.
 
     The gradient is sigmoid(p) - q; both are means over the columns.
     """
-    right = int(np.count_nonzero(((p > 0) == (t > 0.5)).all(axis=1)))
+    right = ((p > 0) == (t > 0.5)).all(axis=1)
     q = np.multiply(t, 1 - smoothing)
     q += smoothing / 2
     tail = np.exp(-np.abs(p))
@@ -65,34 +66,38 @@ def sigmoid_cross_entropy(
     return right
 
 
-def sum_squares(p: Array, t: Array, unused: float, rows: Array, grad: Array | None) -> int:
+def sum_squares(p: Array, t: Array, unused: float, rows: Array, grad: Array | None) -> Array | None:
     """The sum, over columns and rows, of (p - t)²; the gradient is 2 * (p - t)."""
     away = np.subtract(p, t, out=grad)
     np.einsum("ij,ij->i", away, away, out=rows)
     if grad is not None:
         np.multiply(grad, 2, out=grad)
-    return 0
+    return None
 
 
-def mean_squared(p: Array, t: Array, unused: float, rows: Array, grad: Array | None) -> int:
+def mean_squared(
+    p: Array, t: Array, unused: float, rows: Array, grad: Array | None
+) -> Array | None:
     """(p - t)², its gradient 2 * (p - t); means over the columns."""
     sum_squares(p, t, unused, rows, grad)
     np.divide(rows, p.shape[1], out=rows)
     if grad is not None:
         np.divide(grad, p.shape[1], out=grad)
-    return 0
+    return None
 
 
-def mean_absolute(p: Array, t: Array, unused: float, rows: Array, grad: Array | None) -> int:
+def mean_absolute(
+    p: Array, t: Array, unused: float, rows: Array, grad: Array | None
+) -> Array | None:
     """|p - t|, its gradient the sign of p - t; means over the columns."""
     away = np.subtract(p, t, out=grad)
     np.mean(np.abs(away), axis=1, out=rows)
     if grad is not None:
         np.divide(np.sign(grad, out=grad), p.shape[1], out=grad)
-    return 0
+    return None
 
 
-def huber(p: Array, t: Array, delta: float, rows: Array, grad: Array | None) -> int:
+def huber(p: Array, t: Array, delta: float, rows: Array, grad: Array | None) -> Array | None:
     """d²/2 where |d| <= delta, else delta * (|d| - delta/2), d = p - t; means over the columns.
 
     The gradient is d, clipped to ±delta.
@@ -102,10 +107,10 @@ def huber(p: Array, t: Array, delta: float, rows: Array, grad: Array | None) -> 
     np.mean(near * (away - 0.5 * near), axis=1, out=rows)
     if grad is not None:
         np.divide(near, p.shape[1], out=grad)
-    return 0
+    return None
 
 
-def pinball(p: Array, t: Array, quantile: float, rows: Array, grad: Array | None) -> int:
+def pinball(p: Array, t: Array, quantile: float, rows: Array, grad: Array | None) -> Array | None:
     """max(q * d, (q - 1) * d), d = t - p, q the quantile; means over the columns.
 
     The gradient is -q where p < t, 1 - q where p > t, 0 where they are equal.
@@ -116,10 +121,12 @@ def pinball(p: Array, t: Array, quantile: float, rows: Array, grad: Array | None
         slope = np.where(away > 0, -quantile, 1 - quantile)
         slope[away == 0] = 0
         np.divide(slope, p.shape[1], out=grad)
-    return 0
+    return None
 
 
-def _loss(term: Term, batch_mean: bool) -> Callable[..., None]:
+def loss_of(term: Term, batch_mean: bool) -> Callable[..., None]:
+    """The reference of a loss from its term; `batch_mean` divides by the valid rows."""
+
     def loss(
         pred: Array,
         target: Array,
@@ -134,7 +141,9 @@ def _loss(term: Term, batch_mean: bool) -> Callable[..., None]:
         count = max(valid, 1) if batch_mean else 1
         for part in row_tiles(pred[:valid]):
             slope = None if grad is None else grad[part]
-            right += term(pred[part], target[part], float(parameter[0]), rows[part], slope)
+            hits = term(pred[part], target[part], float(parameter[0]), rows[part], slope)
+            if hits is not None:
+                right += int(np.count_nonzero(hits & ~np.isnan(rows[part])))
             if weight is not None:
                 np.multiply(rows[part], weight[part], out=rows[part])
             if slope is not None:
@@ -159,7 +168,7 @@ def _total(rows: Array, count: int, right: int, valid: int, clock: Array, totals
 def _register(term: Term, batch_mean: bool = True) -> Kernel:
     name = term.__name__
     return register(
-        _loss(term, batch_mean),
+        loss_of(term, batch_mean),
         "loss.cu",
         name=name,
         outputs="clock grad rows totals",

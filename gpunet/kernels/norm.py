@@ -6,6 +6,7 @@ Both keep the mean and the reciprocal standard deviation for their backward pass
 from typing import Any
 
 import numpy as np
+
 from gpunet.device import Array
 from gpunet.kernels.registry import Stage, per_element, register
 from gpunet.kernels.slots import FAULT

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from gpunet.device import Array, Device, device_of, module_of
 from gpunet.kernels.slots import THREADS, c_constants
 
@@ -35,7 +36,8 @@ class Kernel:
 
     name: its registered name, also the reference's.
     reference: the NumPy formula; its parameters are the kernel's arguments.
-    source: the file under `kernels/` that holds the CUDA entry points.
+    source: the file under `kernels/` that holds the CUDA entry points; generated text may follow
+        its name, from the next line on.
     outputs: the parameters that are written, whole.
     typed_by: the parameter whose dtype is the kernel's; None where no array's dtype varies.
     sizes: the integers that follow the arrays in the CUDA signature, from the arguments.
@@ -136,8 +138,10 @@ def register(
 
 @cache
 def source_text(source: str, dtype: str) -> str:
-    """A CUDA translation unit: the prelude, the block-wide sums, then the file `source`."""
-    return "\n".join((prelude(dtype), _file("blocks.cuh"), _file(source)))
+    """A CUDA translation unit: the prelude, the block-wide sums, the file that the first line of
+    `source` names, and what follows that line."""
+    file, _, generated = source.partition("\n")
+    return "\n".join((prelude(dtype), _file("blocks.cuh"), _file(file), generated))
 
 
 @cache

@@ -1,6 +1,7 @@
 """Rows in and out of batches: gather, embedding look-ups and their gradient, column sums."""
 
 import numpy as np
+
 from gpunet.device import Array
 from gpunet.kernels.registry import Stage, per_element, register
 from gpunet.kernels.slots import START
@@ -68,8 +69,8 @@ def _pick(x: Array, order: Array | None, start: int, part: slice) -> Array:
     return x[rows] if order is None else x[order[rows]]
 
 
-def _owners(grad: Array, index: Array, dx: Array) -> tuple[int]:
-    return (min(grad.shape[0] if grad.shape[1] else 0, 65_536),)
+def _owners(grad: Array, index: Array, dx: Array) -> tuple[int, int]:
+    return min(grad.shape[0], 65_536), *column_strips(grad)
 
 
 GATHER = register(

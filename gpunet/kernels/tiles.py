@@ -5,6 +5,7 @@ from math import ceil
 from typing import Any
 
 import numpy as np
+
 from gpunet.device import Array
 from gpunet.kernels.slots import THREADS, TILE_COLUMNS, TILE_ROUNDS, VALID
 
@@ -21,7 +22,7 @@ def row_tiles(x: Array) -> Iterator[slice]:
 
 def tile_size(x: Array) -> int:
     """Elements of the largest row tile of `x`."""
-    return int(max(min(x.size, TILE), x[:1].size))
+    return max(min(x.size, TILE), x.shape[1] if x.shape[0] else 0)
 
 
 def valid_rows(clock: Array, n: int) -> int:

@@ -12,6 +12,7 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from gpunet.device import Array
 from gpunet.kernels.registry import Kernel, Stage, per_element, register
 from gpunet.kernels.slots import (

@@ -1,0 +1,27 @@
+"""The table room: from a file, a set's name or arrays to what a network trains on.
+
+Refuses to print, to write, and to fetch anything.
+"""
+
+from gpunet.data.builtin import BUILTIN
+from gpunet.data.columns import Column
+from gpunet.data.formats import read
+from gpunet.data.prepared import Dataset, Prepared, prepare
+from gpunet.data.profiles import ColumnProfile, profile
+from gpunet.data.schema import Schema
+from gpunet.data.source import Source
+from gpunet.data.targets import Target
+
+__all__ = [
+    "BUILTIN",
+    "Column",
+    "ColumnProfile",
+    "Dataset",
+    "Prepared",
+    "Schema",
+    "Source",
+    "Target",
+    "prepare",
+    "profile",
+    "read",
+]

@@ -1,0 +1,340 @@
+"""From a source to what a network trains on: target, split, schema, encoded parts.
+
+Everything that is fitted is fitted on the training part alone. Refuses to guess a target.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpunet.data.cells import read_cells
+from gpunet.data.columns import CONSTANT, EMPTY, NAMES, fit
+from gpunet.data.schema import Schema, check_columns, encode_cells, flat
+from gpunet.data.source import Source
+from gpunet.data.split import Parts, split, split_by
+from gpunet.data.targets import (
+    Answer,
+    Target,
+    array_names,
+    check_present,
+    choose_task,
+    encode_answers,
+    fit_target,
+    read_answers,
+)
+from gpunet.data.words import counted, listed, quoted
+from gpunet.errors import DataError, UsageError
+
+SHARE = 0.15
+BLOCK = 1 << 22
+GOLDEN = 0x9E3779B97F4A7C15
+CLASSES = ("binary", "multiclass")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """x (n, d), C-contiguous: float32 of tables, uint8, float32 or float64 of arrays; and y.
+
+    y: multiclass int32 codes (n,); binary float32 (n, 1) and multilabel (n, k) of 0 and 1;
+    regression (n, k), standardised if the schema says so; None where it is not known.
+    """
+
+    x: np.ndarray
+    y: np.ndarray | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A fitted schema, the encoded parts, and warnings in plain words."""
+
+    schema: Schema
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset | None
+    notes: tuple[str, ...]
+
+
+def prepare(
+    source: Source,
+    *,
+    target: Sequence[str] = (),
+    features: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    task: str = "auto",
+    validation: float | Source = SHARE,
+    test: float | Source = SHARE,
+    split_column: str | None = None,
+    drop_missing_target: bool = False,
+    shuffle_split: bool = True,
+    standardise: bool = True,
+    seed: int = 0,
+) -> Prepared:
+    """Choose the task, split, fit the schema on the training part, encode every part.
+
+    Tables: `features` (all by default) less `drop` predict `target`. `validation` and `test` are
+    shares of the rows, or sources of their own; a source's own test part goes before a share of
+    the rows. `split_column` names each row's part and goes before both.
+    """
+    names = _target_names(source, tuple(target))
+    inputs = _feature_names(source, names, features, drop, split_column)
+    answers = read_answers(source, names)
+    kept, notes = _with_target(source, answers, drop_missing_target)
+    shares, others = _shares(source, validation, test, split_column)
+
+    marked = split_by(source, split_column, kept) if split_column else None
+    seen = marked.train if marked else kept
+    chosen = tuple(answer.take(seen) for answer in answers)
+    task, reason = choose_task(chosen, task, source.table is None)
+    strata = chosen[0].codes if task in CLASSES else None
+    parts = marked or split(kept, *shares, seed=seed, shuffle=shuffle_split, strata=strata)
+    fitted = fit_target(answers, seen, parts.train, task, reason, standardise)
+    if task in CLASSES:
+        notes += _class_notes(answers[0], seen, parts.train)
+
+    schema, x, more = _fit(source, inputs, fitted, parts, standardise)
+    held = {
+        part: Dataset(x[part], encode_answers(fitted, source, answers, rows, schema.target_dtype))
+        for part, rows in vars(parts).items()
+        if len(rows)
+    }
+    for part, other in others.items():
+        held[part] = _encode_other(schema, other, part, drop_missing_target)
+    notes += [*source.notes, *more, *_duplicates(held)]
+    return Prepared(schema, held["train"], held.get("validation"), held.get("test"), tuple(notes))
+
+
+def _target_names(source: Source, target: tuple[str, ...]) -> tuple[str, ...]:
+    if source.table is None:
+        if target and target != source.target:
+            raise UsageError(f"{source.name}: arrays have no columns; the target is the array y")
+        return array_names(source)
+    target = tuple(dict.fromkeys(target or source.target))
+    if not target:
+        raise UsageError(
+            f"{source.name}: no target was given",
+            f"choose one with --target: {listed(source.columns, 40)}",
+        )
+    check_columns(source, target)
+    return target
+
+
+def _feature_names(
+    source: Source,
+    target: tuple[str, ...],
+    features: Sequence[str],
+    drop: Sequence[str],
+    split_column: str | None,
+) -> list[str]:
+    named = [*features, *drop, *([split_column] if split_column else [])]
+    if source.table is None:
+        if named:
+            raise UsageError(f"{source.name}: arrays have no columns to choose from")
+        return []
+    check_columns(source, list(dict.fromkeys(named)))
+    apart = {*target, *([split_column] if split_column else [])}
+    for what, clash in (
+        ("both a feature and left out", set(features) & set(drop)),
+        ("the target and a feature or left out", set(target) & {*named}),
+        ("the split column and a feature or left out", {split_column} & {*features, *drop}),
+    ):
+        if clash:
+            raise UsageError(f"{listed(sorted(map(str, clash)))}: {what}; wanted one of the two")
+    wanted, left_out = set(features or source.columns), {*drop, *apart}
+    names = [name for name in source.columns if name in wanted and name not in left_out]
+    if not names:
+        raise DataError(f"{source.name}: no feature column is left")
+    return names
+
+
+def _with_target(
+    source: Source, answers: tuple[Answer, ...], drop_missing: bool
+) -> tuple[np.ndarray, list[str]]:
+    gone = np.logical_or.reduce([answer.missing for answer in answers])
+    kept = np.flatnonzero(~gone)
+    if not drop_missing or len(kept) == 0:
+        check_present(source, answers)
+    if len(kept) < 2:
+        raise DataError(f"{source.name}: one row with a target; wanted 2 or more")
+    names = listed(answer.name for answer in answers)
+    lost = len(gone) - len(kept)
+    return kept, [f"left out {counted(lost, 'row')} without {names}"] if lost else []
+
+
+def _shares(
+    source: Source, validation: float | Source, test: float | Source, split_column: str | None
+) -> tuple[list[float], dict[str, Source]]:
+    """The shares of validation and test to take from the rows, and parts that have their own."""
+    given = {"validation": validation, "test": test}
+    others = {part: share for part, share in given.items() if isinstance(share, Source)}
+    if split_column and others:
+        raise UsageError(
+            f"split column {split_column} and a {listed(others)} source; wanted one of the two"
+        )
+    if source.test is not None and not split_column and isinstance(test, float) and test > 0:
+        others["test"] = source.test
+    return [0.0 if part in others else float(given[part]) for part in given], others  # type: ignore[arg-type]
+
+
+def _class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray) -> list[str]:
+    counts = np.bincount(answer.codes[seen], minlength=len(answer.labels))
+    here = np.bincount(answer.codes[train], minlength=len(answer.labels))
+    if (here > 0).sum() < 2:
+        raise DataError(
+            f"{answer.name}: the training part holds a single class "
+            f"({answer.shown(int(train[0]))}); nothing to learn from"
+        )
+    single = [answer.labels[code] for code in np.flatnonzero((counts == 1) & (here == 1))]
+    absent = [answer.labels[code] for code in np.flatnonzero((counts > 0) & (here == 0))]
+    notes = []
+    if single and len(seen) > len(train):
+        notes.append(
+            f"{answer.name}: {counted(len(single), 'class')} with a single row, which is in the "
+            f"training part: {listed(map(quoted, single))}"
+        )
+    if absent:
+        notes.append(
+            f"{answer.name}: {counted(len(absent), 'class')} without a row in the training part: "
+            f"{listed(map(quoted, absent))}"
+        )
+    return notes
+
+
+def _fit(
+    source: Source, inputs: list[str], target: Target, parts: Parts, standardise: bool
+) -> tuple[Schema, dict[str, np.ndarray], list[str]]:
+    """The schema, x of each part, and notes."""
+    if source.x is not None:
+        schema = _fit_arrays(source.x, target, parts.train, standardise)
+        whole = len(parts.train) == len(source.x)
+        x = {part: flat(source.x, None if whole else rows) for part, rows in vars(parts).items()}
+        return schema, x, []
+    columns, cells, dropped, notes = [], [], {}, []
+    for name in inputs:
+        read = read_cells(source, name, rows=parts.train)
+        column, note = fit(name, read, parts.train, standardise)
+        if column is None:
+            dropped[name] = note
+            continue
+        columns.append(column)
+        cells.append(read)
+        notes += [note] if note else []
+    notes = [*_drop_notes(dropped), *notes]
+    if not columns:
+        raise DataError(f"{source.name}: no column is left to learn from ({'; '.join(notes)})")
+    x = {
+        part: encode_cells(columns, cells, rows, len(rows))[0] for part, rows in vars(parts).items()
+    }
+    return Schema("table", tuple(columns), target, x["train"].shape[1]), x, notes
+
+
+def _drop_notes(dropped: dict[str, str | None]) -> list[str]:
+    notes = []
+    for reason in (CONSTANT, EMPTY, NAMES):
+        names = [name for name, why in dropped.items() if why == reason]
+        if names:
+            notes.append(f"left out {counted(len(names), 'column')} {reason}: {listed(names)}")
+    return notes
+
+
+def _fit_arrays(x: np.ndarray, target: Target, train: np.ndarray, standardise: bool) -> Schema:
+    probe = flat(x[:1])
+    dtype, width = str(probe.dtype), probe.shape[1]
+    if not standardise:
+        return Schema("arrays", (), target, width, dtype)
+    if dtype == "uint8":
+        mean, std = _byte_moments(x, train)
+        means, stds = np.full(width, mean), np.full(width, std)
+    else:
+        means, stds = _float_moments(x, train)
+    scale = np.divide(1.0, stds, out=np.zeros(width), where=stds > 0)
+    shift = -means * scale
+    for numbers in (scale, shift):
+        numbers.flags.writeable = False
+    return Schema("arrays", (), target, width, dtype, scale, shift)
+
+
+def _byte_moments(x: np.ndarray, rows: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation over all bytes of `rows`, exactly."""
+    counts = np.zeros(256, np.int64)
+    for part in _blocks(x, rows):
+        counts += np.bincount(part.ravel(), minlength=256)
+    values, n = np.arange(256.0), float(counts.sum())
+    mean = float(counts @ values) / n
+    return mean, float(np.sqrt(counts @ (values - mean) ** 2 / n))
+
+
+def _float_moments(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (d,) of each column; exactly 0 for a column of equal values."""
+    low = np.min([part.min(axis=0) for part in _blocks(x, rows)], axis=0).astype(np.float64)
+    high = np.max([part.max(axis=0) for part in _blocks(x, rows)], axis=0).astype(np.float64)
+    size = np.maximum(np.abs(low), np.abs(high))
+    unit = np.where((size > 1e-150) & (size < 1e150) | (size == 0), 1.0, size)
+    mean = np.zeros(len(unit), np.float64)
+    for part in _blocks(x, rows):
+        mean += (part / unit).sum(axis=0) / len(rows)
+    square = np.zeros(len(unit))
+    for part in _blocks(x, rows):
+        square += ((part / unit - mean) ** 2).sum(axis=0) / len(rows)
+    std = np.where(low == high, 0.0, np.sqrt(square) * unit)
+    return np.where(low == high, low, mean * unit), std
+
+
+def _blocks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of x as (m, d), a few megabytes at a time."""
+    step = max(1, BLOCK // max(1, x[:1].size))
+    for low in range(0, len(rows), step):
+        yield flat(x, rows[low : low + step])
+
+
+def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool) -> Dataset:
+    try:
+        if source.table is not None:
+            check_columns(source, schema.target.names)
+        answers = read_answers(source, schema.target.names)
+        x, _ = schema.encode(source)
+        kept = np.flatnonzero(~np.logical_or.reduce([answer.missing for answer in answers]))
+        if len(kept) < source.rows:
+            if not drop_missing or len(kept) == 0:
+                check_present(source, answers)
+            x = x[kept]
+        return Dataset(x, encode_answers(schema.target, source, answers, kept, schema.target_dtype))
+    except DataError as error:
+        raise DataError(f"{part} part: {error.message}", error.hint) from None
+
+
+def _duplicates(held: dict[str, Dataset]) -> list[str]:
+    others = [data for part, data in held.items() if part != "train"]
+    if not others:
+        return []
+    keys = np.concatenate([_row_keys(data) for data in others])
+    twice = int(np.isin(keys, _row_keys(held["train"])).sum())
+    if not twice:
+        return []
+    return [f"{twice:,} of {counted(len(keys), 'row')} held out are in the training part as well"]
+
+
+def _row_keys(data: Dataset) -> np.ndarray:
+    """A 64-bit hash of each row's x and y (splitmix64 of every word, added up)."""
+    keys = np.zeros(data.rows, np.uint64)
+    step = max(1, BLOCK // data.x[:1].nbytes)
+    for low in range(0, data.rows, step):
+        here = slice(low, low + step)
+        for array in (data.x, data.y):
+            if array is not None:
+                values = array[here].reshape(len(array[here]), -1)
+                keys[here] = keys[here] * np.uint64(5) + _hashed(values)
+    return keys
+
+
+def _hashed(rows: np.ndarray) -> np.ndarray:
+    raw = np.ascontiguousarray(rows).view(np.uint8)
+    words = np.pad(raw, ((0, 0), (0, -raw.shape[1] % 8))).view(np.uint64)
+    words += np.arange(1, words.shape[1] + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (words ^ (words >> np.uint64(31))).sum(axis=1, dtype=np.uint64)

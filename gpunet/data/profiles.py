@@ -1,0 +1,117 @@
+"""What a source holds, column by column, for people to look at. Refuses to fail on odd columns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpunet.data.cells import DAY, Cells, read_cells
+from gpunet.data.columns import CONSTANT, EMPTY, fit
+from gpunet.data.schema import check_columns
+from gpunet.data.source import Source
+from gpunet.data.targets import array_names, check_present, choose_task, read_answers
+from gpunet.errors import DataError, GpunetError
+
+TOP = 5
+MANY = 1 << 22  # values; in larger arrays the different ones are not counted
+
+
+@dataclass(frozen=True)
+class ColumnProfile:
+    """One column: kind (numeric, boolean, date, timestamp, category, constant, id), cells without a
+    value, different values; minimum, median and maximum of numbers (dates as ISO text) or the
+    commonest levels with their counts; and what is notable, in words."""
+
+    name: str
+    kind: str
+    missing: int
+    distinct: int | None
+    minimum: float | str | None = None
+    median: float | str | None = None
+    maximum: float | str | None = None
+    top: tuple[tuple[str, int], ...] = ()
+    note: str = ""
+
+
+def profile(source: Source, target: tuple[str, ...] = ()) -> list[ColumnProfile]:
+    """The columns of a table in its order, or x and y of arrays; the target says its task."""
+    target = tuple(target) or source.target
+    if source.table is None:
+        return _arrays(source)
+    check_columns(source, target)
+    return [_column(source, name, target) for name in source.columns]
+
+
+def _column(source: Source, name: str, target: tuple[str, ...]) -> ColumnProfile:
+    try:
+        cells = read_cells(source, name)
+    except DataError as error:
+        cells = read_cells(source, name, "category")
+        return _described(name, cells, "category", error.message.removeprefix(f"{name}: "))
+    if name in target:
+        return _described(name, cells, cells.kind, _task(source, target))
+    column, note = fit(name, cells, np.arange(source.rows))
+    if column is not None:
+        return _described(name, cells, column.kind, (note or "").removeprefix(f"{name}: "))
+    kind = "constant" if note in (CONSTANT, EMPTY) else "id"
+    return _described(name, cells, kind, f"left out: {note}")
+
+
+def _task(source: Source, target: tuple[str, ...]) -> str:
+    try:
+        answers = read_answers(source, target)
+        check_present(source, answers)
+        task, reason = choose_task(answers, "auto", source.table is None)
+        return f"target: {task}, {reason}"
+    except GpunetError as error:
+        return f"target: {error.message}"
+
+
+def _described(name: str, cells: Cells, kind: str, note: str) -> ColumnProfile:
+    gone = cells.missing
+    missing = int(gone.sum())
+    known = cells.values[~gone]
+    if len(known) == 0:
+        return ColumnProfile(name, kind, missing, 0, note=note)
+    values, counts = np.unique(known, return_counts=True)
+    if cells.kind in ("category", "boolean"):
+        first = np.argsort(-counts, kind="stable")[:TOP]
+        words = cells.levels or ("false", "true")
+        top = tuple((words[int(values[i])], int(counts[i])) for i in first)
+        return ColumnProfile(name, kind, missing, len(values), top=top, note=note)
+    low, middle, high = (
+        _day(value) if cells.kind == "date" else value
+        for value in (float(values[0]), float(np.median(known)), float(values[-1]))
+    )
+    return ColumnProfile(name, kind, missing, len(values), low, middle, high, note=note)
+
+
+def _day(days: float) -> str:
+    moment = np.datetime64(round(days * DAY), "us")
+    return str(moment.astype("datetime64[D]") if days % 1 == 0 else moment.astype("datetime64[s]"))
+
+
+def _arrays(source: Source) -> list[ColumnProfile]:
+    assert source.x is not None
+    x = source.x
+    shape = " x ".join(map(str, x.shape[1:])) or "1"
+    low, middle, high = float(x.min()), float(np.median(x)), float(x.max())
+    distinct = len(np.unique(x)) if x.size <= MANY else None
+    note = f"{shape} values of {x.dtype} a row"
+    profiles = [ColumnProfile("x", "numeric", 0, distinct, low, middle, high, note=note)]
+    if source.y is None:
+        return profiles
+    names = array_names(source)
+    task = _task(source, names)
+    for answer in read_answers(source, names):
+        cells = (
+            Cells("numeric", answer.numbers)
+            if answer.numbers is not None
+            else Cells(
+                "category",
+                answer.codes,
+                tuple(map(str, answer.labels)),
+                np.zeros(len(answer.labels), bool),
+            )
+        )
+        profiles.append(_described(answer.name, cells, cells.kind, task))
+    return profiles

@@ -1,0 +1,106 @@
+// One step of each optimiser over flat vectors, a thread an element; the clock; the gradient's norm.
+
+// Which segment an element is in, and what its step needs.
+struct Segment {
+    long long index, last;
+    Rate rate;
+    __device__ __forceinline__ Segment() : index(-1), last(-1) {}
+    __device__ __forceinline__ void find(long long i, const long long* starts, const double* rates,
+                                         const double* decays, const double* hyper, long long segments) {
+        if (i < last) return;
+        long long low = index + 1, high = segments;                 // the first segment that ends after i
+        while (low + 1 < high) {
+            long long middle = (low + high) / 2;
+            if (starts[middle] <= i) low = middle; else high = middle;
+        }
+        index = low;
+        last = starts[index + 1];
+        T lr = T(hyper[LR] * rates[index]), decay = T(hyper[DECAY] * decays[index]);
+        rate = {lr, decay, T(hyper[CLIP]), T(hyper[BETA1]), T(1 - hyper[BETA1]), T(hyper[BETA2]),
+                T(1 - hyper[BETA2]), T(hyper[EPSILON]), lr / T(hyper[CORRECTION1]),
+                1 / f_sqrt(T(hyper[CORRECTION2]))};
+    }
+};
+
+// The last block to arrive shows the faults of all of them, so that none stops a block of its own launch.
+__device__ __forceinline__ void report(long long* clock, int fault) {
+    unsigned long long* shared_clock = (unsigned long long*)clock;
+    if (fault) atomicOr(shared_clock + PENDING, (unsigned long long)fault);
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x || atomicAdd(shared_clock + ARRIVED, 1ull) + 1 < gridDim.x) return;
+    __threadfence();
+    clock[FAULT] |= (long long)atomicExch(shared_clock + PENDING, 0ull);
+    clock[ARRIVED] = 0;
+}
+
+typedef T Step(const Rate& rate, T p, T g, T& first, T& second);
+
+#define FLAT const long long* starts, const double* rates, const double* decays, const double* hyper, \
+    long long* clock, T* work, long long size, long long segments
+
+// first and second: the optimiser's slots, null where it has none.
+template <Step step>
+__device__ __forceinline__ void update(T* param, const T* grad, T* first, T* second, FLAT) {
+    if (clock[FAULT]) return;
+    int fault = 0;
+    Segment segment;
+    EACH(i, size) {
+        segment.find(i, starts, rates, decays, hyper, segments);
+        T a = first ? first[i] : T(0), b = second ? second[i] : T(0), g = grad[i];
+        T p = step(segment.rate, param[i], g, a, b);
+        if (!is_finite(g * segment.rate.clip)) {
+            fault |= FAULT_GRADIENT;
+        } else if (!is_finite(p)) {
+            fault |= FAULT_PARAMETER;
+        } else {
+            param[i] = p;
+            if (first) first[i] = a;
+            if (second) second[i] = b;
+        }
+    }
+    report(clock, fault);
+}
+
+#define UPDATE(name, first, second) \
+    { update<name##_step>(param, grad, first, second, starts, rates, decays, hyper, clock, work, size, segments); }
+
+KERNEL sgd(T* param, const T* grad, FLAT) UPDATE(sgd, nullptr, nullptr)
+KERNEL momentum(T* param, const T* grad, T* velocity, FLAT) UPDATE(momentum, velocity, nullptr)
+KERNEL nesterov(T* param, const T* grad, T* velocity, FLAT) UPDATE(nesterov, velocity, nullptr)
+KERNEL rmsprop(T* param, const T* grad, T* square, FLAT) UPDATE(rmsprop, square, nullptr)
+KERNEL adam(T* param, const T* grad, T* first, T* second, FLAT) UPDATE(adam, first, second)
+KERNEL adamw(T* param, const T* grad, T* first, T* second, FLAT) UPDATE(adamw, first, second)
+KERNEL lion(T* param, const T* grad, T* first, FLAT) UPDATE(lion, first, nullptr)
+
+KERNEL tick(long long* clock, double* hyper, const double* table, long long batch, long long size) {
+    if (threadIdx.x || clock[FAULT]) return;
+    long long step = clock[STEP] + 1, start = clock[START] + batch, left = clock[ROWS] - start;
+    clock[STEP] = step;
+    clock[START] = start;
+    clock[VALID] = left < batch ? left : batch;
+    hyper[LR] = table[step < size ? step : size - 1] * hyper[SCALE];
+    hyper[CORRECTION1] = 1 - pow(hyper[BETA1], (double)step);
+    hyper[CORRECTION2] = 1 - pow(hyper[BETA2], (double)step);
+}
+
+KERNEL squared_norm(const T* grad, double* out, T* work, long long size) {
+    __shared__ double shared[THREADS];
+    double total = 0;
+    EACH(i, size) total += (double)grad[i] * (double)grad[i];
+    total = summed(total, THREADS, 1, shared);
+    if (threadIdx.x == 0) ((double*)work)[blockIdx.x] = total;
+}
+
+KERNEL fold_norm(const T* grad, double* out, T* work, long long size) {
+    __shared__ double shared[THREADS];
+    double total = 0;
+    for (int i = threadIdx.x; i < PARTIALS; i += THREADS) total += ((double*)work)[i];
+    total = summed(total, THREADS, 1, shared);
+    if (threadIdx.x == 0) out[0] = total;
+}
+
+KERNEL clip(const double* squared, double* hyper) {
+    double factor = hyper[LIMIT] / sqrt(squared[0]);
+    if (threadIdx.x == 0) hyper[CLIP] = factor >= 1 ? 1.0 : factor;         // NaN stays NaN
+}

@@ -1,0 +1,67 @@
+"""Settings as command-line options: every field of Config becomes one, with its help and default.
+
+Values stay text here; config.py alone checks them.
+"""
+
+from collections.abc import Callable
+from dataclasses import Field, fields
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, Optional, get_args
+
+import typer
+
+from gpunet.config import Config, flag
+
+SHORT = {"target": "-t", "epochs": "-e", "batch_size": "-b", "device": "-d"}
+
+
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace `**settings` in a command's signature by one option a setting, None if not given."""
+    own = [p for p in signature(command).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+    argument, *rest = own
+    rest = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in rest]
+    options = [_option(each) for each in fields(Config)]
+    command.__signature__ = Signature([argument, *options, *rest])  # type: ignore[attr-defined]
+    return command
+
+
+def _option(each: "Field[Any]") -> Parameter:
+    is_switch = each.type is bool
+    names = _switch(each) if is_switch else [flag(each.name)]
+    names += [SHORT[each.name]] if each.name in SHORT else []
+    option = typer.Option(
+        *names,
+        help=each.metadata["help"] + ("" if is_switch else _choices(each) + _default(each)),
+        rich_help_panel=each.metadata["panel"],
+        show_default=False,
+        metavar=None if is_switch else _metavar(each.type),
+    )
+    kind = Optional[bool if is_switch else str]
+    return Parameter(
+        each.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
+    )
+
+
+def _switch(each: "Field[Any]") -> list[str]:
+    """The one flag that changes the default."""
+    return [f" /{flag('no_' + each.name)}"] if each.default else [flag(each.name)]
+
+
+def _choices(each: "Field[Any]") -> str:
+    words = get_args(each.type)
+    is_closed = words and all(isinstance(word, str) for word in words)
+    return f" One of {', '.join(words)}." if is_closed else ""
+
+
+def _default(each: "Field[Any]") -> str:
+    return "" if each.default in (None, ()) else f" Default: {each.default}."
+
+
+def _metavar(kind: Any) -> str:
+    text = str(kind)
+    if "tuple" in text:
+        return "A,B"
+    words = [word for part in get_args(kind) for word in (get_args(part) or (part,))]
+    if kind is str or str in words or (words and all(isinstance(w, str) for w in words)):
+        return "NAME"
+    return "N" if "int" in text else "X"

@@ -1,0 +1,121 @@
+"""Train the same networks on the CPU and on a GPU and compare the losses, step by step.
+
+Covers every loss, activation and optimiser, both norms and dropout. Prints a table, writes JSON
+with --json, exits 6 when two curves differ by more than the tolerance.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from gpunet import engine, model, optim
+from gpunet.config import Config
+from gpunet.device import Device, resolve
+from gpunet.engine import Feed
+from gpunet.model import ACTIVATIONS, TASK_LOSSES
+from gpunet.optim import OPTIMIZERS
+from gpunet.random import Purpose, stream
+
+ROWS, COLUMNS, OUTPUTS, BATCH = 512, 20, 5, 64
+TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
+FORMULA_ACTIVATION, FORMULA_LOSS = "x*sigmoid(1.702*x)", "mean(sqrt(1 + (pred - target)**2) - 1)"
+
+
+def cases() -> list[tuple[str, str, Config]]:
+    """Name, task and settings of every case."""
+    base = Config(hidden=(48, 32), init="he", loss="softmax_cross_entropy", lr=1e-3)
+    found = [
+        (f"activation {name}", "multiclass", replace(base, activation=name))
+        for name in (*ACTIVATIONS, FORMULA_ACTIVATION)
+    ]
+    found += [
+        (f"loss {name}", task, replace(base, loss=name))
+        for task, names in TASK_LOSSES.items()
+        for name in names
+        if name != "sum_squares"
+    ]
+    found.append(("loss formula", "regression", replace(base, loss=FORMULA_LOSS)))
+    found.append(("loss sum_squares", "regression", replace(base, loss="sum_squares", lr=1e-4)))
+    found += [
+        (f"optimizer {name}", "multiclass", replace(base, optimizer=name)) for name in OPTIMIZERS
+    ]
+    found += [(f"norm {n}", "multiclass", replace(base, norm=n)) for n in ("layer", "batch")]
+    found.append(("dropout", "multiclass", replace(base, dropout=0.3)))
+    found.append(("clip_norm", "multiclass", replace(base, clip_norm=0.1)))
+    return found
+
+
+def losses(config: Config, task: str, device: Device, dtype: str, steps: int) -> np.ndarray:
+    """The loss of every step, float64 (steps,)."""
+    rng = stream(1, Purpose.DATA)
+    x = rng.standard_normal((ROWS, COLUMNS)).astype(dtype)
+    y = _target(rng, task, dtype)
+    network = model.build(config, COLUMNS, 1 if task == "binary" else OUTPUTS, task)
+    optimizer = optim.optimizer(config.optimizer)
+    order = device.asarray(np.arange(ROWS, dtype=np.int32))
+    launches = engine.lower(
+        network,
+        Feed(device.asarray(x), device.asarray(y), order=order),
+        engine.store(network, device, dtype, optimizer.slots),
+        BATCH,
+        "train",
+        optimizer=optimizer,
+        schedule=optim.schedule("constant", config.lr, steps),
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
+    found = np.empty(steps)
+    for step in range(steps):
+        if step % launches.steps == 0:
+            launches.rewind()
+        launches.run()
+        found[step] = float(launches.totals[0])
+    return found
+
+
+def _target(rng: np.random.Generator, task: str, dtype: str) -> np.ndarray:
+    if task == "multiclass":
+        return rng.integers(0, OUTPUTS, ROWS).astype(np.int32)
+    columns = 1 if task == "binary" else OUTPUTS
+    values = rng.standard_normal((ROWS, columns))
+    return (values if task == "regression" else values > 0).astype(dtype)
+
+
+def compare(gpu: Device, dtype: str, steps: int) -> list[dict[str, object]]:
+    """One record a case: the largest relative difference of the losses, and whether it holds."""
+    cpu, records = resolve("cpu").device, []
+    for name, task, config in cases():
+        began = time.perf_counter()
+        a = losses(config, task, cpu, dtype, steps)
+        b = losses(config, task, gpu, dtype, steps)
+        worst = float(np.max(np.abs(a - b) / np.maximum(np.abs(a), 1e-3)))
+        holds = bool(np.isfinite(worst) and worst <= TOLERANCE[dtype])
+        seconds = time.perf_counter() - began
+        records.append(
+            {"case": name, "dtype": dtype, "worst": worst, "holds": holds, "seconds": seconds}
+        )
+        print(f"{name:32} {dtype}  {worst:.1e}  {'ok' if holds else 'DIFFERS'}", flush=True)
+    return records
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    gpu = resolve(given.device).device
+    records = [r for dtype in ("float32", "float64") for r in compare(gpu, dtype, given.steps)]
+    if given.json is not None:
+        about = {"schema": "gpunet.agreement/1", "device": gpu.describe(), "steps": given.steps}
+        given.json.write_text(json.dumps({**about, "cases": records}, indent=2) + "\n")
+    return 0 if all(record["holds"] for record in records) else 6
+
+
+if __name__ == "__main__":
+    sys.exit(main())

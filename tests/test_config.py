@@ -1,0 +1,104 @@
+"""Settings: precedence, checks, conflicts, and the file that gives them back."""
+
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from gpunet.config import Config, gather
+from gpunet.errors import InputMissing, UsageError
+
+
+def test_flags_win_over_the_file_over_the_recipe_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("lr = 0.5\nepochs = 7\n")
+    settings = gather({"epochs": "9"}, file, {"lr": 0.1, "epochs": 1, "norm": "layer"})
+    config, origin = settings.config, settings.origin
+    assert (config.epochs, config.lr, config.norm, config.seed) == (9, 0.5, "layer", 0)
+    assert [origin[n] for n in ("epochs", "lr", "norm", "seed")] == [
+        "flag",
+        "file",
+        "the set's recipe",
+        "default",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("256,128", "hidden", (256, 128)),
+        ("none", "hidden", ()),
+        ("auto", "hidden", "auto"),
+        ("1e-3", "lr", 1e-3),
+        ("0.9,0.95", "betas", (0.9, 0.95)),
+        ("0.1", "warmup", 0.1),
+        ("100", "warmup", 100),
+        ("0.2", "validation", 0.2),
+        ("other.csv", "validation", "other.csv"),
+        ("a, b", "target", ("a", "b")),
+        ("18446744073709551615", "seed", None),
+    ],
+)
+def test_text_is_read_as_the_settings_type(text: str, name: str, value: object) -> None:
+    if value is None:
+        with pytest.raises(UsageError, match=f"--{name} {text}"):
+            gather({name: text})
+    else:
+        assert getattr(gather({name: text}).config, name) == value
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"epochs": "abc"}, "--epochs abc: must be a valid integer"),
+        ({"epochs": "0"}, "--epochs 0: must be greater than or equal to 1"),
+        ({"schedule": "cos"}, "--schedule cos: must be one of constant, linear, cosine"),
+        ({"lr": "nan"}, "--lr nan"),
+        ({"lr": "inf"}, "--lr inf"),
+        ({"lr": "-1"}, "--lr -1"),
+        ({"dropout": "1"}, "--dropout 1: must be less than 1"),
+        ({"hidden": "256,x"}, "--hidden 256,x"),
+        ({"hidden": "0"}, "--hidden 0"),
+        ({"hiden": "3"}, "no setting 'hiden'.*did you mean hidden"),
+        ({"epochs": "3", "steps": "4"}, "--steps 4 and --epochs 3 conflict"),
+        ({"momentum": "0.9", "optimizer": "adam"}, "--momentum 0.9 and --optimizer adam conflict"),
+        ({"momentum": "0.9"}, "--momentum has no meaning for --optimizer adamw"),
+        ({"betas": "0.9,0.99", "optimizer": "sgd"}, "--betas 0.9,0.99 and --optimizer sgd"),
+        ({"hidden": "none", "dropout": "0.1"}, "conflict"),
+        ({"schedule": "onecycle", "warmup": "0.1"}, "conflict"),
+        ({"validation": "0", "patience": "3"}, "conflict"),
+        ({"split_column": "s", "test": "0.1"}, "--split-column s and --test 0.1 conflict"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_wanted(flags: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        gather(flags)
+
+
+def test_the_written_file_gives_the_same_settings_back(tmp_path: Path) -> None:
+    given = {"hidden": "64,32", "target": 'odd "name",b', "lr": "0.003", "steps": "10"}
+    settings = gather(given).resolve("init", "he", "relu")
+    file = tmp_path / "config.toml"
+    file.write_text(settings.to_toml("data.csv"))
+    again = gather(file=file)
+    assert again.config == settings.config
+    assert "# auto: relu" in file.read_text()
+    assert set(tomllib.loads(file.read_text())) <= {each.name for each in fields(Config)}
+
+
+def test_a_file_that_is_missing_or_not_toml(tmp_path: Path) -> None:
+    with pytest.raises(InputMissing):
+        gather(file=tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("lr = = 3")
+    with pytest.raises(UsageError, match=r"bad\.toml: not a TOML file"):
+        gather(file=tmp_path / "bad.toml")
+    (tmp_path / "unknown.toml").write_text("speed = 3")
+    with pytest.raises(UsageError, match=r"no setting 'speed' \(file\)"):
+        gather(file=tmp_path / "unknown.toml")
+
+
+def test_every_setting_has_a_panel_and_a_help_that_is_a_sentence() -> None:
+    for each in fields(Config):
+        assert each.metadata["panel"]
+        assert each.metadata["help"].endswith(".")

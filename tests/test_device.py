@@ -1,0 +1,106 @@
+"""The shim: which device, whose arrays, and no silent fallback."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gpunet import about
+from gpunet.device import device_of, module_of, resolve
+from gpunet.errors import Unavailable, UsageError
+
+NO_CUPY = "import sys; sys.modules['cupy'] = None\n"
+
+
+class FromDlpack:
+    """An array of another library: only DLPack."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __dlpack__(self, **options: object) -> object:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+
+def test_the_cpu_is_always_there() -> None:
+    choice = resolve("cpu")
+    assert choice.device.name == "cpu"
+    assert choice.device.xp is np
+    memory = choice.device.memory()
+    assert 0 < memory.used <= memory.total
+    assert 0 < memory.free <= memory.total
+
+
+def test_arrays_of_others_are_taken() -> None:
+    device, values = resolve("cpu").device, np.arange(4.0)
+    assert (device.asarray(FromDlpack(values)) == values).all()
+    assert device.asarray([1, 2], np.float32).dtype == np.float32
+    assert device.to_host(values) is values
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:0", "", "cuda:-1"])
+def test_other_names_are_a_usage_error(name: str) -> None:
+    with pytest.raises(UsageError, match="no device"):
+        resolve(name)
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_cuda_without_cupy_is_an_error_with_the_reason_and_auto_says_why() -> None:
+    code = NO_CUPY + (
+        "from gpunet.device import resolve\n"
+        "from gpunet.errors import Unavailable\n"
+        "print(resolve('auto').device.name, resolve('auto').reason)\n"
+        "try: resolve('cuda')\n"
+        "except Unavailable as e: print(e.exit_code, e)\n"
+    )
+    auto, cuda = run(code).splitlines()
+    assert auto.startswith("cpu no CuPy")
+    assert cuda.startswith("69 no CuPy")
+    assert "gpunet[cuda13]" in cuda
+
+
+def test_cuda_without_a_driver_keeps_the_librarys_reason() -> None:
+    pytest.importorskip("cupy")
+    try:
+        device = resolve("cuda").device
+    except Unavailable as reason:
+        assert "cuda" in str(reason).lower()
+        assert resolve("auto").device.name == "cpu"
+        assert resolve("auto").reason in str(reason)
+    else:
+        assert device.kind == "cuda"
+
+
+def test_one_module_a_call() -> None:
+    assert module_of(np.ones(2), 3.0, [1]) is np
+    assert module_of() is np
+    assert device_of(np.ones(2)).name == "cpu"
+
+
+@pytest.mark.gpu
+def test_arrays_of_two_devices_are_refused(gpu) -> None:
+    with pytest.raises(TypeError, match="two devices"):
+        module_of(np.ones(2), gpu.asarray([1.0]))
+    assert device_of(gpu.asarray([1.0])).name == gpu.name
+    assert gpu.memory().total > 2**30
+
+
+def test_info_is_plain_and_says_why() -> None:
+    found = json.loads(json.dumps(about.collect()))
+    assert found["schema"] == "gpunet.info/1"
+    assert found["auto"]["reason"]
+    assert found["packages"]["numpy"] == np.__version__
+    assert found["cpu"]["blas_threads"] >= 1
+    words = [word for word, _ in about.lines(found)]
+    assert words[0] == "gpunet"
+    assert "auto" in words

@@ -1,0 +1,59 @@
+"""Metrics against scikit-learn's."""
+
+import numpy as np
+import pytest
+
+from gpunet import metrics
+
+sklearn_metrics = pytest.importorskip("sklearn.metrics")
+rng = np.random.default_rng(0)
+
+
+def test_classification_of_several_classes() -> None:
+    target = rng.integers(0, 4, 300).astype(np.int32)
+    p = rng.dirichlet(np.ones(4), 300)
+    found = metrics.of_task("multiclass", target, p)
+    assert found["accuracy"] == pytest.approx(
+        sklearn_metrics.accuracy_score(target, p.argmax(axis=1))
+    )
+    assert found["log_loss"] == pytest.approx(sklearn_metrics.log_loss(target, p))
+    assert found["auc"] == pytest.approx(
+        sklearn_metrics.roc_auc_score(target, p, multi_class="ovr", average="macro")
+    )
+
+
+def test_binary_with_ties() -> None:
+    target = rng.integers(0, 2, (500, 1)).astype(np.float32)
+    p = np.round(rng.random((500, 1)), 1).clip(0.01, 0.99)
+    found = metrics.of_task("binary", target, p)
+    assert found["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(target, p > 0.5))
+    assert found["log_loss"] == pytest.approx(sklearn_metrics.log_loss(target[:, 0], p[:, 0]))
+    assert found["auc"] == pytest.approx(sklearn_metrics.roc_auc_score(target, p))
+
+
+def test_multilabel_accuracy_wants_every_label_right() -> None:
+    target = rng.integers(0, 2, (200, 3)).astype(np.float32)
+    p = rng.random((200, 3))
+    found = metrics.of_task("multilabel", target, p)
+    assert found["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(target, p > 0.5))
+    assert found["auc"] == pytest.approx(sklearn_metrics.roc_auc_score(target, p, average="macro"))
+
+
+def test_regression_with_two_targets() -> None:
+    target = rng.standard_normal((100, 2))
+    value = target + rng.standard_normal((100, 2))
+    found = metrics.of_task("regression", target, value)
+    mse = sklearn_metrics.mean_squared_error(target, value)
+    assert found["rmse"] == pytest.approx(mse**0.5)
+    assert found["mae"] == pytest.approx(sklearn_metrics.mean_absolute_error(target, value))
+    assert found["r2"] == pytest.approx(sklearn_metrics.r2_score(target, value))
+
+
+def test_what_is_not_defined_is_none() -> None:
+    assert metrics.auc(np.ones(5), rng.random(5)) is None
+    assert metrics.mean_auc(np.zeros(5, np.int32), rng.random((5, 3))) is None
+    assert metrics.r2(np.ones((5, 1)), rng.random((5, 1))) is None
+
+
+def test_certainty_that_is_wrong_costs_a_finite_log_loss() -> None:
+    assert np.isfinite(metrics.log_loss(np.array([0]), np.array([[0.0, 1.0]])))

@@ -1,0 +1,110 @@
+"""The run directory and the one place that writes."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpunet import run
+from gpunet.errors import InputMissing, ModelInvalid, NotPermitted, OutputExists, WriteError
+
+TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2)}
+STATE = {"x": 0.1, "names": ["é", "[/red]"]}
+
+
+def test_runs_are_numbered_and_never_reused(tmp_path: Path) -> None:
+    first = run.create(None, "my data/β", tmp_path)
+    second = run.create(None, "my data/β", tmp_path)
+    assert (first.name, second.name) == ("my-data-1", "my-data-2")
+    (tmp_path / "my-data-9").mkdir()
+    assert run.create(None, "my data/β", tmp_path).name == "my-data-10"
+
+
+def test_a_named_run_must_be_new_or_empty(tmp_path: Path) -> None:
+    place = run.create(tmp_path / "deep" / "er", "x")
+    assert run.create(place, "x") == place
+    (place / "file").touch()
+    with pytest.raises(OutputExists, match="is there already"):
+        run.create(place, "x")
+    with pytest.raises(OutputExists):
+        run.create(place / "file", "x")
+
+
+def test_a_write_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    run.write(path, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match="No space left"):
+        run.write(path, "new")
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_the_system_forbids_is_77(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(*given: object, **more: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", forbid)
+    with pytest.raises(NotPermitted, match="Permission denied") as caught:
+        run.write(tmp_path / "file", b"x")
+    assert caught.value.exit_code == 77
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pack_and_unpack(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    run.write(path, run.pack(TENSORS, STATE))
+    tensors, state = run.unpack(path)
+    assert state == STATE
+    assert all((tensors[name] == TENSORS[name]).all() for name in TENSORS)
+    assert run.pack(TENSORS, STATE) == run.pack(dict(reversed(TENSORS.items())), STATE)
+
+
+def test_files_that_are_not_models(tmp_path: Path) -> None:
+    with pytest.raises(InputMissing):
+        run.unpack(tmp_path / "none")
+    with pytest.raises(ModelInvalid):
+        run.unpack(tmp_path)
+    from safetensors.numpy import save
+
+    others = {
+        "empty": b"",
+        "short": b"\1" * 7,
+        "long": (2**63).to_bytes(8, "little") + b"{}",
+        "array": (2).to_bytes(8, "little") + b"[]",
+        "junk": os.urandom(500),
+        "foreign": save({"x": np.ones(2)}),
+    }
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ModelInvalid, match=name):
+            run.unpack(tmp_path / name)
+
+
+PACKED = run.pack(TENSORS, STATE)
+
+
+@given(st.integers(0, 8 * len(PACKED) - 1))
+def test_no_flipped_bit_goes_unseen(tmp_path_factory: pytest.TempPathFactory, bit: int) -> None:
+    damaged = bytearray(PACKED)
+    damaged[bit // 8] ^= 1 << bit % 8
+    path = tmp_path_factory.mktemp("flip") / "m"
+    path.write_bytes(damaged)
+    with pytest.raises(ModelInvalid):
+        run.unpack(path)
+
+
+@given(st.integers(0, len(PACKED) - 1))
+def test_no_truncation_goes_unseen(tmp_path_factory: pytest.TempPathFactory, size: int) -> None:
+    path = tmp_path_factory.mktemp("cut") / "m"
+    path.write_bytes(PACKED[:size])
+    with pytest.raises(ModelInvalid):
+        run.unpack(path)

@@ -1,0 +1,174 @@
+"""The house itself: layers, circles, the README's map, and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpunet
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(gpunet.__file__).parent
+LAYERS = {
+    "errors": 0,
+    "config": 1,
+    "random": 1,
+    "device": 1,
+    "view": 1,
+    "kernels": 2,
+    "graph": 2,
+    "run": 2,
+    "about": 2,
+    "gates": 3,
+    "optim": 3,
+    "metrics": 3,
+    "data": 3,
+    "formula": 4,
+    "gradcheck": 4,
+    "fuse": 4,
+    "model": 5,
+    "engine": 6,
+    "loop": 7,
+    "predict": 8,
+    "job": 9,
+    "cli": 10,
+    "__main__": 11,
+    "__init__": 0,
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, skip_typing: bool = False) -> set[str]:
+    """Every gpunet module that a file imports, inside functions too."""
+    tree, found = ast.parse(path.read_text()), set()
+    known = {module_name(each) for each in FILES}
+    ignored = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in ignored:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                deeper = f"{node.module}.{alias.name}"
+                found.add(deeper if deeper in known else node.module)
+    return {name for name in found if name.split(".")[0] == "gpunet"}
+
+
+def external(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_a_room_imports_lower_layers_only(path: Path) -> None:
+    if path == PACKAGE / "__init__.py":
+        assert imports(path) == set()
+        return
+    for name in imports(path):
+        parts = name.split(".")
+        if len(parts) == 1:
+            continue
+        assert parts[1] == room(path) or LAYERS[parts[1]] < LAYERS[room(path)], (
+            f"{module_name(path)} imports {name}"
+        )
+
+
+def test_no_circles() -> None:
+    from graphlib import TopologicalSorter
+
+    graph = {module_name(p): imports(p) - {module_name(p), "gpunet"} for p in FILES}
+    TopologicalSorter(graph).prepare()
+
+
+def test_every_room_has_a_layer() -> None:
+    assert {room(path) for path in FILES} == set(LAYERS)
+
+
+def test_the_readme_names_every_room_with_its_layer() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    named = {}
+    for line in lines:
+        words = line.split()
+        if len(words) > 2 and words[1].startswith("L") and words[1][1:].isdigit():
+            named[words[0].rstrip("/").removesuffix(".py")] = int(words[1][1:])
+    rooms = {name: layer for name, layer in LAYERS.items() if not name.startswith("__")}
+    assert named == rooms
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_only_one_file_imports_cupy(path: Path) -> None:
+    if module_name(path) != "gpunet.device.cuda":
+        assert "cupy" not in external(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_only_the_run_room_writes_and_nothing_evaluates(path: Path) -> None:
+    banned = {"eval", "exec", "compile"}
+    assert not external(path) & {"pickle", "shelve", "marshal"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        assert name not in banned, f"line {node.lineno}: {name}"
+        if name == "open" and room(path) != "run":
+            mode = node.args[1] if len(node.args) > 1 else None
+            assert mode is None or "r" in ast.literal_eval(mode), f"line {node.lineno} writes"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_modules_open_with_a_sentence_and_functions_stay_short(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "no module docstring"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= 50, f"{node.name} has {length} lines"
+            assert node.returns is not None, f"{node.name} has no return annotation"
+
+
+def test_no_test_name_stands_twice() -> None:
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        names = [n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef)]
+        assert len(names) == len(set(names)), path.name
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_imports_neither_numpy_nor_cupy() -> None:
+    code = "from gpunet.cli import _run\n_run(['--help'])\n_run(['train', '--help'])"
+    assert not loaded_by(code) & {"numpy", "cupy", "pyarrow", "pydantic"}
+
+
+def test_importing_gpunet_loads_nothing_heavy() -> None:
+    assert not loaded_by("import gpunet") & {"numpy", "cupy", "pyarrow", "typer", "rich"}
+
+
+def test_every_public_name_is_there() -> None:
+    for name in gpunet.__all__:
+        assert getattr(gpunet, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        gpunet.nonsense  # noqa: B018
