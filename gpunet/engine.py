@@ -183,6 +183,14 @@ class LaunchList:
     arena_bytes: int
 
     @property
+    def largest_product(self) -> int:
+        """Floating-point operations of the largest matrix product in the list."""
+        return max((2 * a.size * out.shape[1] for a, _, out in self._products()), default=0)
+
+    def _products(self) -> list[tuple[Any, ...]]:
+        return [launch.arguments for launch in self.launches if launch.name == "gemm"]
+
+    @property
     def steps(self) -> int:
         """Steps of one pass over the feed."""
         return -(-self.feed.rows // self.batch)

@@ -642,12 +642,12 @@ PULLS: dict[str, tuple[str, ...]] = {
     "concatenate": ("its part of dz",),
     "layernorm": ("dz through the norm", "sum of dz * normed x", "sum of dz"),
     "softmax_cross_entropy": ("(softmax(x) - onehot(y)) / rows * dz",),
-    "sigmoid_cross_entropy": ("(sigmoid(x) - y) / count * dz",),
-    "sum_squares": ("2 * (x - y) * dz",),
-    "mean_squared": ("2 * (x - y) / count * dz",),
-    "mean_absolute": ("sign(x - y) / count * dz",),
-    "huber": ("(x - y, clipped) / count * dz",),
-    "pinball": ("(quantile's side of x - y) / count * dz",),
+    "sigmoid_cross_entropy": ("(sigmoid(x) - y) / count * dz", "-x / count * dz"),
+    "sum_squares": ("2 * (x - y) * dz", "2 * (y - x) * dz"),
+    "mean_squared": ("2 * (x - y) / count * dz", "2 * (y - x) / count * dz"),
+    "mean_absolute": ("sign(x - y) / count * dz", "sign(y - x) / count * dz"),
+    "huber": ("(x - y, clipped) / count * dz", "(y - x, clipped) / count * dz"),
+    "pinball": ("(the quantile's side of x) / count * dz", "(that of y) / count * dz"),
 }
 """The gradients of gates that are not elementwise, in words: inputs x, y, output z."""
 

@@ -651,7 +651,7 @@ class Loss(Gate):
     """z = the loss of a batch of predictions (n, k), by the fused kernel of that name.
 
     `parameter` is the loss's own number: label smoothing, Huber's delta, pinball's quantile.
-    The gradient is for the predictions; targets have none. `correct` counts right rows.
+    Row weights, a third input, have no gradient. `correct` counts right rows.
     """
 
     saves = ("inputs",)
@@ -693,12 +693,18 @@ class Loss(Gate):
         self.correct = int(totals[2])
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        dpred = grads[0]
+        dpred, dtarget, *_ = grads
         if dpred is not None:
             xp.multiply(self._grad.reshape(dpred.shape), grad, out=dpred)
+        if dtarget is not None:
+            self._pull_target(xp, grad, dtarget)
+
+    def _pull_target(self, xp: Any, grad: Array, out: Array) -> None:
+        """All losses but the cross-entropies see pred - target alone."""
+        xp.multiply(self._grad.reshape(out.shape), -grad, out=out)
 
     def _gradient_buffer(self, xp: Any, index: int) -> Array | None:
-        return super()._gradient_buffer(xp, index) if index == 0 else None
+        return super()._gradient_buffer(xp, index) if index < 2 else None
 
     @property
     def kernel(self) -> kernels.Kernel:
@@ -719,30 +725,39 @@ class SoftmaxCrossEntropy(Loss):
 
 
 class SigmoidCrossEntropy(Loss):
-    """z = mean of log(1 + exp(pred)) - target * pred; dpred = (sigmoid(pred) - target) / n."""
+    """z = mean of log(1 + exp(pred)) - target * pred; dpred = (sigmoid(pred) - target) / n,
+    dtarget = -pred / n."""
+
+    def _pull_target(self, xp: Any, grad: Array, out: Array) -> None:
+        pred, _, *weight = self.inputs
+        rows = _matrix(pred)
+        scale = (1 - self.parameter) / max(1, rows.size)
+        weighted = rows * weight[0][:, None] if weight else rows
+        xp.multiply(weighted.reshape(out.shape), -grad * scale, out=out)
 
 
 class SumSquares(Loss):
-    """z = sum of (pred - target)²; dpred = 2 (pred - target)."""
+    """z = sum of (pred - target)²; dpred = 2 (pred - target), dtarget = -dpred."""
 
 
 class MeanSquared(Loss):
-    """z = mean of (pred - target)²; dpred = 2 (pred - target) / n."""
+    """z = mean of (pred - target)²; dpred = 2 (pred - target) / n, dtarget = -dpred."""
 
 
 class MeanAbsolute(Loss):
-    """z = mean of |pred - target|; dpred = sign(pred - target) / n."""
+    """z = mean of |pred - target|; dpred = sign(pred - target) / n, dtarget = -dpred."""
 
 
 class Huber(Loss):
     """z = mean of r²/2 where |r| ≤ δ, else δ(|r| - δ/2), r = pred - target;
-    dpred = clip(r, ±δ) / n."""
+    dpred = clip(r, ±δ) / n, dtarget = -dpred."""
 
     default = 1.0
 
 
 class Pinball(Loss):
-    """z = mean of max(q r, (q - 1) r), r = target - pred; dpred = -q / n, or (1 - q) / n."""
+    """z = mean of max(q r, (q - 1) r), r = target - pred; dpred = -q / n, or (1 - q) / n,
+    dtarget = -dpred."""
 
     default = 0.5
 

@@ -1,12 +1,14 @@
 """Doubts every gradient: gates, losses and kernels against central differences, in float64.
 
 What has no gradient, such as an optimiser's step, is compared with its formula written out plainly.
-A gate or kernel without a case here counts as wrong.
+A gate or a kernel that has no case here counts as wrong.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, isfinite
+from inspect import signature
+from math import inf, isfinite, isnan, nan
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,23 +20,32 @@ from gpunet.errors import CheckFailed, UsageError
 from gpunet.graph import Gate, Graph
 from gpunet.kernels import REGISTRY
 from gpunet.kernels import slots as at
+from gpunet.kernels.activation import PAIRS
+from gpunet.kernels.loss import LOSSES
 from gpunet.random import Purpose, bits, stream
 
 TOLERANCE = 1e-6
-ALL_COORDINATES = 64
-DIRECTIONS = 3
-STEPS = (1e-2, 1e-3, 1e-4, 1e-5)
+STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+AGREED = 1e-9
+"""Steps of the differences, in parts of the value, until two agree so well; else the two that agree
+best are believed."""
+MOST_COORDINATES, DIRECTIONS = 64, 3
+"""Larger arrays are checked along so many random directions."""
+
+Point = Mapping[str, np.ndarray]
 
 
 @dataclass
 class Result:
-    """How far a gradient is from the differences, at most; `detail` shows both where they differ
-    most. `kind` is input, gate, loss or kernel."""
+    """The largest relative error of a gradient; `detail` has the two numbers behind it.
+
+    `kind` is input, gate, loss or kernel.
+    """
 
     name: str
     kind: str
     error: float
-    detail: str = ""
+    detail: str
     tolerance: float = TOLERANCE
     ok: bool = field(init=False)
 
@@ -43,19 +54,19 @@ class Result:
 
 
 class Difference(NamedTuple):
-    """The largest relative error of a comparison, and the two numbers."""
+    """The largest relative error of a comparison, and the two numbers behind it."""
 
     error: float
     detail: str
 
 
 def run(
-    text: str | None, assignments: Sequence[str], everything: bool, seed: int
+    text: str | None, assignments: Sequence[str], everything: bool, seed: int = 0
 ) -> list[Result]:
-    """What `gpunet gradcheck` checks: a formula at the given inputs, or all that there is."""
-    if everything and (text or assignments):
-        raise UsageError("--all takes no formula", "check one or the other")
+    """What `gpunet gradcheck` is asked for: a formula at given inputs, or all there is."""
     if everything:
+        if text or assignments:
+            raise UsageError("--all and a formula at once", "ask for one of them")
         return check_all(seed)
     if not text:
         raise UsageError("nothing to check", "give a formula, or --all")
@@ -72,86 +83,572 @@ def demand(results: Sequence[Result]) -> None:
 
 
 def to_json(results: Sequence[Result]) -> dict[str, Any]:
-    """Results as JSON values, schema `gpunet.gradcheck/1`; an error that is infinite is null."""
+    """Results as JSON values, schema `gpunet.gradcheck/1`; an infinite error is null."""
     rows = [{**vars(r), "error": r.error if isfinite(r.error) else None} for r in results]
     return {"schema": "gpunet.gradcheck/1", "results": rows}
 
 
 def check_gate(gate: Gate, inputs: Sequence[Any], seed: int = 0) -> float:
-    """The largest relative error of a gate's gradients, each for a weighted sum of its outputs."""
+    """The largest relative error of a gate's gradients at `inputs`."""
     return _gate_difference(gate, inputs, stream(seed, Purpose.CHECK)).error
 
 
 def check_graph(graph: Graph, values: Mapping[str, Any], seed: int = 0) -> list[Result]:
-    """A result for each input and parameter that has a gradient, in the order of the graph."""
+    """A result for each input and parameter that has a gradient, in the order of the graph.
+
+    UsageError where the value is not finite: differences cannot be had there.
+    """
     rng = stream(seed, Purpose.CHECK)
     start = {name: _float64(value) for name, value in values.items()}
+    output = graph.forward(start)
+    if not np.isfinite(output).all():
+        raise UsageError("the value is not finite at these inputs", "check it where it is")
+    weight = rng.standard_normal(np.shape(output))
+    gradients = graph.backward(weight)
     start |= {name: _float64(node.value) for name, node in graph.parameters.items()}
-    weight = rng.standard_normal(np.shape(_forward(graph, start)))
-    gradients = {name: grad for name, grad in graph.backward(weight).items() if grad is not None}
 
-    def loss(point: Mapping[str, np.ndarray]) -> float:
-        return float(np.sum(weight * _forward(graph, point)))
+    def loss(point: Point) -> float:
+        for name, node in graph.parameters.items():
+            node.value = point[name]
+        return float(np.sum(weight * graph.forward({name: point[name] for name in values})))
 
     results = [
-        Result(name, "input", *compare(loss, start, {name: grad}, rng))
-        for name, grad in gradients.items()
+        Result(name, "input", *compare(loss, start, {name: gradient}, rng))
+        for name, gradient in gradients.items()
+        if gradient is not None
     ]
-    _forward(graph, start)
-    graph.backward()
+    loss(start)
     return results
 
 
 def check_all(seed: int = 0, device: Device | None = None) -> list[Result]:
-    """Every gate and loss of `gates`, and every kernel of REGISTRY on `device`."""
+    """Every gate and loss, and every kernel of REGISTRY as it runs on `device`, else the CPU."""
     rng = stream(seed, Purpose.CHECK)
     cases = _gate_cases(rng)
-    results = []
-    for kind in _leaves():
-        found = [_gate_difference(gate, inputs, rng) for gate, inputs in cases.get(kind, ())]
-        group = "loss" if issubclass(kind, gates.Loss) else "gate"
-        results.append(_result(kind.__name__, group, found))
+    results = [
+        _result(
+            kind.__name__,
+            "loss" if issubclass(kind, gates.Loss) else "gate",
+            [_gate_difference(gate, inputs, rng) for gate, inputs in cases.get(kind, ())],
+        )
+        for kind in _all_gates()
+    ]
     return results + [check_kernel(name, seed, device) for name in REGISTRY]
 
 
 def check_kernel(name: str, seed: int = 0, device: Device | None = None) -> Result:
-    """One kernel: with its partner where the two are value and gradient, else against its formula."""
+    """One kernel: value and gradient together where it has both, else against its formula."""
     bench = Bench(device or Cpu(), stream(seed, Purpose.CHECK))
-    case = KERNELS.get(name)
-    return _result(name, "kernel", [] if case is None else [case(bench)])
+    return _result(name, "kernel", [KERNELS[name](bench)] if name in KERNELS else [])
+
+
+def compare(
+    loss: Callable[[Point], float], start: Point, gradients: Point, rng: np.random.Generator
+) -> Difference:
+    """The gradients of `loss` at `start`, by name, against its central differences there.
+
+    Errors are relative to the larger of the two, or to a thousandth of the largest entry.
+    """
+    noise = 1e-6 * abs(loss(start))
+    found = [Difference(0.0, "")]
+    for name, gradient in gradients.items():
+        labels, chain, numeric = [], [], []
+        for label, direction, unit in _probes(name, start[name], rng):
+            labels.append(label)
+            chain.append(np.sum(gradient * direction))
+            along = _Line(loss, start, name, direction * unit)
+            with np.errstate(all="ignore"):
+                numeric.append(_slope(along, chain[-1] * unit) / unit)
+        found.append(_furthest(labels, np.array(chain), np.array(numeric), noise))
+    return max(found)
+
+
+def matches(found: Point, wanted: Point) -> Difference:
+    """Arrays against what they should be, by name."""
+    differences = [Difference(0.0, "")]
+    for name, array in wanted.items():
+        labels = [_label(name, place) for place in np.ndindex(array.shape)]
+        got = np.asarray(found[name], np.float64)
+        differences.append(_furthest(labels, got.ravel(), np.ravel(array), 0.0))
+    return max(differences)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A loss along a line through a point: one array moves, the others stay."""
+
+    loss: Callable[[Point], float]
+    start: Point
+    name: str
+    direction: np.ndarray
+
+    def __call__(self, t: float) -> float:
+        moved = self.start[self.name] + t * self.direction
+        return self.loss({**self.start, self.name: moved})
+
+
+def _probes(
+    name: str, x: np.ndarray, rng: np.random.Generator
+) -> Iterator[tuple[str, np.ndarray, float]]:
+    """What to call a direction, the direction, and the size of the values along it."""
+    if x.size > MOST_COORDINATES:
+        for _ in range(DIRECTIONS):
+            yield f"d{name} along a random direction", rng.standard_normal(x.shape), 1.0
+        return
+    for place in np.ndindex(x.shape):
+        direction = np.zeros(x.shape)
+        direction[place] = 1
+        yield _label(f"d{name}", place), direction, max(abs(float(x[place])), 0.01)
+
+
+def _slope(f: Callable[[float], float], claimed: float) -> float:
+    """f'(0) by central differences; at a kink, what is nearest to `claimed` between both sides."""
+    slopes, gaps = [_central(f, STEPS[0])], [inf]
+    for step in STEPS[1:]:
+        slopes.append(_central(f, step))
+        gap = abs(slopes[-1] - slopes[-2])
+        gaps.append(inf if isnan(gap) else gap)
+        if gap <= AGREED * abs(slopes[-1]):
+            break
+    h = 1e-6
+    left, right = (f(0) - f(-h)) / h, (f(h) - f(0)) / h
+    if abs(right - left) > 1e-3 * max(abs(left), abs(right)):
+        return min(max(claimed, min(left, right)), max(left, right))
+    return slopes[int(np.argmin(gaps))]
+
+
+def _central(f: Callable[[float], float], h: float) -> float:
+    """The five-point rule: its error falls with h⁴."""
+    return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h)
+
+
+def _furthest(
+    labels: Sequence[str], chain: np.ndarray, numeric: np.ndarray, noise: float
+) -> Difference:
+    if not labels:
+        return Difference(0.0, "")
+    size = np.maximum(np.abs(chain), np.abs(numeric))
+    with np.errstate(all="ignore"):
+        floor = max(1e-3 * np.max(size), noise, 1e-300)
+        error = np.abs(chain - numeric) / np.maximum(size, floor)
+    i = int(np.argmax(np.where(np.isnan(error), inf, error)))
+    worst = inf if isnan(error[i]) else float(error[i])
+    return Difference(worst, f"{labels[i]} is {chain[i]:.9g}, against {numeric[i]:.9g}")
+
+
+def _label(name: str, place: tuple[int, ...]) -> str:
+    return f"{name}[{', '.join(map(str, place))}]" if place else name
 
 
 def _result(name: str, kind: str, found: Sequence[Difference]) -> Result:
     return Result(name, kind, *max(found, default=Difference(inf, "no case checks it")))
 
 
-# Comparing
+def _float64(value: Any) -> np.ndarray:
+    """Whole numbers stay: an index takes no others."""
+    array = np.asarray(value)
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
-Point = Mapping[str, np.ndarray]
+
+# ---- gates and losses
 
 
-def compare(
-    loss: Callable[[Point], float], start: Point, gradients: Point, rng: np.random.Generator
-) -> Difference:
-    """Gradients of a number at a point against its central differences.
+def _gate_difference(gate: Gate, inputs: Sequence[Any], rng: np.random.Generator) -> Difference:
+    start = dict(zip(_names(gate, len(inputs)), map(np.asarray, inputs), strict=True))
+    weight = rng.standard_normal(np.shape(gate.forward(*inputs)))
+    gradients = dict(zip(start, gate.backward(weight), strict=True))
 
-    Small arrays are checked coordinate by coordinate, large ones along random directions. Errors
-    are relative to the larger of both, at least a thousandth of the largest entry.
-    """
-    worst = Difference(0.0, "")
-    for name, gradient in gradients.items():
-        labels, directions, units = zip(*_directions(name, start[name], rng), strict=True)
-        slopes = np.array([np.sum(gradient * direction) for direction in directions])
+    def loss(point: Point) -> float:
+        return float(np.sum(weight * gate.forward(*point.values())))
 
-        def moved(step: float, name: str, direction: np.ndarray) -> float:
-            return loss({**start, name: start[name] + step * direction})
+    return compare(loss, start, {n: g for n, g in gradients.items() if g is not None}, rng)
 
-        numeric = np.array(
-            [
-                _slope(lambda t, d=direction, n=name: moved(t, n, d), unit, slope)
-                for direction, unit, slope in zip(directions, units, slopes, strict=True)
-            ]
-        )
-        found = _furthest(labels, slopes, numeric, 1e-6 * abs(loss(start)))
-        worst = max(worst, found)
-    return worst
+
+def _names(gate: Gate, count: int) -> list[str]:
+    """What the gate itself calls its inputs."""
+    names = list(signature(gate._forward).parameters)[2 : 2 + count]
+    return names if len(names) == count else [f"x{i}" for i in range(count)]
+
+
+def _all_gates() -> list[type[Gate]]:
+    """The gates of `gates` that no other gate there is made from."""
+    kinds = [
+        kind for kind in vars(gates).values() if isinstance(kind, type) and issubclass(kind, Gate)
+    ]
+    return [kind for kind in kinds if not any(o is not kind and issubclass(o, kind) for o in kinds)]
+
+
+Case = tuple[Gate, Sequence[np.ndarray]]
+
+
+def _gate_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
+    """Gates with inputs clear of their kinks, some of which broadcast."""
+
+    def one(gate: Gate) -> list[Case]:
+        return [(gate, _apart(rng, (2, 3)))]
+
+    def two(gate: Gate, *shapes: tuple[int, ...]) -> list[Case]:
+        return [(gate, _apart(rng, *(shapes or ((2, 3), (2, 1)))))]
+
+    def positive(gate: Gate) -> list[Case]:
+        return [(gate, [np.abs(x) + 0.1 for x in _apart(rng, (2, 3))])]
+
+    def loss(gate: gates.Loss) -> list[Case]:
+        weight = rng.uniform(0.5, 2, 4)
+        return [(gate, _apart(rng, (4, 3), (4, 3))), (gate, [*_apart(rng, (4, 3), (4, 3)), weight])]
+
+    base, exponent = _apart(rng, (2, 3), (2, 1))
+    labels = np.array([0, 2, 1, 2])
+    plain = (
+        *(gates.Negate(), gates.Exp(), gates.Abs(), gates.Sin(), gates.Cos(), gates.Softplus()),
+        *(gates.Identity(), gates.Sigmoid(), gates.Tanh(), gates.ReLU(), gates.SELU()),
+        *(gates.GELU(), gates.SiLU(), gates.Mish(), gates.Reshape(3, -1), gates.Transpose()),
+        *(gates.Broadcast(4, 2, 3), gates.Dropout(0.3, seed=1, layer=2, step=3)),
+    )
+    return {
+        **{type(gate): one(gate) for gate in plain},
+        gates.Add: two(gates.Add()),
+        gates.Subtract: two(gates.Subtract()),
+        gates.Multiply: two(gates.Multiply()),
+        gates.Divide: two(gates.Divide()),
+        gates.Maximum: two(gates.Maximum()),
+        gates.Minimum: two(gates.Minimum()),
+        gates.Power: [(gates.Power(), [np.abs(base) + 0.1, exponent])],
+        gates.Log: positive(gates.Log()),
+        gates.Sqrt: positive(gates.Sqrt()),
+        gates.MatMul: [
+            *two(gates.MatMul(), (2, 3), (3, 2)),
+            *two(gates.MatMul(), (3,), (3,)),
+            *two(gates.MatMul(), (2, 3), (3,)),
+            *two(gates.MatMul(), (3,), (2, 3, 2)),
+            *two(gates.MatMul(), (2, 1, 2, 3), (2, 3, 1)),
+        ],
+        gates.Sum: [*one(gates.Sum()), *one(gates.Sum(axis=0)), *one(gates.Sum(-1, True))],
+        gates.Mean: [*one(gates.Mean()), *one(gates.Mean(axis=(0, 1))), *one(gates.Mean(0))],
+        gates.Max: [*one(gates.Max()), *one(gates.Max(axis=0)), *one(gates.Max(1, True))],
+        gates.Take: [(gates.Take(), [*_apart(rng, (4, 2)), labels])],
+        gates.Concatenate: two(gates.Concatenate(axis=0), (2, 3), (1, 3), (3, 3)),
+        gates.LayerNorm: two(gates.LayerNorm(), (2, 2, 3), (3,), (3,)),
+        gates.BatchNorm: two(gates.BatchNorm(3), (4, 3), (3,), (3,)),
+        gates.SoftmaxCrossEntropy: [
+            (gates.SoftmaxCrossEntropy(0.1), [*_apart(rng, (4, 3)), labels]),
+            (gates.SoftmaxCrossEntropy(), [*_apart(rng, (4, 3)), labels, rng.uniform(0.5, 2, 4)]),
+        ],
+        gates.SigmoidCrossEntropy: loss(gates.SigmoidCrossEntropy(0.1)),
+        gates.SumSquares: loss(gates.SumSquares()),
+        gates.MeanSquared: loss(gates.MeanSquared()),
+        gates.MeanAbsolute: loss(gates.MeanAbsolute()),
+        gates.Huber: loss(gates.Huber(0.9)),
+        gates.Pinball: loss(gates.Pinball(0.3)),
+    }
+
+
+def _apart(rng: np.random.Generator, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+    """Arrays of values between -2 and 2, none near another or near 0."""
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    total = sum(sizes) + sum(sizes) % 2
+    values = rng.permutation(np.linspace(-2, 2, total))[: sum(sizes)]
+    parts = np.split(values, np.cumsum(sizes))[:-1]
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+# ---- kernels
+
+
+class Bench:
+    """Runs kernels on a device, on copies of host arrays, in float64."""
+
+    def __init__(self, device: Device, rng: np.random.Generator) -> None:
+        self.device, self.rng = device, rng
+
+    def run(self, name: str, *arguments: Any) -> dict[str, np.ndarray]:
+        """The kernel's outputs, by name."""
+        kernel = REGISTRY[name]
+        arrays = [
+            self.device.asarray(a.copy()) if isinstance(a, np.ndarray) else a for a in arguments
+        ]
+        if kernel.work is not None:
+            arrays.append(self.device.empty((max(1, kernel.work(*arrays)),), np.float64))
+        kernel.bind(self.device, *arrays)()
+        self.device.synchronize()
+        named = dict(zip(kernel.parameters, arrays, strict=True))
+        return {name: self.device.to_host(named[name]) for name in kernel.outputs}
+
+    def apart(self, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+        return _apart(self.rng, *shapes)
+
+    def pair(
+        self,
+        start: Point,
+        forward: Callable[[Point], np.ndarray],
+        backward: Callable[[np.ndarray], Point],
+    ) -> Difference:
+        """A weighted sum of what `forward` gives, against what `backward` says of the weights."""
+        weight = self.rng.standard_normal(forward(start).shape)
+
+        def loss(point: Point) -> float:
+            return float(np.sum(weight * forward(point)))
+
+        return compare(loss, start, backward(weight), self.rng)
+
+
+def _clock(**places: int) -> np.ndarray:
+    clock = np.zeros(8, np.int64)
+    for name, number in places.items():
+        clock[getattr(at, name)] = number
+    return clock
+
+
+def _hyper(**places: float) -> np.ndarray:
+    hyper = np.zeros(16)
+    for name, number in places.items():
+        hyper[getattr(at, name)] = number
+    return hyper
+
+
+def _activation(name: str) -> Callable[[Bench], Difference]:
+    def case(bench: Bench) -> Difference:
+        z, bias = bench.apart((5, 3), (3,))
+        start, none = {"z": z, "bias": bias / 100}, np.full_like(z, nan)
+
+        def forward(at: Point) -> np.ndarray:
+            return bench.run(f"{name}_forward", at["z"], at["bias"], none)["y"]
+
+        def backward(grad: np.ndarray) -> Point:
+            y = forward(start)
+            found = bench.run(f"{name}_backward", grad, z, start["bias"], y, none, np.full(3, nan))
+            return {"z": found["dz"], "bias": found["dbias"]}
+
+        return bench.pair(start, forward, backward)
+
+    return case
+
+
+def _dropout(bench: Bench) -> Difference:
+    (x,) = bench.apart((5, 7))
+    key, rate = np.array([1, Purpose.DROPOUT], np.uint64), np.array([0.3])
+
+    def masked(array: np.ndarray) -> np.ndarray:
+        return bench.run("dropout", array, rate, key, _clock(STEP=3), 2, np.full_like(x, nan))["y"]
+
+    words = bits(1, Purpose.DROPOUT, step=3, layer=2).random_raw(12)
+    kept = words.astype("<u8").view("<u2")[: x.size].reshape(x.shape) < round(0.7 * 65536)
+    value = matches({"y": masked(x)}, {"y": x * kept * 65536 / round(0.7 * 65536)})
+    slope = bench.pair({"x": x}, lambda at: masked(at["x"]), lambda grad: {"x": masked(grad)})
+    return max(value, slope)
+
+
+def _layer_norm(bench: Bench) -> Difference:
+    x, gain, bias = bench.apart((4, 3), (3,), (3,))
+    start = {"x": x, "gain": gain, "bias": bias}
+    none, rows, columns = np.full_like(x, nan), np.full(4, nan), np.full(3, nan)
+
+    def run(at: Point) -> dict[str, np.ndarray]:
+        return bench.run("layer_norm_forward", *at.values(), none, rows, rows)
+
+    def backward(grad: np.ndarray) -> Point:
+        saved = run(start)
+        given = (grad, x, gain, saved["mean"], saved["rstd"], none, columns, columns)
+        return _norm_gradients(bench.run("layer_norm_backward", *given))
+
+    return bench.pair(start, lambda at: run(at)["y"], backward)
+
+
+def _norm_gradients(found: Point) -> Point:
+    return {"x": found["dx"], "gain": found["dgain"], "bias": found["dbias"]}
+
+
+def _batch_norm(bench: Bench) -> Difference:
+    """Four valid rows of five: the fifth changes nothing and gets no gradient."""
+    x, gain, bias, running = bench.apart((5, 3), (3,), (3,), (3,))
+    start, clock = {"x": x, "gain": gain, "bias": bias}, _clock(VALID=4)
+    none, columns = np.full_like(x, nan), np.full(3, nan)
+
+    def run(at: Point) -> dict[str, np.ndarray]:
+        given = (running, running**2, clock, none, columns, columns)
+        return bench.run("batch_norm_forward", *at.values(), *given)
+
+    def backward(grad: np.ndarray) -> Point:
+        saved = run(start)
+        whole = np.concatenate([grad, np.ones((1, 3))])
+        given = (whole, x, gain, saved["mean"], saved["rstd"], clock, none, columns, columns)
+        return _norm_gradients(bench.run("batch_norm_backward", *given))
+
+    wanted = {
+        "running_mean": 0.9 * running + 0.1 * x[:4].mean(axis=0),
+        "running_var": 0.9 * running**2 + 0.1 * x[:4].var(axis=0, ddof=1),
+    }
+    return max(
+        bench.pair(start, lambda at: run(at)["y"][:4], backward), matches(run(start), wanted)
+    )
+
+
+def _batch_norm_apply(bench: Bench) -> Difference:
+    x, gain, bias, mean, root = bench.apart((5, 3), (3,), (3,), (3,), (3,))
+    found = bench.run("batch_norm_apply", x, gain, bias, mean, root**2, np.full_like(x, nan))
+    return matches(found, {"y": (x - mean) / np.sqrt(root**2 + 1e-5) * gain + bias})
+
+
+def _loss(name: str) -> Callable[[Bench], Difference]:
+    """Three valid rows of four, weighted."""
+
+    def case(bench: Bench) -> Difference:
+        pred, target = bench.apart((4, 3), (4, 3))
+        if name == "softmax_cross_entropy":
+            target = np.array([2, 0, 1, 1], np.int32)
+        weight, parameter = bench.rng.uniform(0.5, 2, 4), np.array([0.3])
+
+        def run(at: Point) -> dict[str, np.ndarray]:
+            buffers = (_clock(VALID=3), np.full((4, 3), nan), np.full(4, nan), np.zeros(4))
+            return bench.run(name, at["pred"], target, weight, parameter, *buffers)
+
+        start = {"pred": pred}
+        gradients = {"pred": run(start)["grad"]}
+        return compare(lambda at: float(run(at)["totals"][0]), start, gradients, bench.rng)
+
+    return case
+
+
+def _gather(bench: Bench) -> Difference:
+    """Two valid rows of three, from the second place of the order on; bytes, then floats."""
+    (x,) = bench.apart((5, 4))
+    scale, shift = bench.apart((4,), (4,))
+    order, clock = np.array([3, 0, 4, 1, 2], np.int32), _clock(START=1, VALID=2)
+    none = np.full((3, 4), nan)
+    pixels = np.arange(20, dtype=np.uint8).reshape(5, 4)
+    bare = bench.run("gather", x, None, None, order, clock, none)
+    scaled = bench.run("gather", pixels, scale, shift, None, clock, none)
+    return max(
+        matches(bare, {"out": np.vstack([x[[0, 4]], np.zeros((1, 4))])}),
+        matches(scaled, {"out": np.vstack([pixels[1:3] * scale + shift, np.zeros((1, 4))])}),
+    )
+
+
+def _gather_labels(bench: Bench) -> Difference:
+    y, order = np.array([7, 8, 9], np.int32), np.array([2, 0, 1], np.int32)
+    clock = _clock(START=1, VALID=2)
+    found = bench.run("gather_labels", y, order, clock, np.full(3, -1, np.int32))
+    return matches(found, {"out": np.array([7.0, 8.0, 0.0])})
+
+
+def _take(bench: Bench) -> Difference:
+    (x,) = bench.apart((4, 3))
+    index = np.array([3, 0, 3, 1, 3], np.int32)
+    none = np.full((5, 3), nan)
+    return bench.pair(
+        {"x": x},
+        lambda at: bench.run("take", at["x"], index, none)["y"],
+        lambda grad: {"x": bench.run("scatter_add", grad, index, np.full_like(x, nan))["dx"]},
+    )
+
+
+def _column_sums(bench: Bench) -> Difference:
+    (x,) = bench.apart((70, 3))
+    return matches(bench.run("column_sums", x, np.full(3, nan)), {"out": x.sum(axis=0)})
+
+
+def _squared_norm(bench: Bench) -> Difference:
+    (grad,) = bench.apart((700,))
+    return matches(
+        bench.run("squared_norm", grad, np.full(1, nan)), {"out": np.array([grad @ grad])}
+    )
+
+
+def _clip(bench: Bench) -> Difference:
+    found = [bench.run("clip", np.array([n]), _hyper(LIMIT=1.5))["hyper"] for n in (9.0, 0.04)]
+    return max(
+        matches({"hyper": each}, {"hyper": _hyper(LIMIT=1.5, CLIP=scale)})
+        for each, scale in zip(found, (0.5, 1.0), strict=True)
+    )
+
+
+def _tick(bench: Bench) -> Difference:
+    """The last batch of an epoch, past the end of the table of rates."""
+    clock, hyper = _clock(STEP=4, START=16, ROWS=22), _hyper(BETA1=0.9, BETA2=0.99, SCALE=0.5)
+    wanted = hyper.copy()
+    wanted[[at.LR, at.CORRECTION1, at.CORRECTION2]] = 0.5 * 0.3, 1 - 0.9**5, 1 - 0.99**5
+    return matches(
+        bench.run("tick", clock, hyper, np.array([0.1, 0.2, 0.3]), 4),
+        {"clock": _clock(STEP=5, START=20, ROWS=22, VALID=2), "hyper": wanted},
+    )
+
+
+def _update(name: str) -> Callable[[Bench], Difference]:
+    """Two segments, the second of half the rate and with decay; gradients are clipped to a half."""
+
+    def case(bench: Bench) -> Difference:
+        p, g = bench.apart((7,), (7,))
+        slots = [np.abs(slot) for slot in bench.apart(*[(7,)] * (len(REGISTRY[name].outputs) - 2))]
+        starts, rates, decays = np.array([0, 3, 7]), np.array([1.0, 0.5]), np.array([0.0, 1.0])
+        hyper = _hyper(LR=0.1, DECAY=0.2, BETA1=0.9, BETA2=0.99, EPSILON=1e-8, CLIP=0.5)
+        hyper[[at.CORRECTION1, at.CORRECTION2]] = 1 - 0.9**3, 1 - 0.99**3
+        found = bench.run(name, p, g, *slots, starts, rates, decays, hyper, _clock(STEP=3))
+        rate = SimpleNamespace(lr=np.repeat([0.1, 0.05], [3, 4]), c1=1 - 0.9**3, c2=1 - 0.99**3)
+        wanted = UPDATES[name](rate, p, g / 2, np.repeat([0, 0.2], [3, 4]) * p, *slots)
+        return matches(found, dict(zip(REGISTRY[name].outputs, wanted, strict=False)))
+
+    return case
+
+
+def _sgd(rate: Any, p: Any, g: Any, decay: Any) -> tuple[Any, ...]:
+    return (p - rate.lr * (g + decay),)
+
+
+def _momentum(rate: Any, p: Any, g: Any, decay: Any, v: Any) -> tuple[Any, ...]:
+    v = 0.9 * v + g + decay
+    return p - rate.lr * v, v
+
+
+def _nesterov(rate: Any, p: Any, g: Any, decay: Any, v: Any) -> tuple[Any, ...]:
+    v = 0.9 * v + g + decay
+    return p - rate.lr * (g + decay + 0.9 * v), v
+
+
+def _rmsprop(rate: Any, p: Any, g: Any, decay: Any, s: Any) -> tuple[Any, ...]:
+    s = 0.99 * s + 0.01 * (g + decay) ** 2
+    return p - rate.lr * (g + decay) / (np.sqrt(s) + 1e-8), s
+
+
+def _adam(rate: Any, p: Any, g: Any, decay: Any, m: Any, v: Any) -> tuple[Any, ...]:
+    m, v = 0.9 * m + 0.1 * (g + decay), 0.99 * v + 0.01 * (g + decay) ** 2
+    return p - rate.lr * (m / rate.c1) / (np.sqrt(v / rate.c2) + 1e-8), m, v
+
+
+def _adamw(rate: Any, p: Any, g: Any, decay: Any, m: Any, v: Any) -> tuple[Any, ...]:
+    return _adam(rate, p - rate.lr * decay, g, 0, m, v)
+
+
+def _lion(rate: Any, p: Any, g: Any, decay: Any, m: Any) -> tuple[Any, ...]:
+    return p - rate.lr * (decay + np.sign(0.9 * m + 0.1 * g)), 0.99 * m + 0.01 * g
+
+
+UPDATES: dict[str, Callable[..., tuple[Any, ...]]] = {
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "nesterov": _nesterov,
+    "rmsprop": _rmsprop,
+    "adam": _adam,
+    "adamw": _adamw,
+    "lion": _lion,
+}
+KERNELS: dict[str, Callable[[Bench], Difference]] = {
+    **{f"{name}_forward": _activation(name) for name in PAIRS},
+    **{f"{name}_backward": _activation(name) for name in PAIRS},
+    **{name: _loss(name) for name in LOSSES},
+    **{name: _update(name) for name in UPDATES},
+    "dropout": _dropout,
+    "layer_norm_forward": _layer_norm,
+    "layer_norm_backward": _layer_norm,
+    "batch_norm_forward": _batch_norm,
+    "batch_norm_backward": _batch_norm,
+    "batch_norm_apply": _batch_norm_apply,
+    "gather": _gather,
+    "gather_labels": _gather_labels,
+    "take": _take,
+    "scatter_add": _take,
+    "column_sums": _column_sums,
+    "squared_norm": _squared_norm,
+    "clip": _clip,
+    "tick": _tick,
+}
+"""Every kernel and what checks it."""

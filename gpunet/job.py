@@ -169,6 +169,7 @@ def plan(source: Any, flags: Mapping[str, Any], file: Path | str | None = None) 
     config, schema = settings.config, prepared.schema
     network = model.build(config, schema.width, outputs(schema), schema.target.task)
     dtype = "float64" if config.precision == "fp64" else "float32"
+    choice.device.set_tf32(config.precision == "tf32")
     return Job(source.name, settings, choice, prepared, Model(network, schema, config), dtype)
 
 

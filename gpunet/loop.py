@@ -74,10 +74,11 @@ def train(
     weight; weights that were reached before it are kept.
     """
     run = _Run(network, data, config, device, dtype, control or Control())
-    try:
-        yield from run.reports()
-    finally:
-        run.finish()
+    with device.working(run.list.largest_product):
+        try:
+            yield from run.reports()
+        finally:
+            run.finish()
 
 
 def feed(

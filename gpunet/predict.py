@@ -87,8 +87,9 @@ class Model:
         rows = loop.feed(device, Dataset(part.x, None), self.schema, dtype)
         store = engine.store(self.network, device, dtype)
         batch = min(loop.EVALUATION_ROWS, part.rows)
-        raw, _ = engine.lower(self.network, rows, store, batch, "evaluate").evaluate()
-        return raw
+        launches = engine.lower(self.network, rows, store, batch, "evaluate")
+        with device.working(launches.largest_product):
+            return launches.evaluate()[0]
 
 
 def load(path: Path | str) -> Model:

@@ -291,5 +291,5 @@ def _check_finite(source: Source, name: str, values: np.ndarray) -> None:
     if len(infinite):
         raise DataError(
             f"{name}: {len(infinite):,} of {len(values):,} values are infinite or too large for "
-            f"a number ({source.row(int(infinite[0]))})"
+            f"a number ({source.row(int(infinite[0]))}: {values[infinite[0]]})"
         )

@@ -11,9 +11,10 @@ from gpunet.data.cells import Cells
 from gpunet.data.words import counted
 
 MOST_LEVELS = 64
+EXACT = 2.0**53  # above it float64 skips whole numbers
 ID_ROWS = 50  # texts that all differ in more rows than this name the rows
 KINDS = ("numeric", "boolean", "date", "timestamp", "category")
-CONSTANT, EMPTY, NAMES = "constant", "without values", "different in every row, like a name"
+CONSTANT, EMPTY, NAMES = "constant", "without values", "a different text in every row"
 
 # Inputs besides the one for missing cells; of dates: year, month (sine, cosine), weekday (sine,
 # cosine), day since 1970; of timestamps also the time of day (sine, cosine).
@@ -129,6 +130,8 @@ def fit(
     note = cells.note
     if kind == "numeric" and len(known) == len(values) > ID_ROWS and np.all(np.diff(known) == 1):
         note = f"{name}: rises by one from row to row, like a row number; leave it out if it is one"
+    if kind == "numeric" and np.abs(known).max() > EXACT and not np.any(known % 1):
+        note = f"{name}: whole numbers above {int(EXACT):,} lose their last digits"
     return Column(name, kind, bool(gone.any()), fill, mean, std), note
 
 

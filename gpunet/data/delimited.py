@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpunet.data.files import Bytes, check_text, line_of, size, text_budget
+from gpunet.data.files import Bytes, budget, check_text, line_of, size, text_budget
 from gpunet.data.source import Source, check_names
 from gpunet.data.words import counted, is_number, listed
 from gpunet.errors import DataError, UsageError
@@ -22,6 +22,8 @@ BLOCK = 1 << 22
 HEAD = 1 << 18  # bytes that the delimiter is judged by
 MAX_CELL = 1 << 20
 MAX_ROW = 1 << 28
+CELL_BYTES = 48  # that reading takes at its peak, for each cell
+PARQUET = "use Parquet, fewer columns or fewer rows"
 BOM = b"\xef\xbb\xbf"
 LF, CR, QUOTE = b'\n\r"'
 
@@ -49,7 +51,7 @@ def read_delimited(
         raise DataError(
             f"{name}: {size(len(data))} of text, more than this machine's memory can hold as a "
             f"table ({size(text_budget())})",
-            "use Parquet",
+            PARQUET,
         )
     check_text(data, name)
     if data.startswith(BOM):
@@ -87,7 +89,7 @@ def _marks(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The places of the delimiters and line ends outside quotes, and of all line ends."""
     any_quote, any_cr = QUOTE in data, CR in data
-    marks, breaks, seen = [], [], 0
+    marks, breaks, seen, room = [], [], 0, budget() // CELL_BYTES
     for low in range(0, len(text), BLOCK):
         block = text[low : low + BLOCK]
         is_break = _line_ends(text, low, block) if any_cr else block == LF
@@ -98,6 +100,9 @@ def _marks(
                 _check_quotes(data, text, quotes, seen, delimiter, name)
             found = found[(np.searchsorted(quotes, found) + seen) % 2 == 0]
             seen += len(quotes)
+        room -= len(found)
+        if room < 0:
+            raise DataError(f"{name}: more cells than this machine's memory can hold", PARQUET)
         marks.append(found)
         breaks.append(np.flatnonzero(is_break) + low)
     if strict and seen % 2:

@@ -7,6 +7,7 @@ else that could run code.
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,26 +89,31 @@ def _read_path(path: str | Path, delimiter: str | None, header: bool) -> Source:
 
 def _read_content(content: Bytes, path: str, delimiter: str | None, header: bool) -> Source:
     name, suffix = ("stdin", "") if path == "-" else _name(path)
+    source = _parsed(content, "stdin" if path == "-" else path, suffix, delimiter, header)
+    return replace(source, name=name)
+
+
+def _parsed(content: Bytes, path: str, suffix: str, delimiter: str | None, header: bool) -> Source:
     plain = delimiter is None and header
     if content[:4] == b"PAR1":
         _only_csv(plain, f"{path}: a Parquet file")
-        return read_parquet(content, name)
+        return read_parquet(content, path)
     if content[:2] == b"PK" and content[2:4] in (b"\3\4", b"\5\6"):
         _only_csv(plain, f"{path}: an NPZ file")
-        return read_npz(content, name)
+        return read_npz(content, path)
     if content[:6] == b"\x93NUMPY":
         _only_csv(plain, f"{path}: an NPY file")
-        return read_npy(content, name)
+        return read_npy(content, path)
     if is_idx(content):
         _only_csv(plain, f"{path}: an IDX file")
-        return read_idx(content, name)
+        return read_idx(content, path)
     _no_stranger(content, path, suffix)
     if suffix in JSON_NAMES or (suffix == "" and content.lstrip()[:1] == b"{"):
         _only_csv(plain, f"{path}: JSON lines")
         if content.lstrip()[:1] == b"[":
             raise DataError(f"{path}: a JSON array", "wanted JSON lines: one object a line")
-        return read_jsonl(content, name)
-    return read_delimited(content, name, delimiter, header)
+        return read_jsonl(content, path)
+    return read_delimited(content, path, delimiter, header)
 
 
 def _only_csv(plain: bool, what: str) -> None:

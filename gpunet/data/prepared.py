@@ -237,7 +237,7 @@ def _drop_notes(dropped: dict[str, str | None]) -> list[str]:
     for reason in (CONSTANT, EMPTY, NAMES):
         names = [name for name, why in dropped.items() if why == reason]
         if names:
-            notes.append(f"left out {counted(len(names), 'column')} {reason}: {listed(names)}")
+            notes.append(f"left out {listed(names)}: {reason}")
     return notes
 
 

@@ -9,14 +9,13 @@ import numpy as np
 
 from gpunet.data.arrays import check_finite
 from gpunet.data.cells import is_text, read_cells
-from gpunet.data.columns import moments
+from gpunet.data.columns import EXACT, moments
 from gpunet.data.source import Source
 from gpunet.data.words import MISSING, counted, is_number, listed, quoted
 from gpunet.errors import DataError, UsageError
 
 TASKS = ("regression", "binary", "multiclass", "multilabel")
 FEW = 20  # whole numbers with no more different values than this are taken for classes
-EXACT = 2.0**53  # above it float64 skips whole numbers
 
 Label = str | int | bool
 

@@ -4,6 +4,7 @@ A gate or kernel learns its module from its arrays; it never asks which device i
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -44,6 +45,13 @@ class Device:
     def to_host(self, array: Array) -> Any:
         """The same values as a NumPy array."""
         raise NotImplementedError
+
+    def working(self, flops: int) -> AbstractContextManager[Any]:
+        """Inside it the device is set up for matrix products of at most `flops` operations."""
+        return nullcontext()
+
+    def set_tf32(self, allowed: bool) -> None:
+        """Whether float32 matrix products may round their inputs to TF32, where there is TF32."""
 
     def synchronize(self) -> None:
         """Wait until all launched work is done."""

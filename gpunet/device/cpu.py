@@ -1,11 +1,15 @@
 """The CPU through NumPy: the device that is always there."""
 
 import os
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from gpunet.device.base import Device, Launcher, Memory
+
+THREADED_FLOPS = 50_000_000
+"""About half a millisecond of one core: products below it run on one thread."""
 
 
 class Cpu(Device):
@@ -19,6 +23,14 @@ class Cpu(Device):
         elif hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
             values = np.from_dlpack(values)
         return np.asarray(values, dtype)
+
+    def working(self, flops: int) -> AbstractContextManager[Any]:
+        """One BLAS thread for small products: waking a second costs more than it brings, and
+        where the cores are busy with other work many times more."""
+        from threadpoolctl import threadpool_limits
+
+        limit = 1 if flops < THREADED_FLOPS else None
+        return threadpool_limits(limit, "blas")
 
     def to_host(self, array: Any) -> np.ndarray:
         return np.asarray(array)

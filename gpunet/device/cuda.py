@@ -77,7 +77,6 @@ class Cuda(Device):
         }
 
     def set_tf32(self, allowed: bool) -> None:
-        """Whether float32 matrix products may round their inputs to TF32."""
         from cupy._core import _routines_linalg, set_compute_type
 
         name = "COMPUTE_TYPE_TF32" if allowed else "COMPUTE_TYPE_DEFAULT"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet.device import Array
-from gpunet.kernels.registry import Kernel, Stage, per_element, register
+from gpunet.kernels.registry import Kernel, Stage, register
 from gpunet.kernels.tiles import (
     column_chunks,
     column_strips,
@@ -243,7 +243,7 @@ def _register_pair(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
         outputs="y",
         typed_by="z",
         sizes=shape2,
-        stages=(Stage(f"{name}_forward", lambda z, *rest: per_element(z)),),
+        stages=(Stage(f"{name}_forward", column_tiles),),
         work=lambda z, *rest: 2 * tile_size(z),
     )
     backward = register(

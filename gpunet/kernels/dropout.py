@@ -15,7 +15,7 @@ from gpunet.kernels.slots import STEP, THREADS
 from gpunet.kernels.tiles import TILE, shape2
 
 LANES = 16
-"""Elements that one Philox block decides: its four words are sixteen lanes of 16 bits, low first."""
+"""Elements that a Philox block decides: its four words are sixteen lanes of 16 bits, low first."""
 
 
 def dropout(x: Array, rate: Array, key: Array, clock: Array, layer: int, y: Array) -> None:

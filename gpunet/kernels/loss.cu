@@ -12,7 +12,7 @@ HD T row_scale(const T* weight, long long i, long long count) { return (weight ?
 
 HD long long batch_rows(const long long* clock) { return clock[VALID] > 1 ? clock[VALID] : 1; }
 
-__device__ __forceinline__ void write_row(T* rows, long long i, T loss, bool right) { rows[i] = right ? -loss : loss; }
+BLOCK void write_row(T* rows, long long i, T loss, bool right) { rows[i] = right ? -loss : loss; }
 
 // The sign bit, which -0 has too; a row without a loss is not right.
 HD bool is_right(T row) { return row == row && bits_of(row) >> (T_BITS - 1); }
@@ -33,8 +33,8 @@ HD bool is_right(T row) { return row == row && bits_of(row) >> (T_BITS - 1); }
                     if (judged) wrong += (p > 0) != (t > T(0.5)); \
                     if (grad) grad[j] = inside ? loss_##formula##_grad(p, t, parameter[0]) * scale : T(0); \
                 } \
-            loss = summed(loss, team.lanes, 1, shared) / T(divisor); \
-            if (judged) wrong = summed(wrong, team.lanes, 1, shared); \
+            loss = team.sum(loss, shared) / T(divisor); \
+            if (judged) wrong = team.sum(wrong, shared); \
             if (i < n && team.lane == 0) write_row(rows, i, inside ? loss : T(0), judged && inside && wrong == 0); \
         } \
     }
@@ -53,7 +53,7 @@ HD Top higher(Top a, Top b) {
     return b.value > a.value || (b.value == a.value && b.column < a.column) ? b : a;
 }
 
-__device__ __forceinline__ Top highest(Top mine, const RowTeam& team, Top* shared) {
+BLOCK Top highest(Top mine, const RowTeam& team, Top* shared) {
     int me = threadIdx.x;
     __syncthreads();
     shared[me] = mine;
@@ -89,9 +89,9 @@ LOSS(softmax_cross_entropy) {
                 below += shifted;
                 if (j == wanted) picked = shifted;
             }
-        total = summed(total, team.lanes, 1, shared);
-        picked = summed(picked, team.lanes, 1, shared);
-        if (smoothing != 0) picked = (1 - smoothing) * picked + smoothing * (summed(below, team.lanes, 1, shared) / k);
+        total = team.sum(total, shared);
+        picked = team.sum(picked, shared);
+        if (smoothing != 0) picked = (1 - smoothing) * picked + smoothing * (team.sum(below, shared) / k);
         if (i < n && team.lane == 0)
             write_row(rows, i, inside ? f_log(total) - picked : T(0), inside && top.column == wanted);
         if (!grad || i >= n) continue;
@@ -103,7 +103,7 @@ LOSS(softmax_cross_entropy) {
 }
 
 // Weigh the rows, add them up in float64, and report.
-__device__ __forceinline__ void fold_rows(const T* weight, long long* clock, T* rows, double* totals, long long n,
+BLOCK void fold_rows(const T* weight, long long* clock, T* rows, double* totals, long long n,
                                           double count) {
     __shared__ double shared[THREADS];
     double loss = 0, right = 0;
@@ -114,8 +114,8 @@ __device__ __forceinline__ void fold_rows(const T* weight, long long* clock, T* 
         rows[i] = weight && i < valid ? size * weight[i] : size;
         loss += rows[i];
     }
-    loss = summed(loss, THREADS, 1, shared);
-    right = summed(right, THREADS, 1, shared);
+    loss = summed(loss, threadIdx.x, THREADS, 1, shared);
+    right = summed(right, threadIdx.x, THREADS, 1, shared);
     if (threadIdx.x) return;
     totals[0] = loss / count;
     totals[1] += loss;

@@ -3,8 +3,8 @@
 All share one signature. pred (n, k) and target; weight (n,) or None; parameter (1,); clock;
 grad (n, k) or None, which may be pred; rows (n,), the weighted loss of each row;
 totals float64 (4,): [0] the loss of this batch, then sums over batches of [1] the weighted row
-losses, [2] the rows predicted right (never one whose loss is NaN), [3] the valid rows. Rows from clock[VALID] on count for
-nothing and get a zero gradient. A loss that is not finite sets a fault bit.
+losses, [2] the rows predicted right (never one whose loss is NaN), [3] the valid rows. Rows from
+clock[VALID] on count for nothing and get a zero gradient. A loss that is not finite sets a fault bit.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def sigmoid_cross_entropy(
     return right
 
 
-def sum_squares(p: Array, t: Array, unused: float, rows: Array, grad: Array | None) -> Array | None:
+def sum_squares(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> Array | None:
     """The sum, over columns and rows, of (p - t)²; the gradient is 2 * (p - t)."""
     away = np.subtract(p, t, out=grad)
     np.einsum("ij,ij->i", away, away, out=rows)
@@ -75,20 +75,16 @@ def sum_squares(p: Array, t: Array, unused: float, rows: Array, grad: Array | No
     return None
 
 
-def mean_squared(
-    p: Array, t: Array, unused: float, rows: Array, grad: Array | None
-) -> Array | None:
+def mean_squared(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> Array | None:
     """(p - t)², its gradient 2 * (p - t); means over the columns."""
-    sum_squares(p, t, unused, rows, grad)
+    sum_squares(p, t, 0, rows, grad)
     np.divide(rows, p.shape[1], out=rows)
     if grad is not None:
         np.divide(grad, p.shape[1], out=grad)
     return None
 
 
-def mean_absolute(
-    p: Array, t: Array, unused: float, rows: Array, grad: Array | None
-) -> Array | None:
+def mean_absolute(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> Array | None:
     """|p - t|, its gradient the sign of p - t; means over the columns."""
     away = np.subtract(p, t, out=grad)
     np.mean(np.abs(away), axis=1, out=rows)

@@ -1,6 +1,7 @@
 """Layer norm (over the columns of each row) and batch norm (over the valid rows of each column).
 
-Both keep the mean and the reciprocal standard deviation for their backward pass. `dx` may be `grad`.
+Both keep the mean and the reciprocal standard deviation for their backward pass. `dx` may be
+`grad`.
 """
 
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.device import Array
-from gpunet.kernels.registry import Stage, per_element, register
+from gpunet.kernels.registry import Stage, register
 from gpunet.kernels.slots import FAULT
 from gpunet.kernels.tiles import (
     column_chunks,
@@ -181,10 +182,6 @@ def _work(x: Array, *rest: Any) -> int:
     return max(2 * tile_size(x), 2 * column_chunks(x) * x.shape[1])
 
 
-def _per_element(x: Array, *rest: Any) -> tuple[int, ...]:
-    return per_element(x)
-
-
 LAYER_NORM_FORWARD = register(
     layer_norm_forward,
     "norm.cu",
@@ -215,7 +212,7 @@ BATCH_NORM_FORWARD = register(
     stages=(
         Stage("batch_norm_statistics", column_tiles),
         Stage("batch_norm_settle", column_strips),
-        Stage("batch_norm_forward", _per_element),
+        Stage("batch_norm_forward", column_tiles),
     ),
     work=_work,
 )
@@ -228,7 +225,7 @@ BATCH_NORM_BACKWARD = register(
     stages=(
         Stage("batch_norm_sums", column_tiles),
         Stage("batch_norm_fold", column_strips),
-        Stage("batch_norm_backward", _per_element),
+        Stage("batch_norm_backward", column_tiles),
     ),
     work=_work,
 )
@@ -238,5 +235,5 @@ BATCH_NORM_APPLY = register(
     outputs="y",
     typed_by="x",
     sizes=shape2,
-    stages=(Stage("batch_norm_apply", _per_element),),
+    stages=(Stage("batch_norm_apply", column_tiles),),
 )

@@ -1,4 +1,4 @@
-"""Pairs every kernel with its NumPy reference and its CUDA source; a kernel without both cannot exist.
+"""Pairs every kernel with its NumPy reference and its CUDA source; none exists without both.
 
 A kernel writes into the arrays that it is given and allocates nothing. Called, it runs where its
 arrays live; bound to a device, it becomes a function of no arguments for a launch list.
@@ -86,7 +86,7 @@ class Kernel:
         pointers = tuple(_pointer(argument) for argument in arguments)
         calls: list[Callable[[], None]] = []
         for stage in self.stages:
-            entry = stage.entry.format(**dict(zip(self.parameters, arguments)))
+            entry = stage.entry.format(**dict(zip(self.parameters, arguments, strict=True)))
             launch = device.launcher(source, entry)
             if launch is None:
                 return partial(self.reference, *arguments)
@@ -100,7 +100,7 @@ class Kernel:
             xp.ascontiguousarray(a) if isinstance(a, xp.ndarray) else a for a in arguments
         )
         self.bind(device_of(*arguments), *dense)()
-        for name, given, used in zip(self.parameters, arguments, dense):
+        for name, given, used in zip(self.parameters, arguments, dense, strict=True):
             if name in self.outputs and given is not used:
                 given[...] = used
 
@@ -141,7 +141,7 @@ def source_text(source: str, dtype: str) -> str:
     """A CUDA translation unit: the prelude, the block-wide sums, the file that the first line of
     `source` names, and what follows that line."""
     file, _, generated = source.partition("\n")
-    return "\n".join((prelude(dtype), _file("blocks.cuh"), _file(file), generated))
+    return "\n".join((prelude(dtype), _file("blocks.h"), _file(file), generated))
 
 
 @cache

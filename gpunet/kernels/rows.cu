@@ -8,14 +8,13 @@ HD long long source_row(const int* order, const long long* clock, long long i) {
 #define GATHER(dtype, X) \
     KERNEL gather_##dtype(const X* x, const double* scale, const double* shift, const int* order, \
                           const long long* clock, T* out, long long n, long long d) { \
-        EACH(i, n * d) { \
-            long long row = row_of(i, d), j = i - row * d; \
-            T value = 0; \
-            if (row < clock[VALID]) { \
-                X found = x[source_row(order, clock, row) * d + j]; \
-                value = scale || shift ? T(found * (scale ? scale[j] : 1.0) + (shift ? shift[j] : 0.0)) : T(found); \
-            } \
-            out[i] = value; \
+        Tile tile(n, d, blockIdx.x, blockIdx.y); \
+        long long j = tile.column, valid = clock[VALID]; \
+        double factor = scale && j < d ? scale[j] : 1.0, offset = shift && j < d ? shift[j] : 0.0; \
+        EACH_TILE_ROW(row, tile) { \
+            X found = row < valid ? x[source_row(order, clock, row) * d + j] : (X)0; \
+            T value = scale || shift ? T(found * factor + offset) : T(found); \
+            out[row * d + j] = row < valid ? value : T(0); \
         } \
     }
 
@@ -28,10 +27,8 @@ KERNEL gather_labels(const int* y, const int* order, const long long* clock, int
 }
 
 KERNEL take(const T* x, const int* index, T* y, long long n, long long m) {
-    EACH(i, n * m) {
-        long long row = row_of(i, m);
-        y[i] = x[index[row] * m + (i - row * m)];
-    }
+    Tile tile(n, m, blockIdx.x, blockIdx.y);
+    EACH_TILE_ROW(row, tile) y[row * m + tile.column] = x[index[row] * m + tile.column];
 }
 
 KERNEL clear_rows(const T* grad, const int* index, T* dx, long long n, long long m, long long v) {
@@ -50,26 +47,25 @@ KERNEL scatter_add(const T* grad, const int* index, T* dx, long long n, long lon
             if (index[j] == index[i]) earlier = 1;
         __syncthreads();
         if (earlier) continue;
-        for (long long strip = blockIdx.y; strip * power_of_two(m, TILE_COLUMNS) < m; strip += gridDim.y) {
-            ColumnTile tile(n, m, 0, strip);
+        for (long long strip = blockIdx.y; strip * TILE_COLUMNS < m; strip += gridDim.y) {
+            Tile tile(n, m, 0, strip);
             T total = 0;
             if (tile.column < m)
                 for (long long j = i + tile.lane; j < n; j += tile.lanes)
                     if (index[j] == index[i]) total += grad[j * m + tile.column];
             total = tile.sum(total, shared);
-            if (tile.lane == 0 && tile.column < m) dx[index[i] * m + tile.column] = total;
+            if (tile.leads(m)) dx[index[i] * m + tile.column] = total;
         }
     }
 }
 
 KERNEL column_sums(const T* x, T* out, T* work, long long n, long long m) {
     __shared__ T shared[THREADS];
-    ColumnTile tile(n, m, blockIdx.x, blockIdx.y);
+    Tile tile(n, m, blockIdx.x, blockIdx.y);
     T total = 0;
-    if (tile.column < m)
-        for (long long row = tile.first + tile.lane; row < tile.last; row += tile.lanes) total += x[row * m + tile.column];
+    EACH_TILE_ROW(row, tile) total += x[row * m + tile.column];
     total = tile.sum(total, shared);
-    if (tile.lane == 0 && tile.column < m) work[blockIdx.x * m + tile.column] = total;
+    if (tile.leads(m)) work[blockIdx.x * m + tile.column] = total;
 }
 
 KERNEL fold_columns(const T* x, T* out, T* work, long long n, long long m) {

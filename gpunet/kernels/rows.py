@@ -79,7 +79,7 @@ GATHER = register(
     outputs="out",
     typed_by="out",
     sizes=lambda x, scale, shift, order, clock, out: shape2(out),
-    stages=(Stage("gather_{x.dtype}", lambda *arguments: per_element(arguments[-1])),),
+    stages=(Stage("gather_{x.dtype}", lambda *arguments: column_tiles(arguments[-1])),),
 )
 GATHER_LABELS = register(
     gather_labels,
@@ -95,7 +95,7 @@ TAKE = register(
     outputs="y",
     typed_by="x",
     sizes=lambda x, index, y: shape2(y),
-    stages=(Stage("take", lambda x, index, y: per_element(y)),),
+    stages=(Stage("take", lambda x, index, y: column_tiles(y)),),
 )
 SCATTER_ADD = register(
     scatter_add,

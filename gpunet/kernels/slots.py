@@ -1,13 +1,13 @@
-"""The numbers that Python and the CUDA sources share: what each place of `clock` and `hyper` holds,
-and the fault bits. The sources get them from here (`registry.prelude`); nothing is written twice."""
+"""The numbers that Python and the CUDA sources share: the places in `clock` and `hyper`, the fault
+bits, the shapes of blocks. The sources get them from here (`registry.prelude`)."""
 
 STEP, START, VALID, FAULT, ROWS, PENDING, ARRIVED = range(7)
-"""Places in `clock`, int64 (8,): updates done, first row of the batch, valid rows in it, fault bits,
-rows of the epoch. PENDING and ARRIVED are zero between kernels."""
+"""Places in `clock`, int64 (8,): updates done, first row of the batch, valid rows in it, fault
+bits, rows of the epoch. PENDING and ARRIVED are zero between kernels."""
 
 LR, DECAY, BETA1, BETA2, EPSILON, CORRECTION1, CORRECTION2, CLIP, SCALE, LIMIT = range(10)
-"""Places in `hyper`, float64 (16,). CLIP multiplies gradients, SCALE the learning rate of the table;
-LIMIT is the largest gradient norm."""
+"""Places in `hyper`, float64 (16,). CLIP multiplies gradients, SCALE the learning rate of the
+table; LIMIT is the largest gradient norm."""
 
 FAULT_LOSS, FAULT_GRADIENT, FAULT_PARAMETER = 1, 2, 4
 """Bits of clock[FAULT]: what was not finite."""
@@ -16,7 +16,7 @@ THREADS = 256
 """Threads of every block."""
 
 TILE_COLUMNS, TILE_ROUNDS = 32, 8
-"""Column sums: the widest tile, and the rows of a tile that one thread adds up."""
+"""Tiles of columns: the widest, and the rows of one that each thread has."""
 
 PARTIALS = 512
 """Partial sums of a norm."""

@@ -15,7 +15,7 @@ TILE = 16_384
 
 def row_tiles(x: Array) -> Iterator[slice]:
     """Slices of the rows of `x` (n, m), of about TILE elements each."""
-    step = max(1, TILE // max(1, x[:1].size))
+    step = max(1, TILE // max(1, x.shape[1]))
     for first in range(0, len(x), step):
         yield slice(first, min(first + step, len(x)))
 

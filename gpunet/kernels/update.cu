@@ -4,8 +4,8 @@
 struct Segment {
     long long index, last;
     Rate rate;
-    __device__ __forceinline__ Segment() : index(-1), last(-1) {}
-    __device__ __forceinline__ void find(long long i, const long long* starts, const double* rates,
+    BLOCK Segment() : index(-1), last(-1) {}
+    BLOCK void find(long long i, const long long* starts, const double* rates,
                                          const double* decays, const double* hyper, long long segments) {
         if (i < last) return;
         long long low = index + 1, high = segments;                 // the first segment that ends after i
@@ -23,7 +23,7 @@ struct Segment {
 };
 
 // The last block to arrive shows the faults of all of them, so that none stops a block of its own launch.
-__device__ __forceinline__ void report(long long* clock, int fault) {
+BLOCK void report(long long* clock, int fault) {
     unsigned long long* shared_clock = (unsigned long long*)clock;
     if (fault) atomicOr(shared_clock + PENDING, (unsigned long long)fault);
     __threadfence();
@@ -41,7 +41,7 @@ typedef T Step(const Rate& rate, T p, T g, T& first, T& second);
 
 // first and second: the optimiser's slots, null where it has none.
 template <Step step>
-__device__ __forceinline__ void update(T* param, const T* grad, T* first, T* second, FLAT) {
+BLOCK void update(T* param, const T* grad, T* first, T* second, FLAT) {
     if (clock[FAULT]) return;
     int fault = 0;
     Segment segment;
@@ -88,7 +88,7 @@ KERNEL squared_norm(const T* grad, double* out, T* work, long long size) {
     __shared__ double shared[THREADS];
     double total = 0;
     EACH(i, size) total += (double)grad[i] * (double)grad[i];
-    total = summed(total, THREADS, 1, shared);
+    total = summed(total, threadIdx.x, THREADS, 1, shared);
     if (threadIdx.x == 0) ((double*)work)[blockIdx.x] = total;
 }
 
@@ -96,7 +96,7 @@ KERNEL fold_norm(const T* grad, double* out, T* work, long long size) {
     __shared__ double shared[THREADS];
     double total = 0;
     for (int i = threadIdx.x; i < PARTIALS; i += THREADS) total += ((double*)work)[i];
-    total = summed(total, THREADS, 1, shared);
+    total = summed(total, threadIdx.x, THREADS, 1, shared);
     if (threadIdx.x == 0) out[0] = total;
 }
 

@@ -1,10 +1,10 @@
 """One step of each optimiser over flat vectors, the clock that drives it, and the gradient's norm.
 
-param and grad (P,), then the optimiser's slots (P,). Segment j is [starts[j], starts[j+1]); its rate
-is hyper[LR] * rates[j], its decay hyper[DECAY] * decays[j]. Gradients are first multiplied by
-hyper[CLIP]. Decay is added to the gradient (coupled), or shrinks the parameter (decoupled: adamw and
-lion). After a fault nothing is written. A gradient or a new parameter that is not finite sets a fault
-bit, and that element stays as it was.
+param and grad (P,), then the optimiser's slots (P,). Segment j is [starts[j], starts[j+1]); its
+rate is hyper[LR] * rates[j], its decay hyper[DECAY] * decays[j]. Gradients are first multiplied by
+hyper[CLIP]. Decay is added to the gradient (coupled), or shrinks the parameter (decoupled: adamw
+and lion). After a fault nothing is written. A gradient or a new parameter that is not finite sets a
+fault bit, and that element stays as it was.
 """
 
 from collections.abc import Callable, Sequence
@@ -162,8 +162,8 @@ def lion(
     clock: Array,
     work: Array,
 ) -> None:
-    """p -= lr * decay * p + lr * sign(beta1 * m + (1 - beta1) * g); m = beta2 * m + (1 - beta2) * g;
-    Chen et al., 2023."""
+    """p -= lr * decay * p + lr * sign(beta1 * m + (1 - beta1) * g);
+    m = beta2 * m + (1 - beta2) * g; Chen et al., 2023."""
     slots = (first,)
     _update(_lion, False, param, grad, slots, starts, rates, decays, hyper, clock, work)
 
@@ -221,7 +221,7 @@ def _update(
             part = slice(low, min(low + TILE, int(starts[segment + 1])))
             olds = [array[part] for array in (param, *slots)]
             p, g, scratch, *news = _tile(work, len(olds[0]), 3 + len(slots))
-            for new, old in zip((p, *news), olds):
+            for new, old in zip((p, *news), olds, strict=True):
                 np.copyto(new, old)
             np.multiply(grad[part], scale, out=g)
             finite = np.isfinite(g)
@@ -253,10 +253,10 @@ def _commit(olds: Sequence[Array], news: Sequence[Array], finite: Array) -> int:
     sound = np.isfinite(news[0])
     sound &= finite
     if sound.all():
-        for old, new in zip(olds, news):
+        for old, new in zip(olds, news, strict=True):
             np.copyto(old, new)
         return 0
-    for old, new in zip(olds, news):
+    for old, new in zip(olds, news, strict=True):
         np.copyto(old, new, where=sound)
     bad_gradient = 0 if finite.all() else FAULT_GRADIENT
     return bad_gradient | (FAULT_PARAMETER if (finite & ~sound).any() else 0)

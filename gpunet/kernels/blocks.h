@@ -1,0 +1,82 @@
+// Work that a block of threads shares: sums over rows or columns, in a fixed order and without atomics.
+// A function that takes `shared` must be called by all threads of the block.
+
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
+#define BLOCK __device__ __forceinline__
+
+// Element i of `count`, in strides of the grid.
+#define EACH(i, count) \
+    for (long long i = blockIdx.x * (long long)THREADS + threadIdx.x; i < (count); \
+         i += gridDim.x * (long long)THREADS)
+
+BLOCK int power_of_two(long long n, int limit) {
+    int power = 1;
+    while (power < limit && power < n) power *= 2;
+    return power;
+}
+
+// The sum of x over the threads me - lane * stride + (0 ... lanes - 1) * stride, given to all of them.
+// lanes is a power of two. shared: THREADS elements.
+template <class V>
+BLOCK V summed(V x, int lane, int lanes, int stride, V* shared) {
+    int me = threadIdx.x;
+    __syncthreads();
+    shared[me] = x;
+    for (int half = lanes / 2; half; half /= 2) {
+        __syncthreads();
+        if (lane < half) shared[me] += shared[me + half * stride];
+    }
+    __syncthreads();
+    return shared[me - lane * stride];
+}
+
+// Rows: a team of as many threads as there are columns, at most a block; `rows` teams in a block.
+struct RowTeam {
+    int lanes, lane, rows, row;
+    BLOCK RowTeam(long long columns) {
+        lanes = power_of_two(columns, THREADS);
+        lane = threadIdx.x & (lanes - 1);
+        rows = THREADS / lanes;
+        row = threadIdx.x / lanes;
+    }
+    template <class V>
+    BLOCK V sum(V x, V* shared) const { return summed(x, lane, lanes, 1, shared); }
+};
+// All threads of a block make the same number of rounds; `i` may be n or more in the last one.
+#define EACH_ROW(i, team, n) \
+    for (long long i##_first = blockIdx.x * (long long)(team).rows, i = i##_first + (team).row; \
+         i##_first < (n); \
+         i##_first += gridDim.x * (long long)(team).rows, i += gridDim.x * (long long)(team).rows)
+
+// Columns: a tile of a matrix (n, m) is `columns` wide and `rows` high; a thread has one column of it and
+// TILE_ROUNDS rows. Grids: (chunks of rows, strips of columns) for tiles, (strips) to fold the chunks.
+struct Tile {
+    int columns, lanes, lane, rows;
+    long long column, first, last, chunks;
+    BLOCK Tile(long long n, long long m, long long chunk, long long strip) {
+        columns = power_of_two(m, TILE_COLUMNS);
+        lanes = THREADS / columns;
+        lane = threadIdx.x / columns;
+        rows = lanes * TILE_ROUNDS;
+        column = strip * columns + (threadIdx.x & (columns - 1));
+        first = chunk * rows;
+        last = column >= m ? first : (first + rows < n ? first + rows : n);
+        chunks = (n + rows - 1) / rows;
+    }
+    BLOCK T sum(T x, T* shared) const { return summed(x, lane, lanes, columns, shared); }
+    BLOCK bool leads(long long m) const { return lane == 0 && column < m; }
+};
+// The rows of `tile` that are this thread's, none where its column is outside.
+#define EACH_TILE_ROW(row, tile) \
+    for (long long row = (tile).first + (tile).lane; row < (tile).last; row += (tile).lanes)
+
+// out (m,) = the sum of parts (chunks, m), the tile sums of n rows. Grid: strips.
+BLOCK void fold_chunks(const T* parts, T* out, long long n, long long m, T* shared) {
+    Tile tile(n, m, 0, blockIdx.x);
+    T total = 0;
+    if (tile.column < m)
+        for (long long chunk = tile.lane; chunk < tile.chunks; chunk += tile.lanes)
+            total += parts[chunk * m + tile.column];
+    total = tile.sum(total, shared);
+    if (tile.leads(m)) out[tile.column] = total;
+}
