@@ -16,7 +16,6 @@ _HOMES = {
     "Gate": "graph",
     "Node": "graph",
     "parse": "formula",
-    "jacobian": "gradcheck",
     "check_gate": "gradcheck",
     "check_graph": "gradcheck",
 }

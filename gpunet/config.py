@@ -93,10 +93,12 @@ class Settings:
     origin: Mapping[str, str]
 
     def given(self, name: str) -> bool:
-        """Whether the user said it: by a flag, or by a file that says other than the default."""
+        """Whether the user chose a value: by a flag, or by a file that says other than the
+        default; `auto` chooses none."""
+        value = getattr(self.config, name)
         if self.origin[name] == "file":
-            return bool(getattr(self.config, name) != getattr(Config(), name))
-        return self.origin[name] == "flag"
+            return bool(value != getattr(Config(), name))
+        return self.origin[name] == "flag" and value != "auto"
 
     def resolve(self, name: str, value: Any, reason: str) -> "Settings":
         """The same settings with an `auto` value decided, and why."""

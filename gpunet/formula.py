@@ -224,9 +224,9 @@ class Pointwise(NamedTuple):
 def elementwise(text: str, names: Sequence[str]) -> Pointwise:
     """The circuit of a formula of `names` and elementwise gates alone.
 
-    Every name is an input, in this order, and the first must appear. A formula of `target`, a loss,
-    may stand in one outermost mean(…) or sum(…); without, its reduction is the mean. UsageError as
-    of `parse`.
+    Every name is an input, in this order, and the first must appear. What is made of constants
+    alone becomes one constant. A loss, a formula of `target`, may stand in an outermost mean(…) or
+    sum(…), else its reduction is the mean. UsageError as of `parse`.
     """
     source = _Source("formula", text)
     root, reduction = source.tree(), "mean" if "target" in names else None
@@ -355,9 +355,12 @@ class _Builder:
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)):
                 return self._number(part, value, -1)
         gate = self._gate(part)
-        if self.names is not None and not isinstance(gate, Elementwise):
-            raise self.source.fault(part, f"{gate.op} is not elementwise")
         inputs = [self.made[operand] for operand in self._operands(part)]
+        if self.names is not None:
+            if not isinstance(gate, Elementwise):
+                raise self.source.fault(part, f"{gate.op} is not elementwise")
+            if all(source.kind == "constant" for source in inputs):
+                return self._folded(part, gate, inputs)
         name = "f" if last and "f" not in self.leaves else next(self.names_left)
         node = self.graph.apply(gate, *inputs, name=name)
         self.graph.places[node] = part
@@ -375,6 +378,12 @@ class _Builder:
         if not isfinite(number):
             raise self.source.fault(part, "the number is beyond float64, at most 1.8e308")
         return self._constant(repr(float(sign * number)).removesuffix(".0"), sign * number)
+
+    def _folded(self, part: ast.expr, gate: Gate, inputs: list[Node]) -> Node:
+        value = float(gate.forward(*(source.value for source in inputs)))
+        if not isfinite(value):
+            raise self.source.fault(part, f"{gate.op} gives {value} here")
+        return self._constant(repr(value), value)
 
     def _gate(self, part: ast.expr) -> Gate:
         match part:

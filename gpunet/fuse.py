@@ -4,6 +4,7 @@ For formulas that are given at run time. Refuses gates that are not elementwise:
 has looked at them before.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,6 @@ from gpunet import gates
 from gpunet.device import Array
 from gpunet.graph import Graph, Node
 from gpunet.kernels import REGISTRY, Kernel, activation, loss
-from gpunet.kernels.registry import Stage
 
 
 class Activation(gates.Activation):
@@ -102,32 +102,19 @@ def _activation_pair(graph: Graph) -> tuple[Kernel, Kernel]:
         np.copyto(out, 0 if found is None else found)
 
     made = activation.Activation(value, slope, reads_input=True)
+    text = _c_function(graph, "f_formula", "T x")
+    text += _c_gradient(graph, "f_formula_grad", "T g, T x, T y", "x", "g")
     forward, backward = activation.PAIRS["mish"]
-    text = _c_function(graph, "f_formula", ("x",))
-    text += _c_gradient(graph, "f_formula_grad", ("x",), "T g, T x, T y", "g")
-    source = f"activation.cu\n{text}\nACTIVATION(formula, true)\n"
     return (
-        replace(
-            forward,
-            name="formula_forward",
-            reference=activation.forward_of(made),
-            source=source,
-            stages=(Stage("formula_forward", forward.stages[0].grid),),
-        ),
-        replace(
-            backward,
-            name="formula_backward",
-            reference=activation.backward_of(made),
-            source=source,
-            stages=(Stage("formula_backward", backward.stages[0].grid), *backward.stages[1:]),
-        ),
+        _variant(forward, "formula", activation.forward_of(made), text),
+        _variant(backward, "formula", activation.backward_of(made), text),
     )
 
 
 def _loss_kernel(graph: Graph, is_mean: bool) -> Kernel:
     tiles = Tiles(graph)
 
-    def term(p: Array, t: Array, unused: float, rows: Array, grad: Array | None) -> int:
+    def term(p: Array, t: Array, unused: float, rows: Array, grad: Array | None) -> None:
         columns = p.shape[1] if is_mean else 1
         cells = np.broadcast_to(tiles.forward(pred=p, target=t), p.shape)
         np.divide(cells.sum(axis=1), columns, out=rows)
@@ -135,24 +122,18 @@ def _loss_kernel(graph: Graph, is_mean: bool) -> Kernel:
             found = tiles.backward("pred")
             np.copyto(grad, 0 if found is None else found)
             np.divide(grad, columns, out=grad)
-        return 0
 
     known = REGISTRY["mean_squared" if is_mean else "sum_squares"]
-    text = _c_function(graph, "cell", ("pred", "target"))
-    text += _c_gradient(graph, "cell_grad", ("pred", "target"), "T pred, T target", "T(1)")
-    shape = "k, batch_rows(clock)" if is_mean else "1, 1"
-    text += (
-        "HD T loss_formula(T p, T t, T unused) { return cell(p, t); }\n"
-        "HD T loss_formula_grad(T p, T t, T unused) { return cell_grad(p, t); }\n"
-        f"#undef TARGET\n#define TARGET T\nELEMENTWISE(formula, formula, {shape}, false)\n"
-    )
-    return replace(
-        known,
-        name="formula_loss",
-        reference=loss.loss_of(term, is_mean),
-        source=f"loss.cu\n{text}",
-        stages=(Stage("formula", known.stages[0].grid), *known.stages[1:]),
-    )
+    variant = "formula_mean" if is_mean else "formula_sum"
+    given = "T pred, T target, T constant"
+    text = _c_function(graph, f"loss_{variant}", given)
+    text += _c_gradient(graph, f"loss_{variant}_grad", given, "pred", "T(1)")
+    return _variant(known, variant, loss.loss_of(term, is_mean), text)
+
+
+def _variant(known: Kernel, name: str, reference: Callable[..., None], text: str) -> Kernel:
+    """A kernel like a known one, with another formula."""
+    return replace(known, name=name, variant=name, reference=reference, generated=text)
 
 
 def _typed(node: Node, like: Array) -> Array:
@@ -160,20 +141,16 @@ def _typed(node: Node, like: Array) -> Array:
     return like.dtype.type(node.value) if node.kind == "constant" else node.value
 
 
-def _c_function(graph: Graph, name: str, inputs: tuple[str, ...]) -> str:
+def _c_function(graph: Graph, name: str, given: str) -> str:
     lines, names = _c_values(graph)
     output = graph.output or graph.nodes[-1]
-    given = ", ".join(f"T {each}" for each in inputs)
     return f"HD T {name}({given}) {{\n{lines}    return {names[output]};\n}}\n"
 
 
-def _c_gradient(
-    graph: Graph, name: str, inputs: tuple[str, ...], given: str, upstream: str
-) -> str:
-    """The gradient for the first input, times `upstream`: forward again, then in reverse."""
+def _c_gradient(graph: Graph, name: str, given: str, wrt: str, upstream: str) -> str:
+    """The gradient for one input, times `upstream`: forward again, then in reverse."""
     lines, names = _c_values(graph)
-    output = graph.output or graph.nodes[-1]
-    parts: dict[Node, list[str]] = {output: [upstream]}
+    parts: dict[Node, list[str]] = {graph.output or graph.nodes[-1]: [upstream]}
     for number, node in enumerate(reversed(graph.nodes)):
         if node.gate is None or node not in parts:
             continue
@@ -185,7 +162,7 @@ def _c_gradient(
             which = place if len(node.inputs) > 1 else ""
             call = f"f_{node.op}_grad{which}(g{number}, {operands}, {names[node]})"
             parts.setdefault(source, []).append(call)
-    found = parts.get(graph.node(inputs[0]), ["T(0)"])
+    found = parts.get(graph.node(wrt), ["T(0)"])
     return f"HD T {name}({given}) {{\n{lines}    return {' + '.join(found)};\n}}\n"
 
 

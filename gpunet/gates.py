@@ -664,7 +664,7 @@ class Loss(Gate):
 
     @property
     def op(self) -> str:
-        return LOSS_KERNELS[type(self)]
+        return self.kernel.name
 
     def shape(self, *shapes: Shape) -> Shape:
         pred, target, *weight = shapes
@@ -709,7 +709,7 @@ class Loss(Gate):
     @property
     def kernel(self) -> kernels.Kernel:
         """Value and gradient in one pass."""
-        return REGISTRY[self.op]
+        return REGISTRY[LOSS_KERNELS[type(self)]]
 
 
 class SoftmaxCrossEntropy(Loss):

@@ -282,65 +282,71 @@ Case = tuple[Gate, Sequence[np.ndarray]]
 
 
 def _gate_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
-    """Gates with inputs clear of their kinks, some of which broadcast."""
+    return {**_elementwise_cases(rng), **_array_cases(rng), **_loss_cases(rng)}
 
-    def one(gate: Gate) -> list[Case]:
-        return [(gate, _apart(rng, (2, 3)))]
 
-    def two(gate: Gate, *shapes: tuple[int, ...]) -> list[Case]:
-        return [(gate, _apart(rng, *(shapes or ((2, 3), (2, 1)))))]
-
-    def positive(gate: Gate) -> list[Case]:
-        return [(gate, [np.abs(x) + 0.1 for x in _apart(rng, (2, 3))])]
-
-    def loss(gate: gates.Loss) -> list[Case]:
-        weight = rng.uniform(0.5, 2, 4)
-        return [(gate, _apart(rng, (4, 3), (4, 3))), (gate, [*_apart(rng, (4, 3), (4, 3)), weight])]
-
-    base, exponent = _apart(rng, (2, 3), (2, 1))
-    labels = np.array([0, 2, 1, 2])
-    plain = (
+def _elementwise_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
+    """At values clear of their kinks; the second input is broadcast."""
+    one = (
         *(gates.Negate(), gates.Exp(), gates.Abs(), gates.Sin(), gates.Cos(), gates.Softplus()),
         *(gates.Identity(), gates.Sigmoid(), gates.Tanh(), gates.ReLU(), gates.SELU()),
-        *(gates.GELU(), gates.SiLU(), gates.Mish(), gates.Reshape(3, -1), gates.Transpose()),
-        *(gates.Broadcast(4, 2, 3), gates.Dropout(0.3, seed=1, layer=2, step=3)),
+        *(gates.GELU(), gates.SiLU(), gates.Mish(), gates.Dropout(0.3, seed=1, layer=2, step=3)),
     )
-    return {
-        **{type(gate): one(gate) for gate in plain},
-        gates.Add: two(gates.Add()),
-        gates.Subtract: two(gates.Subtract()),
-        gates.Multiply: two(gates.Multiply()),
-        gates.Divide: two(gates.Divide()),
-        gates.Maximum: two(gates.Maximum()),
-        gates.Minimum: two(gates.Minimum()),
-        gates.Power: [(gates.Power(), [np.abs(base) + 0.1, exponent])],
-        gates.Log: positive(gates.Log()),
-        gates.Sqrt: positive(gates.Sqrt()),
-        gates.MatMul: [
-            *two(gates.MatMul(), (2, 3), (3, 2)),
-            *two(gates.MatMul(), (3,), (3,)),
-            *two(gates.MatMul(), (2, 3), (3,)),
-            *two(gates.MatMul(), (3,), (2, 3, 2)),
-            *two(gates.MatMul(), (2, 1, 2, 3), (2, 3, 1)),
-        ],
-        gates.Sum: [*one(gates.Sum()), *one(gates.Sum(axis=0)), *one(gates.Sum(-1, True))],
-        gates.Mean: [*one(gates.Mean()), *one(gates.Mean(axis=(0, 1))), *one(gates.Mean(0))],
-        gates.Max: [*one(gates.Max()), *one(gates.Max(axis=0)), *one(gates.Max(1, True))],
-        gates.Take: [(gates.Take(), [*_apart(rng, (4, 2)), labels])],
-        gates.Concatenate: two(gates.Concatenate(axis=0), (2, 3), (1, 3), (3, 3)),
-        gates.LayerNorm: two(gates.LayerNorm(), (2, 2, 3), (3,), (3,)),
-        gates.BatchNorm: two(gates.BatchNorm(3), (4, 3), (3,), (3,)),
-        gates.SoftmaxCrossEntropy: [
-            (gates.SoftmaxCrossEntropy(0.1), [*_apart(rng, (4, 3)), labels]),
-            (gates.SoftmaxCrossEntropy(), [*_apart(rng, (4, 3)), labels, rng.uniform(0.5, 2, 4)]),
-        ],
-        gates.SigmoidCrossEntropy: loss(gates.SigmoidCrossEntropy(0.1)),
-        gates.SumSquares: loss(gates.SumSquares()),
-        gates.MeanSquared: loss(gates.MeanSquared()),
-        gates.MeanAbsolute: loss(gates.MeanAbsolute()),
-        gates.Huber: loss(gates.Huber(0.9)),
-        gates.Pinball: loss(gates.Pinball(0.3)),
+    two = (
+        *(gates.Add(), gates.Subtract(), gates.Multiply(), gates.Divide()),
+        *(gates.Maximum(), gates.Minimum(), gates.Power()),
+    )
+    cases: dict[type[Gate], list[Case]] = {
+        type(gate): [(gate, _apart(rng, (2, 3)))] for gate in (*one, gates.Log(), gates.Sqrt())
     }
+    cases |= {type(gate): [(gate, _apart(rng, (2, 3), (2, 1)))] for gate in two}
+    for positive in (gates.Log, gates.Sqrt, gates.Power):
+        [(gate, (x, *others))] = cases[positive]
+        cases[positive] = [(gate, [np.abs(x) + 0.1, *others])]
+    return cases
+
+
+def _array_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
+    def case(gate: Gate, *shapes: tuple[int, ...]) -> Case:
+        return gate, _apart(rng, *(shapes or ((2, 3),)))
+
+    table, index = _apart(rng, (4, 2)), np.array([0, 2, 1, 2])
+    return {
+        gates.MatMul: [
+            case(gates.MatMul(), (2, 3), (3, 2)),
+            case(gates.MatMul(), (3,), (3,)),
+            case(gates.MatMul(), (2, 3), (3,)),
+            case(gates.MatMul(), (3,), (2, 3, 2)),
+            case(gates.MatMul(), (2, 1, 2, 3), (2, 3, 1)),
+        ],
+        gates.Sum: [case(gates.Sum()), case(gates.Sum(0)), case(gates.Sum(-1, True))],
+        gates.Mean: [case(gates.Mean()), case(gates.Mean(0)), case(gates.Mean((0, 1), True))],
+        gates.Max: [case(gates.Max()), case(gates.Max(0)), case(gates.Max(1, True))],
+        gates.Reshape: [case(gates.Reshape(3, -1))],
+        gates.Transpose: [case(gates.Transpose()), case(gates.Transpose(0, 2, 1), (2, 3, 1))],
+        gates.Broadcast: [case(gates.Broadcast(4, 2, 3))],
+        gates.Take: [(gates.Take(), [*table, index])],
+        gates.Concatenate: [case(gates.Concatenate(axis=0), (2, 3), (1, 3), (3, 3))],
+        gates.LayerNorm: [case(gates.LayerNorm(), (2, 2, 3), (3,), (3,))],
+        gates.BatchNorm: [case(gates.BatchNorm(3), (4, 3), (3,), (3,))],
+    }
+
+
+def _loss_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
+    """With row weights and without."""
+    classes, weight = np.array([0, 2, 1, 2]), rng.uniform(0.5, 2, 4)
+    plain = (
+        *(gates.SigmoidCrossEntropy(0.1), gates.SumSquares(), gates.MeanSquared()),
+        *(gates.MeanAbsolute(), gates.Huber(0.9), gates.Pinball(0.3)),
+    )
+    cases: dict[type[Gate], list[Case]] = {
+        type(gate): [(gate, each), (gate, [*each, weight])]
+        for gate in plain
+        for each in [_apart(rng, (4, 3), (4, 3))]
+    }
+    (pred,), gate = _apart(rng, (4, 3)), gates.SoftmaxCrossEntropy(0.1)
+    cases[type(gate)] = [(gate, [pred, classes]), (gate, [pred, classes, weight])]
+    return cases
 
 
 def _apart(rng: np.random.Generator, *shapes: tuple[int, ...]) -> list[np.ndarray]:

@@ -41,6 +41,7 @@ STRANGERS = {
 }
 BINARY = {".parquet": "Parquet", ".npz": "NPZ", ".npy": "NPY"}
 IDX_FILE = re.compile(r"idx\d-ubyte(\.gz)?$")
+JSON_HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*["}]')
 JSON_NAMES = (".jsonl", ".ndjson", ".json")
 WANTED = "wanted CSV, TSV, JSON lines, Parquet, NPZ, NPY or IDX"
 
@@ -108,7 +109,7 @@ def _parsed(content: Bytes, path: str, suffix: str, delimiter: str | None, heade
         _only_csv(plain, f"{path}: an IDX file")
         return read_idx(content, path)
     _no_stranger(content, path, suffix)
-    if suffix in JSON_NAMES or (suffix == "" and content.lstrip()[:1] == b"{"):
+    if suffix in JSON_NAMES or JSON_HEAD.match(content):
         _only_csv(plain, f"{path}: JSON lines")
         if content.lstrip()[:1] == b"[":
             raise DataError(f"{path}: a JSON array", "wanted JSON lines: one object a line")

@@ -95,8 +95,8 @@ def _check_size(metadata: "pa.parquet.FileMetaData", schema: "pa.Schema", name: 
 
 def _without_index(table: "pa.Table", name: str) -> tuple["pa.Table", tuple[str, ...]]:
     try:
-        index = json.loads((table.schema.metadata or {})[b"pandas"])["index_columns"]
-    except (KeyError, TypeError, ValueError):
+        index = list(json.loads((table.schema.metadata or {})[b"pandas"])["index_columns"])
+    except (KeyError, TypeError, ValueError, RecursionError):
         return table, ()
     kept = [title for title in index if isinstance(title, str) and title in table.column_names]
     if not kept:

@@ -1,11 +1,14 @@
-// Work that a block of threads shares: sums over rows or columns, in a fixed order and without atomics.
+// Work that a block of threads shares: sums over rows or columns, in a fixed order, no atomics.
 // A function that takes `shared` must be called by all threads of the block.
 
-#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #define BLOCK __device__ __forceinline__
+#define JOINED(a, b, c) JOINED_AS_GIVEN(a, b, c)
+#define JOINED_AS_GIVEN(a, b, c) a##b##c
 
 // Element i of `count`, in strides of the grid.
 #define EACH(i, count) \
+    _Pragma("unroll 1") \
     for (long long i = blockIdx.x * (long long)THREADS + threadIdx.x; i < (count); \
          i += gridDim.x * (long long)THREADS)
 
@@ -15,8 +18,8 @@ BLOCK int power_of_two(long long n, int limit) {
     return power;
 }
 
-// The sum of x over the threads me - lane * stride + (0 ... lanes - 1) * stride, given to all of them.
-// lanes is a power of two. shared: THREADS elements.
+// The sum of x over the `lanes` threads that are `stride` apart, given to all of them; this one is
+// number `lane`. lanes is a power of two; shared holds THREADS elements.
 template <class V>
 BLOCK V summed(V x, int lane, int lanes, int stride, V* shared) {
     int me = threadIdx.x;
@@ -48,8 +51,8 @@ struct RowTeam {
          i##_first < (n); \
          i##_first += gridDim.x * (long long)(team).rows, i += gridDim.x * (long long)(team).rows)
 
-// Columns: a tile of a matrix (n, m) is `columns` wide and `rows` high; a thread has one column of it and
-// TILE_ROUNDS rows. Grids: (chunks of rows, strips of columns) for tiles, (strips) to fold the chunks.
+// Columns: a tile of a matrix (n, m) is `columns` wide and `rows` high; a thread has one column of it
+// and TILE_ROUNDS rows. Grids: (chunks of rows, strips of columns) for tiles, (strips) to fold chunks.
 struct Tile {
     int columns, lanes, lane, rows;
     long long column, first, last, chunks;
@@ -68,6 +71,7 @@ struct Tile {
 };
 // The rows of `tile` that are this thread's, none where its column is outside.
 #define EACH_TILE_ROW(row, tile) \
+    _Pragma("unroll 4") \
     for (long long row = (tile).first + (tile).lane; row < (tile).last; row += (tile).lanes)
 
 // out (m,) = the sum of parts (chunks, m), the tile sums of n rows. Grid: strips.
@@ -79,4 +83,17 @@ BLOCK void fold_chunks(const T* parts, T* out, long long n, long long m, T* shar
             total += parts[chunk * m + tile.column];
     total = tile.sum(total, shared);
     if (tile.leads(m)) out[tile.column] = total;
+}
+
+// Two sums over the same columns: parts (2, chunks, m).
+BLOCK void store_pair(const Tile& tile, T first, T second, T* parts, long long m) {
+    if (!tile.leads(m)) return;
+    parts[blockIdx.x * m + tile.column] = first;
+    parts[(tile.chunks + blockIdx.x) * m + tile.column] = second;
+}
+
+BLOCK void fold_pair(const T* parts, T* first, T* second, long long n, long long m, T* shared) {
+    Tile tile(n, m, 0, blockIdx.x);
+    fold_chunks(parts, first, n, m, shared);
+    fold_chunks(parts + tile.chunks * m, second, n, m, shared);
 }

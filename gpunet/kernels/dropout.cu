@@ -1,4 +1,4 @@
-// Dropout: each thread draws one Philox block of 16 lanes; then the threads of a block write side by side.
+// Dropout: each thread draws a Philox block of 16 lanes; then the threads write side by side.
 
 #define LANES 16
 

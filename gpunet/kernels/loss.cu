@@ -1,50 +1,37 @@
-// Losses: a team of threads a row writes its loss, then one block adds the rows up in order.
-// Between the two stages rows[i] holds the unweighted loss, and its sign says whether the row is right.
+// A loss: a team of threads a row writes its loss, then one block adds the rows up in order. Between
+// the two, rows[i] is not weighted yet; its sign tells a right row (judged losses are not negative).
 
-#define LOSS(name) \
-    KERNEL name(const T* pred, const TARGET* target, const T* weight, const T* parameter, long long* clock, T* grad, \
-                T* rows, double* totals, long long n, long long k)
+#if IS_sum_squares || IS_formula_sum
+#define MEAN 0
+#else
+#define MEAN 1                                  // over the columns, and over the valid rows
+#endif
+#if IS_softmax_cross_entropy || IS_sigmoid_cross_entropy
+#define JUDGED 1                                // a row is right or wrong
+#else
+#define JUDGED 0
+#endif
+#if IS_softmax_cross_entropy
+typedef int Target;
+#else
+typedef T Target;
+#endif
 
-#define TARGET T
+// What a batch's loss is divided by.
+HD long long batch_rows(const long long* clock) {
+    return MEAN && clock[VALID] > 1 ? clock[VALID] : 1;
+}
 
 // What the gradient of row i is multiplied by.
-HD T row_scale(const T* weight, long long i, long long count) { return (weight ? weight[i] : T(1)) / T(count); }
+HD T row_scale(const T* weight, const long long* clock, long long i) {
+    return (weight ? weight[i] : T(1)) / batch_rows(clock);
+}
 
-HD long long batch_rows(const long long* clock) { return clock[VALID] > 1 ? clock[VALID] : 1; }
+HD T marked(T loss, bool right) { return JUDGED && right ? -loss : loss; }
+// The sign bit, which -0 has too; a row whose loss is NaN is not right.
+HD bool is_marked(T row) { return JUDGED && row == row && bits_of(row) >> (T_BITS - 1); }
 
-BLOCK void write_row(T* rows, long long i, T loss, bool right) { rows[i] = right ? -loss : loss; }
-
-// The sign bit, which -0 has too; a row without a loss is not right.
-HD bool is_right(T row) { return row == row && bits_of(row) >> (T_BITS - 1); }
-
-// An elementwise loss: the row's loss is the sum over columns / divisor. `judged`: all columns are on
-// the target's side of 1/2.
-#define ELEMENTWISE(name, formula, divisor, count, judged) \
-    LOSS(name) { \
-        __shared__ T shared[THREADS]; \
-        RowTeam team(k); \
-        EACH_ROW(i, team, n) { \
-            bool inside = i < n && i < clock[VALID]; \
-            T loss = 0, wrong = 0, scale = inside ? row_scale(weight, i, count) / T(divisor) : T(0); \
-            if (i < n) \
-                for (long long j = i * k + team.lane; j < (i + 1) * k; j += team.lanes) { \
-                    T p = pred[j], t = target[j]; \
-                    loss += loss_##formula(p, t, parameter[0]); \
-                    if (judged) wrong += (p > 0) != (t > T(0.5)); \
-                    if (grad) grad[j] = inside ? loss_##formula##_grad(p, t, parameter[0]) * scale : T(0); \
-                } \
-            loss = team.sum(loss, shared) / T(divisor); \
-            if (judged) wrong = team.sum(wrong, shared); \
-            if (i < n && team.lane == 0) write_row(rows, i, inside ? loss : T(0), judged && inside && wrong == 0); \
-        } \
-    }
-
-ELEMENTWISE(sigmoid_cross_entropy, sigmoid_cross_entropy, k, batch_rows(clock), true)
-ELEMENTWISE(sum_squares, squares, 1, 1, false)
-ELEMENTWISE(mean_squared, squares, k, batch_rows(clock), false)
-ELEMENTWISE(mean_absolute, mean_absolute, k, batch_rows(clock), false)
-ELEMENTWISE(huber, huber, k, batch_rows(clock), false)
-ELEMENTWISE(pinball, pinball, k, batch_rows(clock), false)
+#if IS_softmax_cross_entropy
 
 // The largest element of a row and its first column.
 struct Top { T value; long long column; };
@@ -65,10 +52,8 @@ BLOCK Top highest(Top mine, const RowTeam& team, Top* shared) {
     return shared[me - team.lane];
 }
 
-#undef TARGET
-#define TARGET int
-
-LOSS(softmax_cross_entropy) {
+KERNEL row_losses(const T* pred, const Target* target, const T* weight, const T* parameter,
+                  long long* clock, T* grad, T* rows, double* totals, long long n, long long k) {
     __shared__ T shared[THREADS];
     __shared__ Top tops[THREADS];
     RowTeam team(k);
@@ -91,45 +76,65 @@ LOSS(softmax_cross_entropy) {
             }
         total = team.sum(total, shared);
         picked = team.sum(picked, shared);
-        if (smoothing != 0) picked = (1 - smoothing) * picked + smoothing * (team.sum(below, shared) / k);
+        if (smoothing != 0)
+            picked = (1 - smoothing) * picked + smoothing * (team.sum(below, shared) / k);
         if (i < n && team.lane == 0)
-            write_row(rows, i, inside ? f_log(total) - picked : T(0), inside && top.column == wanted);
+            rows[i] = inside ? marked(f_log(total) - picked, top.column == wanted) : T(0);
         if (!grad || i >= n) continue;
-        T scale = inside ? row_scale(weight, i, batch_rows(clock)) : T(0);
-        for (long long j = team.lane; j < k; j += team.lanes)
-            grad[i * k + j] =
-                inside ? softmax_grad(f_exp(row[j] - top.value) / total, j == wanted, smoothing, T(k)) * scale : T(0);
+        T scale = inside ? row_scale(weight, clock, i) : T(0);
+        for (long long j = team.lane; j < k; j += team.lanes) {
+            T share = f_exp(row[j] - top.value) / total;
+            T slope = softmax_grad(share, j == wanted, smoothing, k) * scale;
+            grad[i * k + j] = inside ? slope : T(0);
+        }
     }
 }
 
+#else
+
+#define VALUE JOINED(loss_, VARIANT, )
+#define GRADIENT JOINED(loss_, VARIANT, _grad)
+
+KERNEL row_losses(const T* pred, const Target* target, const T* weight, const T* parameter,
+                  long long* clock, T* grad, T* rows, double* totals, long long n, long long k) {
+    __shared__ T shared[THREADS];
+    RowTeam team(k);
+    T divisor = MEAN ? T(k) : T(1), constant = parameter[0];
+    EACH_ROW(i, team, n) {
+        bool inside = i < n && i < clock[VALID];
+        T loss = 0, wrong = 0, scale = inside ? row_scale(weight, clock, i) / divisor : T(0);
+        for (long long j = i * k + team.lane; i < n && j < (i + 1) * k; j += team.lanes) {
+            T p = pred[j], t = target[j];
+            loss += VALUE(p, t, constant);
+            wrong += (p > 0) != (t > T(0.5));
+            if (grad) grad[j] = inside ? GRADIENT(p, t, constant) * scale : T(0);
+        }
+        loss = team.sum(loss, shared) / divisor;
+        bool right = JUDGED && team.sum(wrong, shared) == 0;
+        if (i < n && team.lane == 0) rows[i] = inside ? marked(loss, right) : T(0);
+    }
+}
+
+#endif
+
 // Weigh the rows, add them up in float64, and report.
-BLOCK void fold_rows(const T* weight, long long* clock, T* rows, double* totals, long long n,
-                                          double count) {
+KERNEL fold_rows(const T* pred, const Target* target, const T* weight, const T* parameter,
+                 long long* clock, T* grad, T* rows, double* totals, long long n, long long k) {
     __shared__ double shared[THREADS];
     double loss = 0, right = 0;
     long long valid = clock[VALID] < n ? clock[VALID] : n;
     for (long long i = threadIdx.x; i < n; i += THREADS) {
-        T row = rows[i], size = is_right(row) ? -row : row;
-        right += is_right(row);
+        T row = rows[i], size = is_marked(row) ? -row : row;
+        right += is_marked(row);
         rows[i] = weight && i < valid ? size * weight[i] : size;
         loss += rows[i];
     }
     loss = summed(loss, threadIdx.x, THREADS, 1, shared);
     right = summed(right, threadIdx.x, THREADS, 1, shared);
     if (threadIdx.x) return;
-    totals[0] = loss / count;
+    totals[0] = loss / batch_rows(clock);
     totals[1] += loss;
     totals[2] += right;
     totals[3] += valid < 0 ? 0.0 : (double)valid;
     if (!(totals[0] - totals[0] == 0)) clock[FAULT] |= FAULT_LOSS;
-}
-
-KERNEL fold_mean(const T* pred, const void* target, const T* weight, const T* parameter, long long* clock, T* grad,
-                 T* rows, double* totals, long long n, long long k) {
-    fold_rows(weight, clock, rows, totals, n, (double)batch_rows(clock));
-}
-
-KERNEL fold_sum(const T* pred, const void* target, const T* weight, const T* parameter, long long* clock, T* grad,
-                T* rows, double* totals, long long n, long long k) {
-    fold_rows(weight, clock, rows, totals, n, 1.0);
 }

@@ -4,7 +4,8 @@ All share one signature. pred (n, k) and target; weight (n,) or None; parameter 
 grad (n, k) or None, which may be pred; rows (n,), the weighted loss of each row;
 totals float64 (4,): [0] the loss of this batch, then sums over batches of [1] the weighted row
 losses, [2] the rows predicted right (never one whose loss is NaN), [3] the valid rows. Rows from
-clock[VALID] on count for nothing and get a zero gradient. A loss that is not finite sets a fault bit.
+clock[VALID] on count for nothing and get a zero gradient. A loss that is not finite sets a fault
+bit.
 """
 
 from collections.abc import Callable
@@ -162,20 +163,16 @@ def _total(rows: Array, count: int, right: int, valid: int, clock: Array, totals
 
 
 def _register(term: Term, batch_mean: bool = True) -> Kernel:
-    name = term.__name__
     return register(
         loss_of(term, batch_mean),
         "loss.cu",
-        name=name,
+        name=term.__name__,
+        variant=term.__name__,
         outputs="clock grad rows totals",
         typed_by="pred",
         sizes=shape2,
-        stages=(Stage(name, row_groups), Stage(_fold(batch_mean), one_block)),
+        stages=(Stage("row_losses", row_groups), Stage("fold_rows", one_block)),
     )
-
-
-def _fold(batch_mean: bool) -> str:
-    return "fold_mean" if batch_mean else "fold_sum"
 
 
 LOSSES: dict[str, Kernel] = {

@@ -184,7 +184,7 @@ def _work(x: Array, *rest: Any) -> int:
 
 LAYER_NORM_FORWARD = register(
     layer_norm_forward,
-    "norm.cu",
+    "layer_norm.cu",
     outputs="y mean rstd",
     typed_by="x",
     sizes=shape2,
@@ -192,7 +192,7 @@ LAYER_NORM_FORWARD = register(
 )
 LAYER_NORM_BACKWARD = register(
     layer_norm_backward,
-    "norm.cu",
+    "layer_norm.cu",
     outputs="dx dgain dbias",
     typed_by="grad",
     sizes=shape2,
@@ -205,7 +205,7 @@ LAYER_NORM_BACKWARD = register(
 )
 BATCH_NORM_FORWARD = register(
     batch_norm_forward,
-    "norm.cu",
+    "batch_norm.cu",
     outputs="running_mean running_var y mean rstd",
     typed_by="x",
     sizes=shape2,
@@ -218,7 +218,7 @@ BATCH_NORM_FORWARD = register(
 )
 BATCH_NORM_BACKWARD = register(
     batch_norm_backward,
-    "norm.cu",
+    "batch_norm.cu",
     outputs="dx dgain dbias",
     typed_by="grad",
     sizes=shape2,
@@ -231,7 +231,7 @@ BATCH_NORM_BACKWARD = register(
 )
 BATCH_NORM_APPLY = register(
     batch_norm_apply,
-    "norm.cu",
+    "batch_norm.cu",
     outputs="y",
     typed_by="x",
     sizes=shape2,

@@ -43,6 +43,8 @@ class Kernel:
     sizes: the integers that follow the arrays in the CUDA signature, from the arguments.
     stages: the CUDA launches, in order; all take the same arguments.
     work: elements of scratch that the kernel wants as its last argument `work`, from the others.
+    variant: the name for which this kernel's copy of the source is built, if it has several.
+    generated: C functions that the source calls, for formulas given at run time.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Kernel:
     sizes: Callable[..., tuple[int, ...]]
     stages: tuple[Stage, ...]
     work: Callable[..., int] | None
+    variant: str = ""
+    generated: str = ""
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -81,7 +85,7 @@ class Kernel:
         On a device that launches sources, every array must be contiguous.
         """
         dtype = self._dtype(arguments)
-        source = source_text(self.source, dtype)
+        source = source_text(self.source, dtype, self.variant, self.generated)
         sizes = tuple(np.int64(size) for size in self.sizes(*arguments))
         pointers = tuple(_pointer(argument) for argument in arguments)
         calls: list[Callable[[], None]] = []
@@ -126,22 +130,26 @@ def register(
     stages: tuple[Stage, ...],
     work: Callable[..., int] | None = None,
     name: str | None = None,
+    variant: str = "",
 ) -> Kernel:
     """Add a kernel to REGISTRY and return it; `outputs` is a list of names divided by spaces."""
     name = name or reference.__name__
     if name in REGISTRY:
         raise ValueError(f"kernel {name} is registered twice")
     written = tuple(outputs.split())
-    REGISTRY[name] = Kernel(name, reference, source, written, typed_by, sizes, stages, work)
-    return REGISTRY[name]
+    kernel = Kernel(name, reference, source, written, typed_by, sizes, stages, work, variant)
+    REGISTRY[name] = kernel
+    return kernel
 
 
 @cache
-def source_text(source: str, dtype: str) -> str:
-    """A CUDA translation unit: the prelude, the block-wide sums, the file that the first line of
-    `source` names, and what follows that line."""
-    file, _, generated = source.partition("\n")
-    return "\n".join((prelude(dtype), _file("blocks.h"), _file(file), generated))
+def source_text(source: str, dtype: str, variant: str = "", generated: str = "") -> str:
+    """A CUDA translation unit: the prelude, the block-wide sums, `generated`, the file `source`.
+
+    A file of several variants is built for one at a time: it sees VARIANT, the name, and IS_name.
+    """
+    chosen = f"#define VARIANT {variant}\n#define IS_{variant} 1\n" if variant else ""
+    return "\n".join((prelude(dtype), _file("blocks.h"), chosen + generated, _file(source)))
 
 
 @cache

@@ -91,7 +91,7 @@ GATHER_LABELS = register(
 )
 TAKE = register(
     take,
-    "rows.cu",
+    "embedding.cu",
     outputs="y",
     typed_by="x",
     sizes=lambda x, index, y: shape2(y),
@@ -99,7 +99,7 @@ TAKE = register(
 )
 SCATTER_ADD = register(
     scatter_add,
-    "rows.cu",
+    "embedding.cu",
     outputs="dx",
     typed_by="grad",
     sizes=lambda grad, index, dx: (*shape2(grad), len(dx)),

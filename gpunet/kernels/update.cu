@@ -1,14 +1,14 @@
-// One step of each optimiser over flat vectors, a thread an element; the clock; the gradient's norm.
+// One step of each optimiser over flat vectors, a thread an element.
 
-// Which segment an element is in, and what its step needs.
+// The segment that an element is in, and what its step needs. Elements come in rising order.
 struct Segment {
     long long index, last;
     Rate rate;
     BLOCK Segment() : index(-1), last(-1) {}
-    BLOCK void find(long long i, const long long* starts, const double* rates,
-                                         const double* decays, const double* hyper, long long segments) {
+    BLOCK void find(long long i, const long long* starts, const double* rates, const double* decays,
+                    const double* hyper, long long segments) {
         if (i < last) return;
-        long long low = index + 1, high = segments;                 // the first segment that ends after i
+        long long low = index + 1, high = segments;
         while (low + 1 < high) {
             long long middle = (low + high) / 2;
             if (starts[middle] <= i) low = middle; else high = middle;
@@ -22,7 +22,7 @@ struct Segment {
     }
 };
 
-// The last block to arrive shows the faults of all of them, so that none stops a block of its own launch.
+// The last block to arrive shows the faults of all, so that none stops a block of its own launch.
 BLOCK void report(long long* clock, int fault) {
     unsigned long long* shared_clock = (unsigned long long*)clock;
     if (fault) atomicOr(shared_clock + PENDING, (unsigned long long)fault);
@@ -36,8 +36,8 @@ BLOCK void report(long long* clock, int fault) {
 
 typedef T Step(const Rate& rate, T p, T g, T& first, T& second);
 
-#define FLAT const long long* starts, const double* rates, const double* decays, const double* hyper, \
-    long long* clock, T* work, long long size, long long segments
+#define FLAT const long long* starts, const double* rates, const double* decays, \
+    const double* hyper, long long* clock, T* work, long long size, long long segments
 
 // first and second: the optimiser's slots, null where it has none.
 template <Step step>
@@ -63,7 +63,8 @@ BLOCK void update(T* param, const T* grad, T* first, T* second, FLAT) {
 }
 
 #define UPDATE(name, first, second) \
-    { update<name##_step>(param, grad, first, second, starts, rates, decays, hyper, clock, work, size, segments); }
+    { update<name##_step>(param, grad, first, second, starts, rates, decays, hyper, clock, work, \
+                          size, segments); }
 
 KERNEL sgd(T* param, const T* grad, FLAT) UPDATE(sgd, nullptr, nullptr)
 KERNEL momentum(T* param, const T* grad, T* velocity, FLAT) UPDATE(momentum, velocity, nullptr)
@@ -72,35 +73,3 @@ KERNEL rmsprop(T* param, const T* grad, T* square, FLAT) UPDATE(rmsprop, square,
 KERNEL adam(T* param, const T* grad, T* first, T* second, FLAT) UPDATE(adam, first, second)
 KERNEL adamw(T* param, const T* grad, T* first, T* second, FLAT) UPDATE(adamw, first, second)
 KERNEL lion(T* param, const T* grad, T* first, FLAT) UPDATE(lion, first, nullptr)
-
-KERNEL tick(long long* clock, double* hyper, const double* table, long long batch, long long size) {
-    if (threadIdx.x || clock[FAULT]) return;
-    long long step = clock[STEP] + 1, start = clock[START] + batch, left = clock[ROWS] - start;
-    clock[STEP] = step;
-    clock[START] = start;
-    clock[VALID] = left < batch ? left : batch;
-    hyper[LR] = table[step < size ? step : size - 1] * hyper[SCALE];
-    hyper[CORRECTION1] = 1 - pow(hyper[BETA1], (double)step);
-    hyper[CORRECTION2] = 1 - pow(hyper[BETA2], (double)step);
-}
-
-KERNEL squared_norm(const T* grad, double* out, T* work, long long size) {
-    __shared__ double shared[THREADS];
-    double total = 0;
-    EACH(i, size) total += (double)grad[i] * (double)grad[i];
-    total = summed(total, threadIdx.x, THREADS, 1, shared);
-    if (threadIdx.x == 0) ((double*)work)[blockIdx.x] = total;
-}
-
-KERNEL fold_norm(const T* grad, double* out, T* work, long long size) {
-    __shared__ double shared[THREADS];
-    double total = 0;
-    for (int i = threadIdx.x; i < PARTIALS; i += THREADS) total += ((double*)work)[i];
-    total = summed(total, threadIdx.x, THREADS, 1, shared);
-    if (threadIdx.x == 0) out[0] = total;
-}
-
-KERNEL clip(const double* squared, double* hyper) {
-    double factor = hyper[LIMIT] / sqrt(squared[0]);
-    if (threadIdx.x == 0) hyper[CLIP] = factor >= 1 ? 1.0 : factor;         // NaN stays NaN
-}

@@ -355,7 +355,7 @@ SLOTS = {name: kernel.outputs[1:-1] for name, kernel in OPTIMIZERS.items()}
 
 TICK = register(
     tick,
-    "update.cu",
+    "clock.cu",
     outputs="clock hyper",
     typed_by=None,
     sizes=lambda clock, hyper, table, batch: (len(table),),
@@ -363,7 +363,7 @@ TICK = register(
 )
 SQUARED_NORM = register(
     squared_norm,
-    "update.cu",
+    "clock.cu",
     outputs="out",
     typed_by="grad",
     sizes=lambda grad, *rest: (len(grad),),
@@ -375,7 +375,7 @@ SQUARED_NORM = register(
 )
 CLIP_GRADIENT = register(
     clip,
-    "update.cu",
+    "clock.cu",
     outputs="hyper",
     typed_by=None,
     sizes=lambda squared, hyper: (),

@@ -1,90 +1,12 @@
-// Layer norm: a team of threads a row. Batch norm: tiles of columns, their moments merged in order.
+// Batch norm: tiles of columns, their moments merged in order.
 
 #define NORM_EPSILON T(1e-5)
 #define MOMENTUM T(0.1)
 
 HD T reciprocal_root(T variance) { return 1 / f_sqrt(variance + NORM_EPSILON); }
 
-HD long long within(long long valid, long long n) { return valid < 0 ? 0 : (valid < n ? valid : n); }
-
-KERNEL layer_norm_forward(const T* x, const T* gain, const T* bias, T* y, T* mean, T* rstd,
-                          long long n, long long m) {
-    __shared__ T shared[THREADS];
-    RowTeam team(m);
-    EACH_ROW(i, team, n) {
-        const T* row = x + i * m;
-        long long end = i < n ? m : 0;
-        T total = 0, spread = 0;
-        for (long long j = team.lane; j < end; j += team.lanes) total += row[j];
-        T middle = team.sum(total, shared) / m;
-        for (long long j = team.lane; j < end; j += team.lanes)
-            spread += (row[j] - middle) * (row[j] - middle);
-        T scale = reciprocal_root(team.sum(spread, shared) / m);
-        for (long long j = team.lane; j < end; j += team.lanes)
-            y[i * m + j] = (row[j] - middle) * scale * gain[j] + bias[j];
-        if (i < n && team.lane == 0) {
-            mean[i] = middle;
-            rstd[i] = scale;
-        }
-    }
-}
-
-KERNEL layer_norm_backward(const T* grad, const T* x, const T* gain, const T* mean, const T* rstd,
-                           T* dx, T* dgain, T* dbias, T* work, long long n, long long m) {
-    __shared__ T shared[THREADS];
-    RowTeam team(m);
-    EACH_ROW(i, team, n) {
-        long long end = i < n ? m : 0;
-        T middle = i < n ? mean[i] : T(0), scale = i < n ? rstd[i] : T(0), total = 0, along = 0;
-        for (long long j = team.lane; j < end; j += team.lanes) {
-            T g = grad[i * m + j] * gain[j];
-            total += g;
-            along += g * ((x[i * m + j] - middle) * scale);
-        }
-        total = team.sum(total, shared) / m;
-        along = team.sum(along, shared) / m;
-        for (long long j = team.lane; j < end; j += team.lanes) {
-            T h = (x[i * m + j] - middle) * scale;
-            dx[i * m + j] = scale * (grad[i * m + j] * gain[j] - total - h * along);
-        }
-    }
-}
-
-// The tile sums of grad * h and of grad over the first `valid` rows: work (2, chunks, m). The mean and
-// rstd that make h belong to rows or to columns.
-BLOCK void sum_products(const T* grad, const T* x, const T* mean, const T* rstd, bool by_row, T* work,
-                        long long valid, long long n, long long m, T* shared) {
-    Tile tile(n, m, blockIdx.x, blockIdx.y);
-    T products = 0, total = 0;
-    EACH_TILE_ROW(row, tile) {
-        if (row >= valid) break;
-        long long i = row * m + tile.column, place = by_row ? row : tile.column;
-        total += grad[i];
-        products += grad[i] * ((x[i] - mean[place]) * rstd[place]);
-    }
-    products = tile.sum(products, shared);
-    total = tile.sum(total, shared);
-    if (!tile.leads(m)) return;
-    work[blockIdx.x * m + tile.column] = products;
-    work[(tile.chunks + blockIdx.x) * m + tile.column] = total;
-}
-
-BLOCK void fold_products(const T* work, T* dgain, T* dbias, long long n, long long m, T* shared) {
-    Tile tile(n, m, 0, blockIdx.x);
-    fold_chunks(work, dgain, n, m, shared);
-    fold_chunks(work + tile.chunks * m, dbias, n, m, shared);
-}
-
-KERNEL layer_norm_sums(const T* grad, const T* x, const T* gain, const T* mean, const T* rstd, T* dx,
-                       T* dgain, T* dbias, T* work, long long n, long long m) {
-    __shared__ T shared[THREADS];
-    sum_products(grad, x, mean, rstd, true, work, n, n, m, shared);
-}
-
-KERNEL layer_norm_fold(const T* grad, const T* x, const T* gain, const T* mean, const T* rstd, T* dx,
-                       T* dgain, T* dbias, T* work, long long n, long long m) {
-    __shared__ T shared[THREADS];
-    fold_products(work, dgain, dbias, n, m, shared);
+HD long long within(long long valid, long long n) {
+    return valid < 0 ? 0 : (valid < n ? valid : n);
 }
 
 // Count, mean and sum of squared distances of some numbers; merging two is Chan et al., 1979.
@@ -106,9 +28,9 @@ BLOCK Moments merged_lanes(Moments mine, const Tile& tile, Moments* shared) {
 }
 
 // Mean and spread of each tile's columns over the valid rows: work (2, chunks, m).
-KERNEL batch_norm_statistics(const T* x, const T* gain, const T* bias, T* running_mean, T* running_var,
-                             const long long* clock, T* y, T* mean, T* rstd, T* work, long long n,
-                             long long m) {
+KERNEL batch_norm_statistics(const T* x, const T* gain, const T* bias, T* running_mean,
+                             T* running_var, const long long* clock, T* y, T* mean, T* rstd,
+                             T* work, long long n, long long m) {
     __shared__ Moments shared[THREADS];
     Tile tile(n, m, blockIdx.x, blockIdx.y);
     long long valid = within(clock[VALID], n);
@@ -118,9 +40,7 @@ KERNEL batch_norm_statistics(const T* x, const T* gain, const T* bias, T* runnin
         mine = merged(mine, {1, x[row * m + tile.column], 0});
     }
     mine = merged_lanes(mine, tile, shared);
-    if (!tile.leads(m)) return;
-    work[blockIdx.x * m + tile.column] = mine.mean;
-    work[(tile.chunks + blockIdx.x) * m + tile.column] = mine.spread;
+    store_pair(tile, mine.mean, mine.spread, work, m);
 }
 
 KERNEL batch_norm_settle(const T* x, const T* gain, const T* bias, T* running_mean, T* running_var,
@@ -151,7 +71,8 @@ BLOCK void normalise(const T* x, const T* gain, const T* bias, const T* mean, co
     Tile tile(n, m, blockIdx.x, blockIdx.y);
     long long j = tile.column;
     if (j >= m) return;
-    T middle = mean[j], scale = variance ? reciprocal_root(variance[j]) : rstd[j], g = gain[j], b = bias[j];
+    T middle = mean[j], scale = variance ? reciprocal_root(variance[j]) : rstd[j];
+    T g = gain[j], b = bias[j];
     EACH_TILE_ROW(row, tile) y[row * m + j] = (x[row * m + j] - middle) * scale * g + b;
 }
 
@@ -170,14 +91,25 @@ KERNEL batch_norm_sums(const T* grad, const T* x, const T* gain, const T* mean, 
                        const long long* clock, T* dx, T* dgain, T* dbias, T* work, long long n,
                        long long m) {
     __shared__ T shared[THREADS];
-    sum_products(grad, x, mean, rstd, false, work, clock[VALID], n, m, shared);
+    Tile tile(n, m, blockIdx.x, blockIdx.y);
+    bool inside = tile.column < m;
+    T middle = inside ? mean[tile.column] : T(0), scale = inside ? rstd[tile.column] : T(0);
+    T products = 0, total = 0;
+    EACH_TILE_ROW(row, tile) {
+        if (row >= clock[VALID]) break;
+        long long i = row * m + tile.column;
+        total += grad[i];
+        products += grad[i] * ((x[i] - middle) * scale);
+    }
+    products = tile.sum(products, shared);
+    store_pair(tile, products, tile.sum(total, shared), work, m);
 }
 
 KERNEL batch_norm_fold(const T* grad, const T* x, const T* gain, const T* mean, const T* rstd,
                        const long long* clock, T* dx, T* dgain, T* dbias, T* work, long long n,
                        long long m) {
     __shared__ T shared[THREADS];
-    fold_products(work, dgain, dbias, n, m, shared);
+    fold_pair(work, dgain, dbias, n, m, shared);
 }
 
 KERNEL batch_norm_backward(const T* grad, const T* x, const T* gain, const T* mean, const T* rstd,

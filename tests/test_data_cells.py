@@ -1,0 +1,247 @@
+"""Cells: what kind a column is, and which cells spoil it."""
+
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tables import columns
+
+from gpunet.data.cells import read_cells
+from gpunet.data.source import Source
+from gpunet.errors import DataError
+
+NAN = np.nan
+
+
+def text(values, kind=None, rows=None):
+    return read_cells(columns({"a": values}), "a", kind, rows)
+
+
+def typed(values, type=None, kind=None):
+    return read_cells(Source("t", pa.table({"a": pa.array(values, type)})), "a", kind)
+
+
+def words(cells):
+    return [None if m else cells.levels[c] for c, m in zip(cells.values, cells.missing)]
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (["1", "2.5", "-3", "1e3"], [1, 2.5, -3, 1000]),
+        (["+1", ".5", "5.", "007"], [1, 0.5, 5, 7]),
+        (["1", "", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "?", "-"],
+         [1, *[NAN] * 11]),
+        ([" 1", "2 ", "\t3", " NA "], [1, 2, 3, NAN]),
+    ],
+)  # fmt: skip
+def test_text_of_numbers(values, wanted):
+    cells = text(values)
+    assert cells.kind == "numeric"
+    np.testing.assert_array_equal(cells.values, wanted)
+
+
+def test_numbers_are_read_to_the_last_bit():
+    values = np.random.default_rng(0).normal(size=500) * 10.0 ** np.arange(-250, 250)
+    got = text([repr(v) for v in values.tolist()]).values
+    np.testing.assert_array_equal(got, values)
+
+
+@pytest.mark.parametrize("odd", ["0x10", "1_000", "1,5", "5%", "abc", "1e", "٣"])
+def test_what_is_not_a_plain_number_is_text(odd):
+    assert text([odd, "2"]).kind == "category"
+    assert text([odd, "", "2"]).kind == "category"
+
+
+def test_question_marks_and_dashes_are_levels_among_text():
+    cells = text(["a", "?", "-", "NA", "b"])
+    assert words(cells) == ["a", "?", "-", None, "b"]
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (["true", "False", "TRUE", ""], [1, 0, 1, NAN]),
+        (["yes", "no", " Yes", "NA"], [1, 0, 1, NAN]),
+        (["t", "f", "Y", "n"], [1, 0, 1, 0]),
+    ],
+)
+def test_text_of_booleans(values, wanted):
+    cells = text(values)
+    assert cells.kind == "boolean"
+    np.testing.assert_array_equal(cells.values, wanted)
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (["1970-01-02", "1969-12-31", "NA", "2020-02-29"], [1, -1, NAN, 18321]),
+        (["1970-01-01T12:00", "1970-01-01 06:00:00", "?", "1970-01-02"], [0.5, 0.25, NAN, 1]),
+        (["1970-01-01T00:00:00.500Z", "1970-01-02T00:00:00+06:00"], [0.5 / 86400, 0.75]),
+        (["1970-01-01T00:00:00.500000123", "1970-01-02"], [0.5 / 86400, 1]),
+    ],
+)
+def test_text_of_dates(values, wanted):
+    cells = text(values)
+    assert cells.kind == "date"
+    np.testing.assert_allclose(cells.values, wanted, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.datetimes(), min_size=1, max_size=5))
+def test_any_moment_in_iso_form_is_a_date(moments):
+    cells = text([moment.isoformat() for moment in moments])
+    assert cells.kind == "date"
+    epoch = datetime.datetime(1970, 1, 1)
+    wanted = [(moment - epoch) / datetime.timedelta(days=1) for moment in moments]
+    np.testing.assert_allclose(cells.values, wanted, rtol=1e-15, atol=1e-11)
+
+
+@pytest.mark.parametrize("odd", ["2021-02-30", "2021-13-01", "20210101", "1.2.2021", "2021-01"])
+def test_what_no_calendar_has_is_text(odd):
+    assert text([odd, "2021-01-01", "x"]).kind == "category"
+
+
+@pytest.mark.parametrize("words", [["", "NA"], ["NA"]])
+def test_a_column_without_values(words):
+    cells = text(words)
+    assert cells.kind == "category"
+    assert cells.missing.all()
+
+
+def test_a_few_cells_that_are_not_numbers_are_mistakes():
+    values = [str(i) for i in range(20_640)]
+    for i in range(1285, 1299):
+        values[i] = f"n.a. {i}"
+    with pytest.raises(
+        DataError, match=r'^a: 14 of 20,640 values are not numbers \(row 1,287: "n.a. 1285"\)'
+    ):
+        text(values)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "refused"), [(98, 2, True), (97, 3, False), (20, 0, False), (19, 1, False)]
+)
+def test_the_share_and_number_that_make_a_mistake(good, bad, refused):
+    values = [str(i) for i in range(good)] + ["x"] * bad + ["NA"] * 50
+    if refused:
+        with pytest.raises(DataError, match=f"{bad} of 150 values are not numbers"):
+            text(values)
+    else:
+        assert text(values).kind == ("category" if bad else "numeric")
+
+
+def test_a_few_cells_that_are_not_dates_are_mistakes():
+    values = ["2021-01-01"] * 99 + ["2021-02-30"]
+    with pytest.raises(DataError, match=r'1 of 100 values are not dates \(row 101: "2021-02-30"'):
+        text(values)
+
+
+@pytest.mark.parametrize("word", ["inf", "-inf", "Infinity", "1e999"])
+def test_infinite_values_are_refused(word):
+    for values in (["1", word], ["1", "NA", word]):
+        with pytest.raises(DataError, match=rf"a: 1 of {len(values)} values are infinite .*row"):
+            text(values)
+    with pytest.raises(DataError, match=r"infinite or too large for a number \(row 2: inf\)"):
+        typed([1.0, np.inf])
+
+
+def test_the_kind_is_inferred_from_the_given_rows_alone():
+    rows = np.array([0, 1, 2])
+    assert text(["x", "y", "x", "5"], rows=rows).kind == "category"
+    with pytest.raises(DataError, match=r'1 of 4 values are not numbers \(row 5: "x"\)'):
+        text(["1", "2", "3", "x"], rows=rows)
+    booleans = text(["yes", "no", "yes", "maybe"], rows=rows)
+    assert booleans.values.tolist() == [1, 0, 1, -1]
+
+
+@pytest.mark.parametrize(
+    ("values", "type", "kind", "wanted"),
+    [
+        ([1, None, 3], pa.int64(), "numeric", [1, NAN, 3]),
+        ([1, None, 3], pa.float16(), "numeric", [1, NAN, 3]),
+        ([2**63, None, 3], pa.uint64(), "numeric", [2.0**63, NAN, 3]),
+        ([1.5, None, NAN], pa.float32(), "numeric", [1.5, NAN, NAN]),
+        ([True, None, False], None, "boolean", [1, NAN, 0]),
+        ([1, None], pa.decimal128(9, 2), "numeric", [1, NAN]),
+        ([datetime.date(1970, 1, 3), None], None, "date", [2, NAN]),
+        ([datetime.datetime(1970, 1, 1, 6), None], None, "date", [0.25, NAN]),
+        ([10**9 * 43_200, None], pa.timestamp("ns"), "date", [0.5, NAN]),
+        ([0, None], pa.timestamp("s", "America/New_York"), "date", [0, NAN]),
+        ([None, None], pa.null(), "category", [-1, -1]),
+    ],
+)
+def test_columns_that_come_with_a_type(values, type, kind, wanted):
+    cells = typed(values, type)
+    assert cells.kind == kind
+    np.testing.assert_array_equal(cells.values, wanted)
+    assert cells.missing.tolist() == [v is None or v != v for v in values]
+
+
+def test_typed_text_is_never_a_number_but_may_be_a_date():
+    assert typed(["1", "2"]).kind == "category"
+    assert typed(["1", "2"], pa.string_view()).kind == "category"
+    assert typed(["2020-01-01", None]).kind == "date"
+    assert typed(["yes", "no"]).kind == "boolean"
+
+
+def test_missing_words_are_levels_in_typed_text():
+    cells = typed(["NA", "b", None])
+    assert words(cells) == ["NA", "b", None]
+
+
+def test_dictionaries_are_categories_whatever_they_hold():
+    numbers = pa.array([3, 1, None, 3]).dictionary_encode()
+    cells = read_cells(Source("t", pa.table({"a": numbers})), "a")
+    assert words(cells) == ["3", "1", None, "3"]
+    nulls = pa.DictionaryArray.from_arrays(pa.array([0, 1, None]), pa.array(["x", None]))
+    assert words(read_cells(Source("t", pa.table({"a": nulls})), "a")) == ["x", None, None]
+
+
+def test_numbers_in_text_form_pass_for_numbers():
+    np.testing.assert_array_equal(typed(["1", " 2", None], kind="numeric").values, [1, 2, NAN])
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        (["1", "x"], "numeric", r'1 of 2 values are not numbers \(row 2: "x"\)'),
+        (["x"], "date", r'1 of 1 values are not dates \(row 1: "x"\)'),
+        ([5], "date", "wanted dates; the column holds numbers"),
+        ([datetime.date(2020, 1, 1)], "numeric", "wanted numbers; the column holds dates"),
+        ([datetime.date(2020, 1, 1)], "boolean", "wanted true or false; the column holds dates"),
+    ],
+)
+def test_a_column_of_another_kind_is_refused(values, kind, message):
+    with pytest.raises(DataError, match=message):
+        typed(values, kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "wanted"),
+    [
+        ([True, False], "numeric", [1, 0]),
+        ([1, 0, 7], "boolean", [1, 0, -1]),
+        ([None, None], "numeric", [NAN, NAN]),
+        ([None], "date", [NAN]),
+        ([datetime.date(1970, 1, 2)], "date", [1]),
+    ],
+)
+def test_a_column_that_can_pass_for_another_kind_does(values, kind, wanted):
+    np.testing.assert_array_equal(typed(values, kind=kind).values, wanted)
+
+
+def test_numbers_pass_for_categories_as_they_are_written():
+    assert words(typed([1, 2, None], kind="category")) == ["1", "2", None]
+    assert words(typed([1.0, 2.5], kind="category")) == ["1", "2.5"]
+    assert words(typed([datetime.date(2020, 1, 1)], kind="category")) == ["2020-01-01"]
+
+
+def test_leading_zeros_and_decimal_commas_are_noted():
+    assert "begin with 0" in text(["00501", "10001"]).note
+    assert text(["0", "0.5", "10"]).note is None
+    assert "decimal comma" in text(["1,5", "2,5"]).note
+    assert text(["a,b", "2,5"]).note is None

@@ -1,0 +1,128 @@
+"""Bytes of files: gzip, budgets, encodings, and what is not there."""
+
+import builtins
+import gzip
+import io
+import sys
+import zlib
+
+import pytest
+
+from gpunet.data import files
+from gpunet.errors import DataError, InputMissing, NotPermitted
+
+TEXT = b"a,b\n1,2\n" * 1000
+
+
+def test_the_budget_is_a_share_of_memory():
+    assert 1 << 24 < files.budget() < 1 << 48
+    assert files.text_budget() == files.budget() // 8
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path):
+    (tmp_path / "houses.csv").write_bytes(TEXT)
+    with pytest.raises(InputMissing, match=r'house\.csv: no such file; did you mean "houses\.csv"'):
+        files.load(str(tmp_path / "house.csv"))
+
+
+@pytest.mark.parametrize("name", ["nowhere/x.csv", "x\0y", "n" * 5000])
+def test_names_of_no_file(tmp_path, name):
+    with pytest.raises(InputMissing):
+        files.load(f"{tmp_path}/{name}")
+
+
+def test_a_file_used_as_a_folder_is_missing(tmp_path):
+    (tmp_path / "a.csv").write_bytes(TEXT)
+    with pytest.raises(InputMissing):
+        files.load(str(tmp_path / "a.csv" / "b.csv"))
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    with pytest.raises(NotPermitted, match="may not be read"):
+        files.load("/some/file.csv")
+
+
+def test_gzip_is_unpacked_whatever_the_name(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(gzip.compress(TEXT))
+    assert files.load(str(path)) == TEXT
+
+
+def test_gzip_members_follow_each_other_and_zeros_may_follow_the_last(tmp_path):
+    path = tmp_path / "t.gz"
+    path.write_bytes(gzip.compress(TEXT) + gzip.compress(b"more") + b"\0" * 512)
+    assert files.load(str(path)) == TEXT + b"more"
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8, 20])
+def test_truncated_gzip(tmp_path, cut):
+    path = tmp_path / "t.gz"
+    path.write_bytes(gzip.compress(TEXT)[:-cut])
+    with pytest.raises(DataError, match="cut short"):
+        files.load(str(path))
+
+
+def test_damaged_gzip_and_garbage_after_it(tmp_path):
+    packed = bytearray(gzip.compress(TEXT))
+    packed[-6] ^= 0xFF  # the checksum
+    path = tmp_path / "t.gz"
+    path.write_bytes(packed)
+    with pytest.raises(DataError, match="damaged"):
+        files.load(str(path))
+    path.write_bytes(gzip.compress(TEXT) + b"garbage")
+    with pytest.raises(DataError, match="damaged"):
+        files.load(str(path))
+
+
+def test_what_unpacks_to_more_than_the_budget_is_refused_early(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "budget", lambda: 8 << 20)
+    path, packer = tmp_path / "bomb.gz", zlib.compressobj(9, wbits=31)
+    zeros = bytes(1 << 20)
+    path.write_bytes(b"".join(packer.compress(zeros) for _ in range(64)) + packer.flush())
+    with pytest.raises(DataError, match=r"bomb.gz: holds more than 1.0 MB"):
+        files.load(str(path))
+
+
+def test_a_file_larger_than_the_budget_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "budget", lambda: 100)
+    path = tmp_path / "t.csv"
+    path.write_bytes(TEXT)
+    with pytest.raises(DataError, match="holds more than 100 bytes"):
+        files.load(str(path))
+
+
+def test_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(TEXT))))
+    assert files.load("-") == TEXT
+
+
+def test_text_in_other_encodings_is_named():
+    for encoding in ("utf-16", "utf-16-be"):
+        with pytest.raises(DataError, match=r"UTF-16.*iconv -f utf-16"):
+            files.check_text("a,b\n1,2\n".encode(encoding), "t")
+    with pytest.raises(DataError, match=r"line 2, byte 9 is 0xe9, which is not UTF-8.*latin1"):
+        files.check_text("a,b\n1,caf\xe9\n".encode("latin-1"), "t")
+
+
+def test_the_place_of_a_bad_byte_is_right_across_chunks(monkeypatch):
+    monkeypatch.setattr(files, "CHUNK", 7)
+    good = "é€😀\n".encode() * 20
+    files.check_text(good, "t")
+    for place in range(0, len(good), 10):
+        start = len(good[:place].decode(errors="ignore").encode())
+        with pytest.raises(DataError, match=f"byte {start:,} is 0xff"):
+            files.check_text(good[:start] + b"\xff" + good[start:], "t")
+
+
+def test_a_character_cut_off_at_the_end():
+    with pytest.raises(DataError, match="line 2, byte 2 is 0xc3"):
+        files.check_text(b"a\n\xc3", "t")
+
+
+def test_nul_bytes_have_their_line():
+    with pytest.raises(DataError, match="line 3 holds a NUL byte"):
+        files.check_text(b"a,b\n1,2\n3,\x00\n" + TEXT, "t")

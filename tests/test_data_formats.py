@@ -1,0 +1,202 @@
+"""What `read` takes: names, files by content, folders, and objects in memory."""
+
+import gzip
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tables import idx, npy, npz
+
+from gpunet.data import read
+from gpunet.data.source import Source
+from gpunet.errors import DataError, InputMissing, UsageError
+
+CSV = b"a,b\n1,2\n3,4\n"
+X, Y = np.arange(6.0).reshape(3, 2), np.array([0, 1, 0])
+
+
+def parquet():
+    file = io.BytesIO()
+    pq.write_table(pa.table({"a": [1, 3], "b": [2, 4]}), file)
+    return file.getvalue()
+
+
+CONTENTS = {
+    "csv": CSV,
+    "csv.gz": gzip.compress(CSV),
+    "parquet": parquet(),
+    "jsonl": b'{"a": 1, "b": 2}\n{"a": 3, "b": 4}\n',
+    "npz": npz(("x.npy", npy(X)), ("y.npy", npy(Y))),
+    "npy": npy(X),
+    "idx2-ubyte": idx(np.zeros((3, 2), np.uint8)),
+}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+@pytest.mark.parametrize("ending", ["", ".dat", ".csv", None])
+def test_the_content_tells_the_format_and_the_file_the_name(tmp_path, kind, ending):
+    path = tmp_path / f"houses{f'.{kind}' if ending is None else ending}"
+    path.write_bytes(CONTENTS[kind])
+    source = read(str(path))
+    assert source.name == "houses"
+    assert source.rows == (2 if source.table is not None else 3)
+
+
+def test_tables_of_all_formats_hold_the_same(tmp_path):
+    values = []
+    for kind in ("csv", "csv.gz", "parquet", "jsonl"):
+        path = tmp_path / f"t.{kind}"
+        path.write_bytes(CONTENTS[kind])
+        values.append(
+            [[float(v.as_py()) for v in column] for column in read(path).table.columns]
+        )
+    assert values == [[[1, 3], [2, 4]]] * 4
+
+
+def test_a_name_is_a_built_in_set_and_a_path_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("penguins").write_bytes(CSV)
+    assert read("penguins").rows == 344
+    assert read("./penguins").rows == 2
+    assert read(Path("penguins")).rows == 2
+
+
+def test_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(CSV)))
+    source = read("-")
+    assert (source.name, source.rows) == ("stdin", 2)
+
+
+def test_a_missing_file_or_a_misspelt_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputMissing, match=r'pengiuns: no such file; did you mean "penguins"'):
+        read("pengiuns")
+    with pytest.raises(InputMissing, match=r"zzz.csv: no such file$"):
+        read("zzz.csv")
+
+
+def test_a_folder_that_is_not_mnists(tmp_path):
+    with pytest.raises(DataError, match="a folder without MNIST's files; name a file"):
+        read(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.h5", b"\x89HDF\r\n\x1a\n", "an HDF5 file; wanted CSV"),
+        ("t.pkl", b"\x80\x04\x95", "a pickle"),
+        ("t.db", b"SQLite format 3\0", "an SQLite database"),
+        ("t.feather", b"ARROW1\0\0", "a Feather file"),
+        ("t.csv.zst", b"\x28\xb5\x2f\xfd", "packed with zstd"),
+        ("t.gz", gzip.compress(gzip.compress(CSV)), "packed with gzip twice"),
+        ("t.parquet", CSV, "the content is not Parquet"),
+        ("t.npz", b"", "the content is not NPZ"),
+        ("t.xlsx", npz(("[Content_Types].xml", b"")), "an Excel workbook"),
+        ("t.zip", npz(("a.csv", CSV)), "holds the arrays a.csv"),
+        ("x-idx3-ubyte", b"\0\0\x07\x01", "binary data of no known kind"),
+        ("t.csv", b"\0\0\0\0", "binary data of no known kind"),
+        ("t.csv", bytes(range(128, 256)), "is not UTF-8"),
+        ("t.json", b'[{"a": 1}]', "a JSON array; wanted JSON lines"),
+    ],
+)
+def test_what_is_not_data_of_ours(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CONTENTS if "csv" not in kind])
+def test_options_of_csv_are_not_ignored_elsewhere(tmp_path, kind):
+    path = tmp_path / f"t.{kind}"
+    path.write_bytes(CONTENTS[kind])
+    with pytest.raises(UsageError, match="takes no delimiter and has no header"):
+        read(str(path), delimiter=";")
+    with pytest.raises(UsageError, match="takes no delimiter and has no header"):
+        read(path, header=False)
+
+
+def test_options_of_csv_and_objects_or_sets():
+    with pytest.raises(UsageError):
+        read("penguins", header=False)
+    with pytest.raises(UsageError):
+        read(X, delimiter=",")
+
+
+def test_tables_in_memory():
+    table = pa.table({"a": [1, 2], "b": ["x", "y"]})
+    assert read(table).table.equals(table)
+    assert read({"a": [1, 2], "b": np.array(["x", "y"])}).table.to_pydict() == table.to_pydict()
+    source = Source("mine", table)
+    assert read(source) is source
+
+
+class Frame:
+    """What pandas and polars frames offer."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        return self.table.__arrow_c_stream__(requested_schema)
+
+
+def test_anything_with_an_arrow_stream():
+    views = pa.table({"a": pa.array(["x", None, "y"], pa.string_view())})
+    assert read(Frame(views)).table.to_pydict() == {"a": ["x", None, "y"]}
+    with pytest.raises(DataError, match="column a is of type list"):
+        read(Frame(pa.table({"a": [[1]]})))
+
+
+def test_columns_that_do_not_make_a_table():
+    with pytest.raises(DataError, match="columns of different lengths: a 2, b 1"):
+        read({"a": [1, 2], "b": [1]})
+    with pytest.raises(DataError, match="a: not one type throughout"):
+        read({"a": [1, "x"]})
+
+
+class OnDevice:
+    """What CuPy arrays offer."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def get(self):
+        return self.values
+
+    def __dlpack__(self, **_):
+        raise BufferError("device memory")
+
+    def __array__(self, *_, **__):
+        raise TypeError("implicit conversion")
+
+
+class Tensor:
+    """An array library that speaks DLPack alone."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __dlpack__(self, **options):
+        return self.values.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.values.__dlpack_device__()
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, OnDevice, Tensor, np.ndarray.tolist])
+def test_arrays_in_memory(wrap):
+    np.testing.assert_array_equal(read(wrap(X)).x, X)
+    source = read((wrap(X), wrap(Y)))
+    np.testing.assert_array_equal(source.x, X)
+    np.testing.assert_array_equal(source.y, Y)
+
+
+def test_what_is_not_data_at_all():
+    with pytest.raises(TypeError, match="cannot read data from int"):
+        read(5)
+    with pytest.raises(TypeError, match="a tuple of 3"):
+        read((X, Y, Y))

@@ -1,0 +1,125 @@
+"""Splits: disjoint, seeded, stratified, never empty."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tables import columns
+
+from gpunet.data.split import split, split_by
+from gpunet.errors import DataError, UsageError
+
+
+def parts_of(n, validation=0.15, test=0.15, **options):
+    options = {"seed": 0} | options
+    return split(np.arange(n), validation, test, **options)
+
+
+def joined(parts):
+    return np.sort(np.concatenate([parts.train, parts.validation, parts.test]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(2, 300),
+    st.sampled_from([0.0, 0.1, 0.15, 0.3]),
+    st.sampled_from([0.0, 0.1, 0.15, 0.3]),
+    st.integers(0, 5),
+    st.integers(0, 4),
+    st.booleans(),
+)
+def test_parts_are_disjoint_complete_and_of_the_asked_size(n, validation, test, seed, k, shuffle):
+    strata = np.random.default_rng(seed).integers(0, k, n) if k else None
+    try:
+        parts = parts_of(n, validation, test, seed=seed, shuffle=shuffle, strata=strata)
+    except DataError:
+        assert n < 20
+        return
+    np.testing.assert_array_equal(joined(parts), np.arange(n))
+    for rows, share in ((parts.validation, validation), (parts.test, test)):
+        assert len(rows) == (max(1, round(n * share)) if share else 0)
+        assert (np.diff(rows) > 0).all()
+    if strata is not None and shuffle:
+        assert set(strata) == set(strata[parts.train])
+
+
+def test_the_rows_given_are_the_rows_split():
+    rows = np.array([3, 5, 8, 13, 21, 34, 55, 89, 144, 233])
+    np.testing.assert_array_equal(joined(split(rows, 0.2, 0.2, seed=1)), rows)
+
+
+def test_the_seed_decides():
+    first, again, other = parts_of(100), parts_of(100), parts_of(100, seed=1)
+    np.testing.assert_array_equal(first.test, again.test)
+    assert not np.array_equal(first.test, other.test)
+
+
+def test_every_part_has_the_classes_in_their_shares():
+    strata = np.repeat([0, 1, 2], [700, 250, 50])
+    parts = parts_of(1000, 0.2, 0.1, strata=strata)
+    for rows, share in ((parts.validation, 0.2), (parts.test, 0.1)):
+        counts = np.bincount(strata[rows], minlength=3)
+        np.testing.assert_allclose(counts, share * np.array([700, 250, 50]), atol=1.5)
+
+
+def test_within_a_class_rows_are_drawn_at_random():
+    strata = np.repeat([0, 1], 500)
+    test = parts_of(1000, 0.0, 0.2, strata=strata).test
+    inside = test[test < 500]
+    assert 180 < inside.mean() < 320
+    assert len(set(np.diff(inside))) > 5
+
+
+def test_a_class_of_one_row_trains():
+    strata = np.append(np.zeros(50, int), 1)
+    for seed in range(20):
+        assert 50 in parts_of(51, strata=strata, seed=seed).train
+
+
+def test_without_shuffling_the_last_rows_are_held_out():
+    parts = parts_of(20, 0.2, 0.1, shuffle=False)
+    assert parts.train.tolist() == list(range(14))
+    assert parts.validation.tolist() == [14, 15, 16, 17]
+    assert parts.test.tolist() == [18, 19]
+
+
+@pytest.mark.parametrize(
+    ("n", "strata"), [(2, None), (4, np.array([0, 0, 1, 2])), (6, np.arange(6))]
+)
+def test_too_few_rows_for_every_part(n, strata):
+    with pytest.raises(DataError, match=rf"{n} rows.* are too few for 1 row of validation and 1"):
+        parts_of(n, strata=strata)
+
+
+@pytest.mark.parametrize(("validation", "test"), [(-0.1, 0.1), (1.0, 0.0), (0.1, float("nan"))])
+def test_shares_out_of_range(validation, test):
+    with pytest.raises(UsageError, match="wanted a share from 0 to below 1"):
+        parts_of(100, validation, test)
+
+
+def test_shares_that_leave_nothing():
+    with pytest.raises(UsageError, match="leave nothing to train on"):
+        parts_of(100, 0.5, 0.5)
+
+
+def test_a_column_names_the_parts():
+    source = columns({"part": ["train", "val", "Test", "valid", "validation", "TRAIN"]})
+    parts = split_by(source, "part", np.array([0, 1, 2, 3, 5]))
+    assert parts.train.tolist() == [0, 5]
+    assert parts.validation.tolist() == [1, 3]
+    assert parts.test.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "tset"], r'1 of 2 values are none of train, validation, test \(row 3: "tset"\)'),
+        (["train", ""], r'\(row 3: ""\)'),
+        (["train", "NA"], r'\(row 3: "NA"\)'),
+        (["1", "2"], r'2 of 2 .*\(row 2: "1"\)'),
+        (["test", "val"], "part: no row is marked train"),
+    ],
+)
+def test_columns_that_name_something_else(words, message):
+    with pytest.raises(DataError, match=message):
+        split_by(columns({"part": words}), "part", np.arange(2))

@@ -1,0 +1,185 @@
+"""A saved model on new data: the same rows give the same answers, wherever they stand."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+import gpunet
+from gpunet import predict
+from gpunet.data import read
+from gpunet.device import resolve
+from gpunet.errors import DataError, InputMissing, ModelInvalid, UsageError
+
+CPU = resolve("cpu").device
+rng = np.random.default_rng(0)
+N = 120
+COLUMNS = {
+    "id": [f"row-{i}" for i in range(N)],
+    "size": rng.standard_normal(N).tolist(),
+    "colour": [["red", "green", "[/red]"][i % 3] for i in range(N)],
+    "weight": [None if i % 10 == 0 else float(i) for i in range(N)],
+}
+COLUMNS["kind"] = [
+    "big" if s + (c == "red") > 0.3 else "small"
+    for s, c in zip(COLUMNS["size"], COLUMNS["colour"], strict=True)
+]
+TABLE = pa.table(COLUMNS)
+WITHOUT = TABLE.drop_columns(["kind"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("runs") / "kind"
+    gpunet.train(TABLE, target="kind", drop=("id",), epochs=30, out=place, device="cpu")
+    return place
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> predict.Model:
+    return gpunet.load(run)
+
+
+def test_a_loaded_model_is_the_trained_one(run: Path) -> None:
+    again = gpunet.train(TABLE, target="kind", drop=("id",), epochs=30, device="cpu")
+    loaded = gpunet.load(run / "model.safetensors")
+    assert (loaded.predict(WITHOUT, proba=True) == again.predict(WITHOUT, proba=True)).all()
+
+
+def test_labels_are_written_as_in_training(model: predict.Model) -> None:
+    labels = model.predict(WITHOUT)
+    assert set(labels) <= {"big", "small"}
+    assert (labels == np.array(COLUMNS["kind"])).mean() > 0.85
+    assert model.evaluate(TABLE)["accuracy"] == pytest.approx(
+        float((labels == np.array(COLUMNS["kind"])).mean())
+    )
+
+
+def test_probabilities_are_of_both_classes(model: predict.Model) -> None:
+    p = model.predict(WITHOUT, proba=True)
+    assert p.shape == (N, 2)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-12)
+    labels = np.array(model.schema.target.labels)[p.argmax(axis=1)]
+    assert (labels == model.predict(WITHOUT)).all()
+
+
+def test_order_and_extra_columns_do_not_matter(model: predict.Model) -> None:
+    shuffled = TABLE.select(["kind", "weight", "colour", "size", "id"])
+    expected = model.predict(WITHOUT, proba=True)
+    assert model.predict(shuffled, proba=True).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 50])
+def test_a_row_alone_is_the_row_in_company(model: predict.Model, size: int) -> None:
+    whole = model.predict(WITHOUT, proba=True)
+    parts = [
+        model.predict(WITHOUT.slice(i, size), proba=True) for i in range(0, N, size)
+    ]
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-5, atol=1e-7)
+
+
+def test_unseen_categories_are_counted_and_missing_columns_named(model: predict.Model) -> None:
+    odd = WITHOUT.slice(0, 4).set_column(2, "colour", [["blue", "red", "mauve", None]])
+    assert model.outcome(read(odd), CPU).unseen == {"colour": 2}
+    with pytest.raises(DataError, match="size"):
+        model.predict(WITHOUT.drop_columns(["size"]))
+    with pytest.raises(DataError, match="weight"):
+        model.predict(WITHOUT.set_column(3, "weight", [["heavy"] * N]))
+
+
+def test_columns_of_a_predictions_file(model: predict.Model) -> None:
+    source = read(WITHOUT)
+    found = model.outcome(source, CPU)
+    columns = predict.columns(model.schema, source, found, ["id"], proba=True)
+    assert list(columns) == ["id", "prediction", "p_big", "p_small"]
+    with pytest.raises(DataError, match="no such column"):
+        predict.columns(model.schema, source, found, ["nothing"], proba=False)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
+def test_files_hold_what_was_predicted(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"out{ending}"
+    values = {"id": pa.array(["a,b", 'c"d']), "prediction": np.array([0.1, 1 / 3])}
+    predict.check_destination(str(path))
+    predict.write(values, str(path))
+    if ending == ".csv":
+        rows = list(csv.DictReader(io.StringIO(path.read_text())))
+        assert [row["id"] for row in rows] == ["a,b", 'c"d']
+        assert [float(row["prediction"]) for row in rows] == [0.1, 1 / 3]
+    elif ending == ".parquet":
+        assert pyarrow.parquet.read_table(path).to_pydict()["prediction"] == [0.1, 1 / 3]
+    else:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert rows[1] == {"id": 'c"d', "prediction": 1 / 3}
+
+
+def test_a_file_of_no_known_kind_is_refused_first() -> None:
+    with pytest.raises(UsageError, match=r"out\.xls: no format"):
+        predict.check_destination("out.xls")
+
+
+def test_regression_is_in_the_targets_own_units() -> None:
+    x = rng.standard_normal((200, 3))
+    y = 1000 + 50 * x[:, 0]
+    model = gpunet.train((x, y), epochs=60, device="cpu")
+    found = model.predict(x)
+    assert found.shape == (200,)
+    assert abs(found - y).mean() < 10
+    with pytest.raises(DataError, match="no probabilities"):
+        model.predict(x, proba=True)
+
+
+def test_several_targets() -> None:
+    x = rng.standard_normal((200, 3))
+    model = gpunet.train((x, x[:, :2] * 3), epochs=40, device="cpu")
+    assert model.predict(x).shape == (200, 2)
+
+
+def test_multilabel() -> None:
+    table = {f"x{i}": rng.standard_normal(150).tolist() for i in range(3)}
+    table |= {f"y{i}": [int(v > 0) for v in table[f"x{i}"]] for i in range(2)}
+    model = gpunet.train(table, target="y0,y1", epochs=60, device="cpu")
+    assert model.schema.target.task == "multilabel"
+    assert model.predict(table).shape == (150, 2)
+    assert model.evaluate(table)["accuracy"] > 0.8
+
+
+def test_double_precision_stays_double(tmp_path: Path) -> None:
+    model = gpunet.train("spiral", precision="fp64", epochs=2, device="cpu", out=tmp_path / "r")
+    again = gpunet.load(tmp_path / "r")
+    assert again.network.weights["hidden1.weight"].dtype == np.float64
+    assert (again.predict("spiral", proba=True) == model.predict("spiral", proba=True)).all()
+
+
+def test_what_is_not_a_model(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(InputMissing):
+        gpunet.load(tmp_path / "nothing")
+    with pytest.raises(InputMissing):
+        gpunet.load(tmp_path)
+    damaged = bytearray((run / "model.safetensors").read_bytes())
+    damaged[-3] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(damaged)
+    with pytest.raises(ModelInvalid, match="SHA-256"):
+        gpunet.load(tmp_path)
+
+
+def test_a_model_whose_parts_do_not_fit(tmp_path: Path, run: Path) -> None:
+    from gpunet import run as runs
+
+    tensors, state = runs.unpack(run / "model.safetensors")
+    wrong = {**state, "network": {**state["network"], "hidden": [3]}}
+    path = tmp_path / "m.safetensors"
+    for bad in (wrong, {**state, "network": {"nonsense": 1}}, {"schema": state["schema"]}):
+        runs.write(path, runs.pack(tensors, bad))
+        with pytest.raises(ModelInvalid, match="does not fit together"):
+            gpunet.load(path)
+
+
+def test_no_rows(model: predict.Model) -> None:
+    with pytest.raises(DataError, match="no rows"):
+        model.predict(WITHOUT.slice(0, 0))
