@@ -226,7 +226,8 @@ def _decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
          ("tf32", "on CUDA")),
     ]
     for name, decide in decisions:
-        if getattr(settings.config, name) == "auto":
+        counted_in_steps = name == "epochs" and settings.config.steps is not None
+        if getattr(settings.config, name) == "auto" and not counted_in_steps:
             settings = settings.resolve(name, *decide(settings.config))
     _check_parts(settings.config, prepared)
     return settings

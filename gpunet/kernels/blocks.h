@@ -51,8 +51,8 @@ struct RowTeam {
          i##_first < (n); \
          i##_first += gridDim.x * (long long)(team).rows, i += gridDim.x * (long long)(team).rows)
 
-// Columns: a tile of a matrix (n, m) is `columns` wide and `rows` high; a thread has one column of it
-// and TILE_ROUNDS rows. Grids: (chunks of rows, strips of columns) for tiles, (strips) to fold chunks.
+// Columns: a tile of a matrix (n, m) is `columns` wide and `rows` high; a thread has one column of
+// it and TILE_ROUNDS rows. Grids: (chunks of rows, strips of columns), or (strips) to fold chunks.
 struct Tile {
     int columns, lanes, lane, rows;
     long long column, first, last, chunks;

@@ -1,5 +1,6 @@
-// A loss: a team of threads a row writes its loss, then one block adds the rows up in order. Between
-// the two, rows[i] is not weighted yet; its sign tells a right row (judged losses are not negative).
+// A loss: a team of threads a row writes its loss, then one block adds the rows up in order.
+// Between the two, rows[i] is not weighted yet; its sign tells a right row (judged losses are never
+// negative).
 
 #if IS_sum_squares || IS_formula_sum
 #define MEAN 0

@@ -1,0 +1,445 @@
+"""The command line as a user meets it: streams, exit codes, one line an error, nothing lost."""
+
+import gzip
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpunet.cli import _run
+
+PENGUINS = ["train", "penguins", "--device", "cpu", "--epochs", "3"]
+ROWS = "\n".join(f"{i % 7},{i % 3},{'yes' if i % 7 > 3 else 'no'}" for i in range(60))
+TABLE = f"a,b,y\n{ROWS}\n"
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gpunet"])
+    return tmp_path
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("gpunet: error: ")]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]):
+    def call(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        code = _run(list(arguments))
+        seen = capsys.readouterr()
+        outcome = Outcome(code, seen.out, seen.err)
+        assert "\x1b" not in seen.out + seen.err
+        assert "Traceback" not in seen.err
+        assert len(outcome.errors) == (1 if code else 0), seen.err
+        return outcome
+
+    return call
+
+
+def process(*arguments: str, **more: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "gpunet", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+# What is printed where
+
+
+def test_train_saves_a_run_and_prints_the_metrics_on_stdout(cli) -> None:
+    done = cli(*PENGUINS)
+    assert done.code == 0
+    assert done.out.split()[:3] == ["train", "validation", "test"]
+    assert "accuracy" in done.out
+    lines = [line for line in done.err.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 3
+    run = Path("runs/penguins-1")
+    files = {path.name for path in run.iterdir()}
+    assert files == {"config.toml", "metrics.jsonl", "model.safetensors", "summary.json"}
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
+    assert "gpunet predict runs/penguins-1" in done.err
+
+
+def test_the_json_of_training(cli) -> None:
+    done = cli(*PENGUINS, "--json", "-o", "here")
+    found = json.loads(done.out)
+    assert found == json.loads(Path("here/summary.json").read_text())
+    assert found["schema"] == "gpunet.train/1"
+    assert {"run", "device", "steps", "seconds", "rows_per_second", "loss", "metrics"} <= set(found)
+    assert set(found["loss"]) == {"first", "last"}
+    assert set(found["metrics"]) == {"train", "validation", "test"}
+    assert set(found["metrics"]["test"]) == {"accuracy", "log_loss", "auc"}
+
+
+def test_quiet_changes_no_result(cli) -> None:
+    loud, quiet = cli(*PENGUINS, "-o", "loud"), cli(*PENGUINS, "-o", "quiet", "--quiet")
+    assert quiet.err == ""
+    assert quiet.out == loud.out
+    model = "model.safetensors"
+    assert Path("loud", model).read_bytes() == Path("quiet", model).read_bytes()
+
+
+def test_the_config_of_a_run_gives_the_same_run(cli) -> None:
+    cli(*PENGUINS, "-o", "first", "--dropout", "0.1", "--hidden", "20,10", "--steps", "30",
+        "--epochs", "auto")
+    again = cli("train", "penguins", "--config", "first/config.toml", "-o", "second")
+    assert again.code == 0
+    model = "model.safetensors"
+    assert Path("first", model).read_bytes() == Path("second", model).read_bytes()
+
+
+def test_evaluate_and_predict(cli, somewhere: Path) -> None:
+    Path("t.csv").write_text(TABLE)
+    assert cli("train", "t.csv", "-t", "y", "-o", "run", "--epochs", "30").code == 0
+    judged = cli("evaluate", "run", "t.csv", "--json")
+    assert json.loads(judged.out)["metrics"]["accuracy"] > 0.9
+    Path("new.csv").write_text("b,a,extra\n1,6,x\n2,0,y\n")
+    done = cli("predict", "run", "new.csv", "--proba", "--keep", "extra")
+    assert done.out.splitlines()[0] == '"extra","prediction","p_no","p_yes"'
+    assert [line.split(",")[1] for line in done.out.splitlines()[1:]] == ['"yes"', '"no"']
+    saved = cli("predict", "run", "new.csv", "-o", "out.jsonl", "--json")
+    assert json.loads(saved.out)["rows"] == 2
+    assert len(Path("out.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_category_never_seen_is_counted_on_stderr(cli) -> None:
+    rows = "\n".join(f"{'red' if i % 2 else 'green'},{i % 2}" for i in range(50))
+    Path("t.csv").write_text(f"colour,y\n{rows}\n")
+    cli("train", "t.csv", "-t", "y", "--task", "binary", "-o", "run", "--epochs", "2")
+    Path("new.csv").write_text("colour\nblue\nred\n")
+    done = cli("predict", "run", "new.csv")
+    assert done.code == 0
+    assert "colour: 1 rows hold a category that training never saw" in done.err
+
+
+def test_graph_prints_the_lectures_numbers(cli) -> None:
+    done = cli("graph", "(x+y)*z", "x=-2", "y=5", "z=-4", "--json")
+    found = json.loads(done.out)
+    assert found["schema"] == "gpunet.graph/1"
+    grads = {node["name"]: node["grad"] for node in found["nodes"]}
+    values = {node["name"]: node["value"] for node in found["nodes"]}
+    assert [grads[name] for name in "xyz"] == [-4, -4, 3]
+    assert -12 in values.values()
+    told = cli("graph", "(x+y)*z", "x=-2", "y=5", "z=-4", "--explain")
+    assert "multiply" in told.out
+
+
+def test_graph_takes_arrays(cli) -> None:
+    np.save("m.npy", np.eye(2))
+    done = cli("graph", "sum(sigmoid(x @ w))", "x=@m.npy", "w=randn(2,3)", "--seed", "1", "--json")
+    again = cli("graph", "sum(sigmoid(x @ w))", "x=@m.npy", "w=randn(2,3)", "--seed", "1", "--json")
+    assert done.out == again.out
+    assert done.code == 0
+
+
+def test_gradcheck(cli) -> None:
+    done = cli("gradcheck", "sum(exp(x)*y)", "x=[1,2]", "y=[3,4]", "--json")
+    results = json.loads(done.out)["results"]
+    assert all(result["ok"] and result["error"] <= 1e-6 for result in results)
+    everything = cli("gradcheck", "--all")
+    assert everything.code == 0
+    assert "WRONG" not in everything.out
+
+
+def test_info_and_the_sets(cli) -> None:
+    assert json.loads(cli("info", "--json").out)["schema"] == "gpunet.info/1"
+    assert "auto" in cli("info").out
+    assert "penguins" in cli("data", "list").out
+    names = {each["name"] for each in json.loads(cli("data", "list", "--json").out)["sets"]}
+    assert names == {"lecture", "spiral", "penguins", "digits"}
+    assert "bill_length_mm" in cli("data", "show", "penguins").out
+    shown = json.loads(cli("data", "show", "penguins", "--json").out)
+    assert shown["rows"] == 344
+
+
+def test_version_and_no_arguments(cli) -> None:
+    from gpunet import __version__
+
+    assert cli("--version").out == f"gpunet {__version__}\n"
+    assert _run([]) == 2
+
+
+# Wrong options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "No such command 'trian'. Did you mean 'train'?"),
+        (["train", "penguins", "--epochz", "3"], "No such option: --epochz"),
+        (["train", "penguins", "--epochs", "x"], "--epochs x: must be a valid integer"),
+        (["train", "penguins", "--precision", "bf16", "--device", "cpu"], "is for CUDA"),
+        (["train", "penguins", "--precision", "tf32", "--device", "cpu"], "is for CUDA"),
+        (["train", "penguins", "--device", "gpu"], "no device 'gpu'"),
+        (["train", "penguins", "--activation", "x*foo(x)"], "column 3.*foo"),
+        (["train", "penguins", "--activation", "y"], "formula"),
+        (["train", "penguins", "--loss", "mean_squared"], "does not fit a multiclass target"),
+        (["train", "penguins", "--loss", "pred-target"], "does not fit a multiclass target"),
+        (["train", "spiral", "--target", "x1", "--task", "regression", "--label-smoothing", "0.1"],
+         "--label-smoothing has no meaning"),
+        (["train", "penguins", "--validation", "0", "--schedule", "plateau"], "validation"),
+        (["train", "lecture", "--patience", "3"], "--patience needs a validation part"),
+        (["train", "penguins", "--steps", "3", "--epochs", "3"], "conflict"),
+        (["graph", "x+"], "column"),
+        (["graph", "x+y", "x=1"], "y"),
+        (["graph", "x", "x=__import__('os')"], "x"),
+        (["predict", "run", "x.csv", "-o", "out.xls"], "no format"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_option_is_exit_2(cli, arguments: list[str], message: str) -> None:
+    done = cli(*arguments)
+    assert done.code == 2
+    assert re.search(message, done.errors[0]), done.errors[0]
+    assert done.out == ""
+    assert not Path("runs").exists()
+
+
+def test_a_missing_target_lists_the_columns(cli) -> None:
+    Path("t.csv").write_text(TABLE)
+    done = cli("train", "t.csv")
+    assert done.code == 2
+    assert all(name in done.errors[0] for name in ("--target", "a", "b", "y"))
+
+
+# Bad files
+
+IDX = struct.pack(">HBBIII", 0, 8, 3, 10, 2, 2) + bytes(40)
+
+
+def bad_files() -> dict[str, tuple[str | bytes | None, int, str]]:
+    """Name → content (None: not there), exit code, and what the message says."""
+    packed = gzip.compress(TABLE.encode())
+    return {
+        "missing.csv": (None, 66, "missing.csv"),
+        "empty.csv": ("", 65, "no rows|empty"),
+        "header.csv": ("a,b,y\n", 65, "no rows"),
+        "newlines.csv": ("\n\n\n", 65, "no rows|empty"),
+        "junk.csv": (bytes(range(256)) * 20, 65, "junk.csv"),
+        "cut.csv.gz": (packed[:-10], 65, "cut.csv.gz"),
+        "cut.parquet": (b"PAR1" + bytes(50), 65, "cut.parquet"),
+        "cut.npz": (b"PK\x03\x04" + bytes(30), 65, "cut.npz"),
+        "lies-idx3-ubyte": (IDX[:-1], 65, "idx"),
+        "short.csv": ("a,b,y\n1,2,0\n3,4\n5,6,1\n", 65, "3"),
+        "twice.csv": ("a,a,y\n1,2,0\n3,4,1\n", 65, "more than once"),
+        "text.csv": (TABLE.replace("\n3,", "\nthree,", 1), 65, "three"),
+        "infinite.csv": (TABLE.replace("\n3,", "\ninf,", 1), 65, "inf"),
+        "one.csv": ("a,b,y\n1,2,no\n", 65, "row"),
+        "constant.csv": (TABLE.replace("yes", "no"), 65, "y"),
+        "unanswered.csv": (re.sub("yes|no", "", TABLE), 65, "y"),
+        "partly.csv": (TABLE.replace(",no\n", ",\n", 2), 65, "--drop-missing-target"),
+        "absent.csv": (TABLE.replace("a,b,y", "a,b,z"), 65, "no column 'y'|'y'|y"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_files())
+def test_a_bad_file_is_named_with_what_is_wrong(cli, name: str) -> None:
+    content, code, message = bad_files()[name]
+    if content is not None:
+        Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
+    done = cli("train", name, "--target", "y")
+    assert done.code == code, done.errors
+    assert re.search(message, done.errors[0]), done.errors[0]
+    assert not Path("runs").exists()
+
+
+def test_a_directory_that_holds_no_images(cli) -> None:
+    Path("folder").mkdir()
+    assert cli("train", "folder", "-t", "y").code == 65
+
+
+def test_objects_in_an_npz_are_refused(cli) -> None:
+    np.savez("o.npz", x=np.array([{}, 1], dtype=object), y=np.arange(2))
+    assert cli("train", "o.npz").code == 65
+
+
+def test_a_class_with_one_row_is_a_note(cli) -> None:
+    Path("t.csv").write_text(TABLE + "1,1,maybe\n")
+    done = cli("train", "t.csv", "-t", "y", "--epochs", "2")
+    assert done.code == 0
+    assert "maybe" in done.err
+
+
+def test_names_with_markup_and_control_characters_are_shown_plainly(cli) -> None:
+    Path("t.csv").write_text(TABLE.replace("a,b,y", "[/red],b\x1b[31m,y"))
+    assert cli("train", "t.csv", "-t", "y", "-o", "run", "--epochs", "2").code == 0
+    shown = cli("data", "show", "t.csv")
+    assert "[/red]" in shown.out
+    assert "\\x1b[31m" in shown.out
+    Path("new.csv").write_text("q\n1\n")
+    assert "[/red]" in cli("predict", "run", "new.csv").errors[0]
+
+
+def test_ten_thousand_columns(cli) -> None:
+    head = ",".join(f"c{i}" for i in range(10_000))
+    rows = [",".join(["1", str(i)] * 5_000) + f",{i % 2}" for i in range(40)]
+    Path("wide.csv").write_text(f"{head},y\n" + "\n".join(rows) + "\n")
+    done = cli("train", "wide.csv", "-t", "y", "--task", "binary", "--epochs", "1")
+    assert done.code == 0
+
+
+def test_runs_that_are_there_already(cli) -> None:
+    Path("taken").mkdir()
+    Path("taken/file").touch()
+    done = cli(*PENGUINS, "-o", "taken")
+    assert done.code == 73
+    assert list(Path("taken").iterdir()) == [Path("taken/file")]
+
+
+def test_models_that_are_none(cli) -> None:
+    Path("m.safetensors").write_bytes(b"junk" * 10)
+    assert cli("evaluate", "m.safetensors", "penguins").code == 76
+    assert cli("evaluate", "nothing", "penguins").code == 66
+
+
+# Devices
+
+
+def test_cuda_that_is_not_there_is_exit_69_before_data_is_read(cli) -> None:
+    from gpunet.device import resolve
+    from gpunet.errors import Unavailable
+
+    try:
+        resolve("cuda")
+    except Unavailable:
+        done = cli("train", "no-such-file.csv", "-t", "y", "--device", "cuda")
+        assert done.code == 69
+        assert re.search("no CUDA|no CuPy", done.errors[0])
+
+
+def test_without_cupy_too() -> None:
+    code = (
+        "import sys; sys.modules['cupy'] = None\n"
+        "from gpunet.cli import main\n"
+        "main(['train', 'nothing.csv', '-t', 'y', '--device', 'cuda'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 69
+    assert "gpunet[cuda13]" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# Ends that come early
+
+
+def test_a_diverging_run_is_exit_80_and_names_the_step(cli) -> None:
+    arguments = ["--activation", "relu", "--norm", "none", "--optimizer", "sgd", "--lr", "1e6"]
+    done = cli("train", "penguins", *arguments)
+    assert done.code == 80
+    assert re.search(r"diverged at step \d+", done.errors[0])
+
+
+def test_a_run_that_diverges_late_keeps_its_best_model(cli, monkeypatch) -> None:
+    from gpunet import loop
+
+    step = loop._Run._step
+
+    def poisoned(self: loop._Run, done: int) -> None:
+        if done == 20:
+            self.store.values[:] = np.nan
+        step(self, done)
+
+    monkeypatch.setattr(loop._Run, "_step", poisoned)
+    done = cli("train", "penguins", "--epochs", "10", "-o", "run")
+    assert done.code == 80
+    assert "is kept in run" in done.errors[0]
+    assert json.loads(Path("run/summary.json").read_text())["ended"] == "diverged"
+    assert cli("evaluate", "run", "penguins").code == 0
+
+
+def wait_for(pattern: str, running: subprocess.Popen[str]) -> str:
+    seen = ""
+    assert running.stderr is not None
+    while not re.search(pattern, seen):
+        line = running.stderr.readline()
+        assert line, seen
+        seen += line
+    return seen
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_says_so(number: int, code: int) -> None:
+    running = process("train", "digits", "--epochs", "5000", "--patience", "0", "-o", "run")
+    wait_for("epoch 3/", running)
+    running.send_signal(number)
+    out, err = running.communicate(timeout=20)
+    assert running.returncode == code
+    assert "stopped after step" in err
+    assert "accuracy" in out
+    assert json.loads(Path("run/summary.json").read_text())["ended"] == "stopped"
+    assert Path("run/model.safetensors").exists()
+
+
+def test_a_second_ctrl_c_stops_at_once() -> None:
+    running = process("train", "digits", "--epochs", "5000", "--patience", "0", "-o", "run",
+                      "--hidden", "4000,4000", "--batch-size", "1250")
+    wait_for(r"run +run", running)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=20)
+    assert running.returncode == 130
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    running = process("predict", "run", "big.csv")
+    running.communicate(timeout=20)
+    Path("t.csv").write_text(TABLE)
+    subprocess.run(
+        [sys.executable, "-m", "gpunet", "train", "t.csv", "-t", "y", "-o", "r", "-q"], check=True
+    )
+    Path("big.csv").write_text("a,b\n" + "1,2\n" * 200_000)
+    command = f"{sys.executable} -m gpunet predict r big.csv | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ['"prediction"', "0"]
+    assert done.stderr == ""
+
+
+def test_stdin_and_stdout_are_dashes() -> None:
+    Path("t.csv").write_text(TABLE)
+    running = process("train", "-", "-t", "y", "--json", "-q", "--epochs", "2",
+                      stdin=subprocess.PIPE)
+    out, err = running.communicate(TABLE, timeout=30)
+    assert running.returncode == 0, err
+    assert json.loads(out)["rows"]["train"] > 0
+
+
+def test_debug_shows_the_traceback() -> None:
+    running = process("--debug", "train", "nothing.csv", "-t", "y")
+    _, err = running.communicate(timeout=20)
+    assert running.returncode == 66
+    assert "Traceback" in err
+
+
+def test_memory_that_is_not_there_is_exit_71(cli) -> None:
+    done = cli("train", "penguins", "--hidden", "1000000000,1000000000")
+    assert done.code == 71
+    assert "out of memory" in done.errors[0]
+
+
+def test_a_run_directory_that_cannot_be_made(cli, monkeypatch) -> None:
+    Path("file").touch()
+    assert cli(*PENGUINS, "-o", "file/run").code in (73, 74)
+    if os.geteuid():
+        Path("locked").mkdir(mode=0o500)
+        assert cli(*PENGUINS, "-o", "locked/run").code == 77

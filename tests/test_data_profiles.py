@@ -1,0 +1,76 @@
+"""Profiles: what people see of their data."""
+
+import numpy as np
+from tables import columns, csv, mixed
+
+from gpunet.data import ColumnProfile, profile, read
+
+
+def by_name(source, *target):
+    return {column.name: column for column in profile(source, target)}
+
+
+def test_numbers_categories_booleans_and_dates():
+    source = columns(
+        {
+            "n": ["1", "NA", "3", "8"],
+            "c": ["x", "x", "y", "NA"],
+            "b": ["yes", "no", "yes", "yes"],
+            "d": ["2020-01-01", "2020-01-03", "2020-01-05", ""],
+            "t": ["2020-01-01T06:00", "2020-01-03", "2020-01-05", "2020-01-06"],
+            "k": ["5", "5", "5", "5"],
+            "e": ["", "NA", "", ""],
+        }
+    )
+    assert profile(source) == [
+        ColumnProfile("n", "numeric", 1, 3, 1.0, 3.0, 8.0),
+        ColumnProfile("c", "category", 1, 2, top=(("x", 2), ("y", 1))),
+        ColumnProfile("b", "boolean", 0, 2, top=(("true", 3), ("false", 1))),
+        ColumnProfile("d", "date", 1, 3, "2020-01-01", "2020-01-03", "2020-01-05"),
+        ColumnProfile("t", "timestamp", 0, 4, "2020-01-01T06:00:00", "2020-01-04", "2020-01-06"),
+        ColumnProfile("k", "constant", 0, 1, 5.0, 5.0, 5.0, note="left out: constant"),
+        ColumnProfile("e", "constant", 4, 0, note="left out: without values"),
+    ]
+
+
+def test_ids_and_mistakes_are_said_and_never_raised():
+    names = [f"n{i}" for i in range(100)]
+    values = [*map(str, range(99)), "oops"]
+    found = by_name(columns({"id": names, "odd": values, "far": ["inf", *values[:99]]}))
+    assert found["id"].kind == "id"
+    assert found["odd"].note.startswith('1 of 100 values are not numbers (row 101: "oops")')
+    assert "infinite" in found["far"].note
+
+
+def test_the_target_says_its_task():
+    source = columns(mixed())
+    assert by_name(source, "kind")["kind"].note == (
+        "target: multiclass, text with 3 different values"
+    )
+    assert "missing" in by_name(source, "size")["size"].note
+    assert by_name(read("penguins"))["species"].note.startswith("target: multiclass")
+
+
+def test_arrays_are_x_and_y():
+    x = np.array([[[0, 1], [2, 3]], [[4, 5], [6, 250]]], np.uint8)
+    found = profile(read((x, np.array(["a", "b"]))))
+    assert found == [
+        ColumnProfile("x", "numeric", 0, 8, 0.0, 3.5, 250.0, note="2 x 2 values of uint8 a row"),
+        ColumnProfile(
+            "y",
+            "category",
+            0,
+            2,
+            top=(("a", 1), ("b", 1)),
+            note="target: binary, text with 2 different values",
+        ),
+    ]
+    assert [column.name for column in profile(read(x))] == ["x"]
+    both = profile(read((x, np.array([[0.5, 1], [2, 3]]))))
+    assert [column.name for column in both] == ["x", "y1", "y2"]
+    assert both[1].note == "target: regression, 2 targets of numbers"
+
+
+def test_top_levels_come_by_count():
+    found = by_name(csv("c,n\n" + "".join(f"{c},1\n" for c in "abbcccddddeeeeeffffff")))
+    assert [level for level, _ in found["c"].top] == ["f", "e", "d", "c", "b"]

@@ -1,0 +1,254 @@
+"""Targets: which task the values suggest, labels as written, and what cannot be learnt."""
+
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tables import columns
+
+from gpunet.data.source import Source
+from gpunet.data.targets import (
+    Target,
+    check_present,
+    choose_task,
+    decode_values,
+    encode_answers,
+    fit_target,
+    read_answers,
+)
+from gpunet.errors import DataError, UsageError
+
+
+def answers_of(source, *names):
+    return read_answers(source, names or ("y",))
+
+
+def text(values):
+    return columns({"y": values})
+
+
+def typed(values, kind=None):
+    return Source("t", pa.table({"y": pa.array(values, kind)}))
+
+
+def arrays(y):
+    y = np.asarray(y)
+    return Source("t", x=np.zeros((len(y), 1)), y=y)
+
+
+def chosen(source, task="auto"):
+    return choose_task(answers_of(source), task, source.table is None)
+
+
+def fitted(source, task="auto", standardise=True):
+    answers = answers_of(source)
+    rows = np.arange(source.rows)
+    task, reason = choose_task(answers, task, source.table is None)
+    return fit_target(answers, rows, rows, task, reason, standardise)
+
+
+def encoded(target, source, dtype="float32"):
+    rows = np.arange(source.rows)
+    answers = answers_of(source, *target.names)
+    return encode_answers(target, source, answers, rows, np.dtype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("source", "task", "reason"),
+    [
+        (text(["a", "b", "a"]), "binary", "text with 2 different values"),
+        (text(["a", "b", "c"]), "multiclass", "text with 3 different values"),
+        (text(["yes", "no", "yes"]), "binary", "text with 2 different values"),
+        (text([1, 2, 1, 2]), "binary", "whole numbers with 2 different values"),
+        (text(["1.0", "2.0", "1.0", "2.0"]), "binary", "whole numbers with 2 different values"),
+        (text([1, 2, 1, 3]), "regression", "whole numbers with 3 different values"),
+        (text(["1.5", "2", "1.5", "2"]), "regression", "numbers with fractions"),
+        (text(list(range(20)) * 2), "multiclass", "whole numbers with 20 different values"),
+        (text(list(range(21)) * 2), "regression", "whole numbers with 21 different values"),
+        (text(list(range(21)) * 10), "multiclass", "whole numbers with 21 different values"),
+        (text(list(range(1, 22)) * 10), "regression", "whole numbers with 21 different values"),
+        (text(list(range(101)) * 10), "regression", "whole numbers with 101 different values"),
+        (typed([True, False, True]), "binary", "true or false with 2 different values"),
+        (typed([1.0, 2.0, 1.0, 2.0]), "regression", "decimal numbers"),
+        (typed([1, 2, 1, 2]), "binary", "whole numbers with 2 different values"),
+        (typed(["a", "b", "c"]), "multiclass", "text with 3 different values"),
+        (arrays([0, 1, 2]), "multiclass", "whole numbers with 3 different values"),
+        (arrays([0.0, 1.0, 0.0]), "regression", "decimal numbers"),
+        (arrays(list(range(50)) * 2), "multiclass", "whole numbers with 50 different values"),
+        (arrays(list(range(50))), "regression", "whole numbers with 50 different values"),
+        (arrays(["a", "b"]), "binary", "text with 2 different values"),
+        (arrays([True, False]), "binary", "true or false with 2 different values"),
+    ],
+)
+def test_the_task_that_values_suggest(source, task, reason):
+    assert chosen(source) == (task, reason)
+
+
+def test_several_targets():
+    zeros_and_ones = columns({"a": [0, 1, 0], "b": ["yes", "no", "no"]})
+    answers = answers_of(zeros_and_ones, "a", "b")
+    assert choose_task(answers, "auto", False) == ("multilabel", "2 targets of 0 and 1")
+    numbers = answers_of(columns({"a": [0, 1, 2], "b": [0, 1, 1]}), "a", "b")
+    assert choose_task(numbers, "auto", False) == ("regression", "2 targets of numbers")
+    mixed = answers_of(columns({"a": [0, 1, 0], "b": ["x", "y", "z"]}), "a", "b")
+    with pytest.raises(DataError, match=r'b: holds text \("x"\); regression wants numbers'):
+        choose_task(mixed, "auto", False)
+    with pytest.raises(UsageError, match=r"multiclass takes one target, not 2 \(a, b\)"):
+        choose_task(numbers, "multiclass", False)
+    with pytest.raises(DataError, match="a: multilabel wants 0 and 1 in every target"):
+        choose_task(numbers, "multilabel", False)
+
+
+@pytest.mark.parametrize(
+    ("source", "task", "error", "message"),
+    [
+        (text(["a", "b"]), "regression", DataError, "regression wants numbers"),
+        (text(["1.5", "2"]), "multiclass", DataError, "fractions; multiclass wants classes"),
+        (text(["a", "b", "c"]), "binary", DataError, "3 classes; binary wants 2"),
+        (text(["a", "b"]), "clustering", UsageError, "task clustering: wanted auto, regression"),
+        (text(["a", "a"]), "auto", DataError, r'the same value in every row \("a"\)'),
+        (text([5, 5, 5]), "regression", DataError, r'same value in every row \("5"\)'),
+        (typed([2.5, 2.5]), "auto", DataError, r'same value in every row \("2.5"\)'),
+        (text([f"n{i}" for i in range(50)]), "auto", DataError, "50 different texts in 50 rows"),
+    ],
+)
+def test_tasks_that_values_do_not_allow(source, task, error, message):
+    with pytest.raises(error, match=message):
+        chosen(source, task)
+
+
+def test_a_task_can_be_asked_for():
+    assert chosen(text([1, 2, 1, 2]), "regression") == ("regression", "as asked")
+    assert chosen(typed([1.0, 2.0]), "multiclass") == ("multiclass", "as asked")
+    assert chosen(text(["a", "b"]), "multiclass") == ("multiclass", "as asked")
+    assert chosen(text([0, 1]), "multilabel") == ("multilabel", "as asked")
+
+
+@pytest.mark.parametrize(
+    ("source", "labels"),
+    [
+        (text(["b", "a ", "b"]), ("a ", "b")),
+        (text([10, 9, 10, 9]), ("9", "10")),
+        (text(["1.0", "01", "2", "2.00"]), ("1.0", "2")),
+        (text([-1, 1, -1, 1]), ("-1", "1")),
+        (text(["True", "False", "True"]), ("False", "True")),
+        (typed([7, 0, 7, 0]), (0, 7)),
+        (typed([True, False]), (False, True)),
+        (typed(["x", "y"]), ("x", "y")),
+        (arrays(np.array([3, 1, 3], np.uint8)), (1, 3)),
+        (arrays(["u", "t"]), ("t", "u")),
+    ],
+)
+def test_labels_are_written_as_in_the_file(source, labels):
+    got = fitted(source, "multiclass").labels
+    assert got == labels
+    assert [type(label) for label in got] == [type(label) for label in labels]
+
+
+def test_classes_are_codes_and_two_classes_a_column_of_0_and_1():
+    source = text(["b", "a", "b", "c"])
+    codes = encoded(fitted(source), source)
+    assert codes.dtype == np.int32
+    assert codes.tolist() == [1, 0, 1, 2]
+    two = text(["no", "yes", "no"])
+    y = encoded(fitted(two), two)
+    assert y.dtype == np.float32
+    assert y.tolist() == [[0], [1], [0]]
+
+
+def test_numbers_are_standardised_and_come_back():
+    source = text(["1.5", "2", "10"])
+    target = fitted(source)
+    y = encoded(target, source, "float64")
+    assert y.shape == (3, 1)
+    np.testing.assert_allclose(y.mean(), 0, atol=1e-12)
+    np.testing.assert_allclose(y.std(), 1)
+    np.testing.assert_allclose(decode_values(target, y), [[1.5], [2], [10]])
+    raw = fitted(source, standardise=False)
+    assert (raw.mean, raw.std) == ((0.0,), (1.0,))
+    assert encoded(raw, source).tolist() == [[1.5], [2], [10]]
+    with pytest.raises(ValueError, match="have no units"):
+        decode_values(Target(("y",), "binary", ("a", "b"), (0.0,), (1.0,), ""), y)
+
+
+def test_several_labels_are_a_matrix():
+    source = Source("t", x=np.zeros((2, 1)), y=np.array([[0, 1], [1, 1]]))
+    answers = read_answers(source, ("y1", "y2"))
+    rows = np.arange(2)
+    target = fit_target(answers, rows, rows, "multilabel", "", True)
+    y = encode_answers(target, source, answers, rows, np.dtype("float64"))
+    assert y.dtype == np.float32
+    assert y.tolist() == [[0, 1], [1, 1]]
+    with pytest.raises(DataError, match="y has 2 columns; wanted 1"):
+        read_answers(source, ("y",))
+
+
+@pytest.mark.parametrize(
+    ("train", "later"),
+    [
+        (text([1, 2, 1, 2]), typed([2, 1])),
+        (text(["1.0", "2.0", "1.0", "2.0"]), text([2, 1])),
+        (typed([1, 2, 1, 2]), text(["2", "1.0"])),
+        (typed([1, 2, 1, 2]), typed([2.0, 1.0])),
+        (typed([False, True]), text(["true", "False"])),
+        (text(["false", "true"]), typed([True, False])),
+        (arrays([1, 2]), typed([2, 1])),
+        (text(["a", "b"]), typed(["b", "a"])),
+    ],
+)
+def test_labels_are_known_again_in_other_formats(train, later):
+    target = fitted(train, "multiclass")
+    assert encoded(target, later).tolist() == [1, 0]
+
+
+def test_labels_that_training_never_saw():
+    target = fitted(text(["Adelie", "Gentoo", "Adelie"]))
+    with pytest.raises(
+        DataError,
+        match=r'^y: 2 of 3 values are none of the classes Adelie, Gentoo \(row 3: "yeti"\)',
+    ):
+        encoded(target, text(["Adelie", "yeti", "troll"]))
+    with pytest.raises(DataError, match="holds numbers with fractions; wanted the classes"):
+        encoded(target, text(["1.5", "2"]))
+    numbers = fitted(text(["1.5", "2"]))
+    with pytest.raises(DataError, match=r'holds text \(row 2: "x"\); wanted numbers'):
+        encoded(numbers, text(["x", "y"]))
+    labels = Target(("y",), "multilabel", (), (0.0,), (1.0,), "")
+    with pytest.raises(DataError, match="wanted 0 and 1 alone"):
+        encoded(labels, text(["0", "2"]))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (text(["a", "", "b", "NA"]), r"2 of 4 values of the target are missing \(row 3\)"),
+        (text(["1", "?", "2"]), r"1 of 3 values .* \(row 3\); .*--drop-missing-target"),
+        (typed([1.5, None, float("nan")]), r"2 of 3 values .* \(row 2\)"),
+        (arrays([1.5, np.nan]), r"1 of 2 values .* \(row 2\)"),
+        (text(["", "NA"]), "no value in any row"),
+        (typed([None, None]), "no value in any row"),
+    ],
+)
+def test_gaps_in_the_target(source, message):
+    with pytest.raises(DataError, match=message):
+        check_present(source, answers_of(source))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (text(["1", "inf"]), "infinite"),
+        (arrays([1.0, np.inf]), r"t: y: 1 of 2 values not finite \(row 2"),
+        (text([*map(str, range(99)), "x"]), r'1 of 100 values are not numbers \(row 101: "x"\)'),
+        (typed([datetime.date(2020, 1, 1)]), "holds dates; a target is numbers or classes"),
+        (Source("t", x=np.zeros((1, 1))), "no targets; wanted an array y"),
+    ],
+)
+def test_targets_that_cannot_be_read(source, message):
+    with pytest.raises(DataError, match=message):
+        answers_of(source)
+
+
+def test_whole_numbers_beyond_float64_are_no_classes():
+    assert chosen(typed([2**60, 2**60 + 1, 2**60] * 2 + [5]))[0] == "regression"
