@@ -1,0 +1,397 @@
+"""Preparing: nothing is learnt from rows that do not train, and every refusal has its reason."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tables import columns, csv, mixed, text_of
+
+from gpunet.data import prepare, read
+from gpunet.data.source import Source
+from gpunet.errors import DataError, UsageError
+
+VALUES = mixed()
+SOURCE = columns(VALUES)
+WHOLE = {"validation": 0.0, "test": 0.0}
+IMAGES = np.random.default_rng(0).integers(0, 256, (60, 5, 4)).astype(np.uint8)
+LABELS = np.arange(60) % 3
+
+
+def saved(prepared):
+    return json.dumps(prepared.schema.to_dict())
+
+
+def sizes(prepared):
+    parts = (prepared.train, prepared.validation, prepared.test)
+    return [part and part.rows for part in parts]
+
+
+def test_three_parts_of_a_table():
+    prepared = prepare(SOURCE, target=("kind",))
+    assert sizes(prepared) == [140, 30, 30]
+    assert prepared.schema.target.labels == ("cottage", "flat", "house")
+    assert [column.name for column in prepared.schema.columns] == list(VALUES)[:-1]
+    for part in (prepared.train, prepared.validation, prepared.test):
+        assert part.x.dtype == np.float32
+        assert part.x.flags.c_contiguous
+        assert part.x.shape == (part.rows, prepared.schema.width)
+        assert part.y.dtype == np.int32
+        assert np.isfinite(part.x).all()
+    assert prepared.notes == ()
+
+
+def test_the_parts_are_what_the_schema_encodes():
+    prepared = prepare(SOURCE, target=("kind",), **WHOLE)
+    assert sizes(prepared) == [200, None, None]
+    assert prepared.train.x.tobytes() == prepared.schema.encode(SOURCE)[0].tobytes()
+    np.testing.assert_array_equal(prepared.train.y, prepared.schema.encode_target(SOURCE))
+
+
+def test_the_training_part_has_mean_zero_and_deviation_one():
+    x = prepare(SOURCE, target=("kind",)).train.x
+    np.testing.assert_allclose(x[:, 2].mean(), 0, atol=1e-5)  # rooms; size has two inputs
+    np.testing.assert_allclose(x[:, 2].std(), 1, atol=1e-5)
+
+
+def held_out(prepared_of, **options):
+    """The rows that do not train, found by marking each row with its number."""
+    marks = columns({"row": list(range(200)), "kind": VALUES["kind"]})
+    train = prepare(marks, target=("kind",), standardise=False, **options).train
+    return sorted(set(range(200)) - set(train.x[:, 0].astype(int).tolist()))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rows_that_do_not_train_leave_no_trace(seed):
+    first = prepare(SOURCE, target=("kind",), seed=seed)
+    changed = {name: list(cells) for name, cells in VALUES.items()}
+    for row in held_out(prepare, seed=seed):
+        changed["size"][row] = "1e9"
+        changed["rooms"][row] = "NA"
+        changed["town"][row] = f"elsewhere {row}"
+        changed["garden"][row] = "perhaps"
+        changed["sold"][row] = "1850-01-01T12:00"
+    again = prepare(columns(changed), target=("kind",), seed=seed)
+    assert saved(again) == saved(first)
+    assert again.train.x.tobytes() == first.train.x.tobytes()
+    assert again.train.y.tobytes() == first.train.y.tobytes()
+    assert again.test.x.tobytes() != first.test.x.tobytes()
+
+
+def test_a_row_that_trains_does_leave_a_trace():
+    row = next(i for i in range(200) if i not in held_out(prepare))
+    changed = VALUES | {"rooms": [99 if i == row else v for i, v in enumerate(VALUES["rooms"])]}
+    assert saved(prepare(columns(changed), target=("kind",))) != saved(
+        prepare(SOURCE, target=("kind",))
+    )
+
+
+def test_targets_of_rows_that_do_not_train_leave_no_trace():
+    marks = columns({"row": list(range(200)), "y": [f"{v}.5" for v in range(200)]})
+    train = prepare(marks, target=("y",), standardise=False).train.x[:, 0].astype(int)
+    y = [f"{v}.5" if v in set(train.tolist()) else "1e6" for v in range(200)]
+    again = prepare(columns({"row": list(range(200)), "y": y}), target=("y",))
+    assert saved(again) == saved(prepare(marks, target=("y",)))
+
+
+def test_arrays_leave_no_trace_either():
+    first = prepare(read((IMAGES, LABELS)))
+    keys = {row.tobytes() for row in first.train.x}
+    changed = IMAGES.copy()
+    for i, image in enumerate(IMAGES):
+        if image.tobytes() not in keys:
+            changed[i] = 0
+    again = prepare(read((changed, LABELS)))
+    assert saved(again) == saved(first)
+    assert again.train.x.tobytes() == first.train.x.tobytes()
+
+
+def test_the_seed_decides_the_split_and_nothing_else_is_random():
+    same = [prepare(SOURCE, target=("kind",), seed=3) for _ in range(2)]
+    assert same[0].train.x.tobytes() == same[1].train.x.tobytes()
+    assert saved(same[0]) == saved(same[1])
+    assert saved(same[0]) != saved(prepare(SOURCE, target=("kind",), seed=4))
+
+
+def test_features_and_drop_choose_the_columns():
+    some = prepare(SOURCE, target=("kind",), features=("town", "rooms"))
+    assert [column.name for column in some.schema.columns] == ["rooms", "town"]
+    rest = prepare(SOURCE, target=("kind",), drop=("town", "sold"))
+    assert [column.name for column in rest.schema.columns] == ["size", "rooms", "garden"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, UsageError, "no target was given; choose one with --target: size, rooms, town"),
+        ({"target": ("kinds",)}, DataError, r't: no column kinds; did you mean "kind"\?'),
+        ({"target": ("kind",), "features": ("Town",)}, DataError, r'Town; did you mean "town"\?'),
+        ({"target": ("kind",), "drop": ("x", "y")}, DataError, "2 columns missing: x, y"),
+        ({"target": ("kind",), "split_column": "fold"}, DataError, "no column fold"),
+        ({"target": ("kind",), "features": ("kind",)}, UsageError, "kind: the target and a"),
+        ({"target": ("kind",), "drop": ("kind",)}, UsageError, "kind: the target and a"),
+        (
+            {"target": ("kind",), "features": ("size",), "drop": ("size",)},
+            UsageError,
+            "size: both a feature and left out; wanted one of the two",
+        ),
+        (
+            {"target": ("kind",), "split_column": "town", "drop": ("town",)},
+            UsageError,
+            "town: the split column and a feature or left out",
+        ),
+        ({"target": ("kind",), "task": "regression"}, DataError, "regression wants numbers"),
+        ({"target": ("kind",), "validation": 1.5}, UsageError, "wanted a share"),
+        ({"target": ("kind",), "split_column": "town"}, DataError, "none of train, validation"),
+        (
+            {"target": ("kind",), "split_column": "town", "test": SOURCE},
+            UsageError,
+            "split column town and a test source",
+        ),
+    ],
+)
+def test_what_cannot_be_asked(options, error, message):
+    with pytest.raises(error, match=message):
+        prepare(SOURCE, **options)
+
+
+@pytest.mark.parametrize("name", ["features", "drop"])
+def test_arrays_have_no_columns_to_choose(name):
+    with pytest.raises(UsageError, match="arrays have no columns to choose from"):
+        prepare(read((IMAGES, LABELS)), **{name: ("a",)})
+    with pytest.raises(UsageError, match="the target is the array y"):
+        prepare(read((IMAGES, LABELS)), target=("a",))
+    with pytest.raises(DataError, match="no targets; wanted an array y beside x"):
+        prepare(read(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,y\n1,x\n", "one row with a target; wanted 2 or more"),
+        ("a,y\n1,x\n2,x\n3,x\n", "the same value in every row"),
+        ("a,y\n1,x\n2,\n3,y\n", r"y: 1 of 3 values of the target are missing \(row 3\)"),
+        ("a,y\n1,\n2,\n3,NA\n", "no value in any row"),
+        ("y\nx\ny\n", "no feature column is left"),
+        ("a,b,y\n1,x,x\n1,x,y\n", r"no column is left to learn from \(left out a, b: constant\)"),
+        ("a,y\n1,u\n2,v\n3,w\n4,x\n", "4 rows in 4 classes are too few for 1 row of validation"),
+        ("a,y\n1,1.5\n2,2.5\n", "2 rows are too few for 1 row of validation and 1 of test"),
+    ],
+)
+def test_data_that_cannot_be_learnt_from(text, message):
+    with pytest.raises(DataError, match=message):
+        prepare(csv(text), target=("y",))
+
+
+def test_rows_without_a_target_can_be_left_out():
+    y = ["NA" if i in (5, 9) else kind for i, kind in enumerate(VALUES["kind"])]
+    prepared = prepare(columns(VALUES | {"kind": y}), target=("kind",), drop_missing_target=True)
+    assert sum(sizes(prepared)) == 198
+    assert prepared.notes == ("left out 2 rows without kind",)
+    floats = np.where(np.arange(60) < 3, np.nan, np.arange(60.0))
+    arrays = prepare(read((IMAGES, floats)), drop_missing_target=True)
+    assert sum(sizes(arrays)) == 57
+    assert np.isfinite(arrays.train.y).all()
+    with pytest.raises(DataError, match="no value in any row"):
+        prepare(columns({"a": [1, 2], "y": ["", ""]}), target=("y",), drop_missing_target=True)
+
+
+def test_a_class_of_one_row_trains_with_a_note():
+    kinds = ["castle", *VALUES["kind"][1:]]
+    prepared = prepare(columns(VALUES | {"kind": kinds}), target=("kind",))
+    code = prepared.schema.target.labels.index("castle")
+    assert (prepared.train.y == code).sum() == 1
+    assert prepared.notes == (
+        'kind: 1 class with a single row, which is in the training part: "castle"',
+    )
+
+
+def test_a_single_class_left_for_training_is_refused():
+    part = ["train", "train", "test", "test"]
+    source = columns({"a": [1, 2, 3, 4], "y": ["u", "u", "v", "u"], "part": part})
+    with pytest.raises(DataError, match=r'the same value in every row \("u"\)'):
+        prepare(source, target=("y",), split_column="part")
+    ordered = columns({"a": list(range(20)), "y": ["u"] * 16 + ["v"] * 4})
+    with pytest.raises(DataError, match=r'y: the training part holds a single class \("u"\)'):
+        prepare(ordered, target=("y",), shuffle_split=False)
+
+
+def test_columns_that_say_nothing_are_named():
+    extra = {"one": ["1"] * 200, "none": [""] * 200, "id": [f"r{i}" for i in range(200)]}
+    notes = prepare(columns(VALUES | extra), target=("kind",)).notes
+    assert notes == (
+        "left out one: constant",
+        "left out none: without values",
+        "left out id: a different text in every row",
+    )
+
+
+def test_rows_held_out_that_also_train_are_counted():
+    twice = {name: cells[:100] * 2 for name, cells in VALUES.items()}
+    prepared = prepare(columns(twice), target=("kind",))
+    train = {row.tobytes() for row in np.c_[prepared.train.x, prepared.train.y]}
+    held = np.concatenate(
+        [np.c_[part.x, part.y] for part in (prepared.validation, prepared.test)]
+    )
+    count = sum(row.tobytes() in train for row in held)
+    assert count > 20
+    assert prepared.notes == (f"{count} of 60 rows held out are in the training part as well",)
+
+
+def test_without_shuffling_the_order_is_kept():
+    source = columns({"a": list(range(20)), "y": [f"{v}.5" for v in range(20)]})
+    prepared = prepare(source, target=("y",), shuffle_split=False, standardise=False)
+    assert prepared.train.x[:, 0].tolist() == list(range(14))
+    assert prepared.validation.y[:, 0].tolist() == [14.5, 15.5, 16.5]
+    assert prepared.test.x[:, 0].tolist() == [17, 18, 19]
+
+
+def test_a_class_that_only_held_out_rows_have_is_noted():
+    source = columns({"a": list(range(20)), "y": list("uv" * 8 + "wwww")})
+    prepared = prepare(source, target=("y",), shuffle_split=False)
+    assert 'y: 1 class without a row in the training part: "w"' in prepared.notes
+
+
+def test_a_column_can_name_the_parts():
+    part = ["train"] * 150 + ["val"] * 20 + ["test"] * 30
+    prepared = prepare(columns(VALUES | {"part": part}), target=("kind",), split_column="part")
+    assert sizes(prepared) == [150, 20, 30]
+    assert "part" not in [column.name for column in prepared.schema.columns]
+    changed = {name: list(cells) for name, cells in VALUES.items()}
+    for row in range(150, 200):
+        changed["size"][row], changed["town"][row] = "-5", "Hull"
+        changed["kind"][row] = "flat"
+    again = prepare(columns(changed | {"part": part}), target=("kind",), split_column="part")
+    assert saved(again) == saved(prepared)
+    assert again.train.x.tobytes() == prepared.train.x.tobytes()
+    changed["kind"][199] = "castle"
+    with pytest.raises(DataError, match=r'none of the classes .* \(row 201: "castle"\)'):
+        prepare(columns(changed | {"part": part}), target=("kind",), split_column="part")
+
+
+def test_parts_from_other_sources():
+    other = columns(mixed(40, seed=1))
+    prepared = prepare(SOURCE, target=("kind",), validation=other, test=other)
+    assert sizes(prepared) == [200, 40, 40]
+    assert prepared.validation.x.tobytes() == prepared.schema.encode(other)[0].tobytes()
+    one = prepare(SOURCE, target=("kind",), test=other)
+    assert sizes(one) == [170, 30, 40]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.pop("kind"), "test part: t: no column kind"),
+        (lambda v: (v.pop("town"), v.pop("size")), "test part: t: 2 columns missing: size, town"),
+        (lambda v: v.update(rooms=["many"] * 40), r"test part: rooms: 40 of 40 values are not num"),
+        (lambda v: v.update(kind=["castle"] * 40), r"test part: kind: .* none of the classes"),
+        (lambda v: v.update(kind=["", *v["kind"][1:]]), r"test part: kind: 1 of 40 .* missing"),
+    ],
+)
+def test_other_sources_that_do_not_fit(change, message):
+    values = mixed(40, seed=1)
+    change(values)
+    with pytest.raises(DataError, match=message):
+        prepare(SOURCE, target=("kind",), test=columns(values))
+
+
+def test_rows_without_a_target_are_left_out_of_other_sources_too():
+    values = mixed(40, seed=1)
+    values["kind"][:3] = ["", "NA", ""]
+    prepared = prepare(
+        SOURCE, target=("kind",), test=columns(values), drop_missing_target=True
+    )
+    assert prepared.test.rows == 37
+    assert prepared.test.x.shape[0] == 37
+
+
+def test_a_test_part_that_came_along_is_used_unless_none_is_wanted():
+    test = Source("t (test)", x=IMAGES[:10], y=LABELS[:10])
+    source = Source("t", x=IMAGES, y=LABELS, test=test)
+    assert sizes(prepare(source)) == [51, 9, 10]
+    assert sizes(prepare(source, test=0.0)) == [51, 9, None]
+    assert sizes(prepare(source, test=Source("o", x=IMAGES[:4], y=LABELS[:4]))) == [51, 9, 4]
+
+
+def test_bytes_stay_bytes_and_are_scaled_by_their_global_moments():
+    prepared = prepare(read((IMAGES, LABELS)))
+    schema, x = prepared.schema, prepared.train.x
+    assert (schema.kind, schema.dtype, schema.width) == ("arrays", "uint8", 20)
+    assert x.dtype == np.uint8
+    scaled = x / 255
+    np.testing.assert_allclose(
+        x * schema.scale + schema.shift, (scaled - scaled.mean()) / scaled.std(), atol=1e-12
+    )
+    assert len(set(schema.scale)) == len(set(schema.shift)) == 1
+    raw = prepare(read((IMAGES, LABELS)), standardise=False).schema
+    assert raw.scale is None
+    assert raw.shift is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "bool"])
+def test_other_arrays_are_scaled_column_by_column(dtype):
+    x = np.random.default_rng(0).normal(5, 3, (80, 3)).astype(dtype)
+    x[:, 1] = x[0, 1]
+    prepared = prepare(read((x, np.arange(80.0))))
+    train, schema = prepared.train.x, prepared.schema
+    assert train.dtype == (dtype if "float" in dtype else "float32")
+    assert prepared.train.y.dtype == ("float64" if dtype == "float64" else "float32")
+    scaled = train * schema.scale + schema.shift
+    assert (scaled[:, 1] == 0).all()
+    live = [i for i in (0, 2) if np.ptp(train[:, i])]
+    np.testing.assert_allclose(scaled[:, live].mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(scaled[:, live].std(axis=0), 1, atol=1e-5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=6))
+def test_scales_of_arrays_are_always_finite(values):
+    x = np.array(values)[:, None]
+    schema = prepare(read((x, np.arange(len(values)) + 0.5)), **WHOLE).schema
+    assert np.isfinite(schema.scale).all()
+    assert np.isfinite(schema.shift).all()
+
+
+def test_labels_of_arrays_need_not_be_contiguous():
+    prepared = prepare(read((IMAGES, np.where(LABELS == 1, 7, LABELS))))
+    assert prepared.schema.target.labels == (0, 2, 7)
+    assert set(prepared.train.y.tolist()) == {0, 1, 2}
+
+
+def test_several_targets_of_a_table():
+    rng = np.random.default_rng(0)
+    values = {"a": rng.normal(size=50).tolist(), "u": [0, 1] * 25, "v": [1, 1, 0, 0, 1] * 10}
+    prepared = prepare(columns(values), target=("u", "v"))
+    assert prepared.schema.target.task == "multilabel"
+    assert prepared.train.y.shape == (36, 2)
+    both = prepare(columns(values), target=("u", "a"))
+    assert both.schema.target.task == "regression"
+    np.testing.assert_allclose(both.train.y.std(axis=0), 1, rtol=1e-5)
+
+
+def test_notes_of_the_reader_come_along():
+    text = text_of({" a": [1, 2] * 30, "b": ["00501", "10001"] * 30, "y": list("uvvuvu") * 10})
+    notes = prepare(csv(text), target=("y",), **WHOLE).notes
+    assert notes[0].startswith("t: took the spaces")
+    assert notes[1].startswith("b: numbers that begin with 0")
+
+
+def test_a_typed_table_is_prepared_like_its_text():
+    typed = pa.table(
+        {
+            "size": [None if v == "NA" else v for v in VALUES["size"]],
+            **{name: VALUES[name] for name in ("rooms", "town", "garden", "sold", "kind")},
+        }
+    )
+    first, second = (prepare(s, target=("kind",)) for s in (read(typed), SOURCE))
+    assert first.train.x.tobytes() == second.train.x.tobytes()
+    assert saved(first) == saved(second)
+
+
+def test_ten_thousand_columns():
+    rng = np.random.default_rng(0)
+    table = pa.table({f"c{i}": rng.normal(size=30) for i in range(10_000)} | {"y": [0, 1] * 15})
+    prepared = prepare(read(table), target=("y",))
+    assert prepared.train.x.shape == (22, 10_000)
