@@ -19,12 +19,12 @@ _HOMES = {
     "check_gate": "gradcheck",
     "check_graph": "gradcheck",
 }
-_GATES = (
-    "Add Subtract Multiply Divide Negate Power Exp Log Sqrt Abs Maximum Minimum Sin Cos Softplus "
-    "Identity Sigmoid Tanh ReLU SELU GELU SiLU Mish MatMul Sum Mean Max Reshape Transpose "
-    "Broadcast Take Concatenate Dropout LayerNorm BatchNorm SoftmaxCrossEntropy "
-    "SigmoidCrossEntropy SumSquares MeanSquared MeanAbsolute Huber Pinball"
-).split()
+_GATES = """
+    Add Subtract Multiply Divide Negate Power Exp Log Sqrt Abs Maximum Minimum Sin Cos
+    Softplus Identity Sigmoid Tanh ReLU SELU GELU SiLU Mish MatMul Sum Mean Max Reshape
+    Transpose Broadcast Take Concatenate Dropout LayerNorm BatchNorm SoftmaxCrossEntropy
+    SigmoidCrossEntropy SumSquares MeanSquared MeanAbsolute Huber Pinball
+""".split()
 _HOMES.update(dict.fromkeys(_GATES, "gates"))
 
 __all__ = ["__version__", *_HOMES]

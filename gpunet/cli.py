@@ -32,6 +32,21 @@ app.add_typer(data_app)
 
 OUTPUT = "Output"
 JSON_HELP = "One JSON document on stdout."
+TrainData = Annotated[str, typer.Argument(metavar="DATA", help="What to learn from.")]
+OutPath = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--out", "-o", help="Run directory. Default: runs/<data>-<n>.", rich_help_panel=OUTPUT
+    ),
+]
+ConfigPath = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--config", "-c", help="TOML file of settings; flags win.", rich_help_panel=OUTPUT
+    ),
+]
+TrainJson = Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No talk.", rich_help_panel=OUTPUT)]
 Json = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a model file.")]
 DataPath = Annotated[str, typer.Argument(metavar="DATA", help="A file, or a built-in set.")]
@@ -44,7 +59,9 @@ Header = Annotated[
 ]
 Inputs = Annotated[
     Optional[list[str]],
-    typer.Argument(metavar="[NAME=VALUE]...", help="x=-2, x=[[1,2],[3,4]], x=@file.npy, w=randn(3,4)"),
+    typer.Argument(
+        metavar="[NAME=VALUE]...", help="x=-2, x=[[1,2],[3,4]], x=@file.npy, w=randn(3,4)"
+    ),
 ]
 
 
@@ -63,25 +80,11 @@ def _options(
 @app.command()
 @takes_settings
 def train(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="What to learn from.")] = "lecture",
-    out: Annotated[
-        Optional[Path],
-        typer.Option(
-            "--out", "-o", help="The run directory; runs/<data>-<n> if not given.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    config: Annotated[
-        Optional[Path],
-        typer.Option(
-            "--config", "-c", help="A TOML file of settings; flags win over it.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No talk.", rich_help_panel=OUTPUT)
-    ] = False,
+    data: TrainData = "lecture",
+    out: OutPath = None,
+    config: ConfigPath = None,
+    json: TrainJson = False,
+    quiet: Quiet = False,
     **given: Any,
 ) -> None:
     """Train a network on DATA and save the run.
@@ -208,9 +211,7 @@ def graph(
 def gradcheck(
     text: Annotated[Optional[str], typer.Argument(metavar="[FORMULA]")] = None,
     inputs: Inputs = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Every gate, loss and kernel.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every gate, loss and kernel.")] = False,
     seed: Annotated[int, typer.Option(help="Of the inputs that are drawn.")] = 0,
     json: Json = False,
 ) -> None:
@@ -363,7 +364,10 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
     return [
         ("data", f"{planned.name}: {sizes}"),
         ("target", f"{target}: {schema.target.task}{labels} ({schema.target.reason})"),
-        ("network", f"{widths} {config.activation}, {planned.parameters:,} parameters, {config.loss}"),
+        (
+            "network",
+            f"{widths} {config.activation}, {planned.parameters:,} parameters, {config.loss}",
+        ),
         (
             "training",
             f"{config.optimizer} lr {config.lr:g} {config.schedule} · batch {config.batch_size:,}"

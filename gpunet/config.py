@@ -52,14 +52,16 @@ class Config:
     validation: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
     test: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
     split_column: str | None = _setting(None, DATA, "Column that says train, validation or test.")
-    delimiter: str | None = _setting(None, DATA, "Between the cells of a text file; found if not given.")
+    delimiter: str | None = _setting(None, DATA, "What stands between cells; found if not given.")
     header: bool = _setting(True, DATA, "Text files have no line of column names.")
     drop_missing_target: bool = _setting(False, DATA, "Leave out rows that have no target.")
-    standardise: bool = _setting(True, DATA, "Leave inputs and regression targets in their own units.")
+    standardise: bool = _setting(True, DATA, "Inputs and targets in their own units.")
     shuffle: bool = _setting(True, DATA, "The same order of rows every epoch.")
 
-    hidden: tuple[Count, ...] | Auto = _setting("auto", NETWORK, "Widths of the hidden layers: 256,128; none for a linear model.")
-    activation: str = _setting("relu", NETWORK, "sigmoid, tanh, relu, gelu, silu, mish, selu, or a formula of x.")
+    hidden: tuple[Count, ...] | Auto = _setting(
+        "auto", NETWORK, "Widths of hidden layers, or none."
+    )
+    activation: str = _setting("relu", NETWORK, "A name, or a formula of x.")
     norm: Norm = _setting("none", NETWORK, "Normalisation before each activation.")
     dropout: Rate = _setting(0.0, NETWORK, "Fraction of hidden units dropped while training.")
     bias: bool = _setting(True, NETWORK, "Layers without a bias.")
@@ -70,19 +72,23 @@ class Config:
     optimizer: Optimizer = _setting("adamw", TRAINING, "How gradients move the weights.")
     lr: Positive | Auto = _setting("auto", TRAINING, "Learning rate, at its highest.")
     schedule: Schedule = _setting("cosine", TRAINING, "How the learning rate changes.")
-    warmup: Rate | Count = _setting(0.0, TRAINING, "Steps of linear warm-up, or their share of all.")
-    weight_decay: NotNegative = _setting(0.01, TRAINING, "Pull of the weights (not biases) to zero.")
+    warmup: Rate | Count = _setting(0.0, TRAINING, "Steps of warm-up, or a share of all.")
+    weight_decay: NotNegative = _setting(0.01, TRAINING, "Pull of weights, not biases, to zero.")
     momentum: Rate | None = _setting(None, TRAINING, "Share of the last move that is kept.")
-    betas: tuple[Rate, Rate] | None = _setting(None, TRAINING, "Decay of the two running moments: 0.9,0.999.")
+    betas: tuple[Rate, Rate] | None = _setting(None, TRAINING, "Decay of the two moments.")
     batch_size: Count | Auto = _setting("auto", TRAINING, "Rows a step.")
     epochs: Count | Auto = _setting("auto", TRAINING, "Passes over the training rows.")
     steps: Count | None = _setting(None, TRAINING, "Updates, instead of epochs.")
-    patience: Annotated[int, Ge(0)] | Auto = _setting("auto", TRAINING, "Epochs without a better validation loss before stopping; 0 for never.")
+    patience: Annotated[int, Ge(0)] | Auto = _setting(
+        "auto", TRAINING, "Epochs to wait for a better one; 0: never stop."
+    )
     clip_norm: Positive | None = _setting(None, TRAINING, "Largest norm of the whole gradient.")
-    seed: Annotated[int, Ge(0), Le(2**63 - 1)] = _setting(0, TRAINING, "Of splits, weights, order and dropout.")
+    seed: Annotated[int, Ge(0), Le(2**63 - 1)] = _setting(
+        0, TRAINING, "Of split, weights, order, dropout."
+    )
 
     device: str = _setting("auto", HARDWARE, "auto, cpu, cuda or cuda:N.")
-    precision: Precision = _setting("auto", HARDWARE, "fp32 on the CPU, tf32 products on CUDA when auto.")
+    precision: Precision = _setting("auto", HARDWARE, "auto: fp32 on the CPU, tf32 on CUDA.")
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,8 @@ class Settings:
                 lines += ["", f"# {panel}"]
             note = self.origin[each.name]
             lines.append(
-                f"# {each.name} is not set" if value is None
+                f"# {each.name} is not set"
+                if value is None
                 else f"{_toml(each.name, value)}  # {note}"
             )
         return "\n".join(lines) + "\n"
@@ -134,7 +141,7 @@ def gather(
     UsageError for an unknown name, a value of the wrong kind, or two values that conflict.
     """
     values: dict[str, Any] = {}
-    origin = {name: "default" for name in names()}
+    origin = dict.fromkeys(names(), "default")
     for found, word in ((recipe, "the set's recipe"), (read_file(file), "file"), (flags, "flag")):
         for name, value in (found or {}).items():
             _known(name, word)

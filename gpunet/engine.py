@@ -7,7 +7,7 @@ number that changes from step to step is read from device memory.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import Any, Literal
@@ -30,7 +30,6 @@ from gpunet.kernels.slots import (
     SCALE,
     START,
     STEP,
-    VALID,
 )
 from gpunet.model import Network
 from gpunet.optim import Optimizer
@@ -300,7 +299,9 @@ class _Lowering:
         scratch = (named["work"],) if kernel.work is not None else ()
         self.launches.append(Launch(kernel.name, arguments, (*writes, *scratch), kernel.bind))
 
-    def product(self, a: Slot, b: Slot, out: Slot, flip_a: bool = False, flip_b: bool = False) -> None:
+    def product(
+        self, a: Slot, b: Slot, out: Slot, flip_a: bool = False, flip_b: bool = False
+    ) -> None:
         """Emit out = a @ b, with either transposed."""
 
         def bind(device: Device, a: Array, b: Array, out: Array) -> Callable[[], None]:
@@ -367,7 +368,10 @@ class _Lowering:
     def update(self, optimizer: Optimizer, clip: bool) -> None:
         """Emit the move of all parameters at once."""
         store = self.store
-        values, gradient = self.outside("params", store.values), self.outside("grads", store.gradient)
+        values, gradient = (
+            self.outside("params", store.values),
+            self.outside("grads", store.gradient),
+        )
         if clip:
             squared = self.slot("squared_norm", (1,), "float64")
             self.launch(REGISTRY["squared_norm"], gradient, squared)
@@ -376,9 +380,7 @@ class _Lowering:
         segments = (
             self.outside(name, getattr(store, name)) for name in ("starts", "rates", "decays")
         )
-        self.launch(
-            optimizer.kernel, values, gradient, *state, *segments, self.hyper, self.clock
-        )
+        self.launch(optimizer.kernel, values, gradient, *state, *segments, self.hyper, self.clock)
 
     def bind(self, prediction: Node) -> LaunchList:
         """Give every slot its place, and every launch its arrays."""
@@ -396,8 +398,16 @@ class _Lowering:
         ]
         assert self.clock.array is not None
         return LaunchList(
-            self.launches, calls, device, self.feed, self.batch, self.clock.array,
-            self.hyper.array, self.totals.array, self.values[prediction], total,
+            self.launches,
+            calls,
+            device,
+            self.feed,
+            self.batch,
+            self.clock.array,
+            self.hyper.array,
+            self.totals.array,
+            self.values[prediction],
+            total,
         )
 
 
@@ -540,9 +550,7 @@ def _batch_norm_forward(work: _Lowering, node: Node) -> None:
     saved = work.saved[node] = tuple(
         work.slot(f"{node.name}.{name}", x.shape[1:]) for name in ("mean", "rstd")
     )
-    work.launch(
-        REGISTRY["batch_norm_forward"], x, gain, shift, *running, work.clock, y, *saved
-    )
+    work.launch(REGISTRY["batch_norm_forward"], x, gain, shift, *running, work.clock, y, *saved)
 
 
 def _batch_norm_backward(work: _Lowering, node: Node) -> None:
@@ -561,8 +569,15 @@ def _loss_forward(work: _Lowering, node: Node) -> None:
     if work.training:
         work.grads[pred] = work.gradient(pred)
     work.launch(
-        gate.kernel, logits, work.values[target], None, work.outside("parameter", parameter),
-        work.clock, work.grads.get(pred), work.slot("rows", (work.batch,)), work.totals,
+        gate.kernel,
+        logits,
+        work.values[target],
+        None,
+        work.outside("parameter", parameter),
+        work.clock,
+        work.grads.get(pred),
+        work.slot("rows", (work.batch,)),
+        work.totals,
     )
 
 

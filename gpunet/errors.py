@@ -1,4 +1,4 @@
-"""What can go wrong for a user of gpunet, and the exit code that says so. Refuses to print or to exit.
+"""What can go wrong for a user, and the exit code that says so. Refuses to print or to exit.
 
     GpunetError            1   never raised itself
     ├── UsageError         2   an option, a setting, a formula

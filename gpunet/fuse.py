@@ -30,11 +30,11 @@ class Activation(gates.Activation):
 
 
 class Loss(gates.Loss):
-    """z = the mean over rows and columns of f(pred, target), or with `reduction` "sum" the sum."""
+    """z = the mean over rows and columns of f(pred, target), or their sum."""
 
-    def __init__(self, graph: Graph, reduction: str) -> None:
+    def __init__(self, graph: Graph, is_mean: bool) -> None:
         super().__init__()
-        self._kernel = _loss_kernel(graph, is_mean=reduction == "mean")
+        self._kernel = _loss_kernel(graph, is_mean)
 
     @property
     def kernel(self) -> Kernel:

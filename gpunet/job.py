@@ -222,8 +222,10 @@ def _decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
         ("epochs", lambda config: _epochs(config, rows)),
         ("patience", lambda config: _patience(config, prepared)),
         ("device", lambda config: (device.name, choice.reason)),
-        ("precision", lambda config: ("fp32", "on the CPU") if device.kind == "cpu" else
-         ("tf32", "on CUDA")),
+        (
+            "precision",
+            lambda config: ("fp32", "on the CPU") if device.kind == "cpu" else ("tf32", "on CUDA"),
+        ),
     ]
     for name, decide in decisions:
         counted_in_steps = name == "epochs" and settings.config.steps is not None

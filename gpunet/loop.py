@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil, isfinite
-from typing import Any
 
 import numpy as np
 
@@ -88,8 +87,9 @@ def feed(
     y = part.y
     if y is not None and y.ndim > 1:
         y = y.astype(dtype)
-    move: Callable[[Any], Array] = lambda a: None if a is None else device.asarray(a)
-    return Feed(move(part.x), move(y), move(schema.scale), move(schema.shift), order)
+    parts = (part.x, y, schema.scale, schema.shift)
+    x, y, scale, shift = (None if each is None else device.asarray(each) for each in parts)
+    return Feed(x, y, scale, shift, order)
 
 
 def judge(schema: Schema, y: np.ndarray, raw: np.ndarray) -> dict[str, float | None]:
@@ -115,7 +115,8 @@ class _Run:
         self.network, self.data, self.config = network, data, config
         self.device, self.control = device, control
         optimizer = optim.optimizer(config.optimizer, config.momentum, config.betas)
-        assert isinstance(config.batch_size, int) and isinstance(config.lr, float)
+        assert isinstance(config.batch_size, int)
+        assert isinstance(config.lr, float)
         rows = data.train.rows
         batch = min(config.batch_size, rows)
         self.per_epoch = ceil(rows / batch)
@@ -138,9 +139,9 @@ class _Run:
         )
         self.check = None
         if (part := data.validation) is not None:
-            rows = feed(device, part, data.schema, dtype)
+            judged = feed(device, part, data.schema, dtype)
             batch = min(EVALUATION_ROWS, part.rows)
-            self.check = engine.lower(network, rows, self.store, batch, "evaluate")
+            self.check = engine.lower(network, judged, self.store, batch, "evaluate")
         self.best: dict[str, np.ndarray] | None = None
         self.lowest, self.stale = float("inf"), 0
         self.started = time.perf_counter()

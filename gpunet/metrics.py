@@ -6,13 +6,13 @@ TINY = 1e-15
 
 
 def accuracy(target: np.ndarray, label: np.ndarray) -> float:
-    """The share of rows that are right: target and label (n,), or (n, k) with every column right."""
+    """The share of right rows: target and label (n,), or (n, k) with every column right."""
     right = target == label
     return float(np.mean(right if right.ndim == 1 else right.all(axis=1)))
 
 
 def log_loss(target: np.ndarray, probability: np.ndarray) -> float:
-    """Mean of -log p. Class codes (n,) with p (n, k); or 0/1 (n, k) with p (n, k) of each being 1."""
+    """Mean of -log p, for class codes (n,) or 0/1 (n, k), with p (n, k)."""
     p = np.clip(probability.astype(np.float64), TINY, 1 - TINY)
     if target.ndim == 1:
         return float(-np.mean(np.log(p[np.arange(len(target)), target])))

@@ -94,8 +94,8 @@ def build(config: Config, inputs: int, outputs: int, task: str) -> Network:
         h = _norm(graph, h, f"hidden{i}", units, config)
         h = graph.apply(activation(config.activation), h, name=f"hidden{i}")
         if config.dropout:
-            gate = gates.Dropout(config.dropout, config.seed, layer=i)
-            h = graph.apply(gate, h, name=f"hidden{i}.dropout")
+            mask = gates.Dropout(config.dropout, config.seed, layer=i)
+            h = graph.apply(mask, h, name=f"hidden{i}.dropout")
         width = units
     last = len(config.hidden) + 1
     prediction = _linear(graph, h, "output", width, outputs, config, last)
@@ -127,7 +127,7 @@ def loss(text: str, task: str, smoothing: float = 0.0) -> Gate:
     if smoothing:
         raise UsageError("--label-smoothing has no meaning for a formula")
     parsed = formula.elementwise(text, ("pred", "target"))
-    return fuse.Loss(parsed.graph, parsed.reduction)
+    return fuse.Loss(parsed.graph, is_mean=parsed.reduction == "mean")
 
 
 def _linear(

@@ -1,5 +1,6 @@
 """How gradients move weights: the optimisers' kernels and defaults, and learning-rate schedules."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +66,7 @@ def _onecycle(done: np.ndarray) -> np.ndarray:
     return np.where(done < 0.3, rise, fall)
 
 
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "constant": np.ones_like,
     "plateau": np.ones_like,
     "linear": lambda done: 1 - done,

@@ -6,7 +6,7 @@ Values stay text here; config.py alone checks them.
 from collections.abc import Callable
 from dataclasses import Field, fields
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, Optional, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -36,10 +36,9 @@ def _option(each: "Field[Any]") -> Parameter:
         show_default=False,
         metavar=None if is_switch else _metavar(each.type),
     )
-    kind = Optional[bool if is_switch else str]
-    return Parameter(
-        each.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
-    )
+    kind: Any = bool if is_switch else str
+    annotation = Annotated[kind | None, option]
+    return Parameter(each.name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _switch(each: "Field[Any]") -> list[str]:

@@ -24,9 +24,7 @@ def out() -> Console:
 def err() -> Console:
     """The console of talk; live pieces only where stderr is a terminal."""
     live = sys.stderr.isatty()
-    return Console(
-        stderr=True, markup=False, highlight=False, emoji=False, force_interactive=live
-    )
+    return Console(stderr=True, markup=False, highlight=False, emoji=False, force_interactive=live)
 
 
 def show(text: object) -> str:
@@ -104,8 +102,14 @@ def metrics(found: Mapping[str, Mapping[str, float | None]]) -> None:
 def profile(name: str, rows: int, columns: Iterable[Any]) -> None:
     """What a file holds, a line a column."""
     lines = [
-        [c.name, c.kind, f"{c.missing:,}", "" if c.distinct is None else f"{c.distinct:,}",
-         _values(c), c.note]
+        [
+            c.name,
+            c.kind,
+            f"{c.missing:,}",
+            "" if c.distinct is None else f"{c.distinct:,}",
+            _values(c),
+            c.note,
+        ]
         for c in columns
     ]
     head = ["column", "kind", "missing", "distinct", "values", "note"]

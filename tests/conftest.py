@@ -1,4 +1,4 @@
-"""Shared by all tests: what needs a GPU is skipped with its reason, or fails under --require-gpu."""
+"""What needs a GPU is skipped with its reason, or fails under --require-gpu."""
 
 import pytest
 

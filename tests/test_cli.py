@@ -100,8 +100,19 @@ def test_quiet_changes_no_result(cli) -> None:
 
 
 def test_the_config_of_a_run_gives_the_same_run(cli) -> None:
-    cli(*PENGUINS, "-o", "first", "--dropout", "0.1", "--hidden", "20,10", "--steps", "30",
-        "--epochs", "auto")
+    cli(
+        *PENGUINS,
+        "-o",
+        "first",
+        "--dropout",
+        "0.1",
+        "--hidden",
+        "20,10",
+        "--steps",
+        "30",
+        "--epochs",
+        "auto",
+    )
     again = cli("train", "penguins", "--config", "first/config.toml", "-o", "second")
     assert again.code == 0
     first, second = (run.unpack(Path(name, "model.safetensors"))[0] for name in ("first", "second"))
@@ -195,8 +206,19 @@ def test_version_and_no_arguments(cli) -> None:
         (["train", "penguins", "--activation", "y"], "formula"),
         (["train", "penguins", "--loss", "mean_squared"], "does not fit a multiclass target"),
         (["train", "penguins", "--loss", "pred-target"], "does not fit a multiclass target"),
-        (["train", "spiral", "--target", "x1", "--task", "regression", "--label-smoothing", "0.1"],
-         "--label-smoothing has no meaning"),
+        (
+            [
+                "train",
+                "spiral",
+                "--target",
+                "x1",
+                "--task",
+                "regression",
+                "--label-smoothing",
+                "0.1",
+            ],
+            "--label-smoothing has no meaning",
+        ),
         (["train", "penguins", "--validation", "0", "--schedule", "plateau"], "validation"),
         (["train", "lecture", "--patience", "3"], "--patience needs a validation part"),
         (["train", "penguins", "--steps", "3", "--epochs", "3"], "conflict"),
@@ -391,8 +413,20 @@ def test_a_signal_finishes_the_step_saves_and_says_so(number: int, code: int) ->
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
-    running = process("train", "digits", "--epochs", "5000", "--patience", "0", "-o", "run",
-                      "--hidden", "4000,4000", "--batch-size", "1250")
+    running = process(
+        "train",
+        "digits",
+        "--epochs",
+        "5000",
+        "--patience",
+        "0",
+        "-o",
+        "run",
+        "--hidden",
+        "4000,4000",
+        "--batch-size",
+        "1250",
+    )
     wait_for(r"run +run", running)
     time.sleep(0.5)
     running.send_signal(signal.SIGINT)
@@ -418,8 +452,9 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 def test_stdin_and_stdout_are_dashes() -> None:
     Path("t.csv").write_text(TABLE)
-    running = process("train", "-", "-t", "y", "--json", "-q", "--epochs", "2",
-                      stdin=subprocess.PIPE)
+    running = process(
+        "train", "-", "-t", "y", "--json", "-q", "--epochs", "2", stdin=subprocess.PIPE
+    )
     out, err = running.communicate(TABLE, timeout=30)
     assert running.returncode == 0, err
     assert json.loads(out)["rows"]["train"] > 0

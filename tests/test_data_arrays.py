@@ -120,7 +120,7 @@ def test_archives_that_are_not_ours(members, message):
 def test_a_member_larger_than_memory_is_refused_before_it_is_unpacked(monkeypatch):
     data = npz(("x.npy", npy(np.zeros(1_000_000))))
     monkeypatch.setattr(arrays, "budget", lambda: 1_000_000)
-    with pytest.raises(DataError, match="7.6 MB once unpacked, more than this machine's"):
+    with pytest.raises(DataError, match=r"7\.6 MB once unpacked, more than this machine's"):
         read_npz(data, "t")
 
 

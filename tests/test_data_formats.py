@@ -51,9 +51,7 @@ def test_tables_of_all_formats_hold_the_same(tmp_path):
     for kind in ("csv", "csv.gz", "parquet", "jsonl"):
         path = tmp_path / f"t.{kind}"
         path.write_bytes(CONTENTS[kind])
-        values.append(
-            [[float(v.as_py()) for v in column] for column in read(path).table.columns]
-        )
+        values.append([[float(v.as_py()) for v in column] for column in read(path).table.columns])
     assert values == [[[1, 3], [2, 4]]] * 4
 
 

@@ -90,7 +90,7 @@ def test_a_page_with_a_wrong_checksum_is_refused():
     )
     at = data.index(np.arange(500, 504).tobytes())
     data[at] ^= 1
-    with pytest.raises(DataError, match="not a whole Parquet file.*CRC"):
+    with pytest.raises(DataError, match=r"not a whole Parquet file.*CRC"):
         parquet.read_parquet(bytes(data), "t")
 
 

@@ -153,11 +153,7 @@ def is_planned(slot: Slot) -> bool:
     return base.dtype == np.uint8
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 5000)), min_size=1
-    )
-)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 5000)), min_size=1))
 def test_any_plan_is_free_of_overlaps(wanted: list[tuple[int, int, int]]) -> None:
     slots = [Slot(f"s{i}", (size,), "uint8") for i, (_, _, size) in enumerate(wanted)]
     launches = []

@@ -77,9 +77,7 @@ def test_order_and_extra_columns_do_not_matter(model: predict.Model) -> None:
 @pytest.mark.parametrize("size", [1, 2, 7, 50])
 def test_a_row_alone_is_the_row_in_company(model: predict.Model, size: int) -> None:
     whole = model.predict(WITHOUT, proba=True)
-    parts = [
-        model.predict(WITHOUT.slice(i, size), proba=True) for i in range(0, N, size)
-    ]
+    parts = [model.predict(WITHOUT.slice(i, size), proba=True) for i in range(0, N, size)]
     np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-5, atol=1e-7)
 
 

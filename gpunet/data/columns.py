@@ -109,6 +109,13 @@ def moments(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()) * scale, float(values.std()) * scale
 
 
+def median(values: np.ndarray) -> float:
+    """The median of values (n,), finite even where two of them cannot be added."""
+    with np.errstate(over="ignore"):
+        middle = float(np.median(values))
+    return middle if np.isfinite(middle) else 2 * float(np.median(values / 2))
+
+
 def fit(
     name: str, cells: Cells, rows: np.ndarray, standardise: bool = True
 ) -> tuple[Column | None, str | None]:
@@ -123,7 +130,7 @@ def fit(
     if not gone.any() and known.min() == known.max():
         return None, CONSTANT
     kind = "timestamp" if cells.kind == "date" and np.any(known % 1) else cells.kind
-    fill = float(np.median(known))
+    fill = median(known)
     parts = _parts(kind, np.where(gone, fill, values))
     scales = [moments(parts[:, i]) if standardise else (0.0, 1.0) for i in SCALED[kind]]
     mean, std = zip(*scales, strict=True)

@@ -22,6 +22,7 @@ BLOCK = 1 << 22
 HEAD = 1 << 18  # bytes that the delimiter is judged by
 MAX_CELL = 1 << 20
 MAX_ROW = 1 << 28
+MAX_BLOCK = (1 << 31) - 1
 CELL_BYTES = 48  # that reading takes at its peak, for each cell
 PARQUET = "use Parquet, fewer columns or fewer rows"
 BOM = b"\xef\xbb\xbf"
@@ -190,9 +191,9 @@ def _parse(data: Bytes, delimiter: bytes, layout: Layout, name: str) -> "pa.Tabl
     from pyarrow import csv
 
     names = [f"f{i}" for i in range(int(layout.cells[0]))]
-    reading = csv.ReadOptions(
-        autogenerate_column_names=True, block_size=max(BLOCK, 2 * int(layout.sizes.max()) + 2)
-    )
+    # Between blocks pyarrow loses a line end inside quotes: such files are read as one block.
+    block = len(data) if layout.wraps else max(BLOCK, 2 * int(layout.sizes.max()) + 2)
+    reading = csv.ReadOptions(autogenerate_column_names=True, block_size=min(block, MAX_BLOCK))
     parsing = csv.ParseOptions(delimiter=delimiter.decode(), newlines_in_values=layout.wraps)
     converting = csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpunet.data.cells import DAY, Cells, read_cells
-from gpunet.data.columns import CONSTANT, EMPTY, fit
+from gpunet.data.columns import CONSTANT, EMPTY, fit, median
 from gpunet.data.schema import check_columns
 from gpunet.data.source import Source
 from gpunet.data.targets import array_names, check_present, choose_task, read_answers
@@ -80,7 +80,7 @@ def _described(name: str, cells: Cells, kind: str, note: str) -> ColumnProfile:
         return ColumnProfile(name, kind, missing, len(values), top=top, note=note)
     low, middle, high = (
         _day(value) if cells.kind == "date" else value
-        for value in (float(values[0]), float(np.median(known)), float(values[-1]))
+        for value in (float(values[0]), median(known), float(values[-1]))
     )
     return ColumnProfile(name, kind, missing, len(values), low, middle, high, note=note)
 

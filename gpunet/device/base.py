@@ -1,4 +1,4 @@
-"""What a device is to the rest of gpunet: an array module, memory, and a way to launch CUDA-style source.
+"""What a device is to the rest of gpunet: an array module, memory, a way to launch CUDA source.
 
 A gate or kernel learns its module from its arrays; it never asks which device it is on.
 """
@@ -18,7 +18,7 @@ Launcher = Callable[[tuple[int, ...], tuple[int, ...], int, Sequence[Any]], None
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a device: `total`, `free` (what a new allocation could get) and `used` by this process."""
+    """Bytes of a device: `total`, `free` for a new allocation, and `used` by this process."""
 
     total: int
     free: int
@@ -39,7 +39,7 @@ class Device:
         return self.xp.zeros(shape, dtype)
 
     def asarray(self, values: Any, dtype: Any = None) -> Array:
-        """An array here from anything with `__array__` or `__dlpack__`, or from nested sequences."""
+        """An array here from anything with `__array__` or `__dlpack__`, or nested sequences."""
         raise NotImplementedError
 
     def to_host(self, array: Array) -> Any:

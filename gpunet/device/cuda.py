@@ -18,7 +18,7 @@ def _import_cupy() -> Any:
 
 
 def count() -> int:
-    """The number of CUDA devices that CuPy sees; Unavailable, with CuPy's reason, when it sees none."""
+    """The number of CUDA devices that CuPy sees; Unavailable, with its reason, when none."""
     cupy = _import_cupy()
     try:
         found = cupy.cuda.runtime.getDeviceCount()
