@@ -102,6 +102,7 @@ def train(
     planned.out = run.create(out, planned.name)
     if not quiet:
         view.facts(_plan_facts(planned))
+        view.gap()
     for note in planned.prepared.notes:
         view.warn(note)
     with _stop_on_signal(planned) as caught, _training_view(planned, quiet) as shown:
@@ -109,11 +110,13 @@ def train(
         for report in planned.reports():
             shown.report(report)
     summary = planned.finish()
+    view.gap()
     if json:
         view.print_json(summary)
     else:
         view.metrics(summary["metrics"])
     if not quiet:
+        view.gap()
         view.facts(_next_steps(summary))
     if caught:
         best = f"the model of epoch {summary['best_epoch']} is saved in {planned.out}"

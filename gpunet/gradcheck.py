@@ -286,20 +286,19 @@ def _gate_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
 
 
 def _elementwise_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
-    """At values clear of their kinks; the second input is broadcast."""
+    """At values clear of their kinks; the second input is broadcast, and wins half the time."""
     one = (
         *(gates.Negate(), gates.Exp(), gates.Abs(), gates.Sin(), gates.Cos(), gates.Softplus()),
         *(gates.Identity(), gates.Sigmoid(), gates.Tanh(), gates.ReLU(), gates.SELU()),
         *(gates.GELU(), gates.SiLU(), gates.Mish(), gates.Dropout(0.3, seed=1, layer=2, step=3)),
     )
-    two = (
-        *(gates.Add(), gates.Subtract(), gates.Multiply(), gates.Divide()),
-        *(gates.Maximum(), gates.Minimum(), gates.Power()),
-    )
+    two = (gates.Add(), gates.Subtract(), gates.Multiply(), gates.Divide(), gates.Power())
     cases: dict[type[Gate], list[Case]] = {
         type(gate): [(gate, _apart(rng, (2, 3)))] for gate in (*one, gates.Log(), gates.Sqrt())
     }
     cases |= {type(gate): [(gate, _apart(rng, (2, 3), (2, 1)))] for gate in two}
+    for extreme in (gates.Maximum, gates.Minimum):
+        cases[extreme] = [(extreme(), [*_apart(rng, (2, 3)), np.array([[0.1], [-0.1]])])]
     for positive in (gates.Log, gates.Sqrt, gates.Power):
         [(gate, (x, *others))] = cases[positive]
         cases[positive] = [(gate, [np.abs(x) + 0.1, *others])]

@@ -3,6 +3,7 @@
 Knows settings and sizes; knows no data, no device and no file.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import sqrt
 
@@ -109,6 +110,7 @@ def activation(text: str) -> Gate:
     """The gate of that name, or the big gate of a formula of x."""
     if text in ACTIVATIONS:
         return ACTIVATIONS[text]()
+    _check_name("activation", text, ACTIVATIONS, "x")
     return fuse.Activation(formula.elementwise(text, ("x",)).graph)
 
 
@@ -122,12 +124,20 @@ def loss(text: str, task: str, smoothing: float = 0.0) -> Gate:
         if smoothing and not takes_smoothing:
             raise UsageError(f"--label-smoothing has no meaning for --loss {text}")
         return LOSSES[text](smoothing if takes_smoothing else None)
+    _check_name("loss", text, TASK_LOSSES[task], "pred and target")
     if task == "multiclass":
         raise UsageError(f"--loss {text}: a formula does not fit a multiclass target")
     if smoothing:
         raise UsageError("--label-smoothing has no meaning for a formula")
     parsed = formula.elementwise(text, ("pred", "target"))
     return fuse.Loss(parsed.graph, is_mean=parsed.reduction == "mean")
+
+
+def _check_name(setting: str, text: str, known: Iterable[str], inputs: str) -> None:
+    """A lone word that is no input of the formula is meant as a name."""
+    if text.isidentifier() and text not in inputs.split():
+        hint = f"use {', '.join(known)}, or a formula of {inputs}"
+        raise UsageError(f"--{setting} {text}: no such {setting}", hint)
 
 
 def _linear(

@@ -63,6 +63,12 @@ def say(message: str) -> None:
     sys.stderr.write(show(message) + "\n")
 
 
+def gap() -> None:
+    """An empty line, on a terminal alone."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+
+
 def facts(rows: Iterable[tuple[str, str]], console: Console | None = None) -> None:
     """Pairs of a word and what there is to say of it, aligned."""
     grid = Table.grid(padding=(0, 2))
@@ -170,6 +176,8 @@ class Training:
 
     def __exit__(self, *reason: object) -> None:
         if self.bar is not None:
+            task = self.bar.tasks[0]
+            self.bar.update(task.id, total=max(1, task.completed))
             self.bar.stop()
 
     def tick(self, step: int) -> None:

@@ -203,7 +203,9 @@ def test_version_and_no_arguments(cli) -> None:
         (["train", "penguins", "--precision", "tf32", "--device", "cpu"], "is for CUDA"),
         (["train", "penguins", "--device", "gpu"], "no device 'gpu'"),
         (["train", "penguins", "--activation", "x*foo(x)"], "column 3.*foo"),
-        (["train", "penguins", "--activation", "y"], "formula"),
+        (["train", "penguins", "--activation", "swish"], "no such activation; use sigmoid, tanh"),
+        (["train", "penguins", "--activation", "x+y"], "formula"),
+        (["train", "penguins", "--loss", "hinge"], "no such loss; use softmax_cross_entropy"),
         (["train", "penguins", "--loss", "mean_squared"], "does not fit a multiclass target"),
         (["train", "penguins", "--loss", "pred-target"], "does not fit a multiclass target"),
         (

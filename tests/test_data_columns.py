@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tables import columns
 
@@ -162,6 +162,7 @@ def test_moments_of_extreme_values_are_finite(values, wanted):
     st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=8),
     st.floats(allow_nan=False, allow_infinity=False),
 )
+@example([0.0, 8.9e307, 9e307, 9e307], 0.0)
 def test_whatever_goes_in_only_finite_numbers_come_out(train, later):
     column, _ = fitted([repr(v) for v in train])
     if column is not None:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tables import columns, csv, mixed, text_of
 
@@ -346,6 +346,7 @@ def test_other_arrays_are_scaled_column_by_column(dtype):
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=6))
+@example([0.0, 2.2e-311])
 def test_scales_of_arrays_are_always_finite(values):
     x = np.array(values)[:, None]
     schema = prepare(read((x, np.arange(len(values)) + 0.5)), **WHOLE).schema

@@ -29,6 +29,7 @@ from gpunet.errors import DataError, UsageError
 SHARE = 0.15
 BLOCK = 1 << 22
 GOLDEN = 0x9E3779B97F4A7C15
+TINY = float(np.finfo(np.float64).tiny)
 CLASSES = ("binary", "multiclass")
 
 
@@ -251,7 +252,7 @@ def _fit_arrays(x: np.ndarray, target: Target, train: np.ndarray, standardise: b
         means, stds = np.full(width, mean), np.full(width, std)
     else:
         means, stds = _float_moments(x, train)
-    scale = np.divide(1.0, stds, out=np.zeros(width), where=stds > 0)
+    scale = np.divide(1.0, stds, out=np.zeros(width), where=stds > TINY)
     shift = -means * scale
     for numbers in (scale, shift):
         numbers.flags.writeable = False

@@ -98,27 +98,23 @@ def selu_slope(s: Array, y: Array, out: Array, work: Array) -> None:
 
 
 def gelu(y: Array, work: Array) -> None:
-    """y = x/2 * (1 + tanh(c * (x + 0.044715 x³))), c = sqrt(2/π): the tanh form."""
-    t = _gelu_tanh(y, work[0])
-    np.add(t, 1, out=t)
-    np.multiply(y, t, out=y)
-    np.multiply(y, 0.5, out=y)
+    """y = x/2 * (1 + tanh(u)) = x * sigmoid(2u), u = c * (x + 0.044715 x³), c = sqrt(2/π)."""
+    share = _gelu_share(y, work[0])
+    np.multiply(y, share, out=y)
 
 
 def gelu_slope(s: Array, y: Array, out: Array, work: Array) -> None:
-    """(1 + t)/2 + x/2 * (1 - t²) * c * (1 + 3 * 0.044715 x²)."""
-    t, rest = _gelu_tanh(s, work[0]), work[1]
+    """g * (1 + x * 2u' * (1 - g)), g = sigmoid(2u), u' = c * (1 + 3 * 0.044715 x²)."""
+    g, rest = _gelu_share(s, work[0]), work[1]
     np.multiply(s, s, out=out)
     np.multiply(out, 3 * GELU_CUBE, out=out)
     np.add(out, 1, out=out)
     np.multiply(out, s, out=out)
-    np.multiply(out, GELU_SCALE, out=out)
-    np.subtract(1, t, out=rest)
+    np.multiply(out, 2 * GELU_SCALE, out=out)
+    np.subtract(1, g, out=rest)
     np.multiply(out, rest, out=out)
     np.add(out, 1, out=out)
-    np.add(t, 1, out=t)
-    np.multiply(out, t, out=out)
-    np.multiply(out, 0.5, out=out)
+    np.multiply(out, g, out=out)
 
 
 def silu(y: Array, work: Array) -> None:
@@ -162,13 +158,14 @@ def _tanh_softplus(x: Array, out: Array) -> Array:
     return np.tanh(out, out=out)
 
 
-def _gelu_tanh(x: Array, out: Array) -> Array:
+def _gelu_share(x: Array, out: Array) -> Array:
     np.multiply(x, x, out=out)
     np.multiply(out, GELU_CUBE, out=out)
     np.add(out, 1, out=out)
     np.multiply(out, x, out=out)
-    np.multiply(out, GELU_SCALE, out=out)
-    return np.tanh(out, out=out)
+    np.multiply(out, 2 * GELU_SCALE, out=out)
+    sigmoid(out, out)
+    return out
 
 
 ACTIVATIONS = {
