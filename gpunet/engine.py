@@ -17,7 +17,8 @@ import numpy as np
 from gpunet import gates
 from gpunet.device import Array, Device
 from gpunet.graph import Graph, Node
-from gpunet.kernels import REGISTRY, Kernel
+from gpunet.errors import Unavailable
+from gpunet.kernels import REGISTRY, Kernel, native
 from gpunet.kernels.slots import (
     BETA1,
     BETA2,
@@ -75,6 +76,7 @@ class Launch:
     arguments: tuple[Any, ...]
     writes: tuple[Slot, ...]
     bind: Callable[..., Callable[[], None]]
+    sizes: tuple[int, ...] = ()
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -180,10 +182,13 @@ class LaunchList:
     totals: Array
     prediction: Slot
     arena_bytes: int
+    program: native.Program | None = None
 
     @property
     def largest_product(self) -> int:
-        """Floating-point operations of the largest matrix product in the list."""
+        """Floating-point operations of the largest matrix product that one call is given."""
+        if self.program is not None:
+            return 0
         return max((2 * a.size * out.shape[1] for a, _, out in self._products()), default=0)
 
     def _products(self) -> list[tuple[Any, ...]]:
@@ -201,6 +206,9 @@ class LaunchList:
 
     def run(self, steps: int = 1) -> None:
         """Run the list `steps` times."""
+        if self.program is not None:
+            self.program.run(steps)
+            return
         with np.errstate(all="ignore"):
             for _ in range(steps):
                 for call in self.calls:
@@ -291,13 +299,16 @@ class _Lowering:
 
     def launch(self, kernel: Kernel, *arguments: Any) -> None:
         """Emit a kernel; scratch is added where it wants some."""
+        sizes = kernel.sizes(*arguments)
         if kernel.work is not None:
             size = max(1, kernel.work(*arguments))
             arguments = (*arguments, self.slot(f"{kernel.name}.work", (size,)))
         named = dict(zip(kernel.parameters, arguments))
         writes = tuple(named[name] for name in kernel.outputs if isinstance(named[name], Slot))
         scratch = (named["work"],) if kernel.work is not None else ()
-        self.launches.append(Launch(kernel.name, arguments, (*writes, *scratch), kernel.bind))
+        self.launches.append(
+            Launch(kernel.name, arguments, (*writes, *scratch), kernel.bind, sizes)
+        )
 
     def product(
         self, a: Slot, b: Slot, out: Slot, flip_a: bool = False, flip_b: bool = False
@@ -308,7 +319,8 @@ class _Lowering:
             left, right = (a.T if flip_a else a), (b.T if flip_b else b)
             return partial(device.xp.matmul, left, right, out=out)
 
-        self.launches.append(Launch("gemm", (a, b, out), (out,), bind))
+        sizes = (*out.shape, a.size // (b.shape[0] if flip_a else a.shape[0]), flip_a | flip_b << 1)
+        self.launches.append(Launch("gemm", (a, b, out), (out,), bind, sizes))
 
     def open(self) -> None:
         """Advance the clock, take the next rows."""
@@ -384,10 +396,10 @@ class _Lowering:
 
     def bind(self, prediction: Node) -> LaunchList:
         """Give every slot its place, and every launch its arrays."""
-        device = self.store.device
+        device, library = self.store.device, self._library()
+        lanes = native.lanes_for(self.batch, device.threads) if library is not None else 1
         self.values[prediction].array = None
-        keep = (self.values[prediction],)
-        places, total = plan(self.launches, keep)
+        places, total = plan(self.launches, (self.values[prediction],), reuse=lanes == 1)
         arena = device.empty((max(1, total),), np.uint8)
         for slot, offset in places.items():
             part = arena[offset : offset + slot.nbytes]
@@ -408,22 +420,55 @@ class _Lowering:
             self.totals.array,
             self.values[prediction],
             total,
+            None if library is None else self._program(library, lanes),
         )
 
+    def _library(self) -> native.Library | None:
+        """The native loops, if the device wants them and they cover the list."""
+        device = self.store.device
+        if device.kernels == "numpy":
+            return None
+        try:
+            library = native.load()
+            native.check(library, self._plain_steps(), self.dtype)
+        except Unavailable:
+            if device.kernels == "native":
+                raise
+            return None
+        return library
 
-def plan(launches: list[Launch], keep: Iterable[Slot] = ()) -> tuple[dict[Slot, int], int]:
+    def _program(self, library: native.Library, lanes: int) -> native.Program:
+        clock, hyper = self.clock.array, self.hyper.array
+        steps = self._plain_steps()
+        return native.Program(library, steps, clock, hyper, self.store.gradient, self.batch, lanes)
+
+    def _plain_steps(self) -> list[native.Step]:
+        return [
+            native.Step(
+                launch.name,
+                tuple(a.array if isinstance(a, Slot) else a for a in launch.arguments),
+                launch.sizes,
+            )
+            for launch in self.launches
+        ]
+
+
+def plan(
+    launches: list[Launch], keep: Iterable[Slot] = (), reuse: bool = True
+) -> tuple[dict[Slot, int], int]:
     """Byte offsets in one arena for every slot that is not outside, and the arena's size.
 
     A slot is alive from its first launch to its last (`keep`: to the end). Slots that are alive
-    together never overlap; the largest are placed first, each as low as it fits.
+    together never overlap; the largest are placed first, each as low as it fits. Without `reuse`
+    all are alive all the time: slices of the batch that run side by side are at different launches.
     """
     spans: dict[Slot, tuple[int, int]] = {}
     for i, launch in enumerate(launches):
         for slot in launch.slots:
             if slot.array is None:
                 spans[slot] = (spans.get(slot, (i, i))[0], i)
-    for slot in keep:
-        spans[slot] = (spans[slot][0], len(launches))
+    for slot in spans if not reuse else keep:
+        spans[slot] = (spans[slot][0] if reuse else 0, len(launches))
     places: dict[Slot, int] = {}
     for slot in sorted(spans, key=lambda s: -s.nbytes):
         offset = 0

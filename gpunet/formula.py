@@ -81,7 +81,7 @@ class _Source:
     def tree(self) -> ast.expr:
         """The text's syntax; what it may hold is for the caller to check."""
         if len(self.text) > LONGEST:
-            raise UsageError(f"{self.name}: {len(self.text):,} characters; at most {LONGEST:,}")
+            raise UsageError(f"{self.name}: {len(self.text):,} characters, more than {LONGEST:,}")
         line = "".join(" " if c.isspace() else c for c in self.text)
         for index, character in enumerate(line):
             if character == "#" or not character.isprintable():
@@ -446,16 +446,10 @@ class _Builder:
 
 def _as_number(value: Any) -> int | float | None:
     """A number of the syntax, infinite where float64 has no place for it; None for all else."""
-    if type(value) is float:
-        return value
     if type(value) is not int:
-        return None
-    return value if abs(value) < 2**63 else _infinite_past_float(value)
-
-
-def _infinite_past_float(value: int) -> float:
+        return value if type(value) is float else None
     try:
-        return float(value)
+        return value if abs(value) < 2**63 else float(value)
     except OverflowError:
         return inf
 
@@ -613,8 +607,8 @@ def to_json(graph: Graph) -> dict[str, Any]:
 
 def _short(plain: Any) -> str:
     """On one line: a number to four digits, the corners of what is large, with its shape."""
-    array = np.asarray(() if plain is None else plain)
-    if plain is None or not array.ndim:
+    array = np.asarray(plain)
+    if not array.ndim:
         return "" if plain is None else f"{plain:.4g}"
     line = np.array2string(array, precision=4, threshold=16, edgeitems=2, max_line_width=10**6)
     shape = f" {array.shape}" if array.size > 16 else ""

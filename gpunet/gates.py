@@ -375,6 +375,8 @@ def _product(xp: Any, a: Array, b: Array, out: Array) -> None:
 class Reduction(Gate):
     """A gate over one axis, several, or all (`axis` None); `keepdims` keeps them as ones."""
 
+    needs_values = False
+
     def __init__(
         self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
     ) -> None:
@@ -383,6 +385,8 @@ class Reduction(Gate):
     def shape(self, *shapes: Shape) -> Shape:
         kept = self._kept_shape(shapes[0])
         reduced = self._reduced(shapes[0])
+        if self.needs_values and 0 in (shapes[0][axis] for axis in reduced):
+            raise ValueError(f"the {self.op} of no values, in the shape {shapes[0]}")
         return kept if self.keepdims else tuple(n for i, n in enumerate(kept) if i not in reduced)
 
     def _reduced(self, shape: Shape) -> set[int]:
@@ -415,6 +419,8 @@ class Sum(Reduction):
 class Mean(Reduction):
     """z = mean of x over n values; dx = dz / n, spread."""
 
+    needs_values = True
+
     def _forward(self, xp: Any, out: Array, x: Array) -> None:
         xp.mean(x, axis=self.axis, keepdims=self.keepdims, out=out)
 
@@ -428,11 +434,7 @@ class Max(Reduction):
     """z = max of x; the largest takes dz, at a tie each takes its share."""
 
     saves = ("inputs", "output")
-
-    def shape(self, *shapes: Shape) -> Shape:
-        if 0 in (shapes[0][axis] for axis in self._reduced(shapes[0])):
-            raise ValueError("no value has no largest")
-        return super().shape(*shapes)
+    needs_values = True
 
     def _forward(self, xp: Any, out: Array, x: Array) -> None:
         xp.max(x, axis=self.axis, keepdims=self.keepdims, out=out)
@@ -513,17 +515,14 @@ class Take(Gate):
 
     def _forward(self, xp: Any, out: Array, x: Array, index: Array) -> None:
         _check_index(index, len(x))
-        REGISTRY["take"](_flat(x, len(x)), _row_numbers(index), _flat(out, index.size))
+        table, rows = (len(x), prod(x.shape[1:])), (index.size, prod(x.shape[1:]))
+        REGISTRY["take"](x.reshape(table), _row_numbers(index), out.reshape(rows))
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        x, index = self.inputs
-        (dx, _), rows = grads, _row_numbers(index)
+        (x, index), (dx, _) = self.inputs, grads
         assert dx is not None
-        REGISTRY["scatter_add"](_flat(grad, index.size), rows, _flat(dx, len(x)))
-
-
-def _flat(array: Array, rows: int) -> Array:
-    return array.reshape(rows, -1) if rows else array.reshape(0, prod(array.shape[1:]))
+        table, rows = (len(x), prod(x.shape[1:])), (index.size, prod(x.shape[1:]))
+        REGISTRY["scatter_add"](grad.reshape(rows), _row_numbers(index), dx.reshape(table))
 
 
 def _row_numbers(index: Array) -> Array:
@@ -531,7 +530,7 @@ def _row_numbers(index: Array) -> Array:
 
 
 def _check_index(index: Array, rows: int) -> None:
-    if index.size and not (0 <= int(index.min()) and int(index.max()) < rows):
+    if index.size and (int(index.min()) < 0 or int(index.max()) >= rows):
         raise IndexError(f"rows {int(index.min())} to {int(index.max())} of a table of {rows}")
 
 

@@ -147,19 +147,20 @@ def compare(
 ) -> Difference:
     """The gradients of `loss` at `start`, by name, against its central differences there.
 
-    Errors are relative to the larger of the two, or to a thousandth of the largest entry.
+    Errors are relative to the larger of the two, or to a thousandth of the largest entry, or to
+    what rounding in the loss itself leaves to see.
     """
-    noise = 1e-6 * abs(loss(start))
-    found = [Difference(0.0, "")]
+    size, found = abs(loss(start)), [Difference(0.0, "")]
     for name, gradient in gradients.items():
-        labels, chain, numeric = [], [], []
+        labels, chain, numeric, floors = [], [], [], []
         for label, direction, unit in _probes(name, start[name], rng):
             labels.append(label)
             chain.append(np.sum(gradient * direction))
+            floors.append(1e-6 * size / unit)
             along = _Line(loss, start, name, direction * unit)
             with np.errstate(all="ignore"):
                 numeric.append(_slope(along, chain[-1] * unit) / unit)
-        found.append(_furthest(labels, np.array(chain), np.array(numeric), noise))
+        found.append(_furthest(labels, *map(np.array, (chain, numeric, floors))))
     return max(found)
 
 
@@ -169,7 +170,7 @@ def matches(found: Point, wanted: Point) -> Difference:
     for name, array in wanted.items():
         labels = [_label(name, place) for place in np.ndindex(array.shape)]
         got = np.asarray(found[name], np.float64)
-        differences.append(_furthest(labels, got.ravel(), np.ravel(array), 0.0))
+        differences.append(_furthest(labels, got.ravel(), np.ravel(array), np.zeros(got.size)))
     return max(differences)
 
 
@@ -203,15 +204,15 @@ def _probes(
 
 def _slope(f: Callable[[float], float], claimed: float) -> float:
     """f'(0) by central differences; at a kink, what is nearest to `claimed` between both sides."""
+    here, h = f(0), 1e-6
     slopes, gaps = [_central(f, STEPS[0])], [inf]
     for step in STEPS[1:]:
         slopes.append(_central(f, step))
         gap = abs(slopes[-1] - slopes[-2])
         gaps.append(inf if isnan(gap) else gap)
-        if gap <= AGREED * abs(slopes[-1]):
+        if gap <= AGREED * max(abs(slopes[-1]), 1e-3 * abs(here)):
             break
-    h = 1e-6
-    left, right = (f(0) - f(-h)) / h, (f(h) - f(0)) / h
+    left, right = (here - f(-h)) / h, (f(h) - here) / h
     if abs(right - left) > 1e-3 * max(abs(left), abs(right)):
         return min(max(claimed, min(left, right)), max(left, right))
     return slopes[int(np.argmin(gaps))]
@@ -223,14 +224,15 @@ def _central(f: Callable[[float], float], h: float) -> float:
 
 
 def _furthest(
-    labels: Sequence[str], chain: np.ndarray, numeric: np.ndarray, noise: float
+    labels: Sequence[str], chain: np.ndarray, numeric: np.ndarray, floors: np.ndarray
 ) -> Difference:
+    """Where two vectors differ most; below `floors`, differences are no better than noise."""
     if not labels:
         return Difference(0.0, "")
     size = np.maximum(np.abs(chain), np.abs(numeric))
+    largest = np.max(size, where=np.isfinite(size), initial=1e-300)
     with np.errstate(all="ignore"):
-        floor = max(1e-3 * np.max(size), noise, 1e-300)
-        error = np.abs(chain - numeric) / np.maximum(size, floor)
+        error = np.abs(chain - numeric) / np.maximum(np.maximum(size, floors), 1e-3 * largest)
     i = int(np.argmax(np.where(np.isnan(error), inf, error)))
     worst = inf if isnan(error[i]) else float(error[i])
     return Difference(worst, f"{labels[i]} is {chain[i]:.9g}, against {numeric[i]:.9g}")
@@ -501,6 +503,8 @@ def _loss(name: str) -> Callable[[Bench], Difference]:
         pred, target = bench.apart((4, 3), (4, 3))
         if name == "softmax_cross_entropy":
             target = np.array([2, 0, 1, 1], np.int32)
+        elif name == "sigmoid_cross_entropy":
+            target = (target + 2) / 4
         weight, parameter = bench.rng.uniform(0.5, 2, 4), np.array([0.3])
 
         def run(at: Point) -> dict[str, np.ndarray]:

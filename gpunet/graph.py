@@ -197,6 +197,8 @@ class Graph:
         outside = _unique(i for node in members for i in node.inputs if i not in chosen)
         if any(self.nodes.index(node) > self.nodes.index(last) for node in outside):
             raise ValueError(f"the group would need what is computed from {last.name}")
+        if name in {node.name for node in self.nodes if node not in chosen}:
+            raise ValueError(f"two nodes named {name!r}")
         gate = Group(members, outside, last)
         big = Node(name or last.name, "gate", gate, tuple(outside), value=last.value)
         self.nodes[self.nodes.index(last)] = big

@@ -114,6 +114,11 @@ def test_a_column_without_values(words):
     assert cells.missing.all()
 
 
+def test_numbers_that_only_other_rows_have_do_not_count():
+    cells = text(["NA"] * 3 + [str(i) for i in range(50)], rows=np.arange(3))
+    assert cells.kind == "category"
+
+
 def test_a_few_cells_that_are_not_numbers_are_mistakes():
     values = [str(i) for i in range(20_640)]
     for i in range(1285, 1299):
@@ -164,7 +169,7 @@ def test_the_kind_is_inferred_from_the_given_rows_alone():
     ("values", "type", "kind", "wanted"),
     [
         ([1, None, 3], pa.int64(), "numeric", [1, NAN, 3]),
-        ([1, None, 3], pa.float16(), "numeric", [1, NAN, 3]),
+        (np.array([1, 2, 3], np.float16), None, "numeric", [1, 2, 3]),
         ([2**63, None, 3], pa.uint64(), "numeric", [2.0**63, NAN, 3]),
         ([1.5, None, NAN], pa.float32(), "numeric", [1.5, NAN, NAN]),
         ([True, None, False], None, "boolean", [1, NAN, 0]),

@@ -4,7 +4,7 @@ import csv as standard
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tables import csv
 
@@ -53,6 +53,7 @@ def test_the_same_table_in_many_spellings(variant):
     ("text", "names"),
     [
         ("name;town\na, b;x, y\nc, d;z\n", ["name", "town"]),
+        ("name;town, county\na;b, c\nd;e, f\n", ["name", "town, county"]),
         ("when,what\n2020-01-01;a,b\n2020-01-02;c,d\n", ["when", "what"]),
         ("a;b\n1,5;2,5\n3,5;4\n", ["a", "b"]),
         ("one\n1\n2\n", ["one"]),
@@ -171,6 +172,7 @@ CELL = st.text(st.sampled_from('ab1 ,;"\n\r\t|é'), max_size=6)
     st.sampled_from(["\n", "\r\n"]),
     st.sampled_from([5, 17, 1 << 22]),
 )
+@example([["1", "1"], ["11", "111é\r\n"]], "\n", 5)
 def test_what_the_csv_module_writes_is_read_back(table, end, block):
     file = io.StringIO()
     writer = standard.writer(file, lineterminator=end, quoting=standard.QUOTE_ALL)

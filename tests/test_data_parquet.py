@@ -19,7 +19,7 @@ PLAIN = pa.table(
         "int": pa.array([1, 2, None], pa.int16()),
         "unsigned": pa.array([1, 2, 3], pa.uint64()),
         "float": pa.array([1.5, None, 2.5], pa.float32()),
-        "half": pa.array([1.5, None, 2.5], pa.float16()),
+        "half": pa.array(np.array([1.5, 0.0, 2.5], np.float16)),
         "bool": [True, None, False],
         "text": ["a", None, "b"],
         "large": pa.array(["a", None, "b"], pa.large_string()),

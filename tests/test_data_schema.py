@@ -166,6 +166,17 @@ def test_encoding_targets():
         arrays.encode_target(read(IMAGES))
 
 
+def test_labels_that_mostly_look_like_numbers_are_still_labels():
+    values = {"a": list(range(300)), "y": ["1", "2", "A"] * 100}
+    schema = prepare(columns(values), target=("y",)).schema
+    later = columns({"a": list(range(100)), "y": ["1"] * 99 + ["A"]})
+    assert schema.encode_target(later).tolist() == [0] * 99 + [2]
+    asked = prepare(later, target=("y",), task="binary", **WHOLE)
+    assert asked.schema.target.labels == ("1", "A")
+    with pytest.raises(DataError, match="1 of 100 values are not numbers"):
+        prepare(later, target=("y",))
+
+
 def test_decoding_gives_the_targets_own_units():
     prepared = prepare(SOURCE, target=("rooms",), task="regression", **WHOLE)
     back = prepared.schema.decode(prepared.train.y)

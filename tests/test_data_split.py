@@ -70,6 +70,14 @@ def test_within_a_class_rows_are_drawn_at_random():
     assert len(set(np.diff(inside))) > 5
 
 
+def test_small_classes_take_turns():
+    strata = np.arange(40) // 2
+    held = {
+        tuple(sorted(strata[parts_of(40, 0.0, 0.1, strata=strata, seed=s).test])) for s in range(9)
+    }
+    assert len(held) > 1
+
+
 def test_a_class_of_one_row_trains():
     strata = np.append(np.zeros(50, int), 1)
     for seed in range(20):

@@ -136,6 +136,9 @@ def test_a_task_can_be_asked_for():
         (typed([7, 0, 7, 0]), (0, 7)),
         (typed([True, False]), (False, True)),
         (typed(["x", "y"]), ("x", "y")),
+        (typed(["NA", "None", "x"]), ("NA", "None", "x")),
+        (Source("t", pa.table({"y": pa.array([9, 10, 9]).dictionary_encode()})), (9, 10)),
+        (Source("t", pa.table({"y": pa.array(["b", "a"]).dictionary_encode()})), ("a", "b")),
         (arrays(np.array([3, 1, 3], np.uint8)), (1, 3)),
         (arrays(["u", "t"]), ("t", "u")),
     ],
@@ -170,6 +173,21 @@ def test_numbers_are_standardised_and_come_back():
     assert encoded(raw, source).tolist() == [[1.5], [2], [10]]
     with pytest.raises(ValueError, match="have no units"):
         decode_values(Target(("y",), "binary", ("a", "b"), (0.0,), (1.0,), ""), y)
+
+
+def test_numbers_that_float32_cannot_hold_are_refused():
+    source = typed([1e300, 1.0, 2.0])
+    assert np.isfinite(encoded(fitted(source), source)).all()
+    with pytest.raises(DataError, match="y: values too large for float32"):
+        encoded(fitted(source, standardise=False), source)
+
+
+def test_a_constant_target_beside_another_stays_finite():
+    source = columns({"a": ["1.5", "2.5", "7"], "b": ["4", "4", "4"]})
+    answers, rows = answers_of(source, "a", "b"), np.arange(3)
+    target = fit_target(answers, rows, rows, "regression", "", True)
+    assert target.std[1] == 1.0
+    assert encoded(target, source)[:, 1].tolist() == [0, 0, 0]
 
 
 def test_several_labels_are_a_matrix():

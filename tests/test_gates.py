@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from math import prod
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpunet import formula, gates
+from gpunet.device import Device
 from gpunet.gates import Elementwise
 from gpunet.graph import Gate, Graph
 
@@ -252,6 +254,20 @@ def test_backward_reads_only_what_the_gate_saves(
         assert found is gradient or np.array_equal(found, gradient)
 
 
+@pytest.mark.gpu
+@each_case
+def test_on_a_gpu(gpu: Device, gate: Gate, inputs: Sequence[np.ndarray], oracle: Oracle) -> None:
+    wanted = gate.forward(*inputs)
+    gradients = gate.backward(1.0)
+    gate = deepcopy(gate)
+    assert gpu.to_host(gate.forward(*map(gpu.asarray, inputs))) == pytest.approx(wanted, rel=1e-10)
+    for found, gradient in zip(gate.backward(1.0), gradients, strict=True):
+        assert (found is None) == (gradient is None)
+        assert gradient is None or gpu.to_host(found) == pytest.approx(
+            gradient, rel=1e-9, abs=1e-12
+        )
+
+
 @each_elementwise
 def test_the_local_gradient_that_is_shown_is_the_one_that_is_used(kind: type[Elementwise]) -> None:
     gate, inputs = ELEMENTWISE[kind]
@@ -395,6 +411,7 @@ def test_buffers_must_fit() -> None:
         (gates.Sum(axis=2), [(2, 3)]),
         (gates.Sum(axis=(0, -2)), [(2, 3)]),
         (gates.Max(axis=0), [(0, 3)]),
+        (gates.Mean(), [(0, 3)]),
         (gates.Reshape(4, 2), [(2, 3)]),
         (gates.Reshape(-1, -1), [(2, 3)]),
         (gates.Reshape(-1, 0), [(2, 3)]),
@@ -412,12 +429,12 @@ def test_buffers_must_fit() -> None:
     ],
 )
 def test_shapes_that_do_not_fit(gate: Gate, shapes: list[tuple[int, ...]]) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  NumPy's words in part
+    with pytest.raises(ValueError):
         gate.shape(*shapes)
     arrays = [
         np.zeros(shape, np.int64 if i in gate.indices else float) for i, shape in enumerate(shapes)
     ]
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         gate.forward(*arrays)
 
 
@@ -428,6 +445,14 @@ def test_nothing_in_nothing_out(kind: type[Gate], shape: tuple[int, ...]) -> Non
     count = len(ELEMENTWISE[kind][1])
     assert gate.forward(*[empty] * count).shape == shape
     assert [g.shape for g in gate.backward(1.0)] == [shape] * count
+
+
+def test_nothing_taken() -> None:
+    gate = gates.Take()
+    assert gate.forward(np.ones((2, 3)), np.empty((0, 5), int)).shape == (0, 5, 3)
+    assert gate.backward(1.0)[0].tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert gates.Sum(axis=0).forward(np.empty((0, 2))).tolist() == [0, 0]
+    assert gates.Mean(axis=0).forward(np.empty((3, 0))).shape == (0,)
 
 
 def test_only_batch_norm_and_losses_mix_rows() -> None:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import emulation
 import numpy as np
 import pytest
 
 from gpunet import gates, gradcheck
+from gpunet.device import Device
 from gpunet.errors import CheckFailed, UsageError
 from gpunet.formula import parse
 from gpunet.graph import Gate, Graph
@@ -23,6 +25,18 @@ def test_every_gate_loss_and_kernel_holds(result: gradcheck.Result) -> None:
     assert result.ok, result.detail
     assert result.error <= 1e-6
     assert result.detail
+
+
+@pytest.mark.skipif(emulation.COMPILER is None, reason="the emulation needs g++")
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_cuda_source_holds_under_emulation(name: str) -> None:
+    result = gradcheck.check_kernel(name, device=emulation.Emulated())
+    assert result.ok, result.detail
+
+
+@pytest.mark.gpu
+def test_every_kernel_holds_on_a_gpu(gpu: Device) -> None:
+    gradcheck.demand(gradcheck.check_all(device=gpu))
 
 
 def test_nothing_is_left_out() -> None:

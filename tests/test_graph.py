@@ -217,6 +217,8 @@ def test_a_group_is_connected_and_made_of_gates() -> None:
         g.group([g.node("w0"), g.node("w0x0")])
     with pytest.raises(ValueError, match="made of gates"):
         g.group([])
+    with pytest.raises(ValueError, match="two nodes named 'w2'"):
+        g.group([g.node("f")], "w2")
 
 
 def test_a_group_cannot_need_its_own_value() -> None:

@@ -14,6 +14,7 @@ from gpunet.data.schema import Schema, check_columns, encode_cells, flat
 from gpunet.data.source import Source
 from gpunet.data.split import Parts, split, split_by
 from gpunet.data.targets import (
+    CLASSES,
     Answer,
     Target,
     array_names,
@@ -30,7 +31,6 @@ SHARE = 0.15
 BLOCK = 1 << 22
 GOLDEN = 0x9E3779B97F4A7C15
 TINY = float(np.finfo(np.float64).tiny)
-CLASSES = ("binary", "multiclass")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ def prepare(
     """
     names = _target_names(source, tuple(target))
     inputs = _feature_names(source, names, features, drop, split_column)
-    answers = read_answers(source, names)
+    answers = read_answers(source, names, task in CLASSES)
     kept, notes = _with_target(source, answers, drop_missing_target)
     shares, others = _shares(source, validation, test, split_column)
 
@@ -212,8 +212,8 @@ def _fit(
     if source.x is not None:
         schema = _fit_arrays(source.x, target, parts.train, standardise)
         whole = len(parts.train) == len(source.x)
-        x = {part: flat(source.x, None if whole else rows) for part, rows in vars(parts).items()}
-        return schema, x, []
+        used = {part: rows for part, rows in vars(parts).items() if len(rows)}
+        return schema, {p: flat(source.x, None if whole else r) for p, r in used.items()}, []
     columns, cells, dropped, notes = [], [], {}, []
     for name in inputs:
         read = read_cells(source, name, rows=parts.train)
@@ -296,7 +296,7 @@ def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool)
     try:
         if source.table is not None:
             check_columns(source, schema.target.names)
-        answers = read_answers(source, schema.target.names)
+        answers = read_answers(source, schema.target.names, schema.target.task in CLASSES)
         x, _ = schema.encode(source)
         kept = np.flatnonzero(~np.logical_or.reduce([answer.missing for answer in answers]))
         if len(kept) < source.rows:

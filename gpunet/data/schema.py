@@ -14,6 +14,7 @@ from gpunet.data.cells import Cells, read_cells
 from gpunet.data.columns import KINDS, MOST_LEVELS, SCALED, Column
 from gpunet.data.source import Source
 from gpunet.data.targets import (
+    CLASSES,
     TASKS,
     Target,
     check_present,
@@ -61,7 +62,7 @@ class Schema:
         """y as `Dataset.y` has it; raises DataError for gaps, unknown labels, no target at all."""
         if source.table is not None:
             check_columns(source, self.target.names)
-        answers = read_answers(source, self.target.names)
+        answers = read_answers(source, self.target.names, self.target.task in CLASSES)
         check_present(source, answers)
         rows = np.arange(source.rows)
         return encode_answers(self.target, source, answers, rows, self.target_dtype)
@@ -214,7 +215,7 @@ def _target(saved: object) -> Target:
     kinds = {type(label) for label in labels}
     _need(len(kinds) <= 1 and kinds <= {str, int, bool}, "labels")
     _need(len(set(labels)) == len(labels), "labels")
-    if task in ("binary", "multiclass"):
+    if task in CLASSES:
         _need(len(names) == 1 and len(labels) >= 2, "labels")
         _need(task == "multiclass" or len(labels) == 2, "labels")
     else:

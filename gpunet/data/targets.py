@@ -4,6 +4,7 @@ Refuses targets with gaps, with a single value, and with labels that training ne
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from gpunet.data.source import Source
 from gpunet.data.words import MISSING, counted, is_number, listed, quoted
 from gpunet.errors import DataError, UsageError
 
+CLASSES = ("binary", "multiclass")
 TASKS = ("regression", "binary", "multiclass", "multilabel")
 FEW = 20  # whole numbers with no more different values than this are taken for classes
 
@@ -72,10 +74,15 @@ def array_names(source: Source) -> tuple[str, ...]:
     return (name,) if width == 1 else tuple(f"{name}{i + 1}" for i in range(width))
 
 
-def read_answers(source: Source, names: tuple[str, ...]) -> tuple[Answer, ...]:
-    """The named columns of a table, or all of an array y."""
+def read_answers(
+    source: Source, names: tuple[str, ...], classes: bool = False
+) -> tuple[Answer, ...]:
+    """The named columns of a table, or all of an array y.
+
+    When they are known to be `classes`, what is no clean column of numbers is text.
+    """
     if source.table is not None:
-        return tuple(_from_column(source, name) for name in names)
+        return tuple(_from_column(source, name, classes) for name in names)
     if source.y is None:
         raise DataError(f"{source.name}: no targets; wanted an array y beside x")
     y = source.y[:, None] if source.y.ndim == 1 else source.y
@@ -87,22 +94,33 @@ def read_answers(source: Source, names: tuple[str, ...]) -> tuple[Answer, ...]:
     return tuple(_from_array(name, y[:, i]) for i, name in enumerate(names))
 
 
-def _from_column(source: Source, name: str) -> Answer:
+def _from_column(source: Source, name: str, classes: bool) -> Answer:
+    from pyarrow import table, types
+
     assert source.table is not None
     column = source.table.column(name)
-    cells = read_cells(source, name)
-    if cells.kind == "date":
-        raise DataError(f"{name}: holds dates; a target is numbers or classes")
-    if is_text(column.type):
-        return _from_text(name, column, cells.kind, cells.values)
-    if cells.kind == "category":
-        return _from_text(name, column.cast("large_string"), "category", cells.values)
-    whole = str(column.type).strip("u").startswith("int")
-    kind = "boolean" if cells.kind == "boolean" else "whole" if whole else "real"
-    return _numbered(name, kind, cells.values)
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+        source = replace(source, table=table({name: column}))
+    try:
+        cells = read_cells(source, name)
+        if cells.kind == "date":
+            raise DataError(f"{name}: holds dates; a target is numbers or classes")
+    except DataError:
+        if not classes:
+            raise
+        cells = read_cells(source, name, "category")
+    if cells.kind == "category" or is_text(column.type):
+        missing = MISSING if source.text else ()
+        return _from_text(name, column, cells.kind, cells.values, missing)
+    if cells.kind == "boolean":
+        return _numbered(name, "boolean", cells.values)
+    return _numbered(name, "whole" if types.is_integer(column.type) else "real", cells.values)
 
 
-def _from_text(name: str, column: object, kind: str, values: np.ndarray) -> Answer:
+def _from_text(
+    name: str, column: Any, kind: str, values: np.ndarray, missing: tuple[str, ...]
+) -> Answer:
     """Labels are texts as the file spells them; of several spellings of a number, the first."""
     if kind == "numeric":
         answer = _numbered(name, "whole", values)
@@ -110,10 +128,10 @@ def _from_text(name: str, column: object, kind: str, values: np.ndarray) -> Answ
             return replace(answer, kind="real")
         _, first = np.unique(answer.codes[~answer.missing], return_index=True)
         rows = np.flatnonzero(~answer.missing)[first]
-        return replace(answer, labels=tuple(column.take(rows).to_pylist()))  # type: ignore[attr-defined]
-    encoded = column.combine_chunks().dictionary_encode()  # type: ignore[attr-defined]
+        return replace(answer, labels=tuple(column.take(rows).to_pylist()))
+    encoded = column.cast("large_string").combine_chunks().dictionary_encode()
     texts = encoded.dictionary.to_pylist()
-    kept = sorted(i for i, text in enumerate(texts) if text.strip() not in MISSING)
+    kept = sorted(i for i, text in enumerate(texts) if text.strip() not in missing)
     kept.sort(key=lambda i: texts[i])
     place = np.full(len(texts) + 1, -1)
     place[kept] = np.arange(len(kept))
@@ -203,7 +221,7 @@ def _counts_up(answer: Answer) -> bool:
 
 def _check_task(answers: tuple[Answer, ...], task: str) -> None:
     names = listed(answer.name for answer in answers)
-    if task in ("binary", "multiclass") and len(answers) > 1:
+    if task in CLASSES and len(answers) > 1:
         raise UsageError(f"{task} takes one target, not {len(answers):,} ({names})")
     for answer in answers:
         if task == "regression" and answer.kind == "text":
@@ -212,7 +230,7 @@ def _check_task(answers: tuple[Answer, ...], task: str) -> None:
             )
         if task == "multilabel" and not _is_binary(answer):
             raise DataError(f"{answer.name}: multilabel wants 0 and 1 in every target")
-        if task in ("binary", "multiclass") and not answer.labels:
+        if task in CLASSES and not answer.labels:
             raise DataError(f"{answer.name}: holds numbers with fractions; {task} wants classes")
     if all(_is_constant(answer) for answer in answers):
         raise DataError(
@@ -244,7 +262,7 @@ def fit_target(
     """A target with the labels of the rows `seen` and the moments of the rows `train`."""
     labels: tuple[Label, ...] = ()
     mean, std = (0.0,) * len(answers), (1.0,) * len(answers)
-    if task in ("binary", "multiclass"):
+    if task in CLASSES:
         used = np.unique(answers[0].codes[seen])
         labels = tuple(answers[0].labels[code] for code in used.tolist())
     if task == "regression" and standardise:
@@ -262,7 +280,7 @@ def encode_answers(
     multiclass int32 codes (n,); binary float32 (n, 1) and multilabel (n, k) of 0 and 1;
     regression (n, k) of `dtype`, standardised. Raises DataError for what training never saw.
     """
-    if target.task in ("binary", "multiclass"):
+    if target.task in CLASSES:
         codes = _class_codes(target, source, answers[0], rows)
         return codes if target.task == "multiclass" else codes[:, None].astype(np.float32)
     for answer in answers:
@@ -276,7 +294,11 @@ def encode_answers(
     values = np.stack([answer.numbers[rows] for answer in answers], axis=1)  # type: ignore[index]
     if target.task == "multilabel":
         return values.astype(np.float32)
-    return ((values - target.mean) / target.std).astype(dtype)
+    with np.errstate(over="ignore"):
+        y = ((values - target.mean) / target.std).astype(dtype)
+    if not np.isfinite(y).all():
+        raise DataError(f"{listed(target.names)}: values too large for {dtype}")
+    return y
 
 
 def decode_values(target: Target, output: np.ndarray) -> np.ndarray:

@@ -26,11 +26,16 @@ class Memory:
 
 
 class Device:
-    """One place where arrays live. `name` is `cpu` or `cuda:N`; `kind` is `cpu` or `cuda`."""
+    """One place where arrays live. `name` is `cpu` or `cuda:N`; `kind` is `cpu` or `cuda`.
+
+    `kernels` (auto, native or numpy) and `threads` say how a launch list runs on a CPU.
+    """
 
     name: str
     kind: str
     xp: ModuleType
+    kernels: str = "numpy"
+    threads: int = 1
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype)

@@ -17,6 +17,9 @@ class Cpu(Device):
     kind = "cpu"
     xp = np
 
+    def __init__(self, kernels: str = "auto", threads: int | None = None) -> None:
+        self.kernels, self.threads = kernels, threads or wanted_threads()
+
     def asarray(self, values: Any, dtype: Any = None) -> np.ndarray:
         if hasattr(values, "get") and hasattr(values, "__cuda_array_interface__"):
             values = values.get()
@@ -63,9 +66,18 @@ def available_cores() -> int:
     return max(1, min(cores, _cgroup_quota() or cores))
 
 
+def wanted_threads() -> int:
+    """Threads to use unless told otherwise: OMP_NUM_THREADS, or the cores."""
+    return _threads(("OMP_NUM_THREADS",))
+
+
 def blas_threads() -> int:
     """Threads that NumPy's BLAS starts with: the environment's word, or the cores."""
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    return _threads(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
+
+
+def _threads(names: tuple[str, ...]) -> int:
+    for name in names:
         value = os.environ.get(name, "")
         if value.isdigit() and int(value) > 0:
             return min(int(value), os.cpu_count() or 1)

@@ -193,6 +193,12 @@ HD T f_sin_grad(T g, T a, T y) { return g * BUILTIN(cos)(a); }
 HD T f_cos(T a) { return BUILTIN(cos)(a); }
 HD T f_cos_grad(T g, T a, T y) { return -g * BUILTIN(sin)(a); }
 
+struct Logistic { T share, rest; };                    // sigmoid(a) and 1 - sigmoid(a)
+HD Logistic logistic(T a) {
+    T e = f_exp(-magnitude(a)), inverse = 1 / (1 + e);
+    return {(a < 0 ? e : T(1)) * inverse, (a < 0 ? T(1) : e) * inverse};
+}
+
 HD T f_sigmoid(T a) {
     T e = f_exp(-magnitude(a));
     return (a < 0 ? e : T(1)) / (1 + e);
@@ -215,19 +221,18 @@ HD T f_selu_grad(T g, T a, T y) { return g * (y > 0 ? SELU_SCALE : y + SELU_SLOP
 
 #define GELU_SCALE T(0.7978845608028654)               // sqrt(2 / pi)
 #define GELU_CUBE T(0.044715)
-HD T gelu_share(T a) {                                 // (1 + tanh(u)) / 2 = sigmoid(2 u)
-    return f_sigmoid(2 * GELU_SCALE * a * (1 + GELU_CUBE * a * a));
-}
-HD T f_gelu(T a) { return a * gelu_share(a); }
+HD T gelu_inner(T a) { return 2 * GELU_SCALE * a * (1 + GELU_CUBE * a * a); }
+HD T f_gelu(T a) { return a * f_sigmoid(gelu_inner(a)); }     // (1 + tanh(u)) / 2 = sigmoid(2 u)
 HD T f_gelu_grad(T g, T a, T y) {
-    T share = gelu_share(a), inner = 2 * GELU_SCALE * a * (1 + 3 * GELU_CUBE * a * a);
-    return g * (share * (1 + inner * (1 - share)));
+    Logistic part = logistic(gelu_inner(a));
+    T slope = 2 * GELU_SCALE * (1 + 3 * GELU_CUBE * a * a);
+    return g * (part.share * (1 + a * (slope * part.rest)));
 }
 
 HD T f_silu(T a) { return a * f_sigmoid(a); }
 HD T f_silu_grad(T g, T a, T y) {
-    T share = f_sigmoid(a);
-    return g * (share * (1 + a * (1 - share)));
+    Logistic part = logistic(a);
+    return g * (part.share * (1 + a * part.rest));
 }
 
 HD T f_softplus(T a) { return positive_part(a) + log1p_share(f_exp(-magnitude(a))); }

@@ -1,0 +1,420 @@
+// The kernels as loops over a lane's rows, for one T. Entries: name_float32 or name_float64.
+// Included by one file a type, which has defined T, T_BITS and TYPE.
+
+#include "native.h"
+#include "formulas.h"
+
+#ifndef NORM_EPSILON
+#define NORM_EPSILON 1e-5
+#endif
+
+#define JOIN(a, b) JOIN_AS_GIVEN(a, b)
+#define JOIN_AS_GIVEN(a, b) a##_##b
+#define ENTRY(name) extern "C" void JOIN(name, TYPE)(const Call& call, Lane& lane)
+#define EVERY(i, count) _Pragma("GCC ivdep") for (long long i = 0; i < (count); ++i)
+
+// ---- The clock: every lane advances its own copy. (clock, hyper, table, batch | entries)
+
+ENTRY(tick) {
+    if (lane.clock[FAULT]) return;
+    long long step = ++lane.clock[STEP], batch = call.sizes[0], entries = call.sizes[1];
+    lane.clock[START] += batch;
+    long long left = lane.clock[ROWS] - lane.clock[START];
+    lane.clock[VALID] = left < batch ? left : batch;
+    lane.hyper[LR] = call.at<double>(2)[step < entries ? step : entries - 1] * lane.hyper[SCALE];
+    lane.hyper[CORRECTION1] = 1 - __builtin_pow(lane.hyper[BETA1], (double)step);
+    lane.hyper[CORRECTION2] = 1 - __builtin_pow(lane.hyper[BETA2], (double)step);
+}
+
+// ---- Rows into the batch. (x, scale, shift, order, clock, out | n, d)
+
+template <class X>
+static inline void gather_row(const X* x, const double* scale, const double* shift, T* out,
+                              long long d) {
+    if (scale && shift) EVERY(j, d) out[j] = T(x[j] * scale[j] + shift[j]);
+    else if (scale) EVERY(j, d) out[j] = T(x[j] * scale[j]);
+    else if (shift) EVERY(j, d) out[j] = T(x[j] + shift[j]);
+    else EVERY(j, d) out[j] = T(x[j]);
+}
+
+static inline long long source_row(const int* order, const Lane& lane, long long i) {
+    long long place = lane.clock[START] + lane.first + i;
+    return order ? order[place] : place;
+}
+
+#define GATHER(dtype, X) \
+    static CLONES void gather_rows_##dtype(const X* x, const double* scale, const double* shift, \
+                                           const int* order, const Lane& lane, T* out, long long d) { \
+        for (long long i = 0; i < lane.rows(); ++i) { \
+            if (i < lane.valid()) \
+                gather_row(x + source_row(order, lane, i) * d, scale, shift, out + i * d, d); \
+            else \
+                EVERY(j, d) out[i * d + j] = 0; \
+        } \
+    } \
+    ENTRY(gather_##dtype) { \
+        long long d = call.sizes[1]; \
+        gather_rows_##dtype(call.at<X>(0), call.at<double>(1), call.at<double>(2), \
+                            call.at<int>(3), lane, lane.row<T>(call, 5, d), d); \
+    }
+
+GATHER(uint8, unsigned char)
+GATHER(float32, float)
+GATHER(float64, double)
+
+ENTRY(gather_labels) {                                 // (y, order, clock, out | n)
+    const int *y = call.at<int>(0), *order = call.at<int>(1);
+    int* out = lane.row<int>(call, 3, 1);
+    for (long long i = 0; i < lane.rows(); ++i)
+        out[i] = i < lane.valid() ? y[source_row(order, lane, i)] : 0;
+}
+
+// ---- Matrix products. (a, b, out | m, n, k, flips: 1 a, 2 b)
+
+static void product(const Lane& lane, bool flip_a, bool flip_b, long long m, long long n,
+                    long long k, const T* a, long long lda, const T* b, long long ldb, T* out) {
+    enum { ROW_MAJOR = 101, PLAIN = 111, FLIPPED = 112 };
+    int ta = flip_a ? FLIPPED : PLAIN, tb = flip_b ? FLIPPED : PLAIN;
+    void* gemm = lane.shared->gemm[T_BITS == 64];
+    if (lane.shared->wide)
+        ((void (*)(int, int, int, long long, long long, long long, T, const T*, long long, const T*,
+                   long long, T, T*, long long))gemm)(ROW_MAJOR, ta, tb, m, n, k, T(1), a, lda, b,
+                                                      ldb, T(0), out, n);
+    else
+        ((void (*)(int, int, int, int, int, int, T, const T*, int, const T*, int, T, T*, int))gemm)(
+            ROW_MAJOR, ta, tb, m, n, k, T(1), a, lda, b, ldb, T(0), out, n);
+}
+
+ENTRY(gemm) {
+    long long m = call.sizes[0], n = call.sizes[1], k = call.sizes[2], flips = call.sizes[3];
+    const T* b = call.at<T>(1);
+    if (flips & 1) {                                   // a weight's gradient: sums over rows
+        const T *a = lane.row<T>(call, 0, m), *g = lane.row<T>(call, 1, n);
+        product(lane, true, false, m, n, lane.rows(), a, m, g, n, lane.copy<T>(call, 2));
+    } else {
+        const T* a = lane.row<T>(call, 0, k);
+        product(lane, false, flips & 2, lane.rows(), n, k, a, k, b, flips & 2 ? k : n,
+                lane.row<T>(call, 2, n));
+    }
+}
+
+// ---- Activations. (z, bias, y), (grad, z, bias, y, dz, dbias) | n, m
+
+#define ACTIVATION(name, reads_input) \
+    static CLONES void name##_values(const T* z, const T* bias, T* y, long long n, long long m) { \
+        for (long long i = 0; i < n; ++i, z += m, y += m) { \
+            if (bias) EVERY(j, m) y[j] = f_##name(z[j] + bias[j]); \
+            else EVERY(j, m) y[j] = f_##name(z[j]); \
+        } \
+    } \
+    ENTRY(name##_forward) { \
+        long long m = call.sizes[1]; \
+        name##_values(lane.row<T>(call, 0, m), call.at<T>(1), lane.row<T>(call, 2, m), lane.rows(), m); \
+    } \
+    static CLONES void name##_slopes(const T* grad, const T* z, const T* bias, const T* y, T* dz, \
+                                     T* dbias, long long n, long long m) { \
+        if (dbias) EVERY(j, m) dbias[j] = 0; \
+        for (long long i = 0; i < n; ++i, grad += m, z += m, y += m, dz += m) { \
+            if (reads_input && bias) EVERY(j, m) dz[j] = f_##name##_grad(grad[j], z[j] + bias[j], y[j]); \
+            else EVERY(j, m) dz[j] = f_##name##_grad(grad[j], reads_input ? z[j] : T(0), y[j]); \
+            if (dbias) EVERY(j, m) dbias[j] += dz[j]; \
+        } \
+    } \
+    ENTRY(name##_backward) { \
+        long long m = call.sizes[1]; \
+        name##_slopes(lane.row<T>(call, 0, m), lane.row<T>(call, 1, m), call.at<T>(2), \
+                      lane.row<T>(call, 3, m), lane.row<T>(call, 4, m), lane.copy<T>(call, 5), \
+                      lane.rows(), m); \
+    }
+
+ACTIVATION(identity, false)
+ACTIVATION(sigmoid, false)
+ACTIVATION(tanh, false)
+ACTIVATION(relu, false)
+ACTIVATION(selu, false)
+ACTIVATION(gelu, true)
+ACTIVATION(silu, true)
+ACTIVATION(mish, true)
+
+static CLONES void add_rows(const T* x, T* out, long long n, long long m) {
+    EVERY(j, m) out[j] = 0;
+    for (long long i = 0; i < n; ++i) EVERY(j, m) out[j] += x[i * m + j];
+}
+
+ENTRY(column_sums) {                                   // (x, out | n, m)
+    long long m = call.sizes[1];
+    add_rows(lane.row<T>(call, 0, m), lane.copy<T>(call, 1), lane.rows(), m);
+}
+
+// ---- Dropout. (x, rate, key, clock, layer, y | layer, n, m)
+
+ENTRY(dropout) {
+    enum { LANES = 16 };
+    long long m = call.sizes[2], low = lane.first * m, high = lane.last * m;
+    const T* x = call.at<T>(0);
+    T* y = call.at<T>(5);
+    double kept = __builtin_rint((1.0 - (double)call.at<T>(1)[0]) * 65536.0);
+    unsigned keep = (unsigned)kept;
+    T scale = T(65536.0 / kept);
+    const unsigned long long* key = call.at<unsigned long long>(2);
+    unsigned long long step = lane.clock[STEP], layer = call.sizes[0];
+    for (long long block = low / LANES; block * LANES < high; ++block) {
+        Words drawn = philox({(unsigned long long)block + 1, 0, step, layer}, key[0], key[1]);
+        unsigned long long words[4] = {drawn.a, drawn.b, drawn.c, drawn.d};
+        for (int lane16 = 0; lane16 < LANES; ++lane16) {
+            long long i = block * LANES + lane16;
+            if (i < low || i >= high) continue;
+            unsigned random = (unsigned)(words[lane16 / 4] >> (lane16 % 4 * 16)) & 65535u;
+            y[i] = random < keep ? x[i] * scale : T(0);
+        }
+    }
+}
+
+// ---- Layer norm. (x, gain, bias, y, mean, rstd), (grad, x, gain, mean, rstd, dx, dgain, dbias) | n, m
+
+static CLONES void normalise(const T* x, const T* gain, const T* bias, T* y, T* mean, T* rstd,
+                             long long n, long long m) {
+    for (long long i = 0; i < n; ++i, x += m, y += m) {
+        T total = 0, spread = 0;
+        for (long long j = 0; j < m; ++j) total += x[j];
+        T middle = total / m;
+        for (long long j = 0; j < m; ++j) spread += (x[j] - middle) * (x[j] - middle);
+        T scale = 1 / f_sqrt(spread / m + T(NORM_EPSILON));
+        EVERY(j, m) y[j] = (x[j] - middle) * scale * gain[j] + bias[j];
+        mean[i] = middle;
+        rstd[i] = scale;
+    }
+}
+
+ENTRY(layer_norm_forward) {
+    long long m = call.sizes[1];
+    normalise(lane.row<T>(call, 0, m), call.at<T>(1), call.at<T>(2), lane.row<T>(call, 3, m),
+              lane.row<T>(call, 4, 1), lane.row<T>(call, 5, 1), lane.rows(), m);
+}
+
+static CLONES void normalise_back(const T* grad, const T* x, const T* gain, const T* mean,
+                                  const T* rstd, T* dx, T* dgain, T* dbias, long long n,
+                                  long long m) {
+    EVERY(j, m) dgain[j] = dbias[j] = 0;
+    for (long long i = 0; i < n; ++i, grad += m, x += m, dx += m) {
+        T along = 0, total = 0, middle = mean[i], scale = rstd[i];
+        for (long long j = 0; j < m; ++j) {
+            T h = (x[j] - middle) * scale, g = grad[j] * gain[j];
+            dgain[j] += grad[j] * h;
+            dbias[j] += grad[j];
+            total += g;
+            along += g * h;
+        }
+        EVERY(j, m) {
+            T h = (x[j] - middle) * scale;
+            dx[j] = (grad[j] * gain[j] - total / m - h * (along / m)) * scale;
+        }
+    }
+}
+
+ENTRY(layer_norm_backward) {
+    long long m = call.sizes[1];
+    normalise_back(lane.row<T>(call, 0, m), lane.row<T>(call, 1, m), call.at<T>(2),
+                   lane.row<T>(call, 3, 1), lane.row<T>(call, 4, 1), lane.row<T>(call, 5, m),
+                   lane.copy<T>(call, 6), lane.copy<T>(call, 7), lane.rows(), m);
+}
+
+// ---- Losses: rows first, then after a barrier every lane adds all rows up alike.
+// (pred, target, weight, parameter, clock, grad, rows, totals | n, k, mean)
+
+static T row_scale(const Call& call, const Lane& lane, long long i) {
+    T weight = call.pointers[2] ? lane.row<T>(call, 2, 1)[i] : T(1);
+    return call.sizes[2] && lane.clock[VALID] > 1 ? weight / T(lane.clock[VALID]) : weight;
+}
+
+static void close_rows(const Call& call, Lane& lane, long long right) {
+    long long k = call.sizes[1];
+    T *rows = lane.row<T>(call, 6, 1), *grad = lane.row<T>(call, 5, k);
+    for (long long i = 0; i < lane.rows(); ++i) {
+        if (i >= lane.valid()) {
+            rows[i] = 0;
+            if (grad) EVERY(j, k) grad[i * k + j] = 0;
+        } else if (call.pointers[2]) {
+            rows[i] *= lane.row<T>(call, 2, 1)[i];
+        }
+    }
+    lane.shared->parts[lane.index].count = right;
+}
+
+#define LOSS(name, judged) \
+    static CLONES long long name##_rows(const T* pred, const T* target, T constant, T* grad, \
+                                        T* rows, const Call& call, const Lane& lane, long long k) { \
+        T divisor = call.sizes[2] ? T(k) : T(1); \
+        long long right = 0; \
+        for (long long i = 0; i < lane.valid(); ++i, pred += k, target += k) { \
+            T loss = 0, scale = row_scale(call, lane, i) / divisor; \
+            int wrong = 0; \
+            for (long long j = 0; j < k; ++j) { \
+                loss += loss_##name(pred[j], target[j], constant); \
+                wrong += (pred[j] > 0) != (target[j] > T(0.5)); \
+            } \
+            if (grad) EVERY(j, k) \
+                grad[i * k + j] = loss_##name##_grad(pred[j], target[j], constant) * scale; \
+            rows[i] = loss / divisor; \
+            right += judged && wrong == 0 && loss == loss; \
+        } \
+        return right; \
+    } \
+    ENTRY(name) { \
+        long long k = call.sizes[1]; \
+        close_rows(call, lane, name##_rows(lane.row<T>(call, 0, k), lane.row<T>(call, 1, k), \
+                                           call.at<T>(3)[0], lane.row<T>(call, 5, k), \
+                                           lane.row<T>(call, 6, 1), call, lane, k)); \
+    }
+
+LOSS(sigmoid_cross_entropy, true)
+LOSS(sum_squares, false)
+LOSS(mean_squared, false)
+LOSS(mean_absolute, false)
+LOSS(huber, false)
+LOSS(pinball, false)
+
+static CLONES long long softmax_rows(const T* pred, const int* target, T smoothing, T* grad,
+                                     T* rows, const Call& call, const Lane& lane, long long k) {
+    long long right = 0;
+    for (long long i = 0; i < lane.valid(); ++i, pred += k) {
+        long long top = 0, hit = target[i];
+        for (long long j = 1; j < k; ++j) top = pred[j] > pred[top] ? j : top;
+        T highest = pred[top], total = 0, below = 0;
+        for (long long j = 0; j < k; ++j) {
+            total += f_exp(pred[j] - highest);
+            below += pred[j] - highest;
+        }
+        T picked = (1 - smoothing) * (pred[hit] - highest) + smoothing * (below / k);
+        rows[i] = f_log(total) - picked;
+        right += top == hit && rows[i] == rows[i];
+        if (!grad) continue;
+        T scale = row_scale(call, lane, i);
+        EVERY(j, k) grad[i * k + j] =
+            softmax_grad(f_exp(pred[j] - highest) / total, j == hit, smoothing, T(k)) * scale;
+    }
+    return right;
+}
+
+ENTRY(softmax_cross_entropy) {
+    long long k = call.sizes[1];
+    close_rows(call, lane, softmax_rows(lane.row<T>(call, 0, k), lane.row<int>(call, 1, 1),
+                                        call.at<T>(3)[0], lane.row<T>(call, 5, k),
+                                        lane.row<T>(call, 6, 1), call, lane, k));
+}
+
+ENTRY(fold_rows) {
+    long long n = call.sizes[0], valid = lane.clock[VALID], right = 0;
+    double sum = 0, *totals = call.at<double>(7);
+    const T* rows = call.at<T>(6);
+    for (long long i = 0; i < n; ++i) sum += rows[i];
+    double loss = call.sizes[2] && valid > 1 ? sum / valid : sum;
+    if (!(loss - loss == 0)) lane.clock[FAULT] |= FAULT_LOSS;
+    if (lane.index) return;
+    for (int each = 0; each < lane.count; ++each) right += lane.shared->parts[each].count;
+    totals[0] = loss;
+    totals[1] += sum;
+    totals[2] += right;
+    totals[3] += valid < 0 ? 0 : valid < n ? valid : n;
+}
+
+// ---- The update: each lane adds its share of the slices' gradients up and moves its parameters.
+
+enum { TILE = 1024 };
+
+static CLONES void add_slices(const Call& call, const Lane& lane, int which, long long low,
+                              long long size, T* out) {
+    const T* mine = call.at<T>(which) + low;
+    EVERY(i, size) out[i] = mine[i];
+    for (int slice = 1; call.apart >> which & 1 && slice < lane.count; ++slice) {
+        const T* other = (const T*)((const char*)mine + slice * lane.stride);
+        EVERY(i, size) out[i] += other[i];
+    }
+}
+
+static void share(const Lane& lane, long long size, long long& low, long long& high) {
+    long long tiles = (size + TILE - 1) / TILE;
+    low = tiles * lane.index / lane.count * TILE;
+    high = tiles * (lane.index + 1) / lane.count * TILE;
+    if (high > size) high = size;
+}
+
+static CLONES double squares(const T* x, long long size) {
+    double total = 0;
+    for (long long i = 0; i < size; ++i) total += (double)x[i] * (double)x[i];
+    return total;
+}
+
+ENTRY(squared_norm) {                                  // (grad, out | size): this lane's part
+    long long low, high;
+    T tile[TILE];
+    double total = 0;
+    share(lane, call.sizes[0], low, high);
+    for (; low < high; low += TILE) {
+        long long size = high - low < TILE ? high - low : TILE;
+        add_slices(call, lane, 0, low, size, tile);
+        total += squares(tile, size);
+    }
+    lane.shared->parts[lane.index].value = total;
+}
+
+ENTRY(clip) {                                          // after a barrier, alike in every lane
+    double total = 0;
+    for (int each = 0; each < lane.count; ++each) total += lane.shared->parts[each].value;
+    double factor = lane.hyper[LIMIT] / __builtin_sqrt(total);
+    lane.hyper[CLIP] = factor < 1 ? factor : 1;
+}
+
+static Rate segment_rate(const Lane& lane, double rate, double decays) {
+    const double* hyper = lane.hyper;
+    T lr = T(hyper[LR] * rate), decay = T(hyper[DECAY] * decays);
+    return {lr, decay, T(hyper[CLIP]), T(hyper[BETA1]), T(1 - hyper[BETA1]), T(hyper[BETA2]),
+            T(1 - hyper[BETA2]), T(hyper[EPSILON]), lr / T(hyper[CORRECTION1]),
+            1 / f_sqrt(T(hyper[CORRECTION2]))};
+}
+
+// (param, grad, slots…, starts, rates, decays, hyper, clock | size, segments)
+#define UPDATE(name, slots) \
+    static CLONES int name##_tile(const Rate& rate, T* param, const T* grad, T* first, T* second, \
+                                  long long size) { \
+        int bad_gradient = 0, bad_parameter = 0; \
+        T unused = 0; \
+        EVERY(i, size) { \
+            T a = slots > 0 ? first[i] : unused, b = slots > 1 ? second[i] : unused; \
+            T p = name##_step(rate, param[i], grad[i], a, b); \
+            int sound = is_finite(grad[i] * rate.clip), moved = is_finite(p), good = sound & moved; \
+            bad_gradient |= !sound; \
+            bad_parameter |= sound & !moved; \
+            param[i] = good ? p : param[i]; \
+            if (slots > 0) first[i] = good ? a : first[i]; \
+            if (slots > 1) second[i] = good ? b : second[i]; \
+        } \
+        return bad_gradient * FAULT_GRADIENT | bad_parameter * FAULT_PARAMETER; \
+    } \
+    ENTRY(name) { \
+        if (lane.clock[FAULT]) return; \
+        const long long* starts = call.at<long long>(2 + slots); \
+        T tile[TILE], *param = call.at<T>(0), *first = call.at<T>(2), *second = call.at<T>(3); \
+        long long low, high; \
+        int fault = 0, segment = 0; \
+        share(lane, call.sizes[0], low, high); \
+        while (low < high) { \
+            while (starts[segment + 1] <= low) ++segment; \
+            long long end = starts[segment + 1] < high ? starts[segment + 1] : high; \
+            long long size = end - low < TILE ? end - low : TILE; \
+            Rate rate = segment_rate(lane, call.at<double>(3 + slots)[segment], \
+                                     call.at<double>(4 + slots)[segment]); \
+            add_slices(call, lane, 1, low, size, tile); \
+            fault |= name##_tile(rate, param + low, tile, first + low, second + low, size); \
+            low += size; \
+        } \
+        if (fault) __atomic_fetch_or(&lane.shared->fault, fault, __ATOMIC_RELAXED); \
+    }
+
+UPDATE(sgd, 0)
+UPDATE(momentum, 1)
+UPDATE(nesterov, 1)
+UPDATE(rmsprop, 1)
+UPDATE(adam, 2)
+UPDATE(adamw, 2)
+UPDATE(lion, 1)

@@ -1,0 +1,457 @@
+"""Calls of every kernel with what they must give, made from tests/reference.py.
+
+`CASES[name](kernel, dtype, rng, n, m, sparse)` makes the cases of one kernel at one size; `sparse`
+leaves out the optional arguments.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import reference
+from kernel_check import Array, Case, Slopes
+
+from gpunet.kernels import REGISTRY, Kernel
+from gpunet.kernels import slots as at
+
+SHAPES = ((1, 1), (3, 5), (67, 33), (130, 70), (2, 300), (2100, 1), (0, 4))
+Maker = Callable[[Kernel, str, np.random.Generator, int, int, bool], Iterator[Case]]
+CASES: dict[str, Maker] = {}
+LOSS_PARAMETERS = {
+    "softmax_cross_entropy": 0.1,
+    "sigmoid_cross_entropy": 0.1,
+    "huber": 0.5,
+    "pinball": 0.3,
+}
+EXTREMES = (1e4, -1e4, 30.0, -30.0, 0.0, -0.0, 1e-40, -1e-40, 5e-324, np.nan)
+KEY = np.array([12345678901234567890, 3], np.uint64)
+
+
+def cases(name: str, dtype: str, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Iterator[Case]:
+    """The cases of a kernel, with all optional arguments and with none, at each size."""
+    for n, m in shapes:
+        for sparse in (False, True):
+            rng = np.random.default_rng(n + m)
+            for case in CASES[name](REGISTRY[name], dtype, rng, n, m, sparse):
+                yield replace(case, label=f"({n}, {m}){' sparse' * sparse} {case.label}")
+
+
+def kernels_and_dtypes() -> list[tuple[str, str]]:
+    return [(name, dtype) for name, kernel in REGISTRY.items() for dtype in kernel.dtypes]
+
+
+def wide(*arrays: Array | None) -> list[Any]:
+    """The same values in float64."""
+    return [None if a is None else a.astype(np.float64) for a in arrays]
+
+
+def clock_at(**places: int) -> Array:
+    clock = np.zeros(8, np.int64)
+    for name, value in places.items():
+        clock[getattr(at, name)] = value
+    return clock
+
+
+def maker(*names: str) -> Callable[[Callable[..., Iterator[Case]]], Callable[..., Iterator[Case]]]:
+    """Register the makers of `names`; with several, the name comes first."""
+
+    def add(make: Callable[..., Iterator[Case]]) -> Callable[..., Iterator[Case]]:
+        for name in names:
+            CASES[name] = partial(make, name) if len(names) > 1 else make
+        return make
+
+    return add
+
+
+@maker(*(f"{name}_forward" for name in reference.ACTIVATIONS))
+def activation_forward(
+    name: str, kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    z = (3 * rng.standard_normal((n, m))).astype(dtype)
+    bias = None if sparse else rng.standard_normal(m).astype(dtype)
+    wide_z, wide_bias = wide(z, bias)
+    y = reference.ACTIVATIONS[name.removesuffix("_forward")](wide_z + (0 if sparse else wide_bias))
+    yield Case(kernel, "", {"z": z, "bias": bias}, {"y": y}, shares={"y": "z"})
+    for value in EXTREMES if sparse and n == m == 1 else ():
+        z = np.array([[value]], dtype)
+        y = reference.ACTIVATIONS[name.removesuffix("_forward")](z.astype(float))
+        yield Case(kernel, f"at {value}", {"z": z, "bias": None}, {"y": y})
+
+
+@maker(*(f"{name}_backward" for name in reference.ACTIVATIONS))
+def activation_backward(
+    name: str, kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    name = name.removesuffix("_backward")
+    grad = rng.standard_normal((n, m)).astype(dtype)
+    z = (3 * rng.standard_normal((n, m))).astype(dtype)
+    bias = None if sparse else rng.standard_normal(m).astype(dtype)
+    wide_grad, wide_z, wide_bias = wide(grad, z, np.zeros(m) if bias is None else bias)
+    y = reference.ACTIVATIONS[name](wide_z + wide_bias)
+    dz = wide_grad * reference.SLOPES[name](wide_z + wide_bias)
+    yield Case(
+        kernel,
+        "",
+        {"grad": grad, "z": z, "bias": bias, "y": y.astype(dtype)},
+        {"dz": dz, "dbias": None if sparse else dz.sum(0)},
+        shares={"dz": "grad"},
+        slopes=Slopes(
+            lambda z, bias: float((wide_grad * reference.ACTIVATIONS[name](z + bias)).sum()),
+            {"z": wide_z, "bias": wide_bias},
+            {"z": "dz"} if sparse else {"z": "dz", "bias": "dbias"},
+        ),
+    )
+    for value in EXTREMES if sparse and n == m == 1 else ():
+        z = np.array([[value]], dtype)
+        y, dz = (table[name](z.astype(float)) for table in (reference.ACTIVATIONS, reference.SLOPES))
+        given = {"grad": np.ones((1, 1), dtype), "z": z, "bias": None, "y": y.astype(dtype)}
+        yield Case(kernel, f"at {value}", given, {"dz": dz, "dbias": None}, sizes={"dz": 1.0})
+
+
+@maker("dropout")
+def dropout(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    x = rng.standard_normal((n, m)).astype(dtype)
+    rate, clock = np.array([0.0 if sparse else 0.3], dtype), clock_at(STEP=7)
+    y = reference.dropout(x.astype(float), float(rate[0]), KEY, 7, 5)
+    given = {"x": x, "rate": rate, "key": KEY, "clock": clock, "layer": 5}
+    yield Case(kernel, "", given, {"y": y}, shares={"y": "x"})
+
+
+@maker(*reference.LOSS_ROWS)
+def loss(
+    name: str, kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    pred = (2 * rng.standard_normal((n, m))).astype(dtype)
+    target = {
+        "softmax_cross_entropy": rng.integers(0, m, n).astype(np.int32),
+        "sigmoid_cross_entropy": rng.integers(0, 2, (n, m)).astype(dtype),
+    }.get(name, rng.standard_normal((n, m)).astype(dtype))
+    weight = None if sparse else rng.uniform(0, 2, n).astype(dtype)
+    usual = 0.0 if sparse and "cross_entropy" in name else LOSS_PARAMETERS.get(name, 0.0)
+    parameter, valid = np.array([usual], dtype), n if sparse else n - n // 3
+    inner = [wide(target)[0] if target.ndim == 2 else target, wide(weight)[0], float(parameter[0])]
+    batch, rows, grad, right = reference.loss(name, *wide(pred), *inner, valid)
+    totals = np.array([5.0, 1.0, 2.0, 3.0])
+    given = {"pred": pred, "target": target, "weight": weight, "parameter": parameter}
+    clock = clock_at(VALID=valid)
+    expected: dict[str, Any] = {
+        "clock": clock,
+        "grad": grad,
+        "rows": rows,
+        "totals": np.array([batch, 1 + rows.sum(), 2 + right, 3 + valid]),
+    }
+    state = {"clock": clock, "totals": totals}
+    slopes = Slopes(
+        lambda pred: reference.loss(name, pred, *inner, valid)[0], {"pred": wide(pred)[0]},
+        {"pred": "grad"},
+    )  # fmt: skip
+    shares = {"grad": "pred"}
+    yield Case(kernel, "", given, expected, state, shares, slopes=slopes)
+    if sparse:
+        yield Case(kernel, "no gradient", {**given, "grad": None}, {**expected, "grad": None}, state)
+    if n > 1:
+        yield _faulty_loss(kernel, given, expected, state)
+
+
+def _faulty_loss(
+    kernel: Kernel, given: dict[str, Any], expected: dict[str, Any], state: dict[str, Array]
+) -> Case:
+    """A NaN in the first row: its loss, the batch's and a fault."""
+    name, pred = kernel.name, given["pred"].copy()
+    pred[0, 0] = np.nan
+    valid = int(state["clock"][at.VALID])
+    target, weight, parameter = given["target"], given["weight"], float(given["parameter"][0])
+    with np.errstate(invalid="ignore"):
+        batch, rows, grad, right = reference.loss(
+            name, *wide(pred), target, *wide(weight), parameter, valid
+        )
+    grad = grad[1:] if name == "softmax_cross_entropy" else grad
+    before = reference.right_rows(name, pred[:1], target[:1])
+    totals = np.array([batch, np.nan, 2 + right - before, 3 + valid])
+    return Case(
+        replace(kernel, outputs=("clock", "rows", "totals")),
+        "NaN",
+        {**given, "pred": pred, "grad": None},
+        {"clock": clock_at(VALID=valid, FAULT=at.FAULT_LOSS), "rows": rows, "totals": totals},
+        state,
+    )
+
+
+@maker("layer_norm_forward")
+def layer_norm_forward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    x, gain, bias = _normed(rng, dtype, n, m)
+    y, mean, rstd = reference.layer_norm(*wide(x, gain, bias))
+    given = {"x": x, "gain": gain, "bias": bias}
+    yield Case(kernel, "", given, {"y": y, "mean": mean, "rstd": rstd})
+
+
+@maker("layer_norm_backward")
+def layer_norm_backward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    x, gain, bias = _normed(rng, dtype, n, m)
+    grad = rng.standard_normal((n, m)).astype(dtype)
+    wide_grad, wide_x, wide_gain, wide_bias = wide(grad, x, gain, bias)
+    _, mean, rstd = reference.layer_norm(wide_x, wide_gain, wide_bias)
+    dx, dgain, dbias = reference.layer_norm_gradients(wide_grad, wide_x, wide_gain)
+    given = {"grad": grad, "x": x, "gain": gain, "mean": mean.astype(dtype)}
+    yield Case(
+        kernel,
+        "",
+        {**given, "rstd": rstd.astype(dtype)},
+        {"dx": dx, "dgain": dgain, "dbias": dbias},
+        shares={"dx": "grad"},
+        slopes=Slopes(
+            lambda **at: float((wide_grad * reference.layer_norm(**at)[0]).sum()),
+            {"x": wide_x, "gain": wide_gain, "bias": wide_bias},
+            {"x": "dx", "gain": "dgain", "bias": "dbias"},
+        ),
+    )
+
+
+@maker("batch_norm_forward")
+def batch_norm_forward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    x, gain, bias = _normed(rng, dtype, n, m)
+    valid, faulty = (n, False) if sparse else (n - n // 3, n == 3)
+    clock = clock_at(VALID=valid, FAULT=int(faulty))
+    running = {
+        "running_mean": rng.standard_normal(m).astype(dtype),
+        "running_var": rng.uniform(0.5, 2, m).astype(dtype),
+    }
+    y, mean, rstd = reference.batch_norm(*wide(x, gain, bias), valid)
+    new = reference.running(*wide(*running.values()), *wide(x), valid)
+    after = running if faulty else dict(zip(running, new))
+    expected = {**after, "y": y, "mean": mean, "rstd": rstd}
+    yield Case(kernel, "", {"x": x, "gain": gain, "bias": bias, "clock": clock}, expected, running)
+
+
+@maker("batch_norm_backward")
+def batch_norm_backward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    x, gain, bias = _normed(rng, dtype, n, m)
+    grad, valid = rng.standard_normal((n, m)).astype(dtype), n if sparse else n - n // 3
+    wide_grad, wide_x, wide_gain, wide_bias = wide(grad, x, gain, bias)
+    _, mean, rstd = reference.batch_norm(wide_x, wide_gain, wide_bias, valid)
+    dx, dgain, dbias = reference.batch_norm_gradients(wide_grad, wide_x, wide_gain, valid)
+
+    def number(x: Array, gain: Array, bias: Array) -> float:
+        y = reference.batch_norm(x, gain, bias, valid)[0]
+        return float((wide_grad * y)[:valid].sum())
+
+    given = {"grad": grad, "x": x, "gain": gain, "mean": mean.astype(dtype)}
+    yield Case(
+        kernel,
+        "",
+        {**given, "rstd": rstd.astype(dtype), "clock": clock_at(VALID=valid)},
+        {"dx": dx, "dgain": dgain, "dbias": dbias},
+        shares={"dx": "grad"},
+        sizes={"dx": float(np.abs(wide_grad * rstd).max(initial=0))},
+        slopes=Slopes(
+            number,
+            {"x": wide_x, "gain": wide_gain, "bias": wide_bias},
+            {"x": "dx", "gain": "dgain", "bias": "dbias"},
+        ),
+    )
+
+
+@maker("batch_norm_apply")
+def batch_norm_apply(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    x, gain, bias = _normed(rng, dtype, n, m)
+    mean = rng.standard_normal(m).astype(dtype)
+    variance = rng.uniform(0.5, 2, m).astype(dtype)
+    x_, gain_, bias_, mean_, variance_ = wide(x, gain, bias, mean, variance)
+    y = (x_ - mean_) / np.sqrt(variance_ + reference.EPSILON) * gain_ + bias_
+    given = {"x": x, "gain": gain, "bias": bias, "running_mean": mean, "running_var": variance}
+    yield Case(kernel, "", given, {"y": y}, shares={"y": "x"})
+
+
+def _normed(rng: np.random.Generator, dtype: str, n: int, m: int) -> tuple[Array, Array, Array]:
+    x = rng.standard_normal((n, m)) * 2 + 1
+    gain, bias = rng.uniform(0.5, 2, m), rng.standard_normal(m)
+    return x.astype(dtype), gain.astype(dtype), bias.astype(dtype)
+
+
+@maker("gather")
+def gather(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    length, start = n + 9, 4
+    valid = n if sparse else n - n // 3
+    order = None if sparse else rng.permutation(length).astype(np.int32)
+    scale = None if sparse else rng.uniform(0.5, 2, m)
+    shift = None if sparse else rng.standard_normal(m)
+    rows = (np.arange(length) if sparse else order)[start : start + valid]
+    for kind in ("uint8", "float32", "float64"):
+        x = (rng.integers(0, 256, (length, m)) if kind == "uint8" else rng.normal(size=(length, m)))
+        x = x.astype(kind)
+        out = np.zeros((n, m))
+        out[:valid] = x[rows] * (1 if sparse else scale) + (0 if sparse else shift)
+        given = {"x": x, "scale": scale, "shift": shift, "order": order}
+        clock = clock_at(START=start, VALID=valid)
+        yield Case(kernel, kind, {**given, "clock": clock}, {"out": out})
+
+
+@maker("gather_labels")
+def gather_labels(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    length, start, valid = n + 9, 4, n if sparse else n - n // 3
+    order = None if sparse else rng.permutation(length).astype(np.int32)
+    y, out = rng.integers(0, 50, length).astype(np.int32), np.zeros(n)
+    out[:valid] = y[(np.arange(length) if sparse else order)[start : start + valid]]
+    given = {"y": y, "order": order, "clock": clock_at(START=start, VALID=valid)}
+    yield Case(kernel, "", given, {"out": out}, dtypes={"out": "int32"})
+
+
+@maker("take")
+def take(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    x = rng.standard_normal((11, m)).astype(dtype)
+    index = rng.integers(0, 11, n).astype(np.int32)
+    yield Case(kernel, "", {"x": x, "index": index}, {"y": x[index]})
+
+
+@maker("scatter_add")
+def scatter_add(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    grad, rows = rng.standard_normal((n, m)).astype(dtype), 11
+    index = rng.integers(0, rows - 3, n).astype(np.int32)
+    dx, wide_grad = np.zeros((rows, m)), grad.astype(float)
+    for i in range(n):
+        dx[index[i]] += wide_grad[i]
+    slopes = Slopes(lambda x: float((wide_grad * x[index]).sum()), {"x": dx + 1}, {"x": "dx"})
+    yield Case(kernel, "", {"grad": grad, "index": index}, {"dx": dx}, slopes=slopes)
+
+
+@maker("column_sums")
+def column_sums(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    x = rng.standard_normal((n, m)).astype(dtype)
+    yield Case(kernel, "", {"x": x}, {"out": x.sum(0, dtype=float)})
+
+
+@maker(*reference.OPTIMIZERS)
+def update(
+    name: str, kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    size, (step, count) = n * m, reference.OPTIMIZERS[name]
+    param, grad = rng.standard_normal((2, size)).astype(dtype)
+    slots = rng.uniform(0.1, 1, (count, size)).astype(dtype)
+    starts = [0, size] if sparse else [0, size // 3, size // 3, size]
+    segments = {
+        "starts": np.array(starts),
+        "rates": rng.uniform(0.5, 1.5, len(starts) - 1),
+        "decays": np.zeros(1) if sparse else np.array([1.0, 2.0, 0.5]),
+    }
+    hyper = _hyper(clip=1.0 if sparse else 0.7)
+    given = {"grad": grad, **segments, "hyper": hyper}
+    state = {"param": param, **dict(zip(kernel.outputs[1:-1], slots)), "clock": clock_at(STEP=3)}
+    after = _updated(name, given, state)
+    yield Case(kernel, "", given, after, state)
+    stopped = {**state, "clock": clock_at(STEP=3, FAULT=at.FAULT_LOSS)}
+    yield Case(kernel, "after a fault", given, dict(stopped), stopped)
+    if size > 2:
+        yield _faulty_update(name, kernel, given, state)
+
+
+def _faulty_update(
+    name: str, kernel: Kernel, given: dict[str, Any], state: dict[str, Array]
+) -> Case:
+    """Two gradients and one parameter that are not finite: those elements stay."""
+    param, grad = state["param"].copy(), given["grad"].copy()
+    grad[0], grad[-1], param[1] = np.nan, np.inf, np.nan
+    given, state = {**given, "grad": grad}, {**state, "param": param}
+    with np.errstate(invalid="ignore"):
+        after = _updated(name, given, state)
+    for slot in after:
+        if slot != "clock":
+            after[slot][[0, 1, -1]] = state[slot][[0, 1, -1]]
+    after["clock"] = clock_at(STEP=3, FAULT=at.FAULT_GRADIENT | at.FAULT_PARAMETER)
+    return Case(kernel, "not finite", given, after, state)
+
+
+def _updated(name: str, given: dict[str, Any], state: dict[str, Array]) -> dict[str, Any]:
+    step, _ = reference.OPTIMIZERS[name]
+    hyper, starts = given["hyper"], given["starts"]
+    names = [slot for slot in state if slot != "clock"]
+    after = {slot: state[slot].astype(float) for slot in names}
+    grad = given["grad"].astype(float) * hyper[at.CLIP]
+    for j, (first, last) in enumerate(zip(starts[:-1], starts[1:])):
+        part = slice(int(first), int(last))
+        values = {
+            "lr": hyper[at.LR] * given["rates"][j],
+            "decay": hyper[at.DECAY] * given["decays"][j],
+        }
+        for place in ("BETA1", "BETA2", "EPSILON", "CORRECTION1", "CORRECTION2"):
+            values[place.lower()] = hyper[getattr(at, place)]
+        slots = [after[slot][part] for slot in names[1:]]
+        after["param"][part] = step(after["param"][part], grad[part], slots, values)
+        for slot, value in zip(names[1:], slots):
+            after[slot][part] = value
+    return {**after, "clock": state["clock"]}
+
+
+def _hyper(step: int = 3, clip: float = 1.0) -> Array:
+    hyper = np.zeros(16)
+    hyper[[at.LR, at.DECAY, at.BETA1, at.BETA2]] = 0.1, 0.05, 0.9, 0.99
+    hyper[[at.EPSILON, at.CLIP, at.SCALE, at.LIMIT]] = 1e-8, clip, 0.5, 2.0
+    hyper[[at.CORRECTION1, at.CORRECTION2]] = 1 - 0.9**step, 1 - 0.99**step
+    return hyper
+
+
+@maker("tick")
+def tick(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    table, hyper, batch = rng.uniform(0.1, 1, 4), _hyper(), m
+    for label, step, fault in (("", 1, 0), ("past the table", 9, 0), ("after a fault", 1, 4)):
+        clock = clock_at(STEP=step, START=2 * m, ROWS=3 * m + n, FAULT=fault)
+        expected = {"clock": clock.copy(), "hyper": hyper.copy()}
+        if not fault:
+            expected["clock"][[at.STEP, at.START, at.VALID]] = step + 1, 3 * m, min(m, n)
+            expected["hyper"][at.LR] = table[min(step + 1, 3)] * 0.5
+            expected["hyper"][at.CORRECTION1] = 1 - 0.9 ** (step + 1)
+            expected["hyper"][at.CORRECTION2] = 1 - 0.99 ** (step + 1)
+        given = {"table": table, "batch": batch}
+        yield Case(kernel, label, given, expected, {"clock": clock, "hyper": hyper})
+
+
+@maker("squared_norm")
+def squared_norm(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    grad = rng.standard_normal(n * m).astype(dtype)
+    out = np.array([(grad.astype(float) ** 2).sum()])
+    yield Case(kernel, "", {"grad": grad}, {"out": out}, dtypes={"out": "float64"})
+
+
+@maker("clip")
+def clip(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    for label, squared, factor in (
+        ("below", 1.0, 1.0),
+        ("above", 16.0, 0.5),
+        ("zero", 0.0, 1.0),
+        ("infinite", np.inf, 0.0),
+        ("NaN", np.nan, np.nan),
+    ):
+        hyper = _hyper()
+        expected = hyper.copy()
+        expected[at.CLIP] = factor
+        given = {"squared": np.array([squared])}
+        yield Case(kernel, label, given, {"hyper": expected}, {"hyper": hyper})

@@ -1,0 +1,127 @@
+"""Every kernel's NumPy reference against the formulas of reference.py, and gradients by differences."""
+
+import numpy as np
+import pytest
+import reference
+from kernel_cases import CASES, cases, kernels_and_dtypes
+from kernel_check import Case, check
+
+from gpunet.kernels import REGISTRY, Kernel, register
+from gpunet.kernels.tiles import one_block
+
+KERNELS = kernels_and_dtypes()
+SMALL = ((3, 5),)
+HAVE_GRADIENTS = [
+    name for name in REGISTRY if name.endswith("_backward") or name in reference.LOSS_ROWS
+] + ["scatter_add"]
+
+
+def test_every_kernel_has_cases():
+    assert set(CASES) == set(REGISTRY)
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(ValueError, match="registered twice"):
+        register(
+            lambda x: None, "", name="sgd", outputs="x", typed_by="x", sizes=len, stages=()
+        )  # fmt: skip
+
+
+def test_another_dtype_is_an_error():
+    with pytest.raises(TypeError, match="takes float32 or float64, not float16"):
+        REGISTRY["take"](np.zeros((2, 2), np.float16), np.zeros(2, np.int32), np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("layout", ["dense", "strided", "shared"])
+@pytest.mark.parametrize(("name", "dtype"), KERNELS)
+def test_reference(name: str, dtype: str, layout: str):
+    for case in cases(name, dtype):
+        check(case, dtype, case.kernel, layout)
+
+
+def test_batches_larger_than_a_tile():
+    for name, dtype in KERNELS:
+        for case in cases(name, dtype, ((700, 40),)):
+            check(case, dtype, case.kernel)
+
+
+# Gradients by central differences
+
+
+def differences(case: Case, factor: float = 1.0) -> None:
+    """The outputs, times `factor`, are the gradients of the case's number."""
+    found, slopes = check(case, "float64", case.kernel), case.slopes
+    for name, output in slopes.outputs.items():
+        numeric = reference.central_difference(
+            lambda x, name=name: slopes.number(**{**slopes.point, name: x}), slopes.point[name]
+        )
+        error = np.abs(factor * found[output] - numeric).max()
+        assert error < 1e-6 * max(1e-2, np.abs(numeric).max()), f"{case.label} {output}: {error}"
+
+
+@pytest.mark.parametrize("name", HAVE_GRADIENTS)
+def test_gradient(name: str):
+    checked = [case for case in cases(name, "float64", SMALL) if case.slopes]
+    assert checked
+    for case in checked:
+        differences(case)
+        with pytest.raises(AssertionError):
+            differences(case, factor=1.001)
+
+
+# The check itself can fail
+
+
+def broken(kernel: Kernel, output: str, spoil):
+    """The kernel, then `spoil(array before, array after)` on one output."""
+
+    def run(*arguments):
+        array = arguments[kernel.parameters.index(output)]
+        before = array.copy()
+        kernel(*arguments)
+        spoil(before, array)
+
+    return run
+
+
+def skip_the_last(before: np.ndarray, after: np.ndarray) -> None:
+    after[..., -1] = before[..., -1]
+
+
+def add_a_thousandth(before: np.ndarray, after: np.ndarray) -> None:
+    after *= 1.001
+
+
+@pytest.mark.parametrize("spoil", [skip_the_last, add_a_thousandth])
+@pytest.mark.parametrize(("name", "dtype"), KERNELS)
+def test_a_broken_kernel_is_caught(name: str, dtype: str, spoil):
+    outputs = [output for output in REGISTRY[name].outputs if output not in ("clock", "hyper")]
+    if name == "gather_labels" and spoil is add_a_thousandth:
+        pytest.skip("whole numbers")
+    for output in outputs:
+        with pytest.raises(AssertionError):
+            for case in cases(name, dtype, SMALL):
+                if case.expected[output] is not None:
+                    check(case, dtype, broken(case.kernel, output, spoil))
+
+
+@pytest.mark.parametrize("output", ["clock", "hyper"])
+def test_a_broken_clock_is_caught(output: str):
+    for case in cases("tick", "float32", SMALL):
+        if "fault" not in case.label:
+            with pytest.raises(AssertionError, match=output):
+                check(case, "float32", broken(case.kernel, output, lambda old, new: np.copyto(new, old)))
+
+
+def test_a_changed_input_and_a_write_outside_are_caught():
+    case = next(cases("column_sums", "float64", SMALL))
+    with pytest.raises(AssertionError, match="an input was changed"):
+        check(case, "float64", lambda x, out, work: (case.kernel(x, out, work), x.fill(0)))
+    with pytest.raises(AssertionError, match="written outside"):
+        check(case, "float64", lambda x, out, work: (case.kernel(x, out, work), past(out)))
+
+
+def past(array: np.ndarray) -> None:
+    """Write one element behind the end."""
+    longer = np.lib.stride_tricks.as_strided(array, (array.size + 1,), array.strides)
+    longer[-1] = 0

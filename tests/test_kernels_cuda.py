@@ -1,0 +1,210 @@
+"""The CUDA sources: compiled for real GPUs without one, run on the CPU, and run on a GPU if there is
+one. All with the cases of kernel_cases.py."""
+
+import importlib.util
+import io
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import emulation
+import numpy as np
+import pytest
+from emulation import Emulated
+from kernel_cases import cases, kernels_and_dtypes
+from kernel_check import Case, check
+
+from gpunet.device import Device
+from gpunet.device.cpu import available_cores
+from gpunet.kernels import REGISTRY, Kernel
+from gpunet.kernels.registry import C_TYPES, source_text
+
+KERNELS = kernels_and_dtypes()
+SOURCES = sorted({(kernel.source, kernel.variant) for kernel in REGISTRY.values()})
+ARCHITECTURES = ("80", "90", "100", "120")
+SHARED_MEMORY = 48 * 1024
+
+emulated = pytest.mark.skipif(emulation.COMPILER is None, reason="no g++")
+
+
+def texts() -> dict[tuple[str, str, str], str]:
+    return {
+        (source, variant, dtype): source_text(source, dtype, variant)
+        for source, variant in SOURCES
+        for dtype in C_TYPES
+    }
+
+
+# NVRTC
+
+
+@pytest.fixture(scope="module")
+def nvrtc_logs() -> Iterator[dict[tuple[str, ...], str]]:
+    """What NVRTC says of every source, dtype and architecture. Needs no GPU and no driver."""
+    if importlib.util.find_spec("cupy") is None:
+        pytest.skip("no CuPy")
+    from cupy._core import core
+    from cupy.cuda import compiler
+
+    name = "_get_arch_for_options_for_nvrtc"
+    memoized = getattr(compiler, name)
+    options = core.assemble_cupy_compiler_options(("-std=c++17", "--ptxas-options=-v"))
+
+    def compiled(key: tuple[str, ...]) -> str:
+        log = io.StringIO()
+        flags = (*options, "-ftz=true")
+        compiler.compile_using_nvrtc(sources[key[:3]], flags, arch=key[3], log_stream=log)
+        return log.getvalue()
+
+    sources = texts()
+    keys = [(*key, architecture) for key in sources for architecture in ARCHITECTURES]
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(available_cores()) as pool:
+        # The memo asks the driver for the current device; the function behind it does not.
+        patch.setattr(compiler, name, getattr(memoized, "__wrapped__", memoized))
+        try:
+            compiled(keys[0])
+        except (OSError, RuntimeError, ImportError) as reason:
+            pytest.skip(f"no NVRTC: {reason}")
+        yield dict(zip(keys, pool.map(compiled, keys)))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("source", "variant"), SOURCES)
+def test_compiles(nvrtc_logs: dict[Any, str], source: str, variant: str, architecture: str):
+    for dtype in C_TYPES:
+        log = nvrtc_logs[source, variant, dtype, architecture]
+        assert "warning" not in log
+        entries = re.findall(r"entry function '(\w+)'", log)
+        assert entries
+        assert re.findall(r"(\d+) bytes spill", log) == ["0"] * (2 * len(entries))
+        assert all(int(size) <= SHARED_MEMORY for size in re.findall(r"(\d+) bytes smem", log))
+
+
+# The same sources on the CPU
+
+
+@pytest.fixture(scope="module")
+def built() -> None:
+    emulation.build(texts().values())
+
+
+def runner(kernel: Kernel, device: Device):
+    return lambda *arguments: kernel.bind(device, *arguments)()
+
+
+@emulated
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("name", "dtype"), KERNELS)
+def test_emulated(name: str, dtype: str, reverse: bool):
+    device = Emulated(reverse)
+    for layout in ("dense", "shared"):
+        for case in cases(name, dtype):
+            if layout == "dense" or case.shares:
+                check(case, dtype, runner(case.kernel, device), layout)
+
+
+def a_case(name: str, shape: tuple[int, int] = (67, 33)) -> Case:
+    return next(cases(name, "float64", (shape,)))
+
+
+class Mutant(Emulated):
+    """Runs sources in which `old` reads `new`."""
+
+    def __init__(self, old: str, new: str) -> None:
+        super().__init__()
+        self.old, self.new = old, new
+
+    def launcher(self, source: str, entry: str):
+        assert self.old in source
+        return super().launcher(source.replace(self.old, self.new), entry)
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("name", "old", "new", "reason"),
+    [
+        ("relu_backward", "y > 0 ? g", "y > 0 ? g * T(1.001)", "dz"),
+        ("relu_forward", "row < (tile).last;", "row + 1 < (tile).last;", "y.* is np.float64.nan"),
+        ("relu_forward", "row < (tile).last;", "row < (tile).last + 1;", "written outside"),
+        ("relu_backward", "total += slope;", "total = slope;", "dbias"),
+        ("take", "y[row * m", "((T*)x)[row * m", "an input was changed"),
+        ("column_sums", "if (lane < half)", "if (lane <= half)", "out"),
+        ("squared_norm", "    for (int half = lanes / 2; half; half /= 2) {\n        __syncthreads();",
+         "    for (int half = lanes / 2; half; half /= 2) {", "out"),
+        ("adam", "report(clock, fault);", "", "clock"),
+    ],
+)  # fmt: skip
+def test_a_mutant_is_caught(name: str, old: str, new: str, reason: str):
+    with pytest.raises(AssertionError, match=reason):
+        for case in cases(name, "float64", ((67, 33),)):
+            check(case, "float64", runner(case.kernel, Mutant(old, new)))
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("    __syncthreads();\n    shared[me] = x;", "if (me) __syncthreads();", "returned|differ"),
+        ("T total = 0;", "T total = 0; if (threadIdx.x == 5) return;", "others wait"),
+    ],
+)
+def test_a_barrier_that_some_miss_is_caught(old: str, new: str, reason: str):
+    case = a_case("column_sums")
+    with pytest.raises(RuntimeError, match=reason):
+        check(case, "float64", runner(case.kernel, Mutant(old, new)))
+
+
+@emulated
+def test_what_a_gpu_would_not_notice_is_an_error():
+    kernel, device = REGISTRY["take"], Emulated()
+    x, index, y = np.zeros((4, 4)), np.zeros(2, np.int32), np.zeros((2, 4))
+    with pytest.raises(TypeError, match="int64"):
+        kernel.bind(device, x, index.astype(np.int64), y)()
+    with pytest.raises(TypeError, match="contiguous"):
+        kernel.bind(device, x.T, index, y)()
+
+
+@emulated
+def test_a_generated_formula():
+    """A formula given at run time is C text that the known sources call."""
+    made = replace(
+        REGISTRY["tanh_forward"],
+        variant="formula",
+        generated="HD T f_formula(T a) { return f_multiply(a, a); }\n"
+        "HD T f_formula_grad(T g, T a, T y) { return g * 2 * a; }\n",
+    )
+    z, y = np.arange(6.0).reshape(2, 3), np.empty((2, 3))
+    runner(made, Emulated())(z, None, y, np.empty(12))
+    assert y.tolist() == (z * z).tolist()
+
+
+# A GPU
+
+
+def on_gpu(kernel: Kernel, gpu: Device, layout: str):
+    """Run on copies in the GPU's memory, then copy all of them back."""
+
+    def moved(array: np.ndarray) -> Any:
+        if layout != "strided" or not array.ndim:
+            return gpu.asarray(np.ascontiguousarray(array))
+        return gpu.asarray(np.repeat(array, 2, axis=-1))[..., ::2]
+
+    def run(*arguments: Any) -> None:
+        copies = {id(a): moved(a) for a in arguments if isinstance(a, np.ndarray)}
+        kernel(*(copies.get(id(a), a) for a in arguments))
+        for argument in arguments:
+            if id(argument) in copies:
+                argument[...] = gpu.to_host(copies[id(argument)])
+
+    return run
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", ["dense", "strided", "shared"])
+@pytest.mark.parametrize(("name", "dtype"), KERNELS)
+def test_on_a_gpu(gpu: Device, name: str, dtype: str, layout: str):
+    for case in cases(name, dtype):
+        check(case, dtype, on_gpu(case.kernel, gpu, layout), layout)
