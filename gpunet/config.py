@@ -30,6 +30,7 @@ Norm = Literal["none", "layer", "batch"]
 Init = Literal["auto", "he", "xavier", "lecun", "normal"]
 Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion"]
 Schedule = Literal["constant", "linear", "cosine", "onecycle", "plateau"]
+Kernels = Literal["auto", "native", "numpy"]
 Precision = Literal["auto", "fp64", "fp32", "tf32", "bf16"]
 
 DATA, NETWORK, TRAINING, HARDWARE = "Data", "Network", "Training", "Hardware"
@@ -88,6 +89,8 @@ class Config:
     )
 
     device: str = _setting("auto", HARDWARE, "auto, cpu, cuda or cuda:N.")
+    threads: Count | Auto = _setting("auto", HARDWARE, "Threads on the CPU.")
+    kernels: Kernels = _setting("auto", HARDWARE, "What runs on the CPU.")
     precision: Precision = _setting("auto", HARDWARE, "auto: fp32 on the CPU, tf32 on CUDA.")
 
 

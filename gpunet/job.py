@@ -15,6 +15,7 @@ from gpunet.config import Config, Settings, gather
 from gpunet.data import Prepared, Source
 from gpunet.device import Choice, Device, resolve
 from gpunet.errors import Diverged, UsageError
+from gpunet.kernels import native
 from gpunet.loop import Control, Report
 from gpunet.predict import MODEL_FILE, Model, outputs
 
@@ -147,7 +148,7 @@ def plan(source: Any, flags: Mapping[str, Any], file: Path | str | None = None) 
     """
     settings = gather(flags, file)
     choice = resolve(settings.config.device)
-    _check_precision(settings, choice.device)
+    _check_device(settings, choice.device)
     source = _read(source, settings)
     if source.settings:
         settings = gather(flags, file, source.settings)
@@ -221,6 +222,7 @@ def _decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
         ("batch_size", lambda config: _batch_size(rows)),
         ("epochs", lambda config: _epochs(config, rows)),
         ("patience", lambda config: _patience(config, prepared)),
+        ("threads", lambda config: (device.threads, "the cores that are there")),
         ("device", lambda config: (device.name, choice.reason)),
         (
             "precision",
@@ -263,8 +265,17 @@ def _check_parts(config: Config, prepared: Prepared) -> None:
         raise UsageError(f"{name} needs a validation part", "set --validation")
 
 
-def _check_precision(settings: Settings, device: Device) -> None:
-    precision = settings.config.precision
+def _check_device(settings: Settings, device: Device) -> None:
+    """Set the device up as asked, or say what it cannot do."""
+    config, precision = settings.config, settings.config.precision
+    if device.kind == "cpu":
+        device.kernels = config.kernels
+        device.threads = device.threads if config.threads == "auto" else int(config.threads)
+    for name in ("kernels", "threads"):
+        if device.kind != "cpu" and settings.given(name):
+            raise UsageError(f"--{name} has no meaning on {device.name}")
+    if config.kernels == "native":
+        native.load()
     if device.kind == "cpu" and precision in ("tf32", "bf16"):
         raise UsageError(f"--precision {precision} is for CUDA", "use fp32 or fp64 on the CPU")
     if precision == "bf16":

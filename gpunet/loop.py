@@ -19,6 +19,8 @@ from gpunet.random import permutation
 
 EVALUATION_ROWS = 4096
 REPORTS = 20
+CHUNK_SECONDS = 0.05
+"""Steps are run in chunks of about this long: signals and progress come between them."""
 PLATEAU_FACTOR, PLATEAU_EPOCHS = 0.3, 5
 FAULTS = {1: "loss", 2: "gradient", 4: "weight"}
 
@@ -48,8 +50,8 @@ class Report:
 class Control:
     """How a caller follows a run and ends it.
 
-    `tick(step)` is called after every step. Once `stop` is set (a signal handler may set it) the
-    loop ends after the step in hand. `ended` then says why: done, patience or stopped.
+    `tick(step)` is called several times a second. Once `stop` is set (a signal handler may set it)
+    the loop ends after the steps in hand. `ended` then says why: done, patience or stopped.
     """
 
     tick: Callable[[int], None] = lambda step: None
@@ -143,7 +145,7 @@ class _Run:
             batch = min(EVALUATION_ROWS, part.rows)
             self.check = engine.lower(network, judged, self.store, batch, "evaluate")
         self.best: dict[str, np.ndarray] | None = None
-        self.lowest, self.stale = float("inf"), 0
+        self.lowest, self.stale, self.chunk = float("inf"), 0, 1
         self.started = time.perf_counter()
 
     def reports(self) -> Iterator[Report]:
@@ -154,8 +156,7 @@ class _Run:
         while done < self.total and self.control.ended == "done":
             began, first = time.perf_counter(), done
             while done < min(first + every, self.total) and not self.control.stop:
-                self._step(done)
-                done += 1
+                done += self._steps(done, min(first + every, self.total))
             self.device.synchronize()
             yield self._report(done, time.perf_counter() - began)
             if self.control.stop:
@@ -169,17 +170,25 @@ class _Run:
         elif not self.list.fault:
             self.network.load(self.store.weights())
 
-    def _step(self, done: int) -> None:
-        if done % self.per_epoch == 0:
-            if self.config.shuffle:
-                epoch = done // self.per_epoch
-                order = permutation(self.data.train.rows, self.config.seed, epoch=epoch)
-                self.order[...] = self.device.asarray(order)
-            self.list.rewind()
-        self.list.run()
+    def _steps(self, done: int, end: int) -> int:
+        """Run some steps, not past `end` or the epoch's; how many."""
+        place = done % self.per_epoch
+        if place == 0:
+            self._open_epoch(done // self.per_epoch)
+        count = min(self.chunk, end - done, self.per_epoch - place)
+        began = time.perf_counter()
+        self.list.run(count)
+        self.chunk = max(1, int(count * CHUNK_SECONDS / (time.perf_counter() - began + 1e-9)))
         if self.control.first_loss is None:
             self.control.first_loss = float(self.list.totals[0])
-        self.control.tick(done + 1)
+        self.control.tick(done + count)
+        return count
+
+    def _open_epoch(self, epoch: int) -> None:
+        if self.config.shuffle:
+            order = permutation(self.data.train.rows, self.config.seed, epoch=epoch)
+            self.order[...] = self.device.asarray(order)
+        self.list.rewind()
 
     def _report(self, done: int, seconds: float) -> Report:
         last, summed, _, rows = (float(v) for v in self.device.to_host(self.list.totals))

@@ -9,7 +9,7 @@ import numpy as np
 from gpunet.kernels import Kernel
 
 Array = np.ndarray
-MARGIN = 64
+MARGIN = 512
 ROUNDINGS = 64
 """How many roundings of the largest value a result may be off."""
 

@@ -376,14 +376,14 @@ def test_a_diverging_run_is_exit_80_and_names_the_step(cli) -> None:
 def test_a_run_that_diverges_late_keeps_its_best_model(cli, monkeypatch) -> None:
     from gpunet import loop
 
-    step = loop._Run._step
+    open_epoch = loop._Run._open_epoch
 
-    def poisoned(self: loop._Run, done: int) -> None:
-        if done == 20:
+    def poisoned(self: loop._Run, epoch: int) -> None:
+        if epoch == 4:
             self.store.values[:] = np.nan
-        step(self, done)
+        open_epoch(self, epoch)
 
-    monkeypatch.setattr(loop._Run, "_step", poisoned)
+    monkeypatch.setattr(loop._Run, "_open_epoch", poisoned)
     done = cli("train", "penguins", "--epochs", "10", "-o", "run")
     assert done.code == 80
     assert "is kept in run" in done.errors[0]

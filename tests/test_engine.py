@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from gpunet import engine, model, optim
 from gpunet.config import Config
-from gpunet.device import Device, resolve
+from gpunet.device import Device
+from gpunet.device.cpu import Cpu
 from gpunet.engine import Feed, Launch, LaunchList, Slot
 from gpunet.kernels.slots import FAULT, SCALE, VALID
 from gpunet.model import ACTIVATIONS, TASK_LOSSES, Network
 
-CPU = resolve("cpu").device
+CPU = Cpu("numpy")
 ROWS, COLUMNS, OUTPUTS = 23, 7, 4
 BASE = Config(hidden=(9, 6), init="he", loss="softmax_cross_entropy", lr=0.1, optimizer="sgd")
 GRAPHS = [

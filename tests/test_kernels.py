@@ -7,7 +7,6 @@ from kernel_cases import CASES, cases, kernels_and_dtypes
 from kernel_check import Case, check
 
 from gpunet.kernels import REGISTRY, Kernel, register
-from gpunet.kernels.tiles import one_block
 
 KERNELS = kernels_and_dtypes()
 SMALL = ((3, 5),)

@@ -76,9 +76,9 @@ def test_compiles(nvrtc_logs: dict[Any, str], source: str, variant: str, archite
     for dtype in C_TYPES:
         log = nvrtc_logs[source, variant, dtype, architecture]
         assert "warning" not in log
-        entries = re.findall(r"entry function '(\w+)'", log)
-        assert entries
-        assert re.findall(r"(\d+) bytes spill", log) == ["0"] * (2 * len(entries))
+        spills = re.findall(r"(\d+) bytes spill", log)
+        assert len(spills) >= 2 * log.count("Compiling entry function") > 0
+        assert set(spills) == {"0"}
         assert all(int(size) <= SHARED_MEMORY for size in re.findall(r"(\d+) bytes smem", log))
 
 
@@ -113,8 +113,8 @@ def a_case(name: str, shape: tuple[int, int] = (67, 33)) -> Case:
 class Mutant(Emulated):
     """Runs sources in which `old` reads `new`."""
 
-    def __init__(self, old: str, new: str) -> None:
-        super().__init__()
+    def __init__(self, old: str, new: str, reverse: bool = False) -> None:
+        super().__init__(reverse)
         self.old, self.new = old, new
 
     def launcher(self, source: str, entry: str):
@@ -128,9 +128,9 @@ class Mutant(Emulated):
     [
         ("relu_backward", "y > 0 ? g", "y > 0 ? g * T(1.001)", "dz"),
         ("relu_forward", "row < (tile).last;", "row + 1 < (tile).last;", "y.* is np.float64.nan"),
-        ("relu_forward", "row < (tile).last;", "row < (tile).last + 1;", "written outside"),
+        ("column_sums", "out[tile.column] = total", "out[tile.column + 1] = total", "outside"),
         ("relu_backward", "total += slope;", "total = slope;", "dbias"),
-        ("take", "y[row * m", "((T*)x)[row * m", "an input was changed"),
+        ("relu_backward", "dz[i] = slope;", "dz[i] = ((T*)grad)[i] = slope;", "an input was changed"),
         ("column_sums", "if (lane < half)", "if (lane <= half)", "out"),
         ("squared_norm", "    for (int half = lanes / 2; half; half /= 2) {\n        __syncthreads();",
          "    for (int half = lanes / 2; half; half /= 2) {", "out"),
@@ -140,7 +140,8 @@ class Mutant(Emulated):
 def test_a_mutant_is_caught(name: str, old: str, new: str, reason: str):
     with pytest.raises(AssertionError, match=reason):
         for case in cases(name, "float64", ((67, 33),)):
-            check(case, "float64", runner(case.kernel, Mutant(old, new)))
+            for reverse in (False, True):
+                check(case, "float64", runner(case.kernel, Mutant(old, new, reverse)))
 
 
 @emulated

@@ -22,7 +22,8 @@ KERNEL squared_norm(const T* grad, double* out, T* work, long long size) {
 KERNEL fold_norm(const T* grad, double* out, T* work, long long size) {
     __shared__ double shared[THREADS];
     double total = 0;
-    for (int i = threadIdx.x; i < PARTIALS; i += THREADS) total += ((double*)work)[i];
+    long long partials = (size + THREADS - 1) / THREADS;
+    for (int i = threadIdx.x; i < partials && i < PARTIALS; i += THREADS) total += ((double*)work)[i];
     total = summed(total, threadIdx.x, THREADS, 1, shared);
     if (threadIdx.x == 0) out[0] = total;
 }

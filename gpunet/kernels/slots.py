@@ -19,7 +19,7 @@ TILE_COLUMNS, TILE_ROUNDS = 32, 8
 """Tiles of columns: the widest, and the rows of one that each thread has."""
 
 PARTIALS = 512
-"""Partial sums of a norm."""
+"""Partial sums of a norm, at most."""
 
 
 def c_constants() -> str:

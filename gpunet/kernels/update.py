@@ -8,7 +8,7 @@ fault bit, and that element stays as it was.
 """
 
 from collections.abc import Callable, Sequence
-from math import sqrt
+from math import ceil, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ from gpunet.kernels.slots import (
     SCALE,
     START,
     STEP,
+    THREADS,
     VALID,
 )
 from gpunet.kernels.tiles import TILE, one_block
@@ -368,7 +369,7 @@ SQUARED_NORM = register(
     typed_by="grad",
     sizes=lambda grad, *rest: (len(grad),),
     stages=(
-        Stage("squared_norm", lambda *arguments: (PARTIALS,)),
+        Stage("squared_norm", lambda grad, *rest: (min(ceil(len(grad) / THREADS), PARTIALS),)),
         Stage("fold_norm", one_block),
     ),
     work=lambda grad, out: 2 * PARTIALS,
