@@ -8,6 +8,7 @@ from gpunet import __version__
 from gpunet.device import cuda, resolve
 from gpunet.device.cpu import Cpu
 from gpunet.errors import Unavailable
+from gpunet.kernels import native
 
 SCHEMA = "gpunet.info/1"
 PACKAGES = ("numpy", "pyarrow", "safetensors", "typer", "rich", "cupy-cuda12x", "cupy-cuda13x")
@@ -24,7 +25,7 @@ def collect() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "cpu": Cpu().describe(),
+        "cpu": Cpu().describe() | {"kernels": _kernels()},
         "gpus": gpus,
         "no_gpu_because": reason,
         "auto": {"device": choice.device.name, "reason": choice.reason},
@@ -48,9 +49,19 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("gpunet", f"{found['gpunet']} on Python {found['python']}, {found['system']}"),
         ("packages", packages),
         ("cpu", f"{cpu['cores']} cores · {memory} · {cpu['blas']}, {cpu['blas_threads']} threads"),
+        ("kernels", cpu["kernels"]),
         *(gpus or [("gpu", found["no_gpu_because"])]),
         ("auto", f"{auto['device']}: {auto['reason']}"),
     ]
+
+
+def _kernels() -> str:
+    """`native`, or why NumPy runs instead."""
+    try:
+        native.load()
+    except Unavailable as reason:
+        return f"numpy ({reason.message})"
+    return "native"
 
 
 def _gpus() -> tuple[list[dict[str, Any]], str | None]:

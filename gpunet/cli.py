@@ -223,9 +223,7 @@ def gradcheck(
 
     results = checking.run(text, inputs or [], everything, seed)
     if json:
-        view.print_json(
-            {"schema": "gpunet.gradcheck/1", "results": [vars(result) for result in results]}
-        )
+        view.print_json(checking.to_json(results))
     else:
         rows = [[r.name, r.kind, f"{r.error:.1e}", "ok" if r.ok else "WRONG"] for r in results]
         view.table(["name", "kind", "largest relative error", ""], rows, right=(2,))

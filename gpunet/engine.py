@@ -325,20 +325,30 @@ class _Lowering:
     def open(self) -> None:
         """Advance the clock, take the next rows."""
         self.launch(REGISTRY["tick"], self.clock, self.hyper, self.table, self.batch)
-        feed, order = self.feed, self._given("order")
         for name, node in self.graph.inputs.items():
             if name == "x":
-                slot = self.slot("x", (self.batch, feed.x.shape[1]))
-                scale, shift = self._given("scale"), self._given("shift")
-                x = self.outside("data.x", feed.x)
-                self.launch(REGISTRY["gather"], x, scale, shift, order, self.clock, slot)
-            elif feed.y is not None:
-                slot = self._target(self.outside("data.y", feed.y), order)
-            else:
-                continue
-            self.values[node] = slot
+                self.values[node] = self._input(self.outside("data.x", self.feed.x))
+            elif self.feed.y is not None:
+                self.values[node] = self._target(self.outside("data.y", self.feed.y))
 
-    def _target(self, y: Slot, order: Slot | None) -> Slot:
+    def _is_whole(self, data: Slot) -> bool:
+        """Whether every batch is all of the data as it lies, so that there is nothing to gather."""
+        in_order = self.feed.order is None and len(data) == self.batch
+        return in_order and data.dtype in (self.dtype, "int32")
+
+    def _input(self, x: Slot) -> Slot:
+        scale, shift = self._given("scale"), self._given("shift")
+        if self._is_whole(x) and scale is None and shift is None:
+            return x
+        slot = self.slot("x", (self.batch, x.shape[1]))
+        order = self._given("order")
+        self.launch(REGISTRY["gather"], x, scale, shift, order, self.clock, slot)
+        return slot
+
+    def _target(self, y: Slot) -> Slot:
+        if self._is_whole(y):
+            return y
+        order = self._given("order")
         slot = self.slot("target", (self.batch, *y.shape[1:]), "int32" if y.ndim == 1 else None)
         if y.ndim == 1:
             self.launch(REGISTRY["gather_labels"], y, order, self.clock, slot)
@@ -426,7 +436,7 @@ class _Lowering:
     def _library(self) -> native.Library | None:
         """The native loops, if the device wants them and they cover the list."""
         device = self.store.device
-        if device.kernels == "numpy":
+        if device.kind != "cpu" or device.kernels == "numpy":
             return None
         try:
             library = native.load()

@@ -125,7 +125,7 @@ class _Run:
         self.total = config.steps or int(config.epochs) * self.per_epoch
         warmup = config.warmup
         rising = round(warmup * self.total) if isinstance(warmup, float) else warmup
-        self.order = device.asarray(np.arange(rows, dtype=np.int32))
+        self.order = device.asarray(np.arange(rows, dtype=np.int32)) if config.shuffle else None
         self.store = engine.store(network, device, dtype, optimizer.slots)
         self.list = engine.lower(
             network,
@@ -185,7 +185,7 @@ class _Run:
         return count
 
     def _open_epoch(self, epoch: int) -> None:
-        if self.config.shuffle:
+        if self.order is not None:
             order = permutation(self.data.train.rows, self.config.seed, epoch=epoch)
             self.order[...] = self.device.asarray(order)
         self.list.rewind()

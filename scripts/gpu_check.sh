@@ -12,6 +12,7 @@ failed=()
 
 run() { echo "== $1"; shift; "$@" || failed+=("$*"); }
 
+run "native kernels" "$python" setup.py -q build_ext --inplace
 run "device" "$python" -m gpunet info
 run "GPU tests" "$python" -m pytest -m gpu --require-gpu -p no:cacheprovider tests
 run "CPU against GPU" "$python" scripts/agree.py --json "$results/agreement.json"

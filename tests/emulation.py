@@ -1,10 +1,11 @@
-"""A device that runs CUDA sources on the CPU: g++ builds them against emulator.h, ctypes calls them.
+"""A device that runs CUDA sources on the CPU: g++ builds them with emulator.h, ctypes calls them.
 
 It is strict where a GPU is not: an array that is not contiguous, of another dtype than the
 parameter's, or read-only where the kernel may write is an error. Refuses dynamic shared memory.
 """
 
 import ctypes
+import hashlib
 import re
 import shutil
 import subprocess
@@ -32,9 +33,7 @@ DTYPES = {
     "unsigned long long": np.uint64,
     "unsigned char": np.uint8,
 }
-ENTRY = re.compile(
-    r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\))?\s*(\w+)\(([^)]*)\)'
-)
+ENTRY = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\))?\s*(\w+)\(([^)]*)\)')
 TYPEDEF = re.compile(r"typedef ((?:\w+ )+)(\w+);")
 
 
@@ -49,12 +48,13 @@ class Parameter:
 
 
 class Emulated(Cpu):
-    """NumPy arrays and emulated launches; `reverse` runs the threads of a block in falling order."""
+    """NumPy arrays and emulated launches; `reverse`: the threads of a block in falling order."""
 
     kind = "cuda"
     name = "emulated"
 
     def __init__(self, reverse: bool = False) -> None:
+        super().__init__()
         self.reverse = reverse
 
     def launcher(self, source: str, entry: str) -> Launcher:
@@ -66,7 +66,8 @@ class Emulated(Cpu):
         def launch(
             grid: tuple[int, ...], block: tuple[int, ...], shared: int, arguments: Sequence[Any]
         ) -> None:
-            assert shared == 0 and len(block) == 1 and len(arguments) == len(parameters), entry
+            assert shared == 0
+            assert len(block) == 1
             values = [_value(*pair) for pair in zip(arguments, parameters, strict=True)]
             slots = (ctypes.c_uint64 * len(values))(*values)
             sizes = (ctypes.c_longlong * 3)(*grid, *(1,) * (3 - len(grid)))
@@ -111,11 +112,11 @@ def _parameter(text: str, types: dict[str, str]) -> Parameter:
 
 def _wrapper(entry: str, parameters: tuple[Parameter, ...]) -> str:
     values = ", ".join(f"({each.type})given[{i}]" for i, each in enumerate(parameters))
-    return (
-        f"static void call_{entry}(void** given) {{ {entry}({values}); }}\n"
-        f'extern "C" const char* run_{entry}(void** given, const long long* grid, int block,\n'
-        f"    bool reverse) {{ return emulator::launch(call_{entry}, given, grid, block, reverse); }}"
-    )
+    return f"""
+static void call_{entry}(void** given) {{ {entry}({values}); }}
+extern "C" const char* run_{entry}(void** given, const long long* grid, int block, bool reverse) {{
+    return emulator::launch(call_{entry}, given, grid, block, reverse);
+}}"""
 
 
 def _value(argument: Any, parameter: Parameter) -> int:
@@ -132,7 +133,7 @@ def _value(argument: Any, parameter: Parameter) -> int:
 
 @cache
 def _compile(source: str) -> ctypes.CDLL:
-    path = Path(_folder().name) / f"{abs(hash(source)):x}.so"
+    path = Path(_folder().name) / f"{hashlib.sha256(source.encode()).hexdigest()}.so"
     _run("-o", str(path), *FLAGS, source=source)
     return ctypes.CDLL(str(path))
 

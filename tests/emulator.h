@@ -1,10 +1,10 @@
-// CUDA kernels on one CPU thread, for tests: blocks run one after another, and every CUDA thread that
-// waits at __syncthreads() waits in a fiber of its own. Build with -U_FORTIFY_SOURCE: fibers are
-// switched by longjmp.
+// CUDA kernels on one CPU thread, for tests: blocks run one after another, and every CUDA thread
+// that waits at __syncthreads() waits in a fiber of its own. Build with -U_FORTIFY_SOURCE: longjmp
+// switches fibers.
 //
-// Shared memory holds NaN before each block. A launch fails where threads of a block wait at different
-// barriers, or some wait and others have returned. `reverse` runs the threads in falling order: where
-// that changes a result, a barrier is missing.
+// Shared memory holds NaN before each block. A launch fails where threads of a block wait at
+// different barriers, or some wait and others have returned. `reverse` runs the threads in falling
+// order: where that changes a result, a barrier is missing.
 
 #include <setjmp.h>
 #include <string.h>

@@ -7,6 +7,7 @@ leaves out the optional arguments.
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def activation_backward(
     )
     for value in EXTREMES if sparse and n == m == 1 else ():
         z = np.array([[value]], dtype)
-        y, dz = (table[name](z.astype(float)) for table in (reference.ACTIVATIONS, reference.SLOPES))
+        y, dz = reference.ACTIVATIONS[name](*wide(z)), reference.SLOPES[name](*wide(z))
         given = {"grad": np.ones((1, 1), dtype), "z": z, "bias": None, "y": y.astype(dtype)}
         yield Case(kernel, f"at {value}", given, {"dz": dz, "dbias": None}, sizes={"dz": 1.0})
 
@@ -152,7 +153,8 @@ def loss(
     shares = {"grad": "pred"}
     yield Case(kernel, "", given, expected, state, shares, slopes=slopes)
     if sparse:
-        yield Case(kernel, "no gradient", {**given, "grad": None}, {**expected, "grad": None}, state)
+        given = {**given, "grad": None}
+        yield Case(kernel, "no gradient", given, {**expected, "grad": None}, state)
     if n > 1:
         yield _faulty_loss(kernel, given, expected, state)
 
@@ -293,7 +295,7 @@ def gather(
     shift = None if sparse else rng.standard_normal(m)
     rows = (np.arange(length) if sparse else order)[start : start + valid]
     for kind in ("uint8", "float32", "float64"):
-        x = (rng.integers(0, 256, (length, m)) if kind == "uint8" else rng.normal(size=(length, m)))
+        x = rng.integers(0, 256, (length, m)) if kind == "uint8" else rng.normal(size=(length, m))
         x = x.astype(kind)
         out = np.zeros((n, m))
         out[:valid] = x[rows] * (1 if sparse else scale) + (0 if sparse else shift)
@@ -348,7 +350,7 @@ def column_sums(
 def update(
     name: str, kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
 ) -> Iterator[Case]:
-    size, (step, count) = n * m, reference.OPTIMIZERS[name]
+    size, count = n * m, reference.OPTIMIZERS[name][1]
     param, grad = rng.standard_normal((2, size)).astype(dtype)
     slots = rng.uniform(0.1, 1, (count, size)).astype(dtype)
     starts = [0, size] if sparse else [0, size // 3, size // 3, size]
@@ -390,7 +392,7 @@ def _updated(name: str, given: dict[str, Any], state: dict[str, Array]) -> dict[
     names = [slot for slot in state if slot != "clock"]
     after = {slot: state[slot].astype(float) for slot in names}
     grad = given["grad"].astype(float) * hyper[at.CLIP]
-    for j, (first, last) in enumerate(zip(starts[:-1], starts[1:])):
+    for j, (first, last) in enumerate(pairwise(starts)):
         part = slice(int(first), int(last))
         values = {
             "lr": hyper[at.LR] * given["rates"][j],

@@ -195,8 +195,8 @@ def spread(name: str, dtype: str) -> np.ndarray:
     bits = rng.integers(0, 2**64, 100_000, dtype=np.uint64).astype(
         "u4" if dtype == "float32" else "u8"
     )
-    parts = (rng.uniform(low, high, 100_000), rng.uniform(-2, 2, 100_000), 0.0, np.inf, -np.inf)
-    return np.concatenate((*(np.atleast_1d(part).astype(dtype) for part in parts), bits.view(dtype)))
+    parts = (rng.uniform(low, high, 100_000), rng.uniform(-2, 2, 100_000), [0, np.inf, -np.inf])
+    return np.concatenate((*(np.asarray(part, dtype) for part in parts), bits.view(dtype)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

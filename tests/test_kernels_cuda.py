@@ -1,5 +1,5 @@
-"""The CUDA sources: compiled for real GPUs without one, run on the CPU, and run on a GPU if there is
-one. All with the cases of kernel_cases.py."""
+"""The CUDA sources: compiled for GPUs without one, run on the CPU, and run on a GPU if there is
+one; all with the cases of kernel_cases.py."""
 
 import importlib.util
 import io
@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from emulation import Emulated
 from kernel_cases import cases, kernels_and_dtypes
-from kernel_check import Case, check
+from kernel_check import check
 
 from gpunet.device import Device
 from gpunet.device.cpu import available_cores
 from gpunet.kernels import REGISTRY, Kernel
-from gpunet.kernels.registry import C_TYPES, source_text
+from gpunet.kernels.registry import C_TYPES, Stage, source_text
 
 KERNELS = kernels_and_dtypes()
 SOURCES = sorted({(kernel.source, kernel.variant) for kernel in REGISTRY.values()})
@@ -106,8 +106,28 @@ def test_emulated(name: str, dtype: str, reverse: bool):
                 check(case, dtype, runner(case.kernel, device), layout)
 
 
-def a_case(name: str, shape: tuple[int, int] = (67, 33)) -> Case:
-    return next(cases(name, "float64", (shape,)))
+STRIDING = {
+    *("row_losses", "fold_rows", "layer_norm_forward", "dropout", "gather_labels"),
+    *("clear_rows", "scatter_add", "sgd", "adamw"),
+}
+
+
+def of_blocks(stage: Stage, blocks: int) -> Stage:
+    return Stage(stage.entry, lambda *given: tuple(min(blocks, g) for g in stage.grid(*given)))
+
+
+@emulated
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_grid_that_is_capped_strides_over_the_rest(blocks: int):
+    found = set()
+    for name, kernel in REGISTRY.items():
+        entries = {stage.entry for stage in kernel.stages}
+        for case in cases(name, "float32", ((67, 33),)) if entries <= STRIDING else ():
+            found |= entries
+            stages = tuple(of_blocks(stage, blocks) for stage in kernel.stages)
+            few = replace(case.kernel, stages=stages)
+            check(replace(case, kernel=few), "float32", runner(few, Emulated()))
+    assert found == STRIDING
 
 
 class Mutant(Emulated):
@@ -127,33 +147,40 @@ class Mutant(Emulated):
     ("name", "old", "new", "reason"),
     [
         ("relu_backward", "y > 0 ? g", "y > 0 ? g * T(1.001)", "dz"),
+        ("relu_backward", "total += slope;", "total = slope;", "dbias"),
+        ("relu_backward", "dz[i] = slope;", "dz[i] = ((T*)grad)[i] = slope;", "input was changed"),
         ("relu_forward", "row < (tile).last;", "row + 1 < (tile).last;", "y.* is np.float64.nan"),
         ("column_sums", "out[tile.column] = total", "out[tile.column + 1] = total", "outside"),
-        ("relu_backward", "total += slope;", "total = slope;", "dbias"),
-        ("relu_backward", "dz[i] = slope;", "dz[i] = ((T*)grad)[i] = slope;", "an input was changed"),
         ("column_sums", "if (lane < half)", "if (lane <= half)", "out"),
-        ("squared_norm", "    for (int half = lanes / 2; half; half /= 2) {\n        __syncthreads();",
-         "    for (int half = lanes / 2; half; half /= 2) {", "out"),
+        ("squared_norm", "half /= 2) {\n        __syncthreads();", "half /= 2) {", "out"),
         ("adam", "report(clock, fault);", "", "clock"),
     ],
-)  # fmt: skip
+)
 def test_a_mutant_is_caught(name: str, old: str, new: str, reason: str):
     with pytest.raises(AssertionError, match=reason):
-        for case in cases(name, "float64", ((67, 33),)):
-            for reverse in (False, True):
-                check(case, "float64", runner(case.kernel, Mutant(old, new, reverse)))
+        check_mutant(name, old, new)
+
+
+def check_mutant(name: str, old: str, new: str) -> None:
+    for case in cases(name, "float64", ((67, 33),)):
+        for reverse in (False, True):
+            check(case, "float64", runner(case.kernel, Mutant(old, new, reverse)))
 
 
 @emulated
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("    __syncthreads();\n    shared[me] = x;", "if (me) __syncthreads();", "returned|differ"),
+        (
+            "    __syncthreads();\n    shared[me] = x;",
+            "if (me) __syncthreads();",
+            "different|others",
+        ),
         ("T total = 0;", "T total = 0; if (threadIdx.x == 5) return;", "others wait"),
     ],
 )
 def test_a_barrier_that_some_miss_is_caught(old: str, new: str, reason: str):
-    case = a_case("column_sums")
+    case = next(cases("column_sums", "float64", ((67, 33),)))
     with pytest.raises(RuntimeError, match=reason):
         check(case, "float64", runner(case.kernel, Mutant(old, new)))
 

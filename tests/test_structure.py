@@ -20,7 +20,7 @@ LAYERS = {
     "kernels": 2,
     "graph": 2,
     "run": 2,
-    "about": 2,
+    "about": 3,
     "options": 2,
     "gates": 3,
     "optim": 3,

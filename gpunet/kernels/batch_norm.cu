@@ -1,10 +1,5 @@
 // Batch norm: tiles of columns, their moments merged in order.
 
-#define NORM_EPSILON T(1e-5)
-#define MOMENTUM T(0.1)
-
-HD T reciprocal_root(T variance) { return 1 / f_sqrt(variance + NORM_EPSILON); }
-
 HD long long within(long long valid, long long n) {
     return valid < 0 ? 0 : (valid < n ? valid : n);
 }
@@ -58,11 +53,11 @@ KERNEL batch_norm_settle(const T* x, const T* gain, const T* bias, T* running_me
     all = merged_lanes(all, tile, shared);
     if (!tile.leads(m)) return;
     mean[j] = all.mean;
-    rstd[j] = reciprocal_root(all.spread / (valid > 1 ? valid : 1));
+    rstd[j] = norm_scale(all.spread / (valid > 1 ? valid : 1));
     if (valid == 0 || clock[FAULT]) return;
     T variance = all.spread / (valid > 1 ? valid - 1 : 1);
-    running_mean[j] = running_mean[j] * (1 - MOMENTUM) + all.mean * MOMENTUM;
-    running_var[j] = running_var[j] * (1 - MOMENTUM) + variance * MOMENTUM;
+    running_mean[j] = renewed(running_mean[j], all.mean);
+    running_var[j] = renewed(running_var[j], variance);
 }
 
 // y = (x - middle) * scale * gain + bias, middle and scale by column. y may be x.
@@ -71,7 +66,7 @@ BLOCK void normalise(const T* x, const T* gain, const T* bias, const T* mean, co
     Tile tile(n, m, blockIdx.x, blockIdx.y);
     long long j = tile.column;
     if (j >= m) return;
-    T middle = mean[j], scale = variance ? reciprocal_root(variance[j]) : rstd[j];
+    T middle = mean[j], scale = variance ? norm_scale(variance[j]) : rstd[j];
     T g = gain[j], b = bias[j];
     EACH_TILE_ROW(row, tile) y[row * m + j] = (x[row * m + j] - middle) * scale * g + b;
 }

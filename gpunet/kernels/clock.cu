@@ -23,7 +23,8 @@ KERNEL fold_norm(const T* grad, double* out, T* work, long long size) {
     __shared__ double shared[THREADS];
     double total = 0;
     long long partials = (size + THREADS - 1) / THREADS;
-    for (int i = threadIdx.x; i < partials && i < PARTIALS; i += THREADS) total += ((double*)work)[i];
+    if (partials > PARTIALS) partials = PARTIALS;
+    for (int i = threadIdx.x; i < partials; i += THREADS) total += ((double*)work)[i];
     total = summed(total, threadIdx.x, THREADS, 1, shared);
     if (threadIdx.x == 0) out[0] = total;
 }

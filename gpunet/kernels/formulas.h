@@ -1,8 +1,8 @@
-// Every scalar formula once, for both devices: NVRTC builds it for CUDA, a C++ compiler for the CPU.
-// It needs T (float or double) and T_BITS (32 or 64) and includes nothing. Nothing branches on data,
-// so loops become vector code (gcc: -O3 -fno-math-errno -fno-trapping-math). Never build it with
-// -ffast-math, which drops NaN, infinities and subnormals. CuPy builds with -ftz=true: on CUDA a
-// float's subnormals are zero.
+// Every scalar formula once, for both devices: NVRTC builds it for CUDA, a C++ compiler for CPUs.
+// It needs T (float or double), T_BITS (32 or 64) and the names of slots.py, and includes nothing.
+// Nothing branches on data, so loops become vector code (gcc: -O3 -fno-math-errno
+// -fno-trapping-math). Never build it with -ffast-math, which drops NaN, infinities and subnormals.
+// CuPy builds with -ftz=true: on CUDA a float's subnormals are zero.
 //
 // Largest errors measured against exact values, in units in the last place (ULP):
 //            exp    expm1   log    log1p   tanh   sigmoid   softplus
@@ -253,6 +253,13 @@ HD T f_mish_grad(T g, T a, T y) {
     Mish parts = mish_parts(a);
     T t = parts.over / parts.under, sigmoid = (a < 0 ? parts.e : T(1)) / (1 + parts.e);
     return g * (t + a * (1 + t) * (parts.missing / parts.under) * sigmoid);
+}
+
+// ---- Norms: the factor for a variance; running statistics with a batch's.
+
+HD T norm_scale(T variance) { return 1 / f_sqrt(variance + T(NORM_EPSILON)); }
+HD T renewed(T running, T batch) {
+    return running * T(1 - NORM_MOMENTUM) + batch * T(NORM_MOMENTUM);
 }
 
 // ---- Losses: loss_name(p, t, parameter) of one element, and its derivative by p.

@@ -1,9 +1,5 @@
 // Layer norm: a team of threads a row.
 
-#define NORM_EPSILON T(1e-5)
-
-HD T reciprocal_root(T variance) { return 1 / f_sqrt(variance + NORM_EPSILON); }
-
 KERNEL layer_norm_forward(const T* x, const T* gain, const T* bias, T* y, T* mean, T* rstd,
                           long long n, long long m) {
     __shared__ T shared[THREADS];
@@ -16,7 +12,7 @@ KERNEL layer_norm_forward(const T* x, const T* gain, const T* bias, T* y, T* mea
         T middle = team.sum(total, shared) / m;
         for (long long j = team.lane; j < end; j += team.lanes)
             spread += (row[j] - middle) * (row[j] - middle);
-        T scale = reciprocal_root(team.sum(spread, shared) / m);
+        T scale = norm_scale(team.sum(spread, shared) / m);
         for (long long j = team.lane; j < end; j += team.lanes)
             y[i * m + j] = (row[j] - middle) * scale * gain[j] + bias[j];
         if (i < n && team.lane == 0) {

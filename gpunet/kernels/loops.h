@@ -4,10 +4,6 @@
 #include "native.h"
 #include "formulas.h"
 
-#ifndef NORM_EPSILON
-#define NORM_EPSILON 1e-5
-#endif
-
 #define JOIN(a, b) JOIN_AS_GIVEN(a, b)
 #define JOIN_AS_GIVEN(a, b) a##_##b
 #define ENTRY(name) extern "C" void JOIN(name, TYPE)(const Call& call, Lane& lane)

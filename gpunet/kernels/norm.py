@@ -10,7 +10,7 @@ import numpy as np
 
 from gpunet.device import Array
 from gpunet.kernels.registry import Stage, register
-from gpunet.kernels.slots import FAULT
+from gpunet.kernels.slots import FAULT, NORM_EPSILON, NORM_MOMENTUM
 from gpunet.kernels.tiles import (
     column_chunks,
     column_strips,
@@ -21,10 +21,6 @@ from gpunet.kernels.tiles import (
     tile_size,
     valid_rows,
 )
-
-NORM_EPSILON = 1e-5
-MOMENTUM = 0.1
-"""The share of the newest batch in the running statistics."""
 
 
 def layer_norm_forward(
@@ -89,8 +85,8 @@ def batch_norm_forward(
     _reciprocal_root(spread / max(valid, 1), rstd)
     if valid and not clock[FAULT]:
         for running, new in ((running_mean, mean), (running_var, spread / max(valid - 1, 1))):
-            np.multiply(running, 1 - MOMENTUM, out=running)
-            np.add(running, np.multiply(new, MOMENTUM), out=running)
+            np.multiply(running, 1 - NORM_MOMENTUM, out=running)
+            np.add(running, np.multiply(new, NORM_MOMENTUM), out=running)
     for rows in row_tiles(x):
         _normalise(x[rows], mean, rstd, y[rows])
         _affine(y[rows], gain, bias)

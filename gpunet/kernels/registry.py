@@ -36,8 +36,7 @@ class Kernel:
 
     name: its registered name, also the reference's.
     reference: the NumPy formula; its parameters are the kernel's arguments.
-    source: the file under `kernels/` that holds the CUDA entry points; generated text may follow
-        its name, from the next line on.
+    source: the file under `kernels/` that holds the CUDA entry points.
     outputs: the parameters that are written, whole.
     typed_by: the parameter whose dtype is the kernel's; None where no array's dtype varies.
     sizes: the integers that follow the arrays in the CUDA signature, from the arguments.
@@ -156,7 +155,7 @@ def source_text(source: str, dtype: str, variant: str = "", generated: str = "")
 def prelude(dtype: str) -> str:
     """What every source opens with, generated ones too: T as `dtype`, the slots, the formulas."""
     bits = 8 * np.dtype(dtype).itemsize
-    typed = f"#define T_BITS {bits}\ntypedef {C_TYPES[dtype]} T;\n{c_constants()}\n"
+    typed = f"#define T_BITS {bits}\ntypedef {C_TYPES[dtype]} T;\n{c_constants()}"
     return typed + _file("formulas.h")
 
 

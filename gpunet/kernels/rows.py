@@ -11,7 +11,6 @@ from gpunet.kernels.tiles import (
     column_tiles,
     row_tiles,
     shape2,
-    sum_columns,
     valid_rows,
 )
 
@@ -61,7 +60,9 @@ def scatter_add(grad: Array, index: Array, dx: Array) -> None:
 
 def column_sums(x: Array, out: Array, work: Array) -> None:
     """out (m,) = the sum of the rows of x (n, m)."""
-    sum_columns(x, out)
+    out.fill(0)
+    for rows in row_tiles(x):
+        np.add(out, np.add.reduce(x[rows], axis=0), out=out)
 
 
 def _pick(x: Array, order: Array | None, start: int, part: slice) -> Array:

@@ -21,8 +21,11 @@ TILE_COLUMNS, TILE_ROUNDS = 32, 8
 PARTIALS = 512
 """Partial sums of a norm, at most."""
 
+NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.1
+"""What norms add to a variance; the share of the newest batch in the running statistics."""
+
 
 def c_constants() -> str:
-    """The same names as a C enum."""
+    """The same names for C."""
     constants = {name: value for name, value in globals().items() if name.isupper()}
-    return "enum { " + ", ".join(f"{name} = {value}" for name, value in constants.items()) + " };"
+    return "".join(f"#define {name} {value}\n" for name, value in constants.items())

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from math import ceil
 from typing import Any
 
-import numpy as np
-
 from gpunet.device import Array
 from gpunet.kernels.slots import THREADS, TILE_COLUMNS, TILE_ROUNDS, VALID
 
@@ -58,13 +56,6 @@ def row_groups(x: Array, *rest: Any) -> tuple[int]:
 
 def one_block(*arguments: Any) -> tuple[int]:
     return (1,)
-
-
-def sum_columns(x: Array, out: Array) -> None:
-    """out (m,) = the column sums of `x` (n, m), tile by tile."""
-    out.fill(0)
-    for rows in row_tiles(x):
-        np.add(out, np.add.reduce(x[rows], axis=0), out=out)
 
 
 def _tile_columns(columns: int) -> int:

@@ -1,0 +1,1 @@
+"""The benchmark: what is measured, who takes part, how it is timed and shown."""

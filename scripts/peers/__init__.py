@@ -1,0 +1,1 @@
+"""What gpunet is measured against: the same networks trained by other libraries, at their best."""

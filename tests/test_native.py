@@ -1,0 +1,181 @@
+"""The native loops against the NumPy path: the same list, the same numbers, on any team."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_engine
+from test_engine import BASE, GRAPHS, ROWS, build, label, lower
+
+from gpunet import job
+from gpunet.config import Config
+from gpunet.device.cpu import Cpu
+from gpunet.engine import Feed, LaunchList, Store
+from gpunet.errors import Unavailable
+from gpunet.kernels import native
+from gpunet.optim import OPTIMIZERS
+
+try:
+    native.load()
+except Unavailable as reason:
+    pytest.skip(f"{reason}", allow_module_level=True)
+
+ORDER = np.random.default_rng(5).permutation(ROWS).astype(np.int32)
+TRAINED = replace(BASE, optimizer="adamw", lr=1e-2, weight_decay=0.1)
+TOLERANCE = {"float64": 1e-9, "float32": 2e-3}
+
+
+@pytest.fixture(autouse=True)
+def thin_slices(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(native, "LEAST_ROWS", 4)
+    yield
+
+
+def trained(
+    task: str, config: Config, device: Cpu, dtype: str = "float64", passes: int = 3
+) -> tuple[LaunchList, Store]:
+    network, x, y = build(task, config)
+    y = y if y.ndim == 1 else y.astype(dtype)
+    launches, store = lower(network, Feed(x.astype(dtype), y, order=ORDER), config, 13, dtype, device)
+    for _ in range(passes):
+        launches.rewind()
+        launches.run(launches.steps)
+    return launches, store
+
+
+def is_native(config: Config) -> bool:
+    return config.norm != "batch" and config.activation.isidentifier() and config.loss.isidentifier()
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("task", "config"), [g for g in GRAPHS if is_native(g[1])], ids=label)
+def test_a_team_computes_what_numpy_computes(
+    task: str, config: Config, dtype: str, lanes: int
+) -> None:
+    config = replace(config, optimizer="adam", lr=1e-3, clip_norm=0.5)
+    expected, plain = trained(task, config, Cpu("numpy"), dtype)
+    found, team = trained(task, config, Cpu("native", lanes), dtype)
+    assert found.program is not None
+    near = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype] / 100}
+    np.testing.assert_allclose(team.values, plain.values, **near)
+    sums = [0, 1, 2, 3] if dtype == "float64" else [0, 1, 3]  # logits that tie but for rounding
+    np.testing.assert_allclose(found.totals[sums], expected.totals[sums], **near)
+    np.testing.assert_allclose(found.hyper, expected.hyper, **near)
+    assert (found.clock[:5] == expected.clock[:5]).all()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimiser(name: str) -> None:
+    config = replace(TRAINED, optimizer=name)
+    _, plain = trained("multiclass", config, Cpu("numpy"))
+    _, team = trained("multiclass", config, Cpu("native", 2))
+    np.testing.assert_allclose(team.values, plain.values, rtol=1e-9, atol=1e-12)
+    for mine, theirs in zip(team.state, plain.state):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+def test_the_same_team_gives_the_same_bits(lanes: int) -> None:
+    config = replace(TRAINED, dropout=0.2)
+    runs = [trained("multiclass", config, Cpu("native", lanes), "float32") for _ in range(4)]
+    assert all((store.values == runs[0][1].values).all() for _, store in runs)
+
+
+def test_many_steps_a_call_are_one_step_a_call() -> None:
+    _, together = trained("multiclass", TRAINED, Cpu("native", 2))
+    network, x, y = build("multiclass", TRAINED)
+    launches, store = lower(network, Feed(x, y, order=ORDER), TRAINED, 13, device=Cpu("native", 2))
+    for _ in range(3):
+        launches.rewind()
+        for _ in range(launches.steps):
+            launches.run()
+    assert (store.values == together.values).all()
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nothing_moves_after_a_non_finite_loss(bad: float, lanes: int) -> None:
+    config = replace(BASE, loss="mean_squared")
+    network, x, y = build("regression", config)
+    x[17, 2] = bad
+    launches, store = lower(network, Feed(x, y), config, ROWS, device=Cpu("native", lanes))
+    before = store.values.copy()
+    launches.run(5)
+    assert launches.fault & 1
+    assert launches.step == 1
+    assert (store.values == before).all()
+
+
+def test_a_non_finite_gradient_and_weight_are_faults() -> None:
+    config = replace(BASE, loss="sum_squares", optimizer="sgd", lr=1e300)
+    network, x, y = build("regression", config)
+    launches, _ = lower(network, Feed(x * 1e5, y), config, ROWS, device=Cpu("native", 2))
+    launches.run(9)
+    assert launches.fault
+    assert launches.step < 9
+
+
+def test_bytes_are_scaled_as_numpy_scales_them() -> None:
+    network, _, y = build("multiclass", BASE)
+    x = np.random.default_rng(3).integers(0, 256, (ROWS, test_engine.COLUMNS)).astype(np.uint8)
+    scale, shift = np.full(test_engine.COLUMNS, 1 / 255), np.arange(test_engine.COLUMNS) / 10
+    found = []
+    for device in (Cpu("numpy"), Cpu("native", 2)):
+        launches, store = lower(network, Feed(x, y, scale, shift, ORDER), BASE, 9, device=device)
+        launches.run(launches.steps)
+        found.append(store.values)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-10)
+
+
+def test_slices_keep_enough_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "LEAST_ROWS", 32)
+    assert [native.lanes_for(batch, 4) for batch in (1, 32, 63, 64, 100, 128, 9999)] == [
+        1, 1, 1, 2, 3, 4, 4,
+    ]  # fmt: skip
+
+
+def test_what_has_no_loop_runs_on_numpy_or_says_so() -> None:
+    config = replace(BASE, norm="batch")
+    launches, _ = trained("multiclass", config, Cpu("auto"))
+    assert launches.program is None
+    with pytest.raises(Unavailable, match="no native loop for batch_norm_forward"):
+        trained("multiclass", config, Cpu("native"))
+
+
+def test_the_whole_job_agrees() -> None:
+    def final(kernels: str) -> dict[str, float | None]:
+        settings = {"kernels": kernels, "device": "cpu", "epochs": 20, "threads": 2}
+        planned = job.plan("penguins", settings)
+        list(planned.reports())
+        assert planned.settings.config.kernels == kernels
+        return planned.summary()["metrics"]["validation"]
+
+    native_found, numpy_found = final("native"), final("numpy")
+    for name, value in numpy_found.items():
+        assert native_found[name] == pytest.approx(value, rel=1e-2), name
+
+
+def test_loading_keeps_subnormal_numbers() -> None:
+    code = (
+        "from gpunet.kernels import native\nnative.load()\n"
+        "import numpy as np\nassert np.float64(5e-324) > 0 and np.float64(2e-308) / 100 > 0"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_the_extension_numpy_runs_and_info_says_why(tmp_path: Path) -> None:
+    code = (
+        "import sys\nsys.modules['gpunet.kernels._native'] = None\n"
+        "from gpunet import about, job\nfrom gpunet.errors import Unavailable\n"
+        "assert about.collect()['cpu']['kernels'].startswith('numpy (no native kernels')\n"
+        "list(job.plan('penguins', {'epochs': 1, 'device': 'cpu'}).reports())\n"
+        "try: job.plan('penguins', {'kernels': 'native', 'device': 'cpu'})\n"
+        "except Unavailable as reason: print(reason.exit_code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "69\n"
