@@ -409,7 +409,7 @@ class _Lowering:
         device, library = self.store.device, self._library()
         lanes = native.lanes_for(self.batch, device.threads) if library is not None else 1
         self.values[prediction].array = None
-        places, total = plan(self.launches, (self.values[prediction],), reuse=lanes == 1)
+        places, total = plan(self.launches, (self.values[prediction],), reuse=library is None)
         arena = device.empty((max(1, total),), np.uint8)
         for slot, offset in places.items():
             part = arena[offset : offset + slot.nbytes]
@@ -470,7 +470,7 @@ def plan(
 
     A slot is alive from its first launch to its last (`keep`: to the end). Slots that are alive
     together never overlap; the largest are placed first, each as low as it fits. Without `reuse`
-    all are alive all the time: slices of the batch that run side by side are at different launches.
+    all are alive all the time: a team's lanes are at different launches, in an order of their own.
     """
     spans: dict[Slot, tuple[int, int]] = {}
     for i, launch in enumerate(launches):

@@ -40,7 +40,9 @@ def trained(
 ) -> tuple[LaunchList, Store]:
     network, x, y = build(task, config)
     y = y if y.ndim == 1 else y.astype(dtype)
-    launches, store = lower(network, Feed(x.astype(dtype), y, order=ORDER), config, 13, dtype, device)
+    launches, store = lower(
+        network, Feed(x.astype(dtype), y, order=ORDER), config, 13, dtype, device
+    )
     for _ in range(passes):
         launches.rewind()
         launches.run(launches.steps)
@@ -48,7 +50,9 @@ def trained(
 
 
 def is_native(config: Config) -> bool:
-    return config.norm != "batch" and config.activation.isidentifier() and config.loss.isidentifier()
+    return (
+        config.norm != "batch" and config.activation.isidentifier() and config.loss.isidentifier()
+    )
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3])

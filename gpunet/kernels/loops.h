@@ -84,9 +84,11 @@ static void product(const Lane& lane, bool flip_a, bool flip_b, long long m, lon
 ENTRY(gemm) {
     long long m = call.sizes[0], n = call.sizes[1], k = call.sizes[2], flips = call.sizes[3];
     const T* b = call.at<T>(1);
-    if (flips & 1) {                                   // a weight's gradient: sums over rows
-        const T *a = lane.row<T>(call, 0, m), *g = lane.row<T>(call, 1, n);
-        product(lane, true, false, m, n, lane.rows(), a, m, g, n, lane.copy<T>(call, 2));
+    if (flips & 1) {                                   // this lane's slab of a weight's gradient
+        long long low = m * lane.index / lane.count, high = m * (lane.index + 1) / lane.count;
+        if (high > low)
+            product(lane, true, false, high - low, n, lane.batch, call.at<T>(0) + low, m, b, n,
+                    call.at<T>(2) + low * n);
     } else {
         const T* a = lane.row<T>(call, 0, k);
         product(lane, false, flips & 2, lane.rows(), n, k, a, k, b, flips & 2 ? k : n,
@@ -322,18 +324,15 @@ static CLONES void add_slices(const Call& call, const Lane& lane, int which, lon
                               long long size, T* out) {
     const T* mine = call.at<T>(which) + low;
     EVERY(i, size) out[i] = mine[i];
-    for (int slice = 1; call.apart >> which & 1 && slice < lane.count; ++slice) {
+    for (int slice = 1; low >= call.sizes[2] && slice < lane.count; ++slice) {
         const T* other = (const T*)((const char*)mine + slice * lane.stride);
         EVERY(i, size) out[i] += other[i];
     }
 }
 
-static void share(const Lane& lane, long long size, long long& low, long long& high) {
-    long long tiles = (size + TILE - 1) / TILE;
-    low = tiles * lane.index / lane.count * TILE;
-    high = tiles * (lane.index + 1) / lane.count * TILE;
-    if (high > size) high = size;
-}
+#define EACH_PIECE(low, high) \
+    for (int piece = 0; piece < lane.piece_count; ++piece) \
+        for (long long low = lane.pieces[2 * piece], high = lane.pieces[2 * piece + 1]; low < high;)
 
 static CLONES double squares(const T* x, long long size) {
     double total = 0;
@@ -341,15 +340,14 @@ static CLONES double squares(const T* x, long long size) {
     return total;
 }
 
-ENTRY(squared_norm) {                                  // (grad, out | size): this lane's part
-    long long low, high;
+ENTRY(squared_norm) {                                  // (grad, out | size, -, matrices)
     T tile[TILE];
     double total = 0;
-    share(lane, call.sizes[0], low, high);
-    for (; low < high; low += TILE) {
+    EACH_PIECE(low, high) {
         long long size = high - low < TILE ? high - low : TILE;
         add_slices(call, lane, 0, low, size, tile);
         total += squares(tile, size);
+        low += size;
     }
     lane.shared->parts[lane.index].value = total;
 }
@@ -369,7 +367,7 @@ static Rate segment_rate(const Lane& lane, double rate, double decays) {
             1 / f_sqrt(T(hyper[CORRECTION2]))};
 }
 
-// (param, grad, slots…, starts, rates, decays, hyper, clock | size, segments)
+// (param, grad, slots…, starts, rates, decays, hyper, clock | size, segments, matrices)
 #define UPDATE(name, slots) \
     static CLONES int name##_tile(const Rate& rate, T* param, const T* grad, T* first, T* second, \
                                   long long size) { \
@@ -391,10 +389,9 @@ static Rate segment_rate(const Lane& lane, double rate, double decays) {
         if (lane.clock[FAULT]) return; \
         const long long* starts = call.at<long long>(2 + slots); \
         T tile[TILE], *param = call.at<T>(0), *first = call.at<T>(2), *second = call.at<T>(3); \
-        long long low, high; \
-        int fault = 0, segment = 0; \
-        share(lane, call.sizes[0], low, high); \
-        while (low < high) { \
+        int fault = 0; \
+        EACH_PIECE(low, high) { \
+            int segment = 0; \
             while (starts[segment + 1] <= low) ++segment; \
             long long end = starts[segment + 1] < high ? starts[segment + 1] : high; \
             long long size = end - low < TILE ? end - low : TILE; \

@@ -21,6 +21,8 @@ struct Program {
     const Operation* operations;
     long long count, batch, stride;
     int lanes;
+    const long long* pieces;                   // of all lanes, one behind the other
+    const int* piece_counts;
     long long* clock;
     double* hyper;
     Shared shared;
@@ -64,10 +66,14 @@ class Team {
         Lane lane{};
         lane.index = index;
         lane.count = given.lanes;
+        lane.batch = given.batch;
         lane.first = given.batch * index / given.lanes;
         lane.last = given.batch * (index + 1) / given.lanes;
         lane.stride = given.stride;
         lane.shared = &given.shared;
+        lane.pieces = given.pieces;
+        for (int i = 0; i < index; ++i) lane.pieces += 2 * given.piece_counts[i];
+        lane.piece_count = given.piece_counts[index];
         for (int i = 0; i < 8; ++i) lane.clock[i] = given.clock[i];
         for (int i = 0; i < 16; ++i) lane.hyper[i] = given.hyper[i];
         barrier.wait(given.lanes);

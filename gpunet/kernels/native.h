@@ -1,9 +1,10 @@
 // What the native loops are given: a call's pointers and sizes, and a lane's share of the work.
 //
 // A team of lanes, one a thread, runs a launch list for many steps. Each lane takes its slice of the
-// batch's rows through the list; gradients of parameters are written a slice apart and added up, in
-// the order of the slices, by the update. So a step needs two barriers, and the sums do not depend
-// on which lane comes first.
+// batch's rows forward and backward. After a barrier it computes its slab of each weight's gradient,
+// over all rows, and moves those weights; the gradients of vectors, which every slice has a part of,
+// are written apart and added up in the order of the slices. So a step needs two barriers, and no sum
+// depends on which lane comes first.
 #pragma once
 
 struct Call {
@@ -18,8 +19,10 @@ struct Shared;
 
 struct Lane {
     int index, count;
-    long long first, last;             // rows of the batch
+    long long batch, first, last;      // rows of the batch, and of this lane
     long long stride;                  // bytes from one slice's gradients to the next one's
+    const long long* pieces;           // the parameters that this lane moves: pairs of first, last
+    int piece_count;
     long long clock[8];                // each lane's own copy: all tick alike
     double hyper[16];
     Shared* shared;

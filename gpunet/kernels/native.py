@@ -29,6 +29,11 @@ class Step(NamedTuple):
     arguments: tuple[Any, ...]
     sizes: tuple[int, ...]
 
+    @property
+    def is_weight_gradient(self) -> bool:
+        """A product over all rows of the batch."""
+        return self.name == "gemm" and bool(self.sizes[-1] & 1)
+
 
 class _Call(ctypes.Structure):
     _fields_ = [
@@ -62,6 +67,8 @@ class _Program(ctypes.Structure):
         ("batch", ctypes.c_longlong),
         ("stride", ctypes.c_longlong),
         ("lanes", ctypes.c_int),
+        ("pieces", ctypes.POINTER(ctypes.c_longlong)),
+        ("piece_counts", ctypes.POINTER(ctypes.c_int)),
         ("clock", ctypes.c_void_p),
         ("hyper", ctypes.c_void_p),
         ("shared", _Shared),
@@ -82,7 +89,9 @@ def load() -> Library:
     try:
         from gpunet.kernels import _native  # type: ignore[attr-defined]
     except ImportError as reason:
-        raise Unavailable(f"no native kernels: {reason}", "install where a C++ compiler is") from None
+        raise Unavailable(
+            f"no native kernels: {reason}", "install where a C++ compiler is"
+        ) from None
     from threadpoolctl import threadpool_info
 
     for each in threadpool_info():
@@ -108,12 +117,19 @@ class Program:
         batch: int,
         lanes: int,
     ) -> None:
-        self.library, self.steps = library, steps
-        self.gradient = gradient
-        self.copies = gradient if lanes == 1 else np.zeros((lanes, _padded(gradient)), gradient.dtype)
+        self.library, self.steps, self.gradient = library, steps, gradient
+        self.weights = [step for step in steps if step.is_weight_gradient]
+        self.matrices = max((self._end(step) for step in self.weights), default=0)
+        self.copies = (
+            gradient if lanes == 1 else np.zeros((lanes, _padded(gradient)), gradient.dtype)
+        )
         found = list(self._operations(gradient.dtype))
         self.operations = (_Operation * len(found))(*found)
+        pieces = [self._pieces(lane, lanes) for lane in range(lanes)]
+        flat = [bound for each in pieces for piece in each for bound in piece]
         self.program = _Program(
+            pieces=(ctypes.c_longlong * max(1, len(flat)))(*flat),
+            piece_counts=(ctypes.c_int * lanes)(*map(len, pieces)),
             operations=self.operations,
             count=len(found),
             batch=batch,
@@ -130,31 +146,47 @@ class Program:
 
     def _operations(self, dtype: np.dtype) -> Iterator[_Operation]:
         """The steps with barriers between what rows give and what needs all rows."""
-        losses: list[_Operation] = []
-        rows_are_done = False
+        whole = [step for step in self.steps if step.name in WHOLE]
         for step in self.steps:
-            if step.name in WHOLE and not rows_are_done:
-                yield from self._close(losses, dtype)
-                rows_are_done = True
-            elif step.name == "clip":
-                yield _Operation()
-            yield (operation := self._operation(step, dtype))
+            if not step.is_weight_gradient and step.name not in WHOLE:
+                yield self._operation(step, dtype)
+        yield _Operation()
+        for step in self.steps:
             if step.name in LOSSES:
-                losses.append(operation)
-        if not rows_are_done:
-            yield from self._close(losses, dtype)
+                call = self._operation(step, dtype).call
+                yield _Operation(self._function("fold_rows", dtype), call)
+        for step in (*self.weights, *whole):
+            if step.name == "clip":
+                yield _Operation()
+            yield self._operation(step, dtype)
         yield _Operation()
 
-    def _close(self, losses: list[_Operation], dtype: np.dtype) -> Iterator[_Operation]:
-        yield _Operation()
-        for loss in losses:
-            yield _Operation(self._function("fold_rows", dtype), loss.call)
+    def _end(self, step: Step) -> int:
+        """Where a weight's gradient ends in the flat vector."""
+        return self._start(step) + int(step.arguments[2].size)
+
+    def _start(self, step: Step) -> int:
+        away = step.arguments[2].ctypes.data - self.gradient.ctypes.data
+        return int(away) // self.gradient.itemsize
+
+    def _pieces(self, lane: int, lanes: int) -> list[tuple[int, int]]:
+        """The parameters that a lane moves: its slabs of the weights, its share of the vectors."""
+        found = []
+        for step in self.weights:
+            start, (rows, columns) = self._start(step), step.arguments[2].shape
+            low, high = rows * lane // lanes, rows * (lane + 1) // lanes
+            found.append((start + low * columns, start + high * columns))
+        rest = self.gradient.size - self.matrices
+        low, high = rest * lane // lanes, rest * (lane + 1) // lanes
+        return [*found, (self.matrices + low, self.matrices + high)]
 
     def _operation(self, step: Step, dtype: np.dtype) -> _Operation:
         integers = [a for a in step.arguments if isinstance(a, int)]
         sizes = (*integers, *step.sizes)
         if step.name in LOSSES:
             sizes = (*sizes, int(step.name != "sum_squares"))
+        elif step.name in WHOLE:
+            sizes = (*sizes, *(0,) * (2 - len(sizes)), self.matrices)
         call = _Call(sizes=(ctypes.c_longlong * SIZES)(*sizes))
         for i, argument in enumerate(step.arguments):
             if isinstance(argument, np.ndarray):
@@ -164,10 +196,12 @@ class Program:
         return _Operation(self._function(name, dtype), call)
 
     def _place(self, array: Array) -> tuple[int, bool]:
-        """Where an array lies; one in the gradient has its place in the copies."""
-        address, base = array.ctypes.data, self.gradient.ctypes.data
-        inside = base <= address < base + self.gradient.nbytes
-        return (self.copies.ctypes.data + address - base if inside else address), inside
+        """Where an array lies; the gradient of a vector has its place in the copies."""
+        away = array.ctypes.data - self.gradient.ctypes.data
+        inside = 0 <= away < self.gradient.nbytes
+        first_vector = self.matrices * self.gradient.itemsize
+        place = self.copies.ctypes.data + away if inside else array.ctypes.data
+        return place, inside and away >= first_vector
 
     def _function(self, name: str, dtype: np.dtype) -> int:
         return _address(self.library.loops, f"{name}_{dtype}")

@@ -1,0 +1,186 @@
+"""Measure gpunet against other libraries and against its own matrix products, in one run.
+
+python scripts/bench.py --device cpu [--quick] [--only NAME] [--json PATH] [--plot PATH]
+Every contestant is a process of its own, stopped while others run; rounds are interleaved, each in
+a fresh order. A full run writes benchmarks/results/DEVICE.json; --quick (fewer rows) and --only
+write where --json says. What is not installed is left out and named.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(1, str(ROOT))
+
+from rich.console import Console  # noqa: E402
+
+from bench import penguins, picture, report  # noqa: E402
+from bench.crew import crew, pin  # noqa: E402
+from bench.work import ROWS, SWEEPS, TINY, Given, Work, prepare, shortened  # noqa: E402
+from gpunet.device import resolve  # noqa: E402
+from gpunet.device.cpu import wanted_threads  # noqa: E402
+from gpunet.errors import Unavailable  # noqa: E402
+from gpunet.kernels import native  # noqa: E402
+
+CONTESTANTS = {
+    "cpu": tuple(report.TITLES),
+    "cuda": ("gpunet", "torch", "torch-compile", "jax"),
+}
+NEEDS = {"torch": "torch", "torch-compile": "torch", "jax": "jax", "sklearn": "sklearn"}
+NATIVE = ("gpunet", "products-sliced")
+PENGUINS = "penguins"
+ROUNDS, LEAST, ROW_SECONDS, PENGUIN_ROUNDS = 7, 5, 60.0, 7
+QUICK_ROUNDS, QUICK_LEAST, QUICK_ROW_SECONDS, QUICK_PENGUIN_ROUNDS = 3, 2, 4.0, 3
+SWEEP_ROUNDS = 3
+
+
+def main() -> int:
+    given = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        resolve(given.device)
+    except Unavailable as reason:
+        print(f"bench: error: {reason.message}; {reason.hint}", file=sys.stderr)
+        return 69
+    if given.device == "cpu":
+        pin(given.threads)
+    with tempfile.TemporaryDirectory(prefix="gpunet-bench-") as folder:
+        found = Bench(given, Path(folder)).run()
+    path = given.json
+    if path is None and not (given.quick or given.only):
+        path = ROOT / "benchmarks" / "results" / f"{given.device.replace(':', '-')}.json"
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    names = [work.name for work in (*ROWS, TINY)]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--plot", type=Path, help="a picture of how the cost grows")
+    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds")
+    parser.add_argument("--only", action="append", choices=[*names, PENGUINS], help="again for more")
+    parser.add_argument("--threads", type=int, default=wanted_threads(), help="of every contestant")
+    parser.add_argument("--images", type=Path, help="a folder of gzipped IDX files (Fashion-MNIST)")
+    return parser.parse_args()
+
+
+class Bench:
+    """One run: the table's works, the penguins, the sweeps."""
+
+    def __init__(self, given: argparse.Namespace, folder: Path) -> None:
+        self.given, self.folder = given, folder
+        self.out = Console(markup=False, highlight=False, emoji=False)
+        self.talk = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        self.rng = random.Random(0)
+        everyone = CONTESTANTS[given.device.partition(":")[0]]
+        self.left_out = {name: why for name in everyone if (why := _missing(name))}
+        self.names = [name for name in everyone if name not in self.left_out]
+        if not sys.stdout.isatty():
+            self.out.width = 110
+
+    def run(self) -> dict[str, Any]:
+        """Everything that was asked for, shown as it is found; the JSON document."""
+        given, began, load = self.given, time.time(), os.getloadavg()
+        for name, why in self.left_out.items():
+            self.talk.print(f"{report.TITLES[name]}: left out: {why}")
+        rows = [self.row(work) for work in self.works()]
+        found: dict[str, Any] = {
+            "schema": report.SCHEMA,
+            "device": given.device,
+            "quick": given.quick,
+            "threads": given.threads,
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+            "machine": report.machine(),
+            "versions": report.versions(),
+            "left_out": self.left_out,
+            "tolerance": report.TOLERANCE,
+            "rows": rows,
+            "penguins": self.penguins(),
+        }
+        if rows:
+            report.show_summary(self.out, rows)
+        found["sweeps"] = self.sweeps() if given.plot else {}
+        return found | {"load": [load, os.getloadavg()], "seconds": time.time() - began}
+
+    def works(self) -> Iterator[Work]:
+        for work in (*ROWS, TINY):
+            if work.name in (self.given.only or [each.name for each in ROWS]):
+                yield shortened(work) if self.given.quick else work
+
+    def row(self, work: Work) -> dict[str, Any]:
+        """One row of the table, by fresh processes."""
+        self.talk.print(f"{work.name}: {work.title}; load {os.getloadavg()[0]:.2f}")
+        rounds, least, budget = ROUNDS, LEAST, ROW_SECONDS
+        names = self.names
+        if self.given.quick:
+            rounds, least, budget = QUICK_ROUNDS, QUICK_LEAST, QUICK_ROW_SECONDS
+            names = [name for name in names if name != "torch-compile" or work.name == ROWS[0].name]
+        load = os.getloadavg()[0]
+        with crew(names, self.given.threads, self.given.device, self.folder) as there:
+            results = there.measure(self._prepared(work, rounds), rounds, least, budget, self.rng)
+        found = report.row(work, results, there.lost) | {"load": load}
+        report.show_row(self.out, found)
+        return found
+
+    def penguins(self) -> dict[str, Any] | None:
+        if self.given.device != "cpu" or (self.given.only and PENGUINS not in self.given.only):
+            return None
+        self.talk.print(f"penguins: load {os.getloadavg()[0]:.2f}")
+        rounds = QUICK_PENGUIN_ROUNDS if self.given.quick else PENGUIN_ROUNDS
+        folder = self.folder / PENGUINS
+        found = penguins.measure(self.names, self.given.threads, folder, rounds)
+        report.show_penguins(self.out, found)
+        return found
+
+    def sweeps(self) -> dict[str, list[dict[str, Any]]]:
+        """Time against rows, width and batch, drawn; without what is compiled for each point."""
+        if find_spec("matplotlib") is None:
+            self.talk.print("no picture: matplotlib is not installed")
+            return {}
+        names = [name for name in self.names if name != "torch-compile"]
+        found: dict[str, list[dict[str, Any]]] = {}
+        for sweep, works in SWEEPS.items():
+            points = found[sweep] = []
+            with crew(names, self.given.threads, self.given.device, self.folder) as there:
+                for work in works:
+                    self.talk.print(f"{work.name}: {work.title}; load {os.getloadavg()[0]:.2f}")
+                    task = self._prepared(work, SWEEP_ROUNDS)
+                    results = there.measure(task, SWEEP_ROUNDS, 2, ROW_SECONDS / 6, self.rng)
+                    at = {"at": int(work.name.rpartition("-")[2])}
+                    points.append(report.row(work, results, there.lost) | at)
+        picture.draw(found, self.given.plot)
+        return found
+
+    def _prepared(self, work: Work, rounds: int) -> Given:
+        images = self.given.images
+        return prepare(work, self.folder, images, rounds + 1)
+
+
+def _missing(contestant: str) -> str | None:
+    """Why a contestant cannot take part."""
+    if contestant in NEEDS and find_spec(NEEDS[contestant]) is None:
+        return f"{NEEDS[contestant]} is not installed"
+    if contestant in NATIVE:
+        try:
+            native.load()
+        except Unavailable as reason:
+            return reason.message
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""The parent's side: one process a contestant, stopped while others run, asked in turn."""
+
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.work import Given
+
+SCRIPTS = Path(__file__).resolve().parent.parent
+ANSWER_SECONDS = 900
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NPROC",
+)
+"""NPROC is XLA's."""
+
+
+class Lost(Exception):
+    """A contestant that cannot take part, and why."""
+
+
+@dataclass
+class Result:
+    """What a contestant did on one work: seconds of each sample, losses of each epoch."""
+
+    samples: list[float] = field(default_factory=list)
+    losses: list[float | None] = field(default_factory=list)
+    compile_seconds: float = 0.0
+    peak_bytes: int | None = None
+
+    @property
+    def median(self) -> float:
+        return median(self.samples)
+
+
+def environment(threads: int, folder: Path) -> dict[str, str]:
+    """What every process gets: the number of threads, where the code lies, a cold compile cache."""
+    path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")])
+    return {
+        **os.environ,
+        **dict.fromkeys(THREAD_VARIABLES, str(threads)),
+        "PYTHONPATH": path.rstrip(os.pathsep),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+
+
+def pin(threads: int) -> None:
+    """Give this process, and those it starts, as many cores as threads."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+class Worker:
+    """A contestant's process. It is stopped except while it works on a request, so that nobody's
+    threads spin beside another's."""
+
+    def __init__(self, name: str, threads: int, device: str, folder: Path) -> None:
+        self.name, self.threads, self.device = name, threads, device
+        self.talk = open(folder / f"{name}.log", "ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.talk,
+            env=environment(threads, folder),
+        )
+
+    def load(self, given: Given) -> float:
+        """Set the work up, and return the seconds of compiling."""
+        settings = {"contestant": self.name, "threads": self.threads, "device": self.device}
+        return self._ask(do="load", given=given.plain(), **settings)["compile"]
+
+    def run(self, epoch: int) -> tuple[float, float | None]:
+        """Seconds and mean loss of an epoch."""
+        answer = self._ask(do="run", epoch=epoch)
+        return answer["seconds"], answer["loss"]
+
+    def peak(self) -> int:
+        return self._ask(do="peak")["bytes"]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.talk):
+            with suppress(OSError):
+                pipe.close()
+
+    def _ask(self, **request: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.send_signal(signal.SIGCONT)
+        try:
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.flush()
+        except OSError:
+            raise Lost(self._last_words()) from None
+        if not select.select([self.process.stdout], [], [], ANSWER_SECONDS)[0]:
+            raise Lost(f"no answer in {ANSWER_SECONDS} s")
+        line = self.process.stdout.readline()
+        if not line:
+            raise Lost(self._last_words())
+        answer = json.loads(line)
+        if "error" in answer:
+            raise Lost(answer["error"])
+        self.process.send_signal(signal.SIGSTOP)
+        return answer
+
+    def _last_words(self) -> str:
+        code = self.process.wait()
+        words = Path(self.talk.name).read_text(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(words) if line.strip()), "no word")
+        return f"ended with {code}: {last[:200]}"
+
+
+@dataclass
+class Crew:
+    """Contestants at work together: those that fail are lost, with their reason, and the rest
+    goes on."""
+
+    workers: dict[str, Worker]
+    lost: dict[str, str] = field(default_factory=dict)
+
+    def each(self, act: Callable[[Worker], Any], names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        """Have those of `names` that are still there act, one after the other."""
+        for name in names:
+            if name in self.lost:
+                continue
+            try:
+                yield name, act(self.workers[name])
+            except Lost as reason:
+                self.lost[name] = str(reason)
+                self.workers[name].close()
+
+    def measure(
+        self, given: Given, rounds: int, least: int, budget: float, rng: random.Random
+    ) -> dict[str, Result]:
+        """Load, warm up by an epoch, then up to `rounds` rounds in a fresh order each; no new
+        round after `budget` seconds once there are `least`."""
+        found = {name: Result() for name in self.workers}
+        for name, seconds in self.each(lambda worker: worker.load(given), self.workers):
+            found[name].compile_seconds = seconds
+        for name, (_, loss) in self.each(lambda worker: worker.run(0), self.workers):
+            found[name].losses.append(loss)
+        began = time.perf_counter()
+        for epoch in range(1, rounds + 1):
+            if epoch > least and time.perf_counter() - began > budget:
+                break
+            shuffled = rng.sample(list(self.workers), len(self.workers))
+            for name, (seconds, loss) in self.each(lambda w, e=epoch: w.run(e), shuffled):
+                found[name].samples.append(seconds)
+                found[name].losses.append(loss)
+        for name, size in self.each(Worker.peak, self.workers):
+            found[name].peak_bytes = size
+        return {name: result for name, result in found.items() if name not in self.lost}
+
+
+@contextmanager
+def crew(names: Iterable[str], threads: int, device: str, folder: Path) -> Iterator[Crew]:
+    """Processes for `names`; ended on the way out."""
+    workers: dict[str, Worker] = {}
+    try:
+        for name in names:
+            workers[name] = Worker(name, threads, device, folder)
+        yield Crew(workers)
+    finally:
+        for worker in workers.values():
+            worker.close()

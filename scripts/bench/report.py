@@ -1,0 +1,184 @@
+"""What was measured as plain values, and as tables in a terminal."""
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.crew import Result
+from bench.work import Work
+
+SCHEMA = "gpunet.bench/1"
+TOLERANCE = 0.02
+"""How far, of itself, an epoch's mean loss may lie from the median of all contestants'."""
+
+TITLES = {
+    "gpunet": "gpunet",
+    "gpunet-numpy": "gpunet, NumPy kernels",
+    "torch": "PyTorch",
+    "torch-compile": "PyTorch compiled",
+    "jax": "JAX jit + scan",
+    "sklearn": "scikit-learn",
+    "products-blas": "products, BLAS threads",
+    "products-sliced": "products, sliced",
+}
+FLOORS = ("products-blas", "products-sliced")
+PEERS = ("torch", "torch-compile", "jax", "sklearn")
+PACKAGES = ("gpunet", "numpy", "torch", "jax", "jaxlib", "scikit-learn", "cupy-cuda13x")
+
+
+def row(work: Work, results: Mapping[str, Result], lost: Mapping[str, str]) -> dict[str, Any]:
+    """One work's figures: every sample, medians, spread, ratios, and whether losses agree."""
+    floors = {name: results[name].median for name in FLOORS if name in results}
+    floor = min(floors, key=floors.__getitem__) if floors else None
+    far = deviations({name: each.losses for name, each in results.items()})
+    ours = results["gpunet"].median if "gpunet" in results else None
+    return {
+        "name": work.name,
+        "title": work.title,
+        "rows": work.used,
+        "batch": work.batch,
+        "steps": work.steps,
+        "floor": floor and {"contestant": floor, "seconds": floors[floor]},
+        "left_out": dict(lost),
+        "contestants": {
+            name: {
+                "samples": each.samples,
+                "median": each.median,
+                "min": min(each.samples),
+                "max": max(each.samples),
+                "over_floor": each.median / floors[floor] if floor else None,
+                "over_gpunet": each.median / ours if ours else None,
+                "compile_seconds": each.compile_seconds,
+                "peak_bytes": each.peak_bytes,
+                "losses": [loss if is_finite(loss) else None for loss in each.losses],
+                "deviation": far.get(name),
+                "agrees": far[name] <= TOLERANCE if name in far else None,
+            }
+            for name, each in results.items()
+        },
+    }
+
+
+def deviations(losses: Mapping[str, list[float | None]]) -> dict[str, float]:
+    """Each curve's largest distance from the median curve, as a share of it; those without a
+    curve are left out, and one that is not finite is infinitely far."""
+    curves = {name: each for name, each in losses.items() if None not in each}
+    middle = [median(values) for values in zip(*curves.values())]
+    return {
+        name: max(abs(a - b) / max(abs(b), 1e-12) if is_finite(a) else 1e9 for a, b in zip(curve, middle))
+        for name, curve in curves.items()
+    }
+
+
+def is_finite(value: float | None) -> bool:
+    return value is not None and value - value == 0
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The processor's name, its cores, the memory, the system."""
+    from gpunet.device.cpu import Cpu
+
+    return {"cpu": _cpu_model(), "system": platform.platform(), **Cpu().describe()}
+
+
+def _cpu_model() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def show_row(console: Console, found: Mapping[str, Any]) -> None:
+    """A table of one work, a line a contestant."""
+    unit = 1e6 / found["steps"] if found["name"].startswith("lecture") else 1.0
+    table = Table(title=found["title"], title_justify="left", title_style="bold")
+    table.add_column("")
+    what = "µs a step" if unit != 1 else "s an epoch"
+    for name in (what, "min", "max", "× floor", "× gpunet", "compile", "peak MB", "loss"):
+        table.add_column(name, justify="right")
+    for name, each in sorted(found["contestants"].items(), key=lambda item: item[1]["median"]):
+        table.add_row(TITLES[name], *_cells(each, unit))
+    console.print(table)
+    for name, reason in found["left_out"].items():
+        console.print(f"{TITLES[name]}: left out: {reason}")
+    for name, each in found["contestants"].items():
+        if each["agrees"] is False:
+            console.print(f"{TITLES[name]}: its losses are {each['deviation']:.1%} off the median")
+    console.print()
+
+
+def _cells(each: Mapping[str, Any], unit: float) -> list[str]:
+    seconds = [_number(each[key] * unit) for key in ("median", "min", "max")]
+    ratios = ["–" if (r := each[key]) is None else f"{r:.2f}" for key in ("over_floor", "over_gpunet")]
+    made = f"{each['compile_seconds']:.1f} s" if each["compile_seconds"] else ""
+    loss = each["losses"][-1]
+    return [
+        *seconds,
+        *ratios,
+        made,
+        f"{each['peak_bytes'] / 1e6:,.0f}" if each["peak_bytes"] else "",
+        "" if loss is None else f"{loss:.4g}{'' if each['agrees'] else ' ✗'}",
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def show_summary(console: Console, rows: list[Mapping[str, Any]]) -> None:
+    """The figures that matter, a line a work."""
+    table = Table(title="In short", title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in ("gpunet ÷ floor", "fastest peer ÷ gpunet", "PyTorch ÷ gpunet", "PyTorch ÷ NumPy kernels"):
+        table.add_column(name, justify="right")
+    for each in rows:
+        table.add_row(each["name"], *_short(each["contestants"]))
+    console.print(table)
+
+
+def _short(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    def ratio(a: str, b: str) -> str:
+        if a not in found or b not in found:
+            return "–"
+        return f"{found[a]['median'] / found[b]['median']:.2f}"
+
+    floor = found.get("gpunet", {}).get("over_floor")
+    peers = [name for name in PEERS if name in found]
+    fastest = min(peers, key=lambda name: found[name]["median"], default="")
+    best = f"{ratio(fastest, 'gpunet')} ({TITLES[fastest]})" if fastest else "–"
+    return [
+        "–" if floor is None else f"{floor:.2f}",
+        best,
+        ratio("torch", "gpunet"),
+        ratio("torch", "gpunet-numpy"),
+    ]
+
+
+def show_penguins(console: Console, found: Mapping[str, Any]) -> None:
+    title = "penguins, from process start to saved model, seconds"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in ("median", "min", "max", "× gpunet", "test accuracy"):
+        table.add_column(name, justify="right")
+    for name, each in sorted(found["contestants"].items(), key=lambda item: item[1]["median"]):
+        seconds = [f"{each[key]:.2f}" for key in ("median", "min", "max", "over_gpunet")]
+        accuracy = f"{each['accuracy']:.3f}{'' if each['agrees'] else ' ✗'}"
+        table.add_row(TITLES[name], *seconds, accuracy)
+    console.print(table)
+    console.print()
