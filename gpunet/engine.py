@@ -16,8 +16,8 @@ import numpy as np
 
 from gpunet import gates
 from gpunet.device import Array, Device
-from gpunet.graph import Graph, Node
 from gpunet.errors import Unavailable
+from gpunet.graph import Graph, Node
 from gpunet.kernels import REGISTRY, Kernel, native
 from gpunet.kernels.slots import (
     BETA1,

@@ -355,8 +355,13 @@ class MatMul(Gate):
         (x, y), (dx, dy) = self.inputs, grads
         rows = x[None, :] if x.ndim == 1 else x
         columns = y[:, None] if y.ndim == 1 else y
-        grad = grad.reshape((*grad.shape[: grad.ndim - (x.ndim > 1) - (y.ndim > 1)],
-                             rows.shape[-2], columns.shape[-1]))
+        grad = grad.reshape(
+            (
+                *grad.shape[: grad.ndim - (x.ndim > 1) - (y.ndim > 1)],
+                rows.shape[-2],
+                columns.shape[-1],
+            )
+        )
         if dx is not None:
             _product(xp, grad, columns.swapaxes(-1, -2), dx.reshape(rows.shape))
         if dy is not None:
@@ -377,9 +382,7 @@ class Reduction(Gate):
 
     needs_values = False
 
-    def __init__(
-        self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
-    ) -> None:
+    def __init__(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> None:
         self.axis, self.keepdims = axis, keepdims
 
     def shape(self, *shapes: Shape) -> Shape:

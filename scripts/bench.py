@@ -22,11 +22,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(ROOT))
 
-from rich.console import Console  # noqa: E402
-
 from bench import penguins, picture, report  # noqa: E402
 from bench.crew import crew, pin  # noqa: E402
 from bench.work import ROWS, SWEEPS, TINY, Given, Work, prepare, shortened  # noqa: E402
+from rich.console import Console  # noqa: E402
+
 from gpunet.device import resolve  # noqa: E402
 from gpunet.device.cpu import wanted_threads  # noqa: E402
 from gpunet.errors import Unavailable  # noqa: E402

@@ -4,6 +4,7 @@ python scripts/picture.py docs/run.svg gpunet train penguins
 """
 
 import argparse
+import io
 import os
 import pty
 import sys
@@ -45,7 +46,7 @@ def main() -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args()
     text = last_frames(output_of(given.command))
-    console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"))
+    console = Console(record=True, width=WIDTH, file=io.StringIO())
     console.print(Text(f"$ {' '.join(map(os.path.basename, given.command))}"))
     console.print(Text.from_ansi(text))
     svg = console.export_svg(title="gpunet", theme=MONOKAI)

@@ -1,4 +1,4 @@
-"""The CUDA launch list: run on the CPU by emulation of its sources, and on a GPU where there is one."""
+"""The CUDA launch list: emulated on the CPU, and on a GPU where there is one."""
 
 from dataclasses import replace
 

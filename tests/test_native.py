@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,9 +29,8 @@ TOLERANCE = {"float64": 1e-9, "float32": 2e-3}
 
 
 @pytest.fixture(autouse=True)
-def thin_slices(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def thin_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "LEAST_ROWS", 4)
-    yield
 
 
 def trained(
