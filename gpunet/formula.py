@@ -22,7 +22,7 @@ from gpunet import gates
 from gpunet.data.arrays import read_npy
 from gpunet.data.files import load
 from gpunet.errors import UsageError
-from gpunet.gates import LOSS_KERNELS, Elementwise
+from gpunet.gates import Elementwise
 from gpunet.graph import Gate, Graph, Node, Shape
 from gpunet.random import Purpose, stream
 
@@ -49,13 +49,7 @@ FUNCTIONS: dict[str, type[Gate]] = {
     "minimum": gates.Minimum,
     "sin": gates.Sin,
     "cos": gates.Cos,
-    "sigmoid": gates.Sigmoid,
-    "tanh": gates.Tanh,
-    "relu": gates.ReLU,
-    "gelu": gates.GELU,
-    "silu": gates.SiLU,
-    "mish": gates.Mish,
-    "selu": gates.SELU,
+    **gates.ACTIVATIONS,
     "softplus": gates.Softplus,
     "matmul": gates.MatMul,
     "sum": gates.Sum,
@@ -67,7 +61,7 @@ FUNCTIONS: dict[str, type[Gate]] = {
     "take": gates.Take,
     "concatenate": gates.Concatenate,
     "layernorm": gates.LayerNorm,
-    **{name: gate for gate, name in LOSS_KERNELS.items()},
+    **gates.LOSSES,
 }
 
 

@@ -711,7 +711,7 @@ class Loss(Gate):
     @property
     def kernel(self) -> kernels.Kernel:
         """Value and gradient in one pass."""
-        return REGISTRY[LOSS_KERNELS[type(self)]]
+        return REGISTRY[next(name for name, kind in LOSSES.items() if kind is type(self))]
 
 
 class SoftmaxCrossEntropy(Loss):
@@ -764,15 +764,25 @@ class Pinball(Loss):
     default = 0.5
 
 
-LOSS_KERNELS: dict[type[Loss], str] = {
-    SoftmaxCrossEntropy: "softmax_cross_entropy",
-    SigmoidCrossEntropy: "sigmoid_cross_entropy",
-    SumSquares: "sum_squares",
-    MeanSquared: "mean_squared",
-    MeanAbsolute: "mean_absolute",
-    Huber: "huber",
-    Pinball: "pinball",
+ACTIVATIONS: dict[str, type[Activation]] = {
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "relu": ReLU,
+    "gelu": GELU,
+    "silu": SiLU,
+    "mish": Mish,
+    "selu": SELU,
 }
+LOSSES: dict[str, type[Loss]] = {
+    "softmax_cross_entropy": SoftmaxCrossEntropy,
+    "sigmoid_cross_entropy": SigmoidCrossEntropy,
+    "sum_squares": SumSquares,
+    "mean_squared": MeanSquared,
+    "mean_absolute": MeanAbsolute,
+    "huber": Huber,
+    "pinball": Pinball,
+}
+"""By the names of the command line, which are those of their kernels."""
 
 
 def _clock(xp: Any, valid: int) -> Array:

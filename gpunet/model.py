@@ -12,27 +12,10 @@ import numpy as np
 from gpunet import formula, fuse, gates
 from gpunet.config import Config
 from gpunet.errors import UsageError
+from gpunet.gates import ACTIVATIONS, LOSSES
 from gpunet.graph import Gate, Graph, Node
 from gpunet.random import Purpose, stream
 
-ACTIVATIONS: dict[str, type[gates.Activation]] = {
-    "sigmoid": gates.Sigmoid,
-    "tanh": gates.Tanh,
-    "relu": gates.ReLU,
-    "gelu": gates.GELU,
-    "silu": gates.SiLU,
-    "mish": gates.Mish,
-    "selu": gates.SELU,
-}
-LOSSES: dict[str, type[gates.Loss]] = {
-    "softmax_cross_entropy": gates.SoftmaxCrossEntropy,
-    "sigmoid_cross_entropy": gates.SigmoidCrossEntropy,
-    "mean_squared": gates.MeanSquared,
-    "sum_squares": gates.SumSquares,
-    "mean_absolute": gates.MeanAbsolute,
-    "huber": gates.Huber,
-    "pinball": gates.Pinball,
-}
 TASK_LOSSES = {
     "multiclass": ("softmax_cross_entropy",),
     "binary": ("sigmoid_cross_entropy",),

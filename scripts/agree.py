@@ -17,7 +17,8 @@ from gpunet import engine, model, optim
 from gpunet.config import Config
 from gpunet.device import Device, resolve
 from gpunet.engine import Feed
-from gpunet.model import ACTIVATIONS, TASK_LOSSES
+from gpunet.gates import ACTIVATIONS
+from gpunet.model import TASK_LOSSES
 from gpunet.optim import OPTIMIZERS
 from gpunet.random import Purpose, stream
 

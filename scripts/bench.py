@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(ROOT))
 
 from bench import penguins, picture, report  # noqa: E402
-from bench.crew import crew, pin  # noqa: E402
+from bench.crew import PINS, crew, take_cores  # noqa: E402
 from bench.work import ROWS, SWEEPS, TINY, Given, Work, prepare, shortened  # noqa: E402
 from rich.console import Console  # noqa: E402
 
@@ -53,7 +53,7 @@ def main() -> int:
         print(f"bench: error: {reason.message}; {reason.hint}", file=sys.stderr)
         return 69
     if given.device == "cpu":
-        pin(given.threads)
+        take_cores(given.threads)
     with tempfile.TemporaryDirectory(prefix="gpunet-bench-") as folder:
         found = Bench(given, Path(folder)).run()
     path = given.json
@@ -106,6 +106,7 @@ class Bench:
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
             "machine": report.machine(),
             "versions": report.versions(),
+            "unset": {name: os.environ[name] for name in PINS if name in os.environ},
             "left_out": self.left_out,
             "tolerance": report.TOLERANCE,
             "rows": rows,

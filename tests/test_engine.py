@@ -13,8 +13,9 @@ from gpunet.config import Config
 from gpunet.device import Device
 from gpunet.device.cpu import Cpu
 from gpunet.engine import Feed, Launch, LaunchList, Slot
+from gpunet.gates import ACTIVATIONS
 from gpunet.kernels.slots import FAULT, SCALE, VALID
-from gpunet.model import ACTIVATIONS, TASK_LOSSES, Network
+from gpunet.model import TASK_LOSSES, Network
 
 CPU = Cpu("numpy")
 ROWS, COLUMNS, OUTPUTS = 23, 7, 4

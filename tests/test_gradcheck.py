@@ -45,7 +45,7 @@ def test_nothing_is_left_out() -> None:
     assert {"Multiply", "MatMul", "Dropout", "LayerNorm", "Mish"} <= {
         n for k, n in names if k == "gate"
     }
-    losses = {kind.__name__ for kind in gates.LOSS_KERNELS}
+    losses = {kind.__name__ for kind in gates.LOSSES.values()}
     assert {name for kind, name in names if kind == "loss"} == losses
     gradcheck.demand(ALL)
 
@@ -85,7 +85,7 @@ GATES = [
 @pytest.fixture
 def losses_of_subclasses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A spoilt loss still finds its kernel."""
-    known = {kind.__name__: name for kind, name in gates.LOSS_KERNELS.items()}
+    known = {kind.__name__: name for name, kind in gates.LOSSES.items()}
     kernel = property(lambda self: REGISTRY[known[type(self).__name__]])
     monkeypatch.setattr(gates.Loss, "kernel", kernel)
 

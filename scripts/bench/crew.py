@@ -28,6 +28,19 @@ THREAD_VARIABLES = (
 )
 """NPROC is XLA's."""
 
+PINS = (
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_DEBUG_CPU_TYPE",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ATEN_CPU_CAPABILITY",
+    "NPY_DISABLE_CPU_FEATURES",
+    "XLA_FLAGS",
+)
+"""Variables that hold one library, and not another, to older instructions: nobody gets them."""
+
 
 class Lost(Exception):
     """A contestant that cannot take part, and why."""
@@ -51,7 +64,7 @@ def environment(threads: int, folder: Path) -> dict[str, str]:
     """What every process gets: the number of threads, where the code lies, a cold compile cache."""
     path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")])
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in PINS},
         **dict.fromkeys(THREAD_VARIABLES, str(threads)),
         "PYTHONPATH": path.rstrip(os.pathsep),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
@@ -59,8 +72,8 @@ def environment(threads: int, folder: Path) -> dict[str, str]:
     }
 
 
-def pin(threads: int) -> None:
-    """Give this process, and those it starts, as many cores as threads."""
+def take_cores(threads: int) -> None:
+    """Keep this process, and those it starts, to as many cores as threads."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 

@@ -23,7 +23,7 @@ def main() -> None:
     data = read(given.csv, given.parts)
     (x, y), (held_x, held_y) = data["train"], data["validation"]
     net = MLPClassifier(
-        tuple(map(int, given.hidden.split(","))),
+        hidden_layer_sizes=tuple(map(int, given.hidden.split(","))),
         batch_size=given.batch,
         learning_rate_init=given.lr,
         max_iter=given.epochs,

@@ -24,7 +24,7 @@ class ScikitLearn:
             self.y = self.y.ravel()
         kind = MLPClassifier if work.data == "images" else MLPRegressor
         self.net = kind(
-            work.hidden,
+            hidden_layer_sizes=work.hidden,
             activation=ACTIVATIONS[work.activation],
             batch_size=work.batch,
             learning_rate_init=work.lr,
