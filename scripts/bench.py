@@ -155,6 +155,7 @@ class Bench:
         names = [name for name in self.names if name != "torch-compile"]
         found: dict[str, list[dict[str, Any]]] = {}
         for sweep, works in SWEEPS.items():
+            works = works[::2] if self.given.quick else works
             points = found[sweep] = []
             with crew(names, self.given.threads, self.given.device, self.folder) as there:
                 for work in works:

@@ -55,7 +55,7 @@ def cli(capsys: pytest.CaptureFixture[str]):
 
 def process(*arguments: str, **more: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "gpunet", *arguments],
+        [sys.executable, "-P", "-m", "gpunet", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -357,7 +357,7 @@ def test_without_cupy_too() -> None:
         "from gpunet.cli import main\n"
         "main(['train', 'nothing.csv', '-t', 'y', '--device', 'cuda'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert done.returncode == 69
     assert "gpunet[cuda13]" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -443,10 +443,11 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     running.communicate(timeout=20)
     Path("t.csv").write_text(TABLE)
     subprocess.run(
-        [sys.executable, "-m", "gpunet", "train", "t.csv", "-t", "y", "-o", "r", "-q"], check=True
+        [sys.executable, "-P", "-m", "gpunet", "train", "t.csv", "-t", "y", "-o", "r", "-q"],
+        check=True,
     )
     Path("big.csv").write_text("a,b\n" + "1,2\n" * 200_000)
-    command = f"{sys.executable} -m gpunet predict r big.csv | head -1; echo ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -P -m gpunet predict r big.csv | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stdout.splitlines() == ['"prediction"', "0"]
     assert done.stderr == ""

@@ -167,7 +167,7 @@ def test_loading_keeps_subnormal_numbers() -> None:
         "from gpunet.kernels import native\nnative.load()\n"
         "import numpy as np\nassert np.float64(5e-324) > 0 and np.float64(2e-308) / 100 > 0"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
 def test_without_the_extension_numpy_runs_and_info_says_why(tmp_path: Path) -> None:
@@ -179,5 +179,7 @@ def test_without_the_extension_numpy_runs_and_info_says_why(tmp_path: Path) -> N
         "try: job.plan('penguins', {'kernels': 'native', 'device': 'cpu'})\n"
         "except Unavailable as reason: print(reason.exit_code)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "69\n"

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,16 +48,25 @@ class Lost(Exception):
 
 @dataclass
 class Result:
-    """What a contestant did on one work: seconds of each sample, losses of each epoch."""
+    """What a contestant did on one work: seconds of each sample, losses of each epoch.
+
+    foreign: processor seconds that other processes took meanwhile.
+    """
 
     samples: list[float] = field(default_factory=list)
     losses: list[float | None] = field(default_factory=list)
+    foreign: float = 0.0
     compile_seconds: float = 0.0
     peak_bytes: int | None = None
 
     @property
     def median(self) -> float:
         return median(self.samples)
+
+    def add(self, answer: Mapping[str, Any]) -> None:
+        self.samples.append(answer["seconds"])
+        self.losses.append(answer["loss"])
+        self.foreign += max(0.0, answer["busy"] - answer["own"])
 
 
 def environment(threads: int, folder: Path) -> dict[str, str]:
@@ -76,6 +85,16 @@ def take_cores(threads: int) -> None:
     """Keep this process, and those it starts, to as many cores as threads."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def busy_seconds() -> float:
+    """Processor seconds spent by all processes, stolen ones included; 0 where that is not told."""
+    try:
+        with open("/proc/stat") as file:
+            user, nice, system, _, _, *rest = map(int, file.readline().split()[1:9])
+    except OSError:
+        return 0.0
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
 class Worker:
@@ -98,10 +117,11 @@ class Worker:
         settings = {"contestant": self.name, "threads": self.threads, "device": self.device}
         return self._ask(do="load", given=given.plain(), **settings)["compile"]
 
-    def run(self, epoch: int) -> tuple[float, float | None]:
-        """Seconds and mean loss of an epoch."""
+    def run(self, epoch: int) -> dict[str, Any]:
+        """Seconds and mean loss of an epoch; processor seconds of its own, and of everyone."""
+        before = busy_seconds()
         answer = self._ask(do="run", epoch=epoch)
-        return answer["seconds"], answer["loss"]
+        return answer | {"busy": busy_seconds() - before}
 
     def peak(self) -> int:
         return self._ask(do="peak")["bytes"]
@@ -167,16 +187,15 @@ class Crew:
         found = {name: Result() for name in self.workers}
         for name, seconds in self.each(lambda worker: worker.load(given), self.workers):
             found[name].compile_seconds = seconds
-        for name, (_, loss) in self.each(lambda worker: worker.run(0), self.workers):
-            found[name].losses.append(loss)
+        for name, answer in self.each(lambda worker: worker.run(0), self.workers):
+            found[name].losses.append(answer["loss"])
         began = time.perf_counter()
         for epoch in range(1, rounds + 1):
             if epoch > least and time.perf_counter() - began > budget:
                 break
             shuffled = rng.sample(list(self.workers), len(self.workers))
-            for name, (seconds, loss) in self.each(lambda w, e=epoch: w.run(e), shuffled):
-                found[name].samples.append(seconds)
-                found[name].losses.append(loss)
+            for name, answer in self.each(lambda worker, e=epoch: worker.run(e), shuffled):
+                found[name].add(answer)
         for name, size in self.each(Worker.peak, self.workers):
             found[name].peak_bytes = size
         return {name: result for name, result in found.items() if name not in self.lost}

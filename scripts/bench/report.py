@@ -18,6 +18,9 @@ TOLERANCE = 0.02
 """How far an epoch's mean loss may lie from the median of all contestants', as a share of the first
 epoch's: float32 sums in another order drift apart by about a tenth of that."""
 
+QUIET_CORES = 0.1
+"""Other processes may take this much before a row says that it was disturbed."""
+
 TITLES = {
     "gpunet": "gpunet",
     "gpunet-numpy": "gpunet, NumPy kernels",
@@ -46,6 +49,7 @@ def row(work: Work, results: Mapping[str, Result], lost: Mapping[str, str]) -> d
         "batch": work.batch,
         "steps": work.steps,
         "floor": floor and {"contestant": floor, "seconds": floors[floor]},
+        "foreign_cores": foreign_cores(results),
         "left_out": dict(lost),
         "contestants": {
             name: {
@@ -75,6 +79,12 @@ def deviations(losses: Mapping[str, list[float | None]]) -> dict[str, float]:
         name: max(abs(a - b) / abs(middle[0]) if is_finite(a) else 1e9 for a, b in zip(curve, middle))
         for name, curve in curves.items()
     }
+
+
+def foreign_cores(results: Mapping[str, Result]) -> float:
+    """Cores that other processes took, on average, while samples were measured."""
+    measured = sum(sum(each.samples) for each in results.values())
+    return sum(each.foreign for each in results.values()) / max(measured, 1e-9)
 
 
 def is_finite(value: float | None) -> bool:
@@ -116,6 +126,8 @@ def show_row(console: Console, found: Mapping[str, Any]) -> None:
     for name, each in sorted(found["contestants"].items(), key=lambda item: item[1]["median"]):
         table.add_row(TITLES[name], *_cells(each, unit))
     console.print(table)
+    if found["foreign_cores"] > QUIET_CORES:
+        console.print(f"not quiet: other processes took {found['foreign_cores']:.1f} cores meanwhile")
     for name, reason in found["left_out"].items():
         console.print(f"{TITLES[name]}: left out: {reason}")
     for name, each in found["contestants"].items():

@@ -1,7 +1,7 @@
 """One contestant in a process of its own: lines of JSON in, lines of JSON out.
 
 {"do": "load", "contestant": NAME, "given": {…}, "threads": N, "device": D} → {"compile": seconds}
-{"do": "run", "epoch": N} → {"seconds": s, "loss": the epoch's mean, or null}
+{"do": "run", "epoch": N} → {"seconds": s, "own": processor seconds, "loss": the mean, or null}
 {"do": "peak"} → {"bytes": the largest resident size so far}
 What goes wrong is answered as {"error": reason}, and ends the process.
 """
@@ -81,11 +81,12 @@ class Server:
         it pays for drawing one as NumPy does."""
         order = self.given.order(epoch)
         draws = not (self.contestant.draws_its_order or self.given.work.is_one_batch)
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         if draws:
             self.rng.permutation(len(order))
         loss = self.contestant.epoch(epoch, order)
-        return {"seconds": time.perf_counter() - began, "loss": loss}
+        seconds = time.perf_counter() - began
+        return {"seconds": seconds, "own": time.process_time() - used, "loss": loss}
 
     def peak(self) -> dict[str, int]:
         return {"bytes": peak_bytes()}
