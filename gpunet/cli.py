@@ -124,6 +124,25 @@ def train(
 
 
 @app.command()
+@takes_settings
+def plan(
+    data: TrainData = "lecture",
+    config: ConfigPath = None,
+    json: TrainJson = False,
+    **given: Any,
+) -> None:
+    """Print the launches of one training step on DATA, with the settings of train."""
+    from gpunet import job
+
+    flags = {name: value for name, value in given.items() if value is not None}
+    launches = job.plan(data, flags, config).launches
+    if json:
+        view.print_json(view.plan_to_json(launches))
+    else:
+        view.plan(launches)
+
+
+@app.command()
 def evaluate(
     run: RunPath,
     data: DataPath,

@@ -86,6 +86,18 @@ class Launch:
     def reads(self) -> tuple[Slot, ...]:
         return tuple(slot for slot in self.slots if slot not in self.writes)
 
+    @property
+    def flops(self) -> int | None:
+        """Floating-point operations of a matrix product; None for other launches."""
+        return 2 * self.sizes[0] * self.sizes[1] * self.sizes[2] if self.name == "gemm" else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it touches at most: all of its arrays, but of the data one batch."""
+        outs = [slot.nbytes for slot in self.writes]
+        ins = [slot.nbytes for slot in self.reads if not slot.name.startswith("data.")]
+        return sum(outs) + sum(ins)
+
 
 @dataclass
 class Store:
@@ -185,14 +197,18 @@ class LaunchList:
     program: native.Program | None = None
 
     @property
+    def runs_on(self) -> str:
+        """What runs the list: native loops and how many threads, NumPy, or CUDA."""
+        if self.program is not None:
+            return f"native, threads: {self.program.lanes}"
+        return "numpy" if self.device.kind == "cpu" else "CUDA"
+
+    @property
     def largest_product(self) -> int:
         """Floating-point operations of the largest matrix product that one call is given."""
         if self.program is not None:
             return 0
-        return max((2 * a.size * out.shape[1] for a, _, out in self._products()), default=0)
-
-    def _products(self) -> list[tuple[Any, ...]]:
-        return [launch.arguments for launch in self.launches if launch.name == "gemm"]
+        return max((launch.flops or 0 for launch in self.launches), default=0)
 
     @property
     def steps(self) -> int:
@@ -319,7 +335,7 @@ class _Lowering:
             left, right = (a.T if flip_a else a), (b.T if flip_b else b)
             return partial(device.xp.matmul, left, right, out=out)
 
-        sizes = (*out.shape, a.size // (b.shape[0] if flip_a else a.shape[0]), flip_a | flip_b << 1)
+        sizes = (*out.shape, a.shape[0 if flip_a else 1], flip_a | flip_b << 1)
         self.launches.append(Launch("gemm", (a, b, out), (out,), bind, sizes))
 
     def open(self) -> None:

@@ -10,10 +10,13 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpunet import data, loop, model, optim, run
 from gpunet.config import Config, Settings, gather
 from gpunet.data import Prepared, Source
 from gpunet.device import Choice, Device, resolve
+from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, UsageError
 from gpunet.kernels import native
 from gpunet.loop import Control, Report
@@ -54,10 +57,15 @@ class Job:
     @property
     def steps(self) -> int:
         """Updates in all, if nothing ends the run early."""
-        config = self.model.config
-        rows = self.prepared.train.rows
-        per_epoch = ceil(rows / min(int(config.batch_size), rows))
-        return config.steps or int(config.epochs) * per_epoch
+        return loop.steps_in_all(self.model.config, self.prepared.train.rows)
+
+    @property
+    def launches(self) -> LaunchList:
+        """The training step as a launch list."""
+        device, schema = self.choice.device, self.prepared.schema
+        order = device.asarray(np.arange(self.prepared.train.rows, dtype=np.int32))
+        part = loop.feed(device, self.prepared.train, schema, self.dtype, order)
+        return loop.lower(self.model.network, part, self.model.config, device, self.dtype)[1]
 
     def reports(self) -> Iterator[Report]:
         """Train, yielding the reports; with a run directory they are written there as well."""

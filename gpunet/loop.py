@@ -11,7 +11,7 @@ from gpunet import engine, metrics, model, optim
 from gpunet.config import Config
 from gpunet.data import Dataset, Prepared, Schema
 from gpunet.device import Array, Device
-from gpunet.engine import Feed
+from gpunet.engine import Feed, LaunchList, Store
 from gpunet.errors import Diverged
 from gpunet.kernels.slots import LR, SCALE
 from gpunet.model import Network
@@ -102,6 +102,35 @@ def judge(schema: Schema, y: np.ndarray, raw: np.ndarray) -> dict[str, float | N
     return metrics.of_task(task, y, output)
 
 
+def steps_in_all(config: Config, rows: int) -> int:
+    """Updates of a whole run over so many training rows."""
+    per_epoch = ceil(rows / min(int(config.batch_size), rows))
+    return config.steps or int(config.epochs) * per_epoch
+
+
+def lower(
+    network: Network, part: Feed, config: Config, device: Device, dtype: str
+) -> tuple[Store, LaunchList]:
+    """The training step of a resolved config over a feed, and the vectors that it moves."""
+    optimizer = optim.optimizer(config.optimizer, config.momentum, config.betas)
+    steps, warmup = steps_in_all(config, part.rows), config.warmup
+    rising = round(warmup * steps) if isinstance(warmup, float) else warmup
+    store = engine.store(network, device, dtype, optimizer.slots)
+    launches = engine.lower(
+        network,
+        part,
+        store,
+        min(int(config.batch_size), part.rows),
+        "train",
+        optimizer=optimizer,
+        schedule=optim.schedule(config.schedule, float(config.lr), steps, rising),
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        seed=config.seed,
+    )
+    return store, launches
+
+
 class _Run:
     """Two launch lists over one store, and the best so far."""
 
@@ -116,33 +145,16 @@ class _Run:
     ) -> None:
         self.network, self.data, self.config = network, data, config
         self.device, self.control = device, control
-        optimizer = optim.optimizer(config.optimizer, config.momentum, config.betas)
-        assert isinstance(config.batch_size, int)
-        assert isinstance(config.lr, float)
         rows = data.train.rows
-        batch = min(config.batch_size, rows)
-        self.per_epoch = ceil(rows / batch)
-        self.total = config.steps or int(config.epochs) * self.per_epoch
-        warmup = config.warmup
-        rising = round(warmup * self.total) if isinstance(warmup, float) else warmup
         self.order = device.asarray(np.arange(rows, dtype=np.int32)) if config.shuffle else None
-        self.store = engine.store(network, device, dtype, optimizer.slots)
-        self.list = engine.lower(
-            network,
-            feed(device, data.train, data.schema, dtype, self.order),
-            self.store,
-            batch,
-            "train",
-            optimizer=optimizer,
-            schedule=optim.schedule(config.schedule, config.lr, self.total, rising),
-            weight_decay=config.weight_decay,
-            clip_norm=config.clip_norm,
-            seed=config.seed,
-        )
+        trained = feed(device, data.train, data.schema, dtype, self.order)
+        self.store, self.list = lower(network, trained, config, device, dtype)
+        self.per_epoch = self.list.steps
+        self.total = steps_in_all(config, rows)
         self.check = None
         if (part := data.validation) is not None:
             judged = feed(device, part, data.schema, dtype)
-            batch = min(EVALUATION_ROWS, part.rows)
+            batch = min(EVALUATION_ROWS, judged.rows)
             self.check = engine.lower(network, judged, self.store, batch, "evaluate")
         self.best: dict[str, np.ndarray] | None = None
         self.lowest, self.stale, self.chunk = float("inf"), 0, 1

@@ -122,6 +122,68 @@ def profile(name: str, rows: int, columns: Iterable[Any]) -> None:
     table(head, lines, right=(2, 3), title=f"{show(name)}: {rows:,} rows")
 
 
+def plan(launches: Any) -> None:
+    """A launch list, a line a launch, and what it comes to."""
+    found = plan_to_json(launches)
+    rows = [
+        [
+            i,
+            each["launch"],
+            " ".join(map(_shape, each["reads"])),
+            " ".join(_shape(slot) for slot in each["writes"] if not slot[0].endswith(".work")),
+            size(each["bytes"]),
+            "" if each["flops"] is None else f"{each['flops'] / 1e6:,.2f} M",
+        ]
+        for i, each in enumerate(found["launches"], 1)
+    ]
+    table(["", "launch", "reads", "writes", "bytes", "FLOPs"], rows, right=(0, 4, 5))
+    total = sum(each["flops"] or 0 for each in found["launches"])
+    facts(
+        [
+            ("batch", f"{found['batch']:,} rows on {found['device']}, {found['kernels']}"),
+            ("arena", size(found["arena_bytes"])),
+            ("products", f"{total / 1e6:,.2f} MFLOP a step"),
+        ],
+        out(),
+    )
+
+
+def plan_to_json(launches: Any) -> dict[str, Any]:
+    """The same in plain values."""
+    return {
+        "schema": "gpunet.plan/1",
+        "device": launches.device.name,
+        "kernels": launches.runs_on,
+        "batch": launches.batch,
+        "arena_bytes": launches.arena_bytes,
+        "launches": [
+            {
+                "launch": each.name,
+                "reads": [[slot.name, list(slot.shape), slot.dtype] for slot in each.reads],
+                "writes": [[slot.name, list(slot.shape), slot.dtype] for slot in each.writes],
+                "bytes": each.nbytes,
+                "flops": each.flops,
+            }
+            for each in launches.launches
+        ],
+    }
+
+
+def size(count: int) -> str:
+    """Bytes in words: 512 B, 3.1 KiB, 20.0 MiB."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:,.0f} B" if unit == "B" else f"{value:,.1f} {unit}"
+
+
+def _shape(slot: Sequence[Any]) -> str:
+    name, shape, _ = slot
+    return f"{name}({','.join(map(str, shape))})"
+
+
 def _values(column: Any) -> str:
     """The range and middle of numbers, or the commonest levels."""
     if column.top:

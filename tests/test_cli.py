@@ -183,6 +183,20 @@ def test_info_and_the_sets(cli) -> None:
     assert shown["rows"] == 344
 
 
+def test_plan_prints_the_launches_of_a_step(cli) -> None:
+    done = cli("plan", "lecture", "--device", "cpu", "--json")
+    found = json.loads(done.out)
+    names = [each["launch"] for each in found["launches"]]
+    assert found["schema"] == "gpunet.plan/1"
+    assert names.count("gemm") == 5
+    assert names[0] == "tick"
+    assert names[-1] == "sgd"
+    flops = sum(each["flops"] or 0 for each in found["launches"])
+    assert flops == 2 * 64 * (1000 * 100 + 100 * 10) * 2 + 2 * 64 * 100 * 10
+    assert "arena" in cli("plan", "penguins", "--hidden", "8").out
+    assert cli("plan", "penguins", "--epochs", "0").code == 2
+
+
 def test_version_and_no_arguments(cli) -> None:
     from gpunet import __version__
 

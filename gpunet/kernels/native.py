@@ -117,7 +117,7 @@ class Program:
         batch: int,
         lanes: int,
     ) -> None:
-        self.library, self.steps, self.gradient = library, steps, gradient
+        self.library, self.steps, self.gradient, self.lanes = library, steps, gradient, lanes
         self.weights = [step for step in steps if step.is_weight_gradient]
         self.matrices = max((self._end(step) for step in self.weights), default=0)
         self.copies = (

@@ -19,6 +19,8 @@ from bench.work import Given
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 ANSWER_SECONDS = 900
+IDLE = slice(3, 5)
+"""Where a line of /proc/stat counts idling, and waiting for a disk."""
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -88,13 +90,15 @@ def take_cores(threads: int) -> None:
 
 
 def busy_seconds() -> float:
-    """Processor seconds spent by all processes, stolen ones included; 0 where that is not told."""
+    """Processor seconds that all processes have spent on the cores we may use, stolen ones
+    included; 0 where that is not told."""
     try:
-        with open("/proc/stat") as file:
-            user, nice, system, _, _, *rest = map(int, file.readline().split()[1:9])
-    except OSError:
+        cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+        lines = Path("/proc/stat").read_text().splitlines()
+    except (OSError, AttributeError):
         return 0.0
-    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+    ticks = [list(map(int, line.split()[1:9])) for line in lines if line.split()[0] in cores]
+    return sum(sum(each) - sum(each[IDLE]) for each in ticks) / os.sysconf("SC_CLK_TCK")
 
 
 class Worker:
