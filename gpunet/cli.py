@@ -403,7 +403,7 @@ def _next_steps(summary: dict[str, Any]) -> list[tuple[str, str]]:
     why = {"patience": ", no better one since", "stopped": ", stopped"}.get(ended, "")
     kept = f"epoch {summary['best_epoch']:,} of {summary['epochs']:,}{why}"
     return [
-        ("kept", f"{kept}, {view.duration(summary['seconds'])}"),
+        ("kept", f"{kept}, {view.duration(summary['seconds'])} on {summary['runs_on']}"),
         ("next", f"gpunet evaluate {run} DATA"),
         ("", f"gpunet predict {run} DATA -o predictions.csv"),
     ]

@@ -109,6 +109,7 @@ class Job:
             "target": list(target.names),
             "device": self.choice.device.name,
             "device_reason": self.choice.reason,
+            "runs_on": self.control.runs_on,
             "precision": self.model.config.precision,
             "parameters": self.parameters,
             "rows": {name: 0 if part is None else part.rows for name, part in parts.items()},

@@ -51,13 +51,15 @@ class Control:
     """How a caller follows a run and ends it.
 
     `tick(step)` is called several times a second. Once `stop` is set (a signal handler may set it)
-    the loop ends after the steps in hand. `ended` then says why: done, patience or stopped.
+    the loop ends after the steps in hand. `ended` then says why: done, patience or stopped;
+    `runs_on` what ran: native loops and their threads, NumPy, or CUDA.
     """
 
     tick: Callable[[int], None] = lambda step: None
     stop: bool = False
     ended: str = "done"
     first_loss: float | None = None
+    runs_on: str = ""
 
 
 def train(
@@ -151,6 +153,7 @@ class _Run:
         self.store, self.list = lower(network, trained, config, device, dtype)
         self.per_epoch = self.list.steps
         self.total = steps_in_all(config, rows)
+        control.runs_on = self.list.runs_on
         self.check = None
         if (part := data.validation) is not None:
             judged = feed(device, part, data.schema, dtype)

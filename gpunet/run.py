@@ -24,6 +24,7 @@ from gpunet.errors import (
     OutputExists,
     WriteError,
 )
+from gpunet.view import finite
 
 FORMAT = "gpunet.model/1"
 NAME = re.compile(r"[a-z0-9_.]{1,128}")
@@ -69,14 +70,14 @@ def write(path: Path, content: bytes | str) -> None:
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one JSON object as a line."""
+    """Add one JSON object as a line; numbers that are not finite become null."""
     with _system_errors(path), open(path, "a") as file:
-        file.write(json.dumps(record, allow_nan=False) + "\n")
+        file.write(json.dumps(finite(record), allow_nan=False) + "\n")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Put `value` at `path` as indented JSON."""
-    write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Put `value` at `path` as indented JSON; numbers that are not finite become null."""
+    write(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
 
 
 def pack(tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> bytes:

@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. Text that came from data passes
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 WIDE = 1000
+ROOM = 16
+"""Columns for a bar that can be seen, and the time left."""
 METRIC_ORDER = ("accuracy", "log_loss", "auc", "rmse", "mae", "r2")
 
 
@@ -23,7 +26,7 @@ def out() -> Console:
 
 def err() -> Console:
     """The console of talk; live pieces only where stderr is a terminal."""
-    live = sys.stderr.isatty()
+    live = _is_terminal()
     return Console(stderr=True, markup=False, highlight=False, emoji=False, force_interactive=live)
 
 
@@ -50,23 +53,23 @@ def finite(value: Any) -> Any:
 
 def error(message: str) -> None:
     """One line on stderr."""
-    sys.stderr.write(f"gpunet: error: {show(message)}\n")
+    _talk(f"gpunet: error: {show(message)}\n")
 
 
 def warn(message: str) -> None:
     """One line on stderr that is not fatal."""
-    sys.stderr.write(f"gpunet: warning: {show(message)}\n")
+    _talk(f"gpunet: warning: {show(message)}\n")
 
 
 def say(message: str) -> None:
     """One line of talk on stderr."""
-    sys.stderr.write(show(message) + "\n")
+    _talk(show(message) + "\n")
 
 
 def gap() -> None:
     """An empty line, on a terminal alone."""
-    if sys.stderr.isatty():
-        sys.stderr.write("\n")
+    if _is_terminal():
+        _talk("\n")
 
 
 def facts(rows: Iterable[tuple[str, str]], console: Console | None = None) -> None:
@@ -119,7 +122,7 @@ def profile(name: str, rows: int, columns: Iterable[Any]) -> None:
         for c in columns
     ]
     head = ["column", "kind", "missing", "distinct", "values", "note"]
-    table(head, lines, right=(2, 3), title=f"{show(name)}: {rows:,} rows")
+    table(head, lines, right=(2, 3), title=f"{show(name)}: {rows:,} row{'s' * (rows != 1)}")
 
 
 def plan(launches: Any) -> None:
@@ -200,11 +203,29 @@ def _print(console: Console, thing: Any) -> None:
     with console.capture() as captured:
         console.print(thing)
     lines = captured.get().splitlines()
-    console.file.write("".join(line.rstrip() + "\n" for line in lines))
+    text = "".join(line.rstrip() + "\n" for line in lines)
+    if console.stderr:
+        _talk(text)
+    else:
+        console.file.write(text)
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _talk(text: str) -> None:
+    """To stderr; work goes on where nobody reads it any more."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.write(text)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Four significant digits or more, and a dash for what is not known."""
+    """Four decimals below 1, else four digits or more, and a dash for what is not known."""
     if value is None:
         return "–"
     if value == 0 or 1e-4 <= abs(value) < 10 ** (digits + 2):
@@ -250,23 +271,32 @@ class Training:
     def report(self, report: Any) -> None:
         """A report is in."""
         if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], said=self._line(report, short=True))
+            said = _fitting(self._parts(report), self.console.width - ROOM)
+            self.bar.update(self.bar.task_ids[0], said=said)
         elif not self.quiet:
-            say(self._line(report, short=False))
+            say("  ".join(self._parts(report).values()))
 
-    def _line(self, report: Any, short: bool) -> str:
+    def _parts(self, report: Any) -> dict[str, str]:
         found = report.validation
-        parts = [f"epoch {report.epoch:,}/{report.epochs:,}"]
-        if not short and report.epochs != report.steps:
-            parts.append(f"step {report.step:,}")
-        parts.append(f"loss {number(report.loss)}")
+        parts = {"epoch": f"epoch {report.epoch:,}/{report.epochs:,}"}
+        if report.epochs != report.steps:
+            parts["step"] = f"step {report.step:,}"
+        parts["loss"] = f"loss {number(report.loss)}"
         if found:
-            parts.append(f"validation {number(found['loss'])}")
-            parts.append(f"{self.metric} {number(found.get(self.metric))}")
-        if not short:
-            parts.append(f"lr {report.lr:.3g}")
-        parts.append(f"{report.rows_per_second:,.0f} rows/s")
-        return "  ".join(parts)
+            parts["validation"] = f"validation {number(found['loss'])}"
+            parts["metric"] = f"{self.metric} {number(found.get(self.metric))}"
+        parts["lr"] = f"lr {report.lr:.3g}"
+        parts["rate"] = f"{report.rows_per_second:,.0f} rows/s"
+        return parts
+
+
+def _fitting(parts: dict[str, str], width: int) -> str:
+    """The parts that there is room for beside a bar."""
+    kept = {name: part for name, part in parts.items() if name not in ("step", "lr")}
+    for least in ("validation", "epoch", "rate", "metric"):
+        if len("  ".join(kept.values())) > width:
+            kept.pop(least, None)
+    return "  ".join(kept.values())
 
 
 def _bar(console: Console, steps: int) -> Any:

@@ -67,14 +67,14 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     names = [work.name for work in (*ROWS, TINY)]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--plot", type=Path, help="a picture of how the cost grows")
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds")
-    parser.add_argument("--only", action="append", choices=[*names, PENGUINS], help="again for more")
+    parser.add_argument("--only", action="append", choices=[*names, PENGUINS], help="or several")
     parser.add_argument("--threads", type=int, default=wanted_threads(), help="of every contestant")
-    parser.add_argument("--images", type=Path, help="a folder of gzipped IDX files (Fashion-MNIST)")
+    parser.add_argument("--images", type=Path, help="a folder of Fashion-MNIST, gzipped")
     return parser.parse_args()
 
 

@@ -119,6 +119,8 @@ def _read_file(path: str) -> Bytes:
 
 
 def _read_stdin() -> Bytes:
+    if sys.stdin is None:
+        raise InputMissing("stdin: it is closed")
     try:
         return _drain(sys.stdin.buffer, budget(), "stdin")
     except OSError as error:

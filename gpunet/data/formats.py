@@ -168,6 +168,8 @@ def _read_columns(data: Mapping) -> Source:
 
 def _array(data: object) -> np.ndarray:
     data = _host(data)
+    if np.ma.is_masked(data):
+        raise DataError("data: an array with masked values", "fill them: array.filled(…)")
     if hasattr(data, "__dlpack__") and not hasattr(data, "__array__"):
         return np.from_dlpack(data)
     if hasattr(data, "__array__") or isinstance(data, list):

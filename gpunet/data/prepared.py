@@ -111,9 +111,7 @@ def prepare(
 
 def _target_names(source: Source, target: tuple[str, ...]) -> tuple[str, ...]:
     if source.table is None:
-        if target and target != source.target:
-            raise UsageError(f"{source.name}: arrays have no columns; the target is the array y")
-        return array_names(source)
+        return array_names(source, target)
     target = tuple(dict.fromkeys(target or source.target))
     if not target:
         raise UsageError(

@@ -34,9 +34,9 @@ class ColumnProfile:
 
 def profile(source: Source, target: tuple[str, ...] = ()) -> list[ColumnProfile]:
     """The columns of a table in its order, or x and y of arrays; the target says its task."""
-    target = tuple(target) or source.target
     if source.table is None:
-        return _arrays(source)
+        return _arrays(source, tuple(target))
+    target = tuple(target) or source.target
     check_columns(source, target)
     return [_column(source, name, target) for name in source.columns]
 
@@ -90,9 +90,9 @@ def _day(days: float) -> str:
     return str(moment.astype("datetime64[D]") if days % 1 == 0 else moment.astype("datetime64[s]"))
 
 
-def _arrays(source: Source) -> list[ColumnProfile]:
+def _arrays(source: Source, target: tuple[str, ...]) -> list[ColumnProfile]:
     assert source.x is not None
-    x = source.x
+    x, names = source.x, array_names(source, target)
     shape = " x ".join(map(str, x.shape[1:])) or "1"
     low, middle, high = float(x.min()), float(np.median(x)), float(x.max())
     distinct = len(np.unique(x)) if x.size <= MANY else None
@@ -100,7 +100,6 @@ def _arrays(source: Source) -> list[ColumnProfile]:
     profiles = [ColumnProfile("x", "numeric", 0, distinct, low, middle, high, note=note)]
     if source.y is None:
         return profiles
-    names = array_names(source)
     task = _task(source, names)
     for answer in read_answers(source, names):
         cells = (

@@ -63,7 +63,7 @@ class Schema:
         if source.table is not None:
             check_columns(source, self.target.names)
         answers = read_answers(source, self.target.names, self.target.task in CLASSES)
-        check_present(source, answers)
+        check_present(source, answers, "leave those rows out")
         rows = np.arange(source.rows)
         return encode_answers(self.target, source, answers, rows, self.target_dtype)
 

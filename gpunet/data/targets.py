@@ -67,8 +67,13 @@ class Answer:
         return quoted(self.numbers[row])
 
 
-def array_names(source: Source) -> tuple[str, ...]:
-    """The targets of arrays: `y`, or what a built-in set calls it; `y1`, `y2`, … when several."""
+def array_names(source: Source, target: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The targets of arrays: `y`, or what a built-in set calls it; `y1`, `y2`, … when several.
+
+    Raises UsageError when another `target` was asked for.
+    """
+    if target and target != source.target:
+        raise UsageError(f"{source.name}: arrays have no columns; the target is the array y")
     name = (source.target or ("y",))[0]
     width = 1 if source.y is None or source.y.ndim == 1 else source.y.shape[1]
     return (name,) if width == 1 else tuple(f"{name}{i + 1}" for i in range(width))
@@ -159,7 +164,11 @@ def _numbered(name: str, kind: str, values: np.ndarray) -> Answer:
     return Answer(name, kind, codes, tuple(spell(label) for label in labels.tolist()), values)
 
 
-def check_present(source: Source, answers: tuple[Answer, ...]) -> None:
+def check_present(
+    source: Source,
+    answers: tuple[Answer, ...],
+    hint: str = "leave those rows out with --drop-missing-target",
+) -> None:
     """Raise DataError when any value is missing."""
     for answer in answers:
         gone = np.flatnonzero(answer.missing)
@@ -169,7 +178,7 @@ def check_present(source: Source, answers: tuple[Answer, ...]) -> None:
             raise DataError(
                 f"{answer.name}: {len(gone):,} of {len(answer.codes):,} values of the target are "
                 f"missing ({source.row(int(gone[0]))})",
-                "leave those rows out with --drop-missing-target",
+                hint,
             )
 
 

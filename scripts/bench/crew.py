@@ -107,14 +107,15 @@ class Worker:
 
     def __init__(self, name: str, threads: int, device: str, folder: Path) -> None:
         self.name, self.threads, self.device = name, threads, device
-        self.talk = open(folder / f"{name}.log", "ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.talk,
-            env=environment(threads, folder),
-        )
+        self.words = folder / f"{name}.log"
+        with open(self.words, "wb") as words:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "bench.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                env=environment(threads, folder),
+            )
 
     def load(self, given: Given) -> float:
         """Set the work up, and return the seconds of compiling."""
@@ -133,7 +134,7 @@ class Worker:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout, self.talk):
+        for pipe in (self.process.stdin, self.process.stdout):
             with suppress(OSError):
                 pipe.close()
 
@@ -159,7 +160,7 @@ class Worker:
 
     def _last_words(self) -> str:
         code = self.process.wait()
-        words = Path(self.talk.name).read_text(errors="replace").split("\n")
+        words = self.words.read_text(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(words) if line.strip()), "no word")
         return f"ended with {code}: {last[:200]}"
 

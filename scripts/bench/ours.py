@@ -93,7 +93,8 @@ class Floor:
             if each.name == "gemm"
         ]
         on.working(0 if sliced else launches.largest_product).__enter__()
-        self.run = partial(_in_turn, [_product(step) for step in steps])
+        self.calls = [_product(step) for step in steps]
+        self.run = partial(_in_turn, self.calls)
         if sliced:
             lanes = native.lanes_for(self.work.batch, threads)
             scalars = launches.clock, launches.hyper, self.store.gradient

@@ -76,7 +76,9 @@ def deviations(losses: Mapping[str, list[float | None]]) -> dict[str, float]:
     curves = {name: each for name, each in losses.items() if None not in each}
     middle = [median(values) for values in zip(*curves.values())]
     return {
-        name: max(abs(a - b) / abs(middle[0]) if is_finite(a) else 1e9 for a, b in zip(curve, middle))
+        name: max(
+            abs(a - b) / abs(middle[0]) if is_finite(a) else 1e9 for a, b in zip(curve, middle)
+        )
         for name, curve in curves.items()
     }
 
@@ -127,7 +129,7 @@ def show_row(console: Console, found: Mapping[str, Any]) -> None:
         table.add_row(TITLES[name], *_cells(each, unit))
     console.print(table)
     if found["foreign_cores"] > QUIET_CORES:
-        console.print(f"not quiet: other processes took {found['foreign_cores']:.1f} cores meanwhile")
+        console.print(f"not quiet: others took {found['foreign_cores']:.1f} cores meanwhile")
     for name, reason in found["left_out"].items():
         console.print(f"{TITLES[name]}: left out: {reason}")
     for name, each in found["contestants"].items():
@@ -138,7 +140,7 @@ def show_row(console: Console, found: Mapping[str, Any]) -> None:
 
 def _cells(each: Mapping[str, Any], unit: float) -> list[str]:
     seconds = [_number(each[key] * unit) for key in ("median", "min", "max")]
-    ratios = ["–" if (r := each[key]) is None else f"{r:.2f}" for key in ("over_floor", "over_gpunet")]
+    ratios = [_ratio(each[key]) for key in ("over_floor", "over_gpunet")]
     made = f"{each['compile_seconds']:.1f} s" if each["compile_seconds"] else ""
     loss = each["losses"][-1]
     return [
@@ -150,15 +152,22 @@ def _cells(each: Mapping[str, Any], unit: float) -> list[str]:
     ]
 
 
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+SHORT = {"PyTorch ÷ gpunet": "gpunet", "PyTorch ÷ NumPy kernels": "gpunet-numpy"}
 
 
 def show_summary(console: Console, rows: list[Mapping[str, Any]]) -> None:
     """The figures that matter, a line a work."""
     table = Table(title="In short", title_justify="left", title_style="bold")
     table.add_column("")
-    for name in ("gpunet ÷ floor", "fastest peer ÷ gpunet", "PyTorch ÷ gpunet", "PyTorch ÷ NumPy kernels"):
+    for name in ("gpunet ÷ floor", "fastest peer ÷ gpunet", *SHORT):
         table.add_column(name, justify="right")
     for each in rows:
         table.add_row(each["name"], *_short(each["contestants"]))
@@ -167,20 +176,14 @@ def show_summary(console: Console, rows: list[Mapping[str, Any]]) -> None:
 
 def _short(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     def ratio(a: str, b: str) -> str:
-        if a not in found or b not in found:
-            return "–"
-        return f"{found[a]['median'] / found[b]['median']:.2f}"
+        there = a in found and b in found
+        return _ratio(found[a]["median"] / found[b]["median"] if there else None)
 
-    floor = found.get("gpunet", {}).get("over_floor")
     peers = [name for name in PEERS if name in found]
     fastest = min(peers, key=lambda name: found[name]["median"], default="")
     best = f"{ratio(fastest, 'gpunet')} ({TITLES[fastest]})" if fastest else "–"
-    return [
-        "–" if floor is None else f"{floor:.2f}",
-        best,
-        ratio("torch", "gpunet"),
-        ratio("torch", "gpunet-numpy"),
-    ]
+    floor = _ratio(found.get("gpunet", {}).get("over_floor"))
+    return [floor, best, *(ratio("torch", ours) for ours in SHORT.values())]
 
 
 def show_penguins(console: Console, found: Mapping[str, Any]) -> None:

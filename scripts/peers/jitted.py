@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from bench.work import Given, Work
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8

@@ -3,6 +3,7 @@ is kept and saved; prints the accuracy on the test rows as JSON."""
 
 import argparse
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ def main() -> None:
     }
     torch.manual_seed(0)
     widths = [data["train"][0].shape[1], *map(int, given.hidden.split(",")), 3]
-    layers = [part for a, b in zip(widths, widths[1:]) for part in (nn.Linear(a, b), nn.ReLU())]
+    layers = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
     net = nn.Sequential(*layers[:-1])
     best = train(net, data, given.epochs, given.batch, given.lr)
     net.load_state_dict(best)

@@ -4,9 +4,8 @@ import time
 
 import numpy as np
 import torch
-from torch import nn
-
 from bench.work import Given
+from torch import nn
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 

@@ -2,9 +2,8 @@
 
 import numpy as np
 import sklearn
-from sklearn.neural_network import MLPClassifier, MLPRegressor
-
 from bench.work import Given
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 ACTIVATIONS = {"relu": "relu", "sigmoid": "logistic"}
 
