@@ -308,6 +308,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments in (["--help"], ["-h"], []):
+        app.rich_markup_mode = None  # the list of commands is plain: Rich's help doubles the wait
     try:
         return int(app(arguments, prog_name="gpunet", standalone_mode=False) or 0)
     except GpunetError as fault:

@@ -5,11 +5,9 @@ library read them off. Flags win over the file, the file over a built-in set's r
 over the defaults. A value that was given is never ignored: two that conflict are a UsageError.
 """
 
-import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -169,6 +167,8 @@ def read_file(path: Path | str | None) -> dict[str, Any]:
     """The settings in a TOML file, unchecked; {} for None."""
     if path is None:
         return {}
+    import tomllib
+
     try:
         return tomllib.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -179,6 +179,8 @@ def read_file(path: Path | str | None) -> dict[str, Any]:
 
 def _known(name: str, word: str) -> None:
     if name not in names():
+        from difflib import get_close_matches
+
         close = get_close_matches(name, names(), 1)
         hint = f"did you mean {close[0]}?" if close else f"settings are {', '.join(names())}"
         raise UsageError(f"no setting {name!r} ({word})", hint)

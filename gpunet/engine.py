@@ -200,7 +200,7 @@ class LaunchList:
     def runs_on(self) -> str:
         """What runs the list: native loops and how many threads, NumPy, or CUDA."""
         if self.program is not None:
-            return f"native, threads: {self.program.lanes}"
+            return f"native loops, {self.program.lanes} thread{'s' * (self.program.lanes > 1)}"
         return "numpy" if self.device.kind == "cpu" else "CUDA"
 
     @property

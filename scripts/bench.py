@@ -17,14 +17,14 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(ROOT))
 
 from bench import penguins, picture, report  # noqa: E402
-from bench.crew import PINS, crew, take_cores  # noqa: E402
-from bench.work import ROWS, SWEEPS, TINY, Given, Work, prepare, shortened  # noqa: E402
+from bench.crew import PINS, Crew, crew, take_cores  # noqa: E402
+from bench.work import ROWS, SWEEPS, TINY, Work, prepare, shortened  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from gpunet.device import resolve  # noqa: E402
@@ -39,9 +39,17 @@ CONTESTANTS = {
 NEEDS = {"torch": "torch", "torch-compile": "torch", "jax": "jax", "sklearn": "sklearn"}
 NATIVE = ("gpunet", "products-sliced")
 PENGUINS = "penguins"
-ROUNDS, LEAST, ROW_SECONDS, PENGUIN_ROUNDS = 7, 5, 60.0, 7
-QUICK_ROUNDS, QUICK_LEAST, QUICK_ROW_SECONDS, QUICK_PENGUIN_ROUNDS = 3, 2, 4.0, 3
-SWEEP_ROUNDS = 3
+
+
+class Pace(NamedTuple):
+    """Rounds of a work: at least `least`, then up to `rounds` until `seconds` are spent."""
+
+    rounds: int
+    least: int
+    seconds: float
+
+
+FULL, QUICK, SWEEP = Pace(7, 5, 60.0), Pace(3, 2, 4.0), Pace(3, 2, 10.0)
 
 
 def main() -> int:
@@ -58,7 +66,7 @@ def main() -> int:
         found = Bench(given, Path(folder)).run()
     path = given.json
     if path is None and not (given.quick or given.only):
-        path = ROOT / "benchmarks" / "results" / f"{given.device.replace(':', '-')}.json"
+        path = ROOT / "benchmarks" / "results" / f"{given.device}.json"
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
@@ -68,7 +76,7 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     names = [work.name for work in (*ROWS, TINY)]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--device", choices=list(CONTESTANTS), default="cpu")
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--plot", type=Path, help="a picture of how the cost grows")
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds")
@@ -86,8 +94,9 @@ class Bench:
         self.out = Console(markup=False, highlight=False, emoji=False)
         self.talk = Console(stderr=True, markup=False, highlight=False, emoji=False)
         self.rng = random.Random(0)
-        everyone = CONTESTANTS[given.device.partition(":")[0]]
-        self.left_out = {name: why for name in everyone if (why := _missing(name))}
+        self.pace = QUICK if given.quick else FULL
+        everyone = CONTESTANTS[given.device]
+        self.left_out = {name: why for name in everyone if (why := _missing(name, given.device))}
         self.names = [name for name in everyone if name not in self.left_out]
         if not sys.stdout.isatty():
             self.out.width = 110
@@ -97,86 +106,84 @@ class Bench:
         given, began, load = self.given, time.time(), os.getloadavg()
         for name, why in self.left_out.items():
             self.talk.print(f"{report.TITLES[name]}: left out: {why}")
-        rows = [self.row(work) for work in self.works()]
+        rows = [self._row(work) for work in self._works()]
         found: dict[str, Any] = {
             "schema": report.SCHEMA,
             "device": given.device,
             "quick": given.quick,
             "threads": given.threads,
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
-            "machine": report.machine(),
+            "machine": report.machine(given.device),
             "versions": report.versions(),
             "unset": {name: os.environ[name] for name in PINS if name in os.environ},
             "left_out": self.left_out,
             "tolerance": report.TOLERANCE,
             "rows": rows,
-            "penguins": self.penguins(),
+            "penguins": self._end_to_end(),
         }
         if rows:
             report.show_summary(self.out, rows)
-        found["sweeps"] = self.sweeps() if given.plot else {}
+        found["sweeps"] = self._sweeps() if given.plot else {}
         return found | {"load": [load, os.getloadavg()], "seconds": time.time() - began}
 
-    def works(self) -> Iterator[Work]:
+    def _works(self) -> Iterator[Work]:
         for work in (*ROWS, TINY):
             if work.name in (self.given.only or [each.name for each in ROWS]):
                 yield shortened(work) if self.given.quick else work
 
-    def row(self, work: Work) -> dict[str, Any]:
+    def _row(self, work: Work) -> dict[str, Any]:
         """One row of the table, by fresh processes."""
-        self.talk.print(f"{work.name}: {work.title}; load {os.getloadavg()[0]:.2f}")
-        rounds, least, budget = ROUNDS, LEAST, ROW_SECONDS
         names = self.names
-        if self.given.quick:
-            rounds, least, budget = QUICK_ROUNDS, QUICK_LEAST, QUICK_ROW_SECONDS
-            names = [name for name in names if name != "torch-compile" or work.name == ROWS[0].name]
-        load = os.getloadavg()[0]
+        if self.given.quick and work.name != ROWS[0].name:
+            names = self._without_compiling()
         with crew(names, self.given.threads, self.given.device, self.folder) as there:
-            results = there.measure(self._prepared(work, rounds), rounds, least, budget, self.rng)
-        found = report.row(work, results, there.lost) | {"load": load}
+            found = self._measured(work, there, self.pace)
         report.show_row(self.out, found)
         return found
 
-    def penguins(self) -> dict[str, Any] | None:
+    def _measured(self, work: Work, there: Crew, pace: Pace) -> dict[str, Any]:
+        load = os.getloadavg()[0]
+        self.talk.print(f"{work.name}: {work.title}; load {load:.2f}")
+        given = prepare(work, self.folder, self.given.images, pace.rounds + 1)
+        results = there.measure(given, *pace, self.rng)
+        return report.row(work, results, there.lost) | {"load": load}
+
+    def _without_compiling(self) -> list[str]:
+        """Those who are ready at once: compiling for each of many works takes too long."""
+        return [name for name in self.names if name != "torch-compile"]
+
+    def _end_to_end(self) -> dict[str, Any] | None:
         if self.given.device != "cpu" or (self.given.only and PENGUINS not in self.given.only):
             return None
         self.talk.print(f"penguins: load {os.getloadavg()[0]:.2f}")
-        rounds = QUICK_PENGUIN_ROUNDS if self.given.quick else PENGUIN_ROUNDS
         folder = self.folder / PENGUINS
-        found = penguins.measure(self.names, self.given.threads, folder, rounds)
+        found = penguins.measure(self.names, self.given.threads, folder, self.pace.rounds)
         report.show_penguins(self.out, found)
         return found
 
-    def sweeps(self) -> dict[str, list[dict[str, Any]]]:
-        """Time against rows, width and batch, drawn; without what is compiled for each point."""
+    def _sweeps(self) -> dict[str, list[dict[str, Any]]]:
+        """Time against rows, width and batch, drawn."""
         if find_spec("matplotlib") is None:
             self.talk.print("no picture: matplotlib is not installed")
             return {}
-        names = [name for name in self.names if name != "torch-compile"]
+        names = self._without_compiling()
         found: dict[str, list[dict[str, Any]]] = {}
         for sweep, works in SWEEPS.items():
             works = works[::2] if self.given.quick else works
             points = found[sweep] = []
             with crew(names, self.given.threads, self.given.device, self.folder) as there:
                 for work in works:
-                    self.talk.print(f"{work.name}: {work.title}; load {os.getloadavg()[0]:.2f}")
-                    task = self._prepared(work, SWEEP_ROUNDS)
-                    results = there.measure(task, SWEEP_ROUNDS, 2, ROW_SECONDS / 6, self.rng)
                     at = {"at": int(work.name.rpartition("-")[2])}
-                    points.append(report.row(work, results, there.lost) | at)
+                    points.append(self._measured(work, there, SWEEP) | at)
         picture.draw(found, self.given.plot)
         return found
 
-    def _prepared(self, work: Work, rounds: int) -> Given:
-        images = self.given.images
-        return prepare(work, self.folder, images, rounds + 1)
 
-
-def _missing(contestant: str) -> str | None:
+def _missing(contestant: str, on: str) -> str | None:
     """Why a contestant cannot take part."""
     if contestant in NEEDS and find_spec(NEEDS[contestant]) is None:
         return f"{NEEDS[contestant]} is not installed"
-    if contestant in NATIVE:
+    if on == "cpu" and contestant in NATIVE:
         try:
             native.load()
         except Unavailable as reason:

@@ -100,6 +100,12 @@ def test_standard_input(monkeypatch):
     assert files.load("-") == TEXT
 
 
+def test_standard_input_that_is_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputMissing, match="stdin: it is closed"):
+        files.load("-")
+
+
 def test_text_in_other_encodings_is_named():
     for encoding in ("utf-16", "utf-16-be"):
         with pytest.raises(DataError, match=r"UTF-16.*iconv -f utf-16"):

@@ -193,6 +193,12 @@ def test_arrays_in_memory(wrap):
     np.testing.assert_array_equal(source.y, Y)
 
 
+def test_masks_are_not_dropped_in_silence():
+    with pytest.raises(DataError, match="masked values"):
+        read(np.ma.masked_greater(X, 3))
+    assert read(np.ma.masked_greater(X, 30)).x.tolist() == X.tolist()
+
+
 def test_what_is_not_data_at_all():
     with pytest.raises(TypeError, match="cannot read data from int"):
         read(5)

@@ -1,9 +1,11 @@
 """Profiles: what people see of their data."""
 
 import numpy as np
+import pytest
 from tables import columns, csv, mixed
 
 from gpunet.data import ColumnProfile, profile, read
+from gpunet.errors import UsageError
 
 
 def by_name(source, *target):
@@ -66,6 +68,8 @@ def test_arrays_are_x_and_y():
         ),
     ]
     assert [column.name for column in profile(read(x))] == ["x"]
+    with pytest.raises(UsageError, match="the target is the array y"):
+        profile(read(x), ("z",))
     both = profile(read((x, np.array([[0.5, 1], [2, 3]]))))
     assert [column.name for column in both] == ["x", "y1", "y2"]
     assert both[1].note == "target: regression, 2 targets of numbers"

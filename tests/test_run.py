@@ -1,6 +1,7 @@
 """The run directory and the one place that writes."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def test_a_write_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         run.write(path, "new")
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
+    found = {"rmse": np.inf, "parts": [1.5, np.nan]}
+    run.write_json(tmp_path / "a", found)
+    run.append(tmp_path / "b", found)
+    for name in ("a", "b"):
+        assert json.loads((tmp_path / name).read_text()) == {"rmse": None, "parts": [1.5, None]}
 
 
 def test_what_the_system_forbids_is_77(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,11 @@ def fit(
     scales = [moments(parts[:, i]) if standardise else (0.0, 1.0) for i in SCALED[kind]]
     mean, std = zip(*scales, strict=True)
     note = cells.note
-    if kind == "numeric" and len(known) == len(values) > ID_ROWS and np.all(np.diff(known) == np.diff(rows)):
+    if (
+        kind == "numeric"
+        and len(known) == len(values) > ID_ROWS
+        and np.all(np.diff(known) == np.diff(rows))
+    ):
         note = f"{name}: rises by one from row to row, like a row number; leave it out if it is one"
     if kind == "numeric" and np.abs(known).max() > EXACT and not np.any(known % 1):
         note = f"{name}: whole numbers above {int(EXACT):,} lose their last digits"

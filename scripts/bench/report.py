@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bench.crew import Result
 from bench.work import Work
+from gpunet.device import resolve
 
 SCHEMA = "gpunet.bench/1"
 TOLERANCE = 0.02
@@ -103,11 +104,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> dict[str, Any]:
-    """The processor's name, its cores, the memory, the system."""
-    from gpunet.device.cpu import Cpu
-
-    return {"cpu": _cpu_model(), "system": platform.platform(), **Cpu().describe()}
+def machine(device: str) -> dict[str, Any]:
+    """The processor's name, the system, what gpunet says of the CPU and of the device in use."""
+    devices = [resolve(name).device.describe() for name in sorted({"cpu", device})]
+    return {"cpu": _cpu_model(), "system": platform.platform(), "devices": devices}
 
 
 def _cpu_model() -> str:

@@ -1,0 +1,72 @@
+"""What is said beside a live bar, and to a stderr that nobody reads."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from gpunet import view
+
+REPORT = SimpleNamespace(
+    step=8,
+    steps=1600,
+    epoch=1,
+    epochs=200,
+    loss=0.5,
+    validation={"loss": 0.25, "accuracy": 0.75},
+    lr=0.002,
+    rows_per_second=12_345.6,
+)
+
+
+@pytest.mark.parametrize(
+    ("width", "said"),
+    [
+        (90, "epoch 1/200  loss 0.5000  validation 0.2500  accuracy 0.7500  12,346 rows/s"),
+        (64, "epoch 1/200  loss 0.5000  accuracy 0.7500  12,346 rows/s"),
+        (50, "loss 0.5000  accuracy 0.7500  12,346 rows/s"),
+        (30, "loss 0.5000  accuracy 0.7500"),
+        (12, "loss 0.5000"),
+    ],
+)
+def test_the_bar_has_room(width: int, said: str) -> None:
+    parts = view.Training(1600, "accuracy", quiet=True)._parts(REPORT)
+    assert view._fitting(parts, width) == said
+
+
+def test_off_a_terminal_a_report_is_a_whole_line(capsys: pytest.CaptureFixture[str]) -> None:
+    view.Training(1600, "accuracy", quiet=False).report(REPORT)
+    assert capsys.readouterr().err == (
+        "epoch 1/200  step 8  loss 0.5000  validation 0.2500  accuracy 0.7500  lr 0.002  "
+        "12,346 rows/s\n"
+    )
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "broken pipe"])
+def test_work_goes_on_without_stderr(closed: bool) -> None:
+    code = "from gpunet import view\nview.facts([('a', 'b')]); view.gap(); view.say('c'); print(1)"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = ["sh", "-c", '"$0" -c "$1" 2>&-'] if closed else []
+    done = subprocess.run(
+        [*command, sys.executable, *([] if closed else ["-c"]), code],
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (0, b"1\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.0013, "0.0013"), (12.3456, "12.35"), (1234.5, "1,234"), (2e-5, "2.000e-05")],
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert view.number(value) == text
+
+
+def test_control_and_direction_characters_are_made_visible() -> None:
+    assert view.show("a\x1b[31m\u202eb\n[red]") == "a\\x1b[31m\\u202eb\\n[red]"
