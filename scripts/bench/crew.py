@@ -135,6 +135,7 @@ class Worker:
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
             with suppress(OSError):
                 pipe.close()
 

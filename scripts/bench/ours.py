@@ -94,7 +94,7 @@ class Floor:
         ]
         on.working(0 if sliced else launches.largest_product).__enter__()
         self.calls = [_product(step) for step in steps]
-        self.run = partial(_in_turn, self.calls)
+        self.run: Callable[[int], None] = partial(_in_turn, self.calls)
         if sliced:
             lanes = native.lanes_for(self.work.batch, threads)
             scalars = launches.clock, launches.hyper, self.store.gradient

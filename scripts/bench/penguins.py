@@ -77,7 +77,7 @@ def _settings(folder: Path, env: dict[str, str]) -> dict[str, Any]:
 def _write_parts(path: Path) -> None:
     from gpunet.data.split import split
 
-    species = np.genfromtxt(CSV, delimiter=",", skip_header=1, usecols=0, dtype=str)
+    species = np.genfromtxt(CSV, delimiter=",", skip_header=1, usecols=0, dtype=np.str_)
     codes = np.unique(species, return_inverse=True)[1]
     parts = split(np.arange(len(codes)), SHARE, SHARE, seed=0, strata=codes)
     np.savez(path, **vars(parts))

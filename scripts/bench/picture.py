@@ -1,6 +1,6 @@
 """The picture: time against rows, width and batch, gpunet and its peers, on logarithmic axes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ AXES = {
 }
 
 
-def draw(sweeps: Mapping[str, list[Mapping[str, Any]]], path: Path) -> None:
+def draw(sweeps: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """One panel a sweep; the points' medians, their spread as a band."""
     import matplotlib
 
@@ -34,7 +34,7 @@ def draw(sweeps: Mapping[str, list[Mapping[str, Any]]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _curve(panel: Any, sweep: str, contestant: str, points: list[Mapping[str, Any]]) -> None:
+def _curve(panel: Any, sweep: str, contestant: str, points: Sequence[Mapping[str, Any]]) -> None:
     found = [point for point in points if contestant in point["contestants"]]
     if not found:
         return
@@ -48,12 +48,12 @@ def _curve(panel: Any, sweep: str, contestant: str, points: list[Mapping[str, An
     panel.fill_between(at, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
 
 
-def _floor(panel: Any, sweep: str, points: list[Mapping[str, Any]]) -> None:
+def _floor(panel: Any, sweep: str, points: Sequence[Mapping[str, Any]]) -> None:
     found = [point for point in points if point["floor"]]
     seconds = [point["floor"]["seconds"] * unit for point, unit in zip(found, _units(sweep, found))]
     panel.plot([point["at"] for point in found], seconds, ":", color="0.4", label="products alone")
 
 
-def _units(sweep: str, points: list[Mapping[str, Any]]) -> list[float]:
+def _units(sweep: str, points: Sequence[Mapping[str, Any]]) -> list[float]:
     """What makes an epoch's seconds the panel's unit."""
     return [1.0 if sweep == "rows" else 1e6 / point["rows"] for point in points]

@@ -1,7 +1,7 @@
 """What was measured as plain values, and as tables in a terminal."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -163,7 +163,7 @@ def _number(value: float) -> str:
 SHORT = {"PyTorch ÷ gpunet": "gpunet", "PyTorch ÷ NumPy kernels": "gpunet-numpy"}
 
 
-def show_summary(console: Console, rows: list[Mapping[str, Any]]) -> None:
+def show_summary(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """The figures that matter, a line a work."""
     table = Table(title="In short", title_justify="left", title_style="bold")
     table.add_column("")
