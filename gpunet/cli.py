@@ -3,6 +3,8 @@
 NumPy, CuPy and the rooms that use them are imported inside the commands, so that --help is quick.
 """
 
+import io
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from gpunet import view
-from gpunet.errors import GpunetError, Interrupted, OutOfMemory
+from gpunet.errors import GpunetError, Interrupted, OutOfMemory, UsageError, WriteError
 from gpunet.options import takes_settings
 
 if TYPE_CHECKING:
@@ -190,6 +192,8 @@ def predict(
     from gpunet.device import resolve
 
     predicting.check_destination(out)
+    if json and out == "-":
+        raise UsageError("--json and the predictions are both for stdout", "name a file with -o")
     model = predicting.load(run)
     source = room.read(data, delimiter=delimiter, header=header)
     kept = [name.strip() for name in keep.split(",")] if keep else []
@@ -210,7 +214,7 @@ def graph(
     explain: Annotated[
         bool, typer.Option("--explain", help="Spell out local gradient times upstream.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of randn and rand.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of randn and rand.", min=0, max=2**63 - 1)] = 0,
     json: Json = False,
 ) -> None:
     """Print a circuit in the order it is computed, each node with its value and gradient."""
@@ -234,7 +238,9 @@ def gradcheck(
     text: Annotated[Optional[str], typer.Argument(metavar="[FORMULA]")] = None,
     inputs: Inputs = None,
     everything: Annotated[bool, typer.Option("--all", help="Every gate, loss and kernel.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the inputs that are drawn.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of the inputs that are drawn.", min=0, max=2**63 - 1)
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Compare gradients with central differences in float64; exit 6 when one does not hold."""
@@ -286,7 +292,7 @@ def data_show(
     from gpunet import data as room
 
     source = room.read(data, delimiter=delimiter, header=header)
-    targets = tuple(target.split(",")) if target else source.target
+    targets = tuple(name.strip() for name in target.split(",")) if target else source.target
     columns = room.profile(source, targets)
     if json:
         view.print_json(
@@ -304,6 +310,11 @@ def data_show(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every outcome becomes an exit code here."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_run(arguments))
 
 
@@ -317,8 +328,10 @@ def _run(arguments: list[str]) -> int:
     except MemoryError as fault:
         message = f"out of memory: {fault}" if str(fault) else "out of memory"
         return _fail(fault, message, OutOfMemory.exit_code)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # Typer's own way to go when a pipe breaks is an exit
         return _leave_quietly()
+    except OSError as fault:
+        return _fail(fault, f"stdout: {fault.strerror or fault}", WriteError.exit_code)
     except KeyboardInterrupt as fault:
         return _fail(fault, "interrupted", Interrupted.exit_code)
     except typer.Abort as fault:
@@ -342,8 +355,6 @@ def _fail(fault: BaseException, message: str, code: int) -> int:
 
 def _leave_quietly() -> int:
     """The reader of our stdout has gone: nothing is left to say to it."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

@@ -34,6 +34,8 @@ Precision = Literal["auto", "fp64", "fp32", "tf32", "bf16"]
 DATA, NETWORK, TRAINING, HARDWARE = "Data", "Network", "Training", "Hardware"
 USES_MOMENTUM = ("sgd", "momentum", "nesterov")
 USES_BETAS = ("adam", "adamw", "lion")
+INSTEAD = {"steps": "epochs", "epochs": "steps"}
+"""Either takes the place of the other where that comes from further away."""
 
 
 def _setting(default: Any, panel: str, help: str) -> Any:
@@ -115,14 +117,14 @@ class Settings:
 
     def to_toml(self, data: str) -> str:
         """A file that `--config` reads: one line a setting, its origin behind it."""
-        lines = [f"# gpunet train {data} --config THIS_FILE"]
+        lines = [f"# gpunet train {_one_line(data)} --config THIS_FILE"]
         panel = None
         for each in fields(Config):
             value = getattr(self.config, each.name)
             if panel != each.metadata["panel"]:
                 panel = each.metadata["panel"]
                 lines += ["", f"# {panel}"]
-            note = self.origin[each.name]
+            note = _one_line(self.origin[each.name])
             lines.append(
                 f"# {each.name} is not set"
                 if value is None
@@ -146,7 +148,11 @@ def gather(
     for found, word in ((recipe, "the set's recipe"), (read_file(file), "file"), (flags, "flag")):
         for name, value in (found or {}).items():
             _known(name, word)
-            values[name] = _from_text(name, value) if isinstance(value, str) else value
+            other = INSTEAD.get(name)
+            if value != "auto" and other in values and other not in (found or {}):
+                del values[other]
+                origin[other] = "default"
+            values[name] = _plain(name, value, word)
             origin[name] = word
     settings = Settings(_validate(values, origin), origin)
     _check_conflicts(settings)
@@ -186,6 +192,15 @@ def _known(name: str, word: str) -> None:
         raise UsageError(f"no setting {name!r} ({word})", hint)
 
 
+def _plain(name: str, value: Any, word: str) -> Any:
+    """A value as the type check takes it: true is no number, and one number is a list of one."""
+    if isinstance(value, bool) and _type(name) is not bool:
+        raise UsageError(f"{name} ({word}): {value} is neither a number nor text")
+    if name == "hidden" and isinstance(value, int):
+        return (value,)
+    return _from_text(name, value) if isinstance(value, str) else value
+
+
 def _from_text(name: str, text: str) -> Any:
     """Comma lists become tuples, and numbers numbers where a path could stand as well;
     everything else is left to the type check."""
@@ -222,6 +237,8 @@ def _wanted(name: str, fault: Mapping[str, Any]) -> str:
     options = [option for part in get_args(_type(name)) for option in (get_args(part) or (part,))]
     if options and all(isinstance(option, str) for option in options):
         return f"must be one of {', '.join(options)}"
+    if fault["type"] == "missing" or "tuple" in fault["type"] or fault["type"] == "too_long":
+        return "must be two numbers" if name == "betas" else "must be a list"
     return str(fault["msg"]).replace("Input should be", "must be").replace("Value error, ", "")
 
 
@@ -230,7 +247,10 @@ def _type(name: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(str, value)) or "none"
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _check_conflicts(settings: Settings) -> None:
@@ -241,6 +261,8 @@ def _check_conflicts(settings: Settings) -> None:
         ("betas", "optimizer", config.optimizer not in USES_BETAS),
         ("dropout", "hidden", config.hidden == () and config.dropout > 0),
         ("norm", "hidden", config.hidden == () and config.norm != "none"),
+        ("activation", "hidden", config.hidden == ()),
+        ("init", "hidden", config.hidden == () and config.init != "normal"),
         ("patience", "validation", config.validation == 0 and config.patience != 0),
         ("schedule", "validation", config.validation == 0 and config.schedule == "plateau"),
         ("warmup", "schedule", config.schedule == "onecycle" and config.warmup > 0),
@@ -255,6 +277,11 @@ def _check_conflicts(settings: Settings) -> None:
             raise UsageError(f"{one} and {other} conflict", "leave one of them out")
         if conflict and settings.given(first) and first in ("momentum", "betas"):
             raise UsageError(f"{flag(first)} has no meaning for --optimizer {config.optimizer}")
+
+
+def _one_line(text: str) -> str:
+    """Text that may stand in a comment."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _toml(name: str, value: Any) -> str:

@@ -144,6 +144,8 @@ class Graph:
     def forward(self, values: Mapping[str, Any] | None = None, **more: Any) -> Array:
         """The output's value, gate by gate. Every input is given by name; KeyError when not."""
         given = {**(values or {}), **more}
+        if unknown := given.keys() - self.inputs.keys():
+            raise KeyError(f"no input {', '.join(sorted(unknown))}")
         for node in self.nodes:
             if node.kind == "input":
                 node.value = module_of(given[node.name]).asarray(given[node.name])[()]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
@@ -86,10 +87,11 @@ class Job:
             self.seconds = time.perf_counter() - began
 
     def finish(self) -> dict[str, Any]:
-        """Judge the model on every part, save it and the summary, and return the summary."""
-        summary = self.summary()
+        """Save the model, judge it on every part, and save and return the summary."""
         if self.out is not None:
             self.model.save(self.out / MODEL_FILE)
+        summary = self.summary()
+        if self.out is not None:
             run.write_json(self.out / "summary.json", summary)
         return summary
 
@@ -118,7 +120,7 @@ class Job:
             "best_epoch": None if best is None else best.epoch,
             "ended": self.control.ended,
             "seconds": self.seconds,
-            "rows_per_second": sum(self.speeds) / max(1, len(self.speeds)),
+            "rows_per_second": harmonic_mean(self.speeds) if self.speeds else 0.0,
             "loss": {
                 "first": self.control.first_loss,
                 "last": None if last is None else last.loss,
@@ -155,13 +157,12 @@ def plan(source: Any, flags: Mapping[str, Any], file: Path | str | None = None) 
     `flags` are settings by name, `file` a TOML file of them. The device is looked for before any
     data is read.
     """
-    settings = gather(flags, file)
+    settings = gather(flags, file, _recipe(source))
     choice = resolve(settings.config.device)
     _check_device(settings, choice.device)
-    source = _read(source, settings)
-    if source.settings:
-        settings = gather(flags, file, source.settings)
-    config = settings.config
+    source, config = _read(source, settings), settings.config
+    if source.test is not None and settings.given("test") and config.test:
+        raise UsageError(f"{source.name} has a test part of its own", "leave out --test")
     prepared = data.prepare(
         source,
         target=config.target or source.target,
@@ -210,6 +211,13 @@ def train(
     return job.model
 
 
+def _recipe(source: Any) -> Mapping[str, Any]:
+    """What a built-in set is trained with."""
+    if isinstance(source, Source):
+        return source.settings
+    return data.recipe(source) if isinstance(source, str) else {}
+
+
 def _read(source: Any, settings: Settings) -> Source:
     return data.read(source, delimiter=settings.config.delimiter, header=settings.config.header)
 
@@ -243,6 +251,7 @@ def _decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
         if getattr(settings.config, name) == "auto" and not counted_in_steps:
             settings = settings.resolve(name, *decide(settings.config))
     _check_parts(settings.config, prepared)
+    _check_warmup(settings.config, rows)
     return settings
 
 
@@ -265,13 +274,20 @@ def _patience(config: Config, prepared: Prepared) -> tuple[int, str]:
     if prepared.validation is None:
         return 0, "no validation part"
     epochs = int(config.epochs) if config.steps is None else loop.REPORTS
-    return max(10, epochs // 4), f"a quarter of {epochs} epochs"
+    return max(10, epochs // 4), f"a quarter of {epochs:,} epochs, 10 at least"
 
 
 def _check_parts(config: Config, prepared: Prepared) -> None:
     if prepared.validation is None and (config.patience or config.schedule == "plateau"):
         name = "--patience" if config.patience else "--schedule plateau"
         raise UsageError(f"{name} needs a validation part", "set --validation")
+
+
+def _check_warmup(config: Config, rows: int) -> None:
+    total = config.steps or int(config.epochs) * ceil(rows / int(config.batch_size))
+    if config.warmup >= total:
+        hint = "shorten it, or give a share of all steps"
+        raise UsageError(f"--warmup {config.warmup:,} of {total:,} steps never ends", hint)
 
 
 def _check_device(settings: Settings, device: Device) -> None:

@@ -43,7 +43,9 @@ def mean_auc(target: np.ndarray, probability: np.ndarray) -> float | None:
 
 def rmse(target: np.ndarray, value: np.ndarray) -> float:
     """Root of the mean squared error."""
-    return float(np.sqrt(np.mean(np.square(target - value, dtype=np.float64))))
+    error = np.abs(target - value, dtype=np.float64)
+    unit = error.max() or 1.0  # squares must neither overflow nor vanish
+    return float(unit * np.sqrt(np.mean(np.square(error / unit))))
 
 
 def mae(target: np.ndarray, value: np.ndarray) -> float:
@@ -53,9 +55,12 @@ def mae(target: np.ndarray, value: np.ndarray) -> float:
 
 def r2(target: np.ndarray, value: np.ndarray) -> float | None:
     """1 - error / variance, the mean over columns (n, k); None when a target is constant."""
-    error = np.square(target - value, dtype=np.float64).sum(axis=0)
-    spread = np.square(target - target.mean(axis=0), dtype=np.float64).sum(axis=0)
-    return float(np.mean(1 - error / spread)) if np.all(spread > 0) else None
+    off = np.subtract(target, target.mean(axis=0), dtype=np.float64)
+    unit = np.abs(off).max(axis=0)
+    if np.any(unit == 0):
+        return None
+    error = np.square(np.subtract(target, value, dtype=np.float64) / unit).sum(axis=0)
+    return float(np.mean(1 - error / np.square(off / unit).sum(axis=0)))
 
 
 def of_task(task: str, target: np.ndarray, output: np.ndarray) -> dict[str, float | None]:

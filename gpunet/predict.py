@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from dataclasses import dataclass
+from os.path import isdir
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,17 @@ class Prediction:
     unseen: dict[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A trained network with the schema that encodes its inputs and names its outputs."""
 
     network: Network
     schema: Schema
     config: Config
+
+    def __repr__(self) -> str:
+        target, size = self.schema.target, sum(w.size for w in self.network.weights.values())
+        return f"<Model of {', '.join(target.names)}: {target.task}, {size:,} weights>"
 
     def predict(self, data: Any, proba: bool = False, device: str = "cpu") -> np.ndarray:
         """Predictions for a table, array, file or Source: labels or values (n,), or (n, k) for
@@ -98,7 +103,7 @@ def load(path: Path | str) -> Model:
     Raises InputMissing when there is none, ModelInvalid when it is damaged or not gpunet's.
     """
     path = Path(path)
-    weights, state = run.unpack(path / MODEL_FILE if path.is_dir() else path)
+    weights, state = run.unpack(path / MODEL_FILE if isdir(path) else path)
     try:
         schema = Schema.from_dict(state["schema"])
         config = gather(recipe=state["network"]).config

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(1, str(ROOT))
+sys.path.append(str(ROOT))
 
 from bench import penguins, picture, report  # noqa: E402
 from bench.crew import PINS, Crew, crew, take_cores  # noqa: E402

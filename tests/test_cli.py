@@ -238,6 +238,9 @@ def test_version_and_no_arguments(cli) -> None:
         (["train", "penguins", "--validation", "0", "--schedule", "plateau"], "validation"),
         (["train", "lecture", "--patience", "3"], "--patience needs a validation part"),
         (["train", "penguins", "--steps", "3", "--epochs", "3"], "conflict"),
+        (["train", "penguins", "--hidden", "none", "--activation", "tanh"], "conflict"),
+        (["train", "penguins", "--steps", "9", "--warmup", "100"], "never ends"),
+        (["graph", "x", "x=1", "--seed", "-1"], "seed"),
         (["graph", "x+"], "column"),
         (["graph", "x+y", "x=1"], "y"),
         (["graph", "x", "x=__import__('os')"], "x"),
@@ -251,6 +254,40 @@ def test_a_wrong_option_is_exit_2(cli, arguments: list[str], message: str) -> No
     assert re.search(message, done.errors[0]), done.errors[0]
     assert done.out == ""
     assert not Path("runs").exists()
+
+
+def test_a_flag_takes_the_place_of_the_recipes_and_the_files_length(cli) -> None:
+    lecture = cli("train", "lecture", "--epochs", "5", "--device", "cpu", "--json")
+    assert json.loads(lecture.out)["steps"] == 5
+    assert cli("train", "lecture", "--momentum", "0.9", "--steps", "3").code == 0
+    cli(*PENGUINS, "-o", "run")
+    shorter = cli("train", "penguins", "--config", "run/config.toml", "--steps", "4", "--json")
+    assert json.loads(shorter.out)["steps"] == 4
+
+
+def test_stdout_carries_one_thing(cli) -> None:
+    cli(*PENGUINS, "-o", "run")
+    done = cli("predict", "run", "penguins", "--json")
+    assert done.code == 2
+    assert "both for stdout" in done.errors[0]
+
+
+def test_a_full_disk_behind_stdout_is_exit_74() -> None:
+    with open("/dev/full", "w") as full:
+        code = [sys.executable, "-P", "-m", "gpunet", "info"]
+        done = subprocess.run(code, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 74, done.stderr
+
+
+def test_the_model_is_saved_before_it_is_judged(cli, monkeypatch) -> None:
+    from gpunet import metrics
+
+    def broken(*given: object) -> float:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(metrics, "mean_auc", broken)
+    assert _run([*PENGUINS, "-o", "run", "--validation", "0"]) == 1
+    assert Path("run/model.safetensors").exists()
 
 
 def test_a_missing_target_lists_the_columns(cli) -> None:

@@ -3,7 +3,7 @@
 Refuses to print, to write, and to fetch anything.
 """
 
-from gpunet.data.builtin import BUILTIN
+from gpunet.data.builtin import BUILTIN, recipe
 from gpunet.data.columns import Column
 from gpunet.data.formats import read
 from gpunet.data.prepared import Dataset, Prepared, prepare
@@ -24,4 +24,5 @@ __all__ = [
     "prepare",
     "profile",
     "read",
+    "recipe",
 ]

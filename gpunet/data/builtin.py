@@ -74,6 +74,11 @@ BUILTIN = {
 }
 
 
+def recipe(name: str) -> dict[str, object]:
+    """The settings that a built-in set is trained with, {} for most."""
+    return dict(LECTURE) if name == "lecture" else {}
+
+
 def builtin(name: str) -> Source:
     """One of `BUILTIN` as a Source with its target and, for `lecture`, its recipe."""
     return {"lecture": _lecture, "spiral": _spiral, "penguins": _penguins, "digits": _digits}[
@@ -84,7 +89,7 @@ def builtin(name: str) -> Source:
 def _lecture() -> Source:
     rng = stream(0, Purpose.DATA)
     x, y = rng.standard_normal((64, 1000)), rng.standard_normal((64, 10))
-    return Source("lecture", x=x, y=y, target=("y",), settings=dict(LECTURE))
+    return Source("lecture", x=x, y=y, target=("y",), settings=recipe("lecture"))
 
 
 def _spiral() -> Source:

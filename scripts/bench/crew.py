@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import gpunet
 from bench.work import Given
 
 SCRIPTS = Path(__file__).resolve().parent.parent
@@ -73,7 +74,8 @@ class Result:
 
 def environment(threads: int, folder: Path) -> dict[str, str]:
     """What every process gets: the number of threads, where the code lies, a cold compile cache."""
-    path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")])
+    home = Path(gpunet.__file__).parent.parent
+    path = os.pathsep.join([str(SCRIPTS), str(home), os.environ.get("PYTHONPATH", "")])
     return {
         **{name: value for name, value in os.environ.items() if name not in PINS},
         **dict.fromkeys(THREAD_VARIABLES, str(threads)),
