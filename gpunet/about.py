@@ -9,10 +9,10 @@ from gpunet.device import cuda, resolve
 from gpunet.device.cpu import Cpu
 from gpunet.errors import Unavailable
 from gpunet.kernels import native
+from gpunet.view import size
 
 SCHEMA = "gpunet.info/1"
 PACKAGES = ("numpy", "pyarrow", "safetensors", "typer", "rich", "cupy-cuda12x", "cupy-cuda13x")
-GIB = 2**30
 
 
 def collect() -> dict[str, Any]:
@@ -36,11 +36,11 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The same for reading."""
     cpu, auto = found["cpu"], found["auto"]
     packages = " · ".join(f"{name} {number}" for name, number in found["packages"].items())
-    memory = f"{_gib(cpu['memory_free'])} of {_gib(cpu['memory_total'])} free"
+    memory = f"{size(cpu['memory_free'])} of {size(cpu['memory_total'])} free"
     gpus = [
         (
             gpu["name"],
-            f"{gpu['model']}, {_gib(gpu['memory_free'])} of {_gib(gpu['memory_total'])} free"
+            f"{gpu['model']}, {size(gpu['memory_free'])} of {size(gpu['memory_total'])} free"
             f" · driver {gpu['driver']} · capability {gpu['compute_capability']}",
         )
         for gpu in found["gpus"]
@@ -76,7 +76,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _gib(count: int) -> str:
-    return f"{count / GIB:.1f} GiB"

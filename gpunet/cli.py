@@ -91,8 +91,9 @@ def train(
 ) -> None:
     """Train a network on DATA and save the run.
 
-    DATA is a CSV, TSV, Parquet, JSON-lines, NPZ, NPY or IDX file, a folder of MNIST-named IDX
-    files, or a built-in set (gpunet data list). Without DATA: the lecture's two-layer network.
+    DATA is a CSV, TSV, Parquet, JSON-lines, NPZ, NPY or IDX file, a folder of
+    MNIST-named IDX files, or a built-in set (gpunet data list). Without DATA: the
+    lecture's two-layer network.
 
     For example: gpunet train penguins, or
     gpunet train prices.csv --target price --hidden 256,128 --epochs 50
@@ -252,6 +253,8 @@ def gradcheck(
     else:
         rows = [[r.name, r.kind, f"{r.error:.1e}", "ok" if r.ok else "WRONG"] for r in results]
         view.table(["name", "kind", "largest relative error", ""], rows, right=(2,))
+        worst = max((result.error for result in results), default=0.0)
+        view.facts([("largest", f"{worst:.1e} of {len(results):,} checks")], view.out())
     checking.demand(results)
 
 

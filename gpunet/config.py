@@ -67,7 +67,9 @@ class Config:
     dropout: Rate = _setting(0.0, NETWORK, "Fraction of hidden units dropped while training.")
     bias: bool = _setting(True, NETWORK, "Layers without a bias.")
     init: Init = _setting("auto", NETWORK, "Distribution of the first weights.")
-    loss: str = _setting("auto", NETWORK, "By name, or a formula of pred and target.")
+    loss: str = _setting(
+        "auto", NETWORK, "A name, pinball(0.9), huber(2), or a formula of pred and target."
+    )
     label_smoothing: Rate = _setting(0.0, NETWORK, "Share of each label spread over the others.")
 
     optimizer: Optimizer = _setting("adamw", TRAINING, "How gradients move the weights.")

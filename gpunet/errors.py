@@ -9,7 +9,6 @@
     ├── OutOfMemory       71
     ├── OutputExists      73   would overwrite
     ├── WriteError        74   the disk refused
-    ├── RunBusy           75   another process holds the run
     ├── ModelInvalid      76   a model or checkpoint is not ours, or is damaged
     ├── NotPermitted      77
     ├── Diverged          80   a non-finite loss, gradient or weight
@@ -63,10 +62,6 @@ class OutputExists(GpunetError):
 
 class WriteError(GpunetError):
     exit_code = 74
-
-
-class RunBusy(GpunetError):
-    exit_code = 75
 
 
 class ModelInvalid(GpunetError):

@@ -3,9 +3,10 @@
 Knows settings and sizes; knows no data, no device and no file.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, nan, sqrt
 
 import numpy as np
 
@@ -99,14 +100,16 @@ def activation(text: str) -> Gate:
 
 def loss(text: str, task: str, smoothing: float = 0.0) -> Gate:
     """The gate of that name, or of a formula of pred and target; UsageError if it cannot serve."""
-    if text in LOSSES:
-        if text not in TASK_LOSSES[task]:
+    name, parameter = _name_and_parameter(text)
+    if name in LOSSES:
+        if name not in TASK_LOSSES[task]:
             fitting = ", ".join(TASK_LOSSES[task])
             raise UsageError(f"--loss {text} does not fit a {task} target", f"use {fitting}")
-        takes_smoothing = text.endswith("cross_entropy")
-        if smoothing and not takes_smoothing:
+        if name.endswith("cross_entropy"):
+            return LOSSES[name](smoothing)
+        if smoothing:
             raise UsageError(f"--label-smoothing has no meaning for --loss {text}")
-        return LOSSES[text](smoothing if takes_smoothing else None)
+        return LOSSES[name](parameter)
     _check_name("loss", text, TASK_LOSSES[task], "pred and target")
     if task == "multiclass":
         raise UsageError(f"--loss {text}: a formula does not fit a multiclass target")
@@ -114,6 +117,21 @@ def loss(text: str, task: str, smoothing: float = 0.0) -> Gate:
         raise UsageError("--label-smoothing has no meaning for a formula")
     parsed = formula.elementwise(text, ("pred", "target"))
     return fuse.Loss(parsed.graph, is_mean=parsed.reduction == "mean")
+
+
+def _name_and_parameter(text: str) -> tuple[str, float | None]:
+    """`pinball(0.9)` in its parts: a quantile in (0, 1), or a positive delta of huber."""
+    found = re.fullmatch(r"(huber|pinball)\(\s*([-+.\deE]+)\s*\)", text)
+    if found is None:
+        return text, None
+    try:
+        value = float(found[2])
+    except ValueError:
+        value = nan
+    if not 0 < value < (1 if found[1] == "pinball" else inf):
+        wanted = "a quantile between 0 and 1" if found[1] == "pinball" else "a positive delta"
+        raise UsageError(f"--loss {text}: wants {wanted}")
+    return found[1], value
 
 
 def _check_name(setting: str, text: str, known: Iterable[str], inputs: str) -> None:

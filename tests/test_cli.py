@@ -219,6 +219,8 @@ def test_version_and_no_arguments(cli) -> None:
         (["train", "penguins", "--activation", "x*foo(x)"], "column 3.*foo"),
         (["train", "penguins", "--activation", "swish"], "no such activation; use sigmoid, tanh"),
         (["train", "penguins", "--activation", "x+y"], "formula"),
+        (["train", "spiral", "-t", "x1", "--loss", "pinball(2)"], "quantile between 0 and 1"),
+        (["train", "spiral", "-t", "x1", "--loss", "huber(-1)"], "wants a positive delta"),
         (["train", "penguins", "--loss", "hinge"], "no such loss; use softmax_cross_entropy"),
         (["train", "penguins", "--loss", "mean_squared"], "does not fit a multiclass target"),
         (["train", "penguins", "--loss", "pred-target"], "does not fit a multiclass target"),

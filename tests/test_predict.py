@@ -132,6 +132,14 @@ def test_regression_is_in_the_targets_own_units() -> None:
         model.predict(x, proba=True)
 
 
+def test_pinball_finds_its_quantile() -> None:
+    y = rng.exponential(size=2000)
+    model = gpunet.train(
+        (np.zeros((2000, 1)), y), loss="pinball(0.9)", hidden=(), epochs=60, device="cpu"
+    )
+    assert 0.85 < (y <= model.predict(np.zeros((1, 1)))[0]).mean() < 0.95
+
+
 def test_several_targets() -> None:
     x = rng.standard_normal((200, 3))
     model = gpunet.train((x, x[:, :2] * 3), epochs=40, device="cpu")
