@@ -1,9 +1,13 @@
 """What needs a GPU is skipped with its reason, or fails under --require-gpu."""
 
 import pytest
+from hypothesis import settings
 
 from gpunet.device import resolve
 from gpunet.errors import Unavailable
+
+settings.register_profile("shared", deadline=None)  # machines are shared: time proves nothing
+settings.load_profile("shared")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

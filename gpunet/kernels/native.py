@@ -117,7 +117,7 @@ class Program:
         batch: int,
         lanes: int,
     ) -> None:
-        self.library, self.steps, self.gradient, self.lanes = library, steps, gradient, lanes
+        self.loaded, self.steps, self.gradient, self.lanes = library, steps, gradient, lanes
         self.weights = [step for step in steps if step.is_weight_gradient]
         self.matrices = max((self._end(step) for step in self.weights), default=0)
         self.copies = (
@@ -142,7 +142,7 @@ class Program:
 
     def run(self, steps: int) -> None:
         """Run the list `steps` times; a fault ends it early."""
-        self.library.loops.run_program(ctypes.byref(self.program), ctypes.c_longlong(steps))
+        self.loaded.loops.run_program(ctypes.byref(self.program), ctypes.c_longlong(steps))
 
     def _operations(self, dtype: np.dtype) -> Iterator[_Operation]:
         """The steps with barriers between what rows give and what needs all rows."""
@@ -204,7 +204,7 @@ class Program:
         return place, inside and away >= first_vector
 
     def _function(self, name: str, dtype: np.dtype) -> int:
-        return _address(self.library.loops, f"{name}_{dtype}")
+        return _address(self.loaded.loops, f"{name}_{dtype}")
 
 
 def check(library: Library, steps: Sequence[Step], dtype: str) -> None:
