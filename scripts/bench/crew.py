@@ -112,7 +112,7 @@ class Worker:
         self.words = folder / f"{name}.log"
         with open(self.words, "wb") as words:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bench.worker"],
+                [sys.executable, "-P", "-m", "bench.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=words,
