@@ -11,8 +11,6 @@ from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
 
-import numpy as np
-
 from gpunet import data, loop, model, optim, run
 from gpunet.config import Config, Settings, gather
 from gpunet.data import Prepared, Source
@@ -63,10 +61,9 @@ class Job:
     @property
     def launches(self) -> LaunchList:
         """The training step as a launch list."""
-        device, schema = self.choice.device, self.prepared.schema
-        order = device.asarray(np.arange(self.prepared.train.rows, dtype=np.int32))
-        part = loop.feed(device, self.prepared.train, schema, self.dtype, order)
-        return loop.lower(self.model.network, part, self.model.config, device, self.dtype)[1]
+        device, config = self.choice.device, self.model.config
+        part = loop.training_feed(self.prepared, config, device, self.dtype)
+        return loop.lower(self.model.network, part, config, device, self.dtype)[1]
 
     def reports(self) -> Iterator[Report]:
         """Train, yielding the reports; with a run directory they are written there as well."""

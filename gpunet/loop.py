@@ -96,6 +96,13 @@ def feed(
     return Feed(x, y, scale, shift, order)
 
 
+def training_feed(data: Prepared, config: Config, device: Device, dtype: str) -> Feed:
+    """The training part on a device, with an order to fill each epoch if it is shuffled."""
+    rows = np.arange(data.train.rows, dtype=np.int32)
+    order = device.asarray(rows) if config.shuffle else None
+    return feed(device, data.train, data.schema, dtype, order)
+
+
 def judge(schema: Schema, y: np.ndarray, raw: np.ndarray) -> dict[str, float | None]:
     """The task's metrics of raw predictions (n, k) against targets, in the target's own units."""
     task, output = schema.target.task, model.outcome(schema.target.task, raw)
@@ -148,8 +155,8 @@ class _Run:
         self.network, self.data, self.config = network, data, config
         self.device, self.control = device, control
         rows = data.train.rows
-        self.order = device.asarray(np.arange(rows, dtype=np.int32)) if config.shuffle else None
-        trained = feed(device, data.train, data.schema, dtype, self.order)
+        trained = training_feed(data, config, device, dtype)
+        self.order = trained.order
         self.store, self.list = lower(network, trained, config, device, dtype)
         self.per_epoch = self.list.steps
         self.total = steps_in_all(config, rows)

@@ -193,6 +193,8 @@ def test_plan_prints_the_launches_of_a_step(cli) -> None:
     assert names[-1] == "sgd"
     flops = sum(each["flops"] or 0 for each in found["launches"])
     assert flops == 2 * 64 * (1000 * 100 + 100 * 10) * 2 + 2 * 64 * 100 * 10
+    unshuffled = cli("plan", "lecture", "--device", "cpu", "--precision", "fp64", "--json").out
+    assert "gather" not in {each["launch"] for each in json.loads(unshuffled)["launches"]}
     assert "arena" in cli("plan", "penguins", "--hidden", "8").out
     assert cli("plan", "penguins", "--epochs", "0").code == 2
 
