@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "train": "job",
+    "resume": "rerun",
+    "verify": "rerun",
     "load": "predict",
     "Model": "predict",
     "Graph": "graph",

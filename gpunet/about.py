@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from gpunet import __version__
-from gpunet.device import cuda, resolve
+from gpunet.device import Device, cuda, resolve
 from gpunet.device.cpu import Cpu
 from gpunet.errors import Unavailable
 from gpunet.kernels import native
@@ -30,6 +30,14 @@ def collect() -> dict[str, Any]:
         "no_gpu_because": reason,
         "auto": {"device": choice.device.name, "reason": choice.reason},
     }
+
+
+def environment(device: Device) -> dict[str, str]:
+    """What a run's bits depend on, beside its data and settings: versions, BLAS, device."""
+    found = {"gpunet": __version__, "numpy": version("numpy"), "device": device.name}
+    if device.kind == "cpu":
+        found["kernels"] = _kernels() if device.kernels == "auto" else device.kernels
+    return {**found, **device.traits()}
 
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:

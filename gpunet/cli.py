@@ -7,7 +7,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from gpunet import view
-from gpunet.errors import GpunetError, Interrupted, OutOfMemory, UsageError, WriteError
+from gpunet.errors import (
+    CheckFailed,
+    Diverged,
+    GpunetError,
+    Interrupted,
+    OutOfMemory,
+    UsageError,
+    WriteError,
+)
 from gpunet.options import takes_settings
 
 if TYPE_CHECKING:
@@ -59,12 +67,19 @@ Delimiter = Annotated[
 Header = Annotated[
     bool, typer.Option("--header/--no-header", help="Whether the first line names the columns.")
 ]
+MovedData = Annotated[
+    Optional[str], typer.Argument(metavar="[DATA]", help="The run's data, where they have moved.")
+]
 Inputs = Annotated[
     Optional[list[str]],
     typer.Argument(
         metavar="[NAME=VALUE]...", help="x=-2, x=[[1,2],[3,4]], x=@file.npy, w=randn(3,4)"
     ),
 ]
+
+
+ENDING = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+SAVING = [getattr(signal, n) for n in ("SIGUSR1",) if hasattr(signal, n)]
 
 
 @app.callback(invoke_without_command=True)
@@ -98,32 +113,70 @@ def train(
     For example: gpunet train penguins, or
     gpunet train prices.csv --target price --hidden 256,128 --epochs 50
     """
-    from gpunet import job, run
+    from gpunet import job
+    from gpunet.run import Run
 
-    flags = {name: value for name, value in given.items() if value is not None}
-    planned = job.plan(data, flags, config)
-    planned.out = run.create(out, planned.name)
-    if not quiet:
-        view.facts(_plan_facts(planned))
-        view.gap()
-    for note in planned.prepared.notes:
-        view.warn(note)
-    with _stop_on_signal(planned) as caught, _training_view(planned, quiet) as shown:
-        planned.control.tick = shown.tick
-        for report in planned.reports():
-            shown.report(report)
-    summary = planned.finish()
-    view.gap()
+    planned = job.plan(data, _given(given), config)
+    with Run.create(out, planned.name) as held:
+        planned.begin(held)
+        _train(planned, json, quiet, planned.prepared.notes)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    data: MovedData = None,
+    epochs: Annotated[
+        Optional[str], typer.Option("-e", "--epochs", help="+50: so many more, anew.")
+    ] = None,
+    device: Annotated[Optional[str], typer.Option("-d", "--device", help="Another one.")] = None,
+    allow_inexact: Annotated[
+        bool, typer.Option("--allow-inexact", help="Though data or settings have changed.")
+    ] = False,
+    json: TrainJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a run where it was stopped, to the same bits.
+
+    A run that is done goes on with --epochs +N: N epochs behind the last, through
+    the run's schedule of learning rates once more, from its start.
+    """
+    from gpunet import rerun
+
+    planned, notes = rerun.take_up(run, data, epochs, device, allow_inexact)
+    assert planned.run is not None
+    with planned.run:
+        if planned.is_over:
+            notes.append("nothing is left to train; --epochs +N adds N epochs")
+        _train(planned, json, quiet, notes)
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    data: MovedData = None,
+    epochs: Annotated[
+        Optional[str], typer.Option("-e", "--epochs", help="With commas: 3,5. All if not given.")
+    ] = None,
+    devices: Annotated[
+        Optional[str], typer.Option("--devices", help="With commas: cpu,cuda. The run's own.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make epochs of a run again and compare every number; exit 6 where one differs."""
+    from gpunet import rerun
+
+    names = [name.strip() for name in devices.split(",")] if devices else []
+    found = list(rerun.verify(run, _numbers(epochs, "--epochs"), names, data))
+    wrong = [each for each in found if each.wrong]
     if json:
-        view.print_json(summary)
+        report = {"schema": "gpunet.verify/1", "run": str(run), "ok": not wrong}
+        view.print_json({**report, "epochs": [vars(each) for each in found]})
     else:
-        view.metrics(summary["metrics"])
-    if not quiet:
-        view.gap()
-        view.facts(_next_steps(summary))
-    if caught:
-        best = f"the model of epoch {summary['best_epoch']} is saved in {planned.out}"
-        raise Interrupted(f"stopped after step {summary['steps']:,}; {best}", None, caught[0])
+        rows = [[each.epoch, each.step, each.device, each.wrong or "same"] for each in found]
+        view.table(["epoch", "step", "device", ""], rows, right=(0, 1))
+    if wrong:
+        raise CheckFailed(f"{run}: {len(wrong):,} of {len(found):,} epochs differ")
 
 
 @app.command()
@@ -134,11 +187,13 @@ def plan(
     json: TrainJson = False,
     **given: Any,
 ) -> None:
-    """Print the launches of one training step on DATA, with the settings of train."""
-    from gpunet import job
+    """Print the launches of one training step on DATA, or of a run, with the settings of train."""
+    from gpunet import job, rerun
 
-    flags = {name: value for name, value in given.items() if value is not None}
-    launches = job.plan(data, flags, config).launches
+    if rerun.is_run(data) and (config or _given(given)):
+        raise UsageError(f"{data} is a run: its settings are its own", "leave the others out")
+    planned = rerun.reopen(data) if rerun.is_run(data) else job.plan(data, _given(given), config)
+    launches = planned.launches
     if json:
         view.print_json(view.plan_to_json(launches))
     else:
@@ -318,7 +373,9 @@ def main(arguments: list[str] | None = None) -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
         elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(_run(arguments))
+    ending = {number: _end for number in ENDING if number != signal.SIGINT}
+    with _handling(ending | dict.fromkeys(SAVING, lambda number, frame: None)):
+        sys.exit(_run(arguments))
 
 
 def _run(arguments: list[str]) -> int:
@@ -364,22 +421,81 @@ def _leave_quietly() -> int:
 
 @contextmanager
 def _stop_on_signal(planned: "Job") -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM ends the loop after the step in hand; a second ends at once."""
+    """SIGINT, SIGTERM and SIGHUP end the loop after the step in hand, a second SIGINT at once;
+    SIGUSR1 asks for a checkpoint. Handlers set flags, nothing else."""
     caught: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if caught:
+        if caught and number == signal.SIGINT:
             raise KeyboardInterrupt
         caught.append(number)
         planned.control.stop = True
-        view.say("stopping after this step; once more to stop now")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    def save(number: int, frame: FrameType | None) -> None:
+        planned.control.save = True
+
+    with _handling(dict.fromkeys(ENDING, stop) | dict.fromkeys(SAVING, save)):
         yield caught
+
+
+@contextmanager
+def _handling(handlers: dict[int, Any]) -> Iterator[None]:
+    """Handlers for a while; a signal that is ignored (nohup) stays so."""
+    before = {number: signal.getsignal(number) for number in handlers}
+    taken = [number for number, old in before.items() if old is not signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, handlers[number])
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in taken:
+            signal.signal(number, before[number])
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise Interrupted("interrupted", None, number)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _numbers(text: str | None, name: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise UsageError(f"{name} {text}: must be whole numbers with commas") from None
+
+
+def _train(planned: "Job", json: bool, quiet: bool, notes: Iterable[str]) -> None:
+    """Run a job to its end, showing it."""
+    if not quiet:
+        view.facts(_plan_facts(planned))
+        view.gap()
+    for note in notes:
+        view.warn(note)
+    with _stop_on_signal(planned) as caught:
+        with _training_view(planned, quiet) as shown:
+            planned.control.tick = shown.tick
+            try:
+                for report in planned.reports():
+                    shown.report(report)
+            except Diverged as fault:
+                view.trail(fault.fault)
+                raise
+        summary = planned.finish()
+    view.gap()
+    if json:
+        view.print_json(summary)
+    elif not caught:
+        view.metrics(summary["metrics"])
+    if not quiet and not caught:
+        view.gap()
+        view.facts(_next_steps(summary))
+    if caught:
+        where = f"step {summary['steps']:,} of {planned.steps:,}"
+        hint = f"go on with: gpunet resume {planned.out}"
+        raise Interrupted(f"stopped after {where}", hint, caught[0])
 
 
 def _training_view(planned: "Job", quiet: bool) -> view.Training:

@@ -13,7 +13,7 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from annotated_types import Ge, Interval, Le
+from annotated_types import Ge, Interval, Le, Predicate
 
 from gpunet.errors import InputMissing, UsageError
 
@@ -23,6 +23,28 @@ Positive = Annotated[float, Interval(gt=0, lt=inf)]
 NotNegative = Annotated[float, Interval(ge=0, lt=inf)]
 Rate = Annotated[float, Interval(ge=0, lt=1)]
 
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def pace(text: str) -> int | float:
+    """`500` as steps, an int; `30s`, `5m`, `1h` as seconds, a float. ValueError for others."""
+    if text[-1:] in UNITS:
+        seconds = float(text[:-1]) * UNITS[text[-1]]
+        if 0 < seconds < inf:
+            return seconds
+    elif text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text)
+    raise ValueError(f"{text!r} is neither a number of steps nor a time")
+
+
+def _is_pace(text: str) -> bool:
+    with suppress(ValueError):
+        pace(text)
+        return True
+    return False
+
+
+Pace = Annotated[str, Predicate(_is_pace)]
 Task = Literal["auto", "regression", "binary", "multiclass", "multilabel"]
 Norm = Literal["none", "layer", "batch"]
 Init = Literal["auto", "he", "xavier", "lecun", "normal"]
@@ -32,6 +54,7 @@ Kernels = Literal["auto", "native", "numpy"]
 Precision = Literal["auto", "fp64", "fp32", "tf32", "bf16"]
 
 DATA, NETWORK, TRAINING, HARDWARE = "Data", "Network", "Training", "Hardware"
+OUTPUT = "Output"
 USES_MOMENTUM = ("sgd", "momentum", "nesterov")
 USES_BETAS = ("adam", "adamw", "lion")
 INSTEAD = {"steps": "epochs", "epochs": "steps"}
@@ -95,6 +118,15 @@ class Config:
     kernels: Kernels = _setting("auto", HARDWARE, "What runs on the CPU.")
     precision: Precision = _setting("auto", HARDWARE, "auto: fp32 on the CPU, tf32 on CUDA.")
 
+    checkpoint_every: Pace = _setting(
+        "30s", OUTPUT, "Steps between checkpoints, or a time: 500, 30s, 5m."
+    )
+
+    @property
+    def between_checkpoints(self) -> int | float:
+        """Steps (an int) or seconds (a float) from one checkpoint to the next."""
+        return pace(self.checkpoint_every)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -116,6 +148,14 @@ class Settings:
         return Settings(
             replace(self.config, **{name: value}), {**self.origin, name: f"auto: {reason}"}
         )
+
+    def lasting(self) -> dict[str, Any]:
+        """What the outcome of a run depends on, in plain values: not its hardware and output."""
+        return {
+            each.name: getattr(self.config, each.name)
+            for each in fields(Config)
+            if each.metadata["panel"] not in (HARDWARE, OUTPUT)
+        }
 
     def to_toml(self, data: str) -> str:
         """A file that `--config` reads: one line a setting, its origin behind it."""
@@ -200,6 +240,8 @@ def _plain(name: str, value: Any, word: str) -> Any:
         raise UsageError(f"{name} ({word}): {value} is neither a number nor text")
     if name == "hidden" and isinstance(value, int):
         return (value,)
+    if name == "checkpoint_every" and isinstance(value, int):
+        return str(value)
     return _from_text(name, value) if isinstance(value, str) else value
 
 
@@ -241,6 +283,8 @@ def _wanted(name: str, fault: Mapping[str, Any]) -> str:
         return f"must be one of {', '.join(options)}"
     if fault["type"] == "missing" or "tuple" in fault["type"] or fault["type"] == "too_long":
         return "must be two numbers" if name == "betas" else "must be a list"
+    if fault["type"] == "predicate_failed":
+        return "must be a number of steps, or a time such as 30s, 5m, 1h"
     return str(fault["msg"]).replace("Input should be", "must be").replace("Value error, ", "")
 
 

@@ -6,7 +6,7 @@ state lie in flat vectors. After that a step is the list, run: nothing is alloca
 number that changes from step to step is read from device memory.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -127,10 +127,24 @@ class Store:
 
     def weights(self) -> dict[str, np.ndarray]:
         """Copies on the host, by name."""
-        values = self.device.to_host(self.values)
-        found = {name: values[at].reshape(shape).copy() for name, (at, shape) in self.views.items()}
         kept = {name: self.device.to_host(a).copy() for name, a in self.statistics.items()}
-        return {**found, **kept}
+        return {**self.named(self.values), **kept}
+
+    def named(self, vector: Array) -> dict[str, np.ndarray]:
+        """A flat vector as arrays by name, copied to the host."""
+        host = self.device.to_host(vector)
+        return {name: host[at].reshape(shape).copy() for name, (at, shape) in self.views.items()}
+
+    def fill(self, vector: Array, arrays: Mapping[str, np.ndarray]) -> None:
+        """The other way round: a flat vector from arrays by name."""
+        for name, (at, _) in self.views.items():
+            vector[at] = self.device.asarray(arrays[name].ravel())
+
+    def load(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Take what `weights` gave."""
+        self.fill(self.values, weights)
+        for name, array in self.statistics.items():
+            array[...] = self.device.asarray(weights[name])
 
 
 def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store:

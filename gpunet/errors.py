@@ -9,6 +9,7 @@
     ├── OutOfMemory       71
     ├── OutputExists      73   would overwrite
     ├── WriteError        74   the disk refused
+    ├── RunBusy           75   another process writes to the run
     ├── ModelInvalid      76   a model or checkpoint is not ours, or is damaged
     ├── NotPermitted      77
     ├── Diverged          80   a non-finite loss, gradient or weight
@@ -64,6 +65,10 @@ class WriteError(GpunetError):
     exit_code = 74
 
 
+class RunBusy(GpunetError):
+    exit_code = 75
+
+
 class ModelInvalid(GpunetError):
     exit_code = 76
 
@@ -73,7 +78,13 @@ class NotPermitted(GpunetError):
 
 
 class Diverged(GpunetError):
+    """Training met a value that is not finite; `fault` tells where, if that is known."""
+
     exit_code = 80
+
+    def __init__(self, message: str, hint: str | None = None, fault: object = None) -> None:
+        super().__init__(message, hint)
+        self.fault = fault
 
 
 class Interrupted(GpunetError):

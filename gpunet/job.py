@@ -1,47 +1,65 @@
 """The main job: from data and settings to a trained, judged and saved model.
 
-Decides what `auto` means. Shows nothing: whoever runs it follows the reports.
+Shows nothing: whoever runs it follows the reports.
 """
 
-import time
+import json
+import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import ceil
+from hashlib import sha256
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
 
-from gpunet import data, loop, model, optim, run
-from gpunet.config import Config, Settings, gather
+import numpy as np
+
+from gpunet import about, auto, data, loop, model
+from gpunet.config import Settings, gather
 from gpunet.data import Prepared, Source
-from gpunet.device import Choice, Device, resolve
+from gpunet.device import Choice, resolve
 from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, UsageError
-from gpunet.kernels import native
-from gpunet.loop import Control, Report
+from gpunet.loop import Control, Report, Snapshot
 from gpunet.predict import MODEL_FILE, Model, outputs
+from gpunet.run import IDENTITY, SETTINGS, Run, pack
 
-SCHEMA = "gpunet.train/1"
-UPDATES, MIN_EPOCHS, MAX_EPOCHS = 6000, 20, 200
-BATCH_RULE = ((2_800, 32), (4_500, 64), (6_400, 128), (32_000, 256), (108_000, 512))
+SCHEMA, RUN_SCHEMA = "gpunet.train/1", "gpunet.run/1"
+METRICS, TIMING, SUMMARY, FAULT = "metrics.jsonl", "timing.jsonl", "summary.json", "fault"
+PASSING = ("steps", "epochs", "rows_per_second", "seconds")
 
 
 @dataclass
 class Job:
-    """One training run, from prepared data to a summary."""
+    """One training run, from prepared data to a summary.
+
+    location: where its data are: a set's name or an absolute path; None for objects in memory.
+    identity: what `run.json` holds, {} outside a run directory. start: where a resumed run goes on.
+    """
 
     name: str
+    location: str | None
     settings: Settings
     choice: Choice
     prepared: Prepared
     model: Model
     dtype: str
     control: Control = field(default_factory=Control)
-    out: Path | None = None
+    run: Run | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    start: Snapshot | None = None
+    legs: loop.Legs = ()
     last: Report | None = None
     best: Report | None = None
+    lines: list[str] = field(default_factory=list)
     speeds: list[float] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def out(self) -> Path | None:
+        """The run directory."""
+        return None if self.run is None else self.run.path
 
     @property
     def outputs(self) -> int:
@@ -56,49 +74,97 @@ class Job:
     @property
     def steps(self) -> int:
         """Updates in all, if nothing ends the run early."""
-        return loop.steps_in_all(self.model.config, self.prepared.train.rows)
+        return loop.steps_in_all(self.model.config, self.prepared.train.rows, self.legs)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a resumed run had come to its end, and nothing was added."""
+        if self.start is None or self.start.state["ended"] not in ("done", "patience"):
+            return False
+        return self.start.step not in {first for first, _ in self.legs}
 
     @property
     def launches(self) -> LaunchList:
         """The training step as a launch list."""
         device, config = self.choice.device, self.model.config
         part = loop.training_feed(self.prepared, config, device, self.dtype)
-        return loop.lower(self.model.network, part, config, device, self.dtype)[1]
+        return loop.lower(self.model.network, part, config, device, self.dtype, self.legs)[1]
+
+    def fingerprints(self) -> dict[str, str]:
+        """What must not change if the run is to go on: SHA-256 of its data and of its settings."""
+        settled = json.dumps(self.settings.lasting(), sort_keys=True)
+        config = sha256(settled.encode()).hexdigest()
+        return {"data": self.prepared.fingerprint(), "config": config}
+
+    def begin(self, run: Run) -> None:
+        """Write down in a new run directory what the run is."""
+        self.run = run
+        self.identity = {
+            "schema": RUN_SCHEMA,
+            "id": secrets.token_hex(8),
+            "name": self.name,
+            "data": self.location,
+            "folder": os.getcwd(),
+            "fingerprints": self.fingerprints(),
+            "environment": about.environment(self.choice.device),
+            "legs": list(self.legs),
+        }
+        run.write(SETTINGS, self.settings.to_toml(self.name))
+        self.note_identity()
+
+    def note_identity(self) -> None:
+        """Write `run.json`."""
+        assert self.run is not None
+        self.run.write(IDENTITY, json.dumps(self.identity, indent=2) + "\n")
 
     def reports(self) -> Iterator[Report]:
         """Train, yielding the reports; with a run directory they are written there as well."""
-        if self.out is not None:
-            run.write(self.out / "config.toml", self.settings.to_toml(self.name))
-        began = time.perf_counter()
-        network, device = self.model.network, self.choice.device
+        config, control = self.model.config, self.control
+        if self.run is not None:
+            control.keep, control.every = self._keep, config.between_checkpoints
+            self._status("running")
+        before = self.seconds
         try:
             for report in loop.train(
-                network, self.prepared, self.model.config, device, self.dtype, self.control
+                self.model.network,
+                self.prepared,
+                config,
+                self.choice.device,
+                self.dtype,
+                control,
+                self.start,
+                self.legs,
             ):
+                self.seconds = before + report.seconds
                 self._note(report)
                 yield report
         except Diverged as fault:
-            self.control.ended = "diverged"
+            control.ended = "diverged"
             raise self._keep_what_is_good(fault) from None
-        finally:
-            self.seconds = time.perf_counter() - began
+
+    def follow(self, on_report: Callable[[Report], None] | None = None) -> Model:
+        """Train to the end, handing each report on."""
+        for report in self.reports():
+            if on_report is not None:
+                on_report(report)
+        self.finish()
+        return self.model
 
     def finish(self) -> dict[str, Any]:
-        """Save the model, judge it on every part, and save and return the summary."""
-        if self.out is not None:
-            self.model.save(self.out / MODEL_FILE)
+        """Save the model, judge it on every part, and save and return the summary.
+
+        A run that was stopped is not judged: it may go on.
+        """
+        self._save_model(self.model.network.weights)
         summary = self.summary()
-        if self.out is not None:
-            run.write_json(self.out / "summary.json", summary)
+        if self.run is not None:
+            self.run.write_json(SUMMARY, summary)
+            self._status(self.control.ended)
         return summary
 
     def summary(self) -> dict[str, Any]:
         """The run in plain values: what `--json` prints and `summary.json` holds."""
-        parts = {
-            "train": self.prepared.train,
-            "validation": self.prepared.validation,
-            "test": self.prepared.test,
-        }
+        parts = self.prepared.parts
         target, last, best = self.prepared.schema.target, self.last, self.best
         return {
             "schema": SCHEMA,
@@ -112,7 +178,7 @@ class Job:
             "precision": self.model.config.precision,
             "parameters": self.parameters,
             "rows": {name: 0 if part is None else part.rows for name, part in parts.items()},
-            "steps": 0 if last is None else last.step,
+            "steps": self.control.done,
             "epochs": 0 if last is None else last.epoch,
             "best_epoch": None if best is None else best.epoch,
             "ended": self.control.ended,
@@ -123,9 +189,18 @@ class Job:
                 "last": None if last is None else last.loss,
             },
             "metrics": {
-                name: {} if part is None else self._judge(part) for name, part in parts.items()
+                name: self._judge(part) if part is not None and self._is_worth_judging else {}
+                for name, part in parts.items()
             },
         }
+
+    @property
+    def _is_worth_judging(self) -> bool:
+        """A run that was stopped may go on; of one that broke a validated model may be good."""
+        has_best = self.prepared.validation is not None and self.best is not None
+        return self.control.ended in ("done", "patience") or (
+            self.control.ended == "diverged" and has_best
+        )
 
     def _judge(self, part: data.Dataset) -> dict[str, float | None]:
         raw = self.model.run(part, self.choice.device)
@@ -137,27 +212,91 @@ class Job:
         self.speeds.append(report.rows_per_second)
         if report.best:
             self.best = report
-        if self.out is not None:
-            run.append(self.out / "metrics.jsonl", {**vars(report)})
+        if self.run is not None:
+            self.lines.append(self.run.append(METRICS, lasting(report)))
+            spent = {"rows_per_second": report.rows_per_second, "seconds": self.seconds}
+            self.run.append(TIMING, {"step": report.step, **spent})
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        """Commit a checkpoint, and the best model so far."""
+        assert self.run is not None
+        text = np.frombuffer("".join(self.lines).encode(), np.uint8)
+        state = {name: self.identity[name] for name in ("id", "fingerprints", "environment")}
+        reports = {"last": self.last, "best": self.best}
+        state |= {name: None if r is None else lasting(r) for name, r in reports.items()}
+        tensors = {**snapshot.tensors, "metrics": text}
+        self.run.save(snapshot.step, tensors, {**state, "loop": snapshot.state})
+        self._save_model(snapshot.best)
+        self._status("running", snapshot.step)
+
+    def _save_model(self, weights: dict[str, np.ndarray]) -> None:
+        """Write the model, unless it is there already."""
+        if self.run is None:
+            return
+        content = self.model.packed(weights)
+        if sha256(content).digest() != self._written:
+            self.run.write(MODEL_FILE, content)
+            self._written = sha256(content).digest()
+
+    _written: bytes = b""
+
+    def _status(self, state: str, step: int | None = None) -> None:
+        if self.run is not None:
+            done = self.control.done if step is None else step
+            self.run.status(state, step=done, steps=self.steps)
 
     def _keep_what_is_good(self, fault: Diverged) -> Diverged:
-        if self.best is None or self.out is None:
+        if self.run is None:
             return fault
+        self._keep_fault(fault.fault)
         self.finish()
-        kept = f"the model of epoch {self.best.epoch} is kept in {self.out}"
-        return Diverged(f"{fault.message}; {kept}", fault.hint)
+        kept = f"the batch is in {self.run.path / FAULT}.safetensors"
+        if self.best is not None:
+            kept += f", the model of epoch {self.best.epoch} is kept"
+        return Diverged(f"{fault.message}; {kept}", fault.hint, fault.fault)
+
+    def _keep_fault(self, fault: Any) -> None:
+        """The batch of the faulty step, and what led to it."""
+        assert self.run is not None
+        place = None if fault.place is None else vars(fault.place)
+        batch = {"rows": fault.rows.astype(np.int64), "x": fault.x, "y": fault.y}
+        facts = {"step": fault.step, "epoch": fault.epoch, "what": fault.what, "place": place}
+        self.run.write_json(f"{FAULT}.json", {**facts, "trail": list(fault.trail)})
+        present = {
+            n: a.astype(a.dtype if a.dtype.kind == "f" else np.int64)
+            for n, a in batch.items()
+            if a is not None
+        }
+        self.run.write(f"{FAULT}.safetensors", pack(present, {"step": fault.step}))
 
 
-def plan(source: Any, flags: Mapping[str, Any], file: Path | str | None = None) -> Job:
+def lasting(report: Report) -> dict[str, Any]:
+    """A report without what may differ when the same steps are made again: times, the length."""
+    return {name: value for name, value in vars(report).items() if name not in PASSING}
+
+
+def report(found: Mapping[str, Any]) -> Report:
+    """The report that `lasting` was made of, as far as it goes."""
+    nothing: dict[str, Any] = dict.fromkeys(PASSING, 0)
+    return Report(**found, **nothing)
+
+
+def plan(
+    source: Any,
+    flags: Mapping[str, Any],
+    file: Path | str | None = None,
+    folder: Path | str = ".",
+) -> Job:
     """A job that is ready to train: data prepared, every `auto` decided, the network built.
 
-    `flags` are settings by name, `file` a TOML file of them. The device is looked for before any
-    data is read.
+    `flags` are settings by name, `file` a TOML file of them. Paths among them are seen from
+    `folder`. The device is looked for before any data is read.
     """
     settings = gather(flags, file, _recipe(source))
     choice = resolve(settings.config.device)
-    _check_device(settings, choice.device)
-    source, config = _read(source, settings), settings.config
+    auto.check_device(settings, choice.device)
+    location = _location(source, folder)
+    source, config = _read(source, settings, folder), settings.config
     if source.test is not None and settings.given("test") and config.test:
         raise UsageError(f"{source.name} has a test part of its own", "leave out --test")
     prepared = data.prepare(
@@ -166,19 +305,20 @@ def plan(source: Any, flags: Mapping[str, Any], file: Path | str | None = None) 
         features=config.features,
         drop=config.drop,
         task=config.task,
-        validation=_part(config.validation, settings),
-        test=_part(config.test, settings),
+        validation=_part(config.validation, settings, folder),
+        test=_part(config.test, settings, folder),
         split_column=config.split_column,
         drop_missing_target=config.drop_missing_target,
         standardise=config.standardise,
         seed=config.seed,
     )
-    settings = _decide(settings, prepared, choice)
+    settings = auto.decide(settings, prepared, choice)
     config, schema = settings.config, prepared.schema
     network = model.build(config, schema.width, outputs(schema), schema.target.task)
     dtype = "float64" if config.precision == "fp64" else "float32"
     choice.device.set_tf32(config.precision == "tf32")
-    return Job(source.name, settings, choice, prepared, Model(network, schema, config), dtype)
+    trained = Model(network, schema, config)
+    return Job(source.name, location, settings, choice, prepared, trained, dtype)
 
 
 def train(
@@ -199,13 +339,11 @@ def train(
     """
     flags = {**settings, **({"target": target} if target else {})}
     job = plan(source, flags, config)
-    if out is not None:
-        job.out = run.create(out, job.name)
-    for report in job.reports():
-        if on_report is not None:
-            on_report(report)
-    job.finish()
-    return job.model
+    if out is None:
+        return job.follow(on_report)
+    with Run.create(out, job.name) as run:
+        job.begin(run)
+        return job.follow(on_report)
 
 
 def _recipe(source: Any) -> Mapping[str, Any]:
@@ -215,90 +353,20 @@ def _recipe(source: Any) -> Mapping[str, Any]:
     return data.recipe(source) if isinstance(source, str) else {}
 
 
-def _read(source: Any, settings: Settings) -> Source:
+def _location(source: Any, folder: Path | str) -> str | None:
+    """Where the data can be read again; None for objects in memory and standard input."""
+    if not isinstance(source, (str, Path)) or source == "-":
+        return None
+    return source if source in data.BUILTIN else os.path.abspath(Path(folder) / source)
+
+
+def _read(source: Any, settings: Settings, folder: Path | str) -> Source:
+    """A source read; a path is seen from `folder`."""
+    is_path = isinstance(source, (str, Path)) and source not in ("-", *data.BUILTIN)
+    if is_path and Path(folder) != Path("."):
+        source = os.path.join(folder, source)
     return data.read(source, delimiter=settings.config.delimiter, header=settings.config.header)
 
 
-def _part(value: float | str, settings: Settings) -> float | Source:
-    return _read(value, settings) if isinstance(value, str) else value
-
-
-def _decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
-    """Every `auto` resolved, each with its reason."""
-    schema, rows = prepared.schema, prepared.train.rows
-    task, device = schema.target.task, choice.device
-    decisions: list[tuple[str, Callable[[Config], tuple[Any, str]]]] = [
-        ("task", lambda config: (task, schema.target.reason)),
-        ("hidden", lambda config: _hidden(schema.width)),
-        ("init", lambda config: (model.default_init(config.activation), config.activation)),
-        ("loss", lambda config: (model.TASK_LOSSES[task][0], f"a {task} target")),
-        ("lr", lambda config: (optim.OPTIMIZERS[config.optimizer].lr, config.optimizer)),
-        ("batch_size", lambda config: _batch_size(rows)),
-        ("epochs", lambda config: _epochs(config, rows)),
-        ("patience", lambda config: _patience(config, prepared)),
-        ("threads", lambda config: (device.threads, "the cores that are there")),
-        ("device", lambda config: (device.name, choice.reason)),
-        (
-            "precision",
-            lambda config: ("fp32", "on the CPU") if device.kind == "cpu" else ("tf32", "on CUDA"),
-        ),
-    ]
-    for name, decide in decisions:
-        counted_in_steps = name == "epochs" and settings.config.steps is not None
-        if getattr(settings.config, name) == "auto" and not counted_in_steps:
-            settings = settings.resolve(name, *decide(settings.config))
-    _check_parts(settings.config, prepared)
-    _check_warmup(settings.config, rows)
-    return settings
-
-
-def _hidden(width: int) -> tuple[tuple[int, ...], str]:
-    return ((256, 128) if width > 256 else (128, 64)), f"{width:,} inputs"
-
-
-def _batch_size(rows: int) -> tuple[int, str]:
-    size = next((size for limit, size in BATCH_RULE if rows < limit), 1024)
-    return size, f"{rows:,} training rows"
-
-
-def _epochs(config: Config, rows: int) -> tuple[int, str]:
-    per_epoch = ceil(rows / int(config.batch_size))
-    epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, ceil(UPDATES / per_epoch)))
-    return epochs, f"{per_epoch:,} steps each"
-
-
-def _patience(config: Config, prepared: Prepared) -> tuple[int, str]:
-    if prepared.validation is None:
-        return 0, "no validation part"
-    epochs = int(config.epochs) if config.steps is None else loop.REPORTS
-    return max(10, epochs // 4), f"a quarter of {epochs:,} epochs, 10 at least"
-
-
-def _check_parts(config: Config, prepared: Prepared) -> None:
-    if prepared.validation is None and (config.patience or config.schedule == "plateau"):
-        name = "--patience" if config.patience else "--schedule plateau"
-        raise UsageError(f"{name} needs a validation part", "set --validation")
-
-
-def _check_warmup(config: Config, rows: int) -> None:
-    total = config.steps or int(config.epochs) * ceil(rows / int(config.batch_size))
-    if config.warmup >= total:
-        hint = "shorten it, or give a share of all steps"
-        raise UsageError(f"--warmup {config.warmup:,} of {total:,} steps never ends", hint)
-
-
-def _check_device(settings: Settings, device: Device) -> None:
-    """Set the device up as asked, or say what it cannot do."""
-    config, precision = settings.config, settings.config.precision
-    if device.kind == "cpu":
-        device.kernels = config.kernels
-        device.threads = device.threads if config.threads == "auto" else int(config.threads)
-    for name in ("kernels", "threads"):
-        if device.kind != "cpu" and settings.given(name):
-            raise UsageError(f"--{name} has no meaning on {device.name}")
-    if config.kernels == "native":
-        native.load()
-    if device.kind == "cpu" and precision in ("tf32", "bf16"):
-        raise UsageError(f"--precision {precision} is for CUDA", "use fp32 or fp64 on the CPU")
-    if precision == "bf16":
-        raise UsageError("--precision bf16 is not offered yet", "use tf32")
+def _part(value: float | str, settings: Settings, folder: Path | str) -> float | Source:
+    return _read(value, settings, folder) if isinstance(value, str) else value

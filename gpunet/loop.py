@@ -1,18 +1,20 @@
 """The training loop: a generator of reports. Prints nothing, opens no file."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from math import ceil, isfinite
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from math import ceil, inf, isfinite
+from typing import Any
 
 import numpy as np
 
-from gpunet import engine, metrics, model, optim
+from gpunet import engine, forensics, metrics, model, optim
 from gpunet.config import Config
 from gpunet.data import Dataset, Prepared, Schema
 from gpunet.device import Array, Device
 from gpunet.engine import Feed, LaunchList, Store
-from gpunet.errors import Diverged
+from gpunet.errors import Diverged, ModelInvalid
 from gpunet.kernels.slots import LR, SCALE
 from gpunet.model import Network
 from gpunet.random import permutation
@@ -22,6 +24,12 @@ REPORTS = 20
 CHUNK_SECONDS = 0.05
 """Steps are run in chunks of about this long: signals and progress come between them."""
 PLATEAU_FACTOR, PLATEAU_EPOCHS = 0.3, 5
+Legs = Sequence[tuple[int, int]]
+"""What was added to a run: after which step, and how many steps."""
+SAFE_SECONDS, TRAIL = 5.0, 20
+"""After a fault about so many seconds are run again, and so many steps are shown."""
+PLACES = {"done", "reported", "lowest", "stale", "chain", "first_loss", "ended"}
+"""What a snapshot's state holds."""
 FAULTS = {1: "loss", 2: "gradient", 4: "weight"}
 
 
@@ -32,6 +40,7 @@ class Report:
     step, epoch: counted from 1, of `steps` and `epochs`. loss: the mean over the rows since the
     last report; for `sum_squares` that of the last step. validation: the loss and the task's
     metrics, {} without a validation part. lr: the last step's. best: no earlier one was better.
+    chain: a SHA-256 of the weights, the optimiser's state and the chain before it.
     """
 
     step: int
@@ -41,9 +50,29 @@ class Report:
     loss: float
     validation: dict[str, float | None]
     lr: float
-    rows_per_second: float
-    seconds: float
     best: bool
+    chain: str
+    rows_per_second: float = field(compare=False)
+    seconds: float = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that the rest of a run follows from, beside its data and settings: arrays by name, and
+    plain values. Independent copies."""
+
+    tensors: dict[str, np.ndarray]
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Updates made."""
+        return int(self.state["done"])
+
+    @property
+    def best(self) -> dict[str, np.ndarray]:
+        """The weights to keep: of the best validation loss, or these."""
+        return _unprefixed("best", self.tensors) or _unprefixed("weight", self.tensors)
 
 
 @dataclass
@@ -51,13 +80,19 @@ class Control:
     """How a caller follows a run and ends it.
 
     `tick(step)` is called several times a second. Once `stop` is set (a signal handler may set it)
-    the loop ends after the steps in hand. `ended` then says why: done, patience or stopped;
-    `runs_on` what ran: native loops and their threads, NumPy, or CUDA.
+    the loop ends after the steps in hand. `keep` is handed a snapshot every `every` steps (an int)
+    or seconds (a float), when `save` is set, and at the end. `done` counts steps; `ended` says why
+    it ended: done, patience or stopped; `runs_on` what ran: native loops and their threads, NumPy,
+    or CUDA.
     """
 
     tick: Callable[[int], None] = lambda step: None
     stop: bool = False
-    ended: str = "done"
+    save: bool = False
+    keep: Callable[[Snapshot], None] | None = None
+    every: int | float = inf
+    done: int = 0
+    ended: str = ""
     first_loss: float | None = None
     runs_on: str = ""
 
@@ -69,16 +104,22 @@ def train(
     device: Device,
     dtype: str,
     control: Control | None = None,
+    start: Snapshot | None = None,
+    legs: Legs = (),
 ) -> Iterator[Report]:
     """Train `network` in place, yielding Reports; `config` has no `auto` left.
 
+    With `start`, go on from a snapshot: on the same machine every bit is as if the run had never
+    ended. `legs` were added later: steps from a step on, with a schedule of their own.
     However it ends, the network then holds the weights of the best validation loss, or the last
     ones where there is no validation part. Raises Diverged at a non-finite loss, gradient or
     weight; weights that were reached before it are kept.
     """
-    run = _Run(network, data, config, device, dtype, control or Control())
+    run = _Run(network, data, config, device, dtype, control or Control(), legs)
     with device.working(run.list.largest_product):
         try:
+            if start is not None:
+                run.restore(start)
             yield from run.reports()
         finally:
             run.finish()
@@ -111,19 +152,23 @@ def judge(schema: Schema, y: np.ndarray, raw: np.ndarray) -> dict[str, float | N
     return metrics.of_task(task, y, output)
 
 
-def steps_in_all(config: Config, rows: int) -> int:
-    """Updates of a whole run over so many training rows."""
+def steps_in_all(config: Config, rows: int, legs: Legs = ()) -> int:
+    """Updates of a whole run over so many training rows, added legs included."""
     per_epoch = ceil(rows / min(int(config.batch_size), rows))
-    return config.steps or int(config.epochs) * per_epoch
+    planned = config.steps or int(config.epochs) * per_epoch
+    return sum(legs[-1]) if legs else planned
 
 
 def lower(
-    network: Network, part: Feed, config: Config, device: Device, dtype: str
+    network: Network,
+    part: Feed,
+    config: Config,
+    device: Device,
+    dtype: str,
+    legs: Legs = (),
 ) -> tuple[Store, LaunchList]:
     """The training step of a resolved config over a feed, and the vectors that it moves."""
     optimizer = optim.optimizer(config.optimizer, config.momentum, config.betas)
-    steps, warmup = steps_in_all(config, part.rows), config.warmup
-    rising = round(warmup * steps) if isinstance(warmup, float) else warmup
     store = engine.store(network, device, dtype, optimizer.slots)
     launches = engine.lower(
         network,
@@ -132,12 +177,26 @@ def lower(
         min(int(config.batch_size), part.rows),
         "train",
         optimizer=optimizer,
-        schedule=optim.schedule(config.schedule, float(config.lr), steps, rising),
+        schedule=rates(config, part.rows, legs),
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
         seed=config.seed,
     )
     return store, launches
+
+
+def rates(config: Config, rows: int, legs: Legs = ()) -> np.ndarray:
+    """The learning rate of every update from 1 on; each leg runs through the schedule anew."""
+    table = _rates(config, steps_in_all(config, rows))
+    for first, steps in legs:
+        table = np.concatenate([table[: first + 1], _rates(config, steps)[1:]])
+    return table
+
+
+def _rates(config: Config, steps: int) -> np.ndarray:
+    warmup = config.warmup
+    rising = round(warmup * steps) if isinstance(warmup, float) else min(warmup, steps - 1)
+    return optim.schedule(config.schedule, float(config.lr), steps, rising)
 
 
 class _Run:
@@ -151,95 +210,247 @@ class _Run:
         device: Device,
         dtype: str,
         control: Control,
+        legs: Legs,
     ) -> None:
         self.network, self.data, self.config = network, data, config
         self.device, self.control = device, control
         rows = data.train.rows
-        trained = training_feed(data, config, device, dtype)
-        self.order = trained.order
-        self.store, self.list = lower(network, trained, config, device, dtype)
+        self.feed = training_feed(data, config, device, dtype)
+        self.store, self.list = lower(network, self.feed, config, device, dtype, legs)
         self.per_epoch = self.list.steps
-        self.total = steps_in_all(config, rows)
+        self.total = steps_in_all(config, rows, legs)
+        self.joints = {first for first, _ in legs}
         control.runs_on = self.list.runs_on
         self.check = None
         if (part := data.validation) is not None:
             judged = feed(device, part, data.schema, dtype)
             batch = min(EVALUATION_ROWS, judged.rows)
             self.check = engine.lower(network, judged, self.store, batch, "evaluate")
-        self.best: dict[str, np.ndarray] | None = None
-        self.lowest, self.stale, self.chunk = float("inf"), 0, 1
-        self.started = time.perf_counter()
+        self.best: dict[str, np.ndarray] = {}
+        self.lowest, self.stale, self.chain, self.chunk = inf, 0, "", 1
+        self.done = self.reported = 0
+        self.began = self.kept = self.looked = time.perf_counter()
+        self.safe = self.snapshot()
+
+    @property
+    def every(self) -> int:
+        """Steps from one report to the next."""
+        steps = self.config.steps
+        return max(self.per_epoch, ceil(steps / REPORTS)) if steps else self.per_epoch
 
     def reports(self) -> Iterator[Report]:
-        every = self.per_epoch
-        if self.config.steps:
-            every = max(every, ceil(self.total / REPORTS))
-        done = 0
-        while done < self.total and self.control.ended == "done":
-            began, first = time.perf_counter(), done
-            while done < min(first + every, self.total) and not self.control.stop:
-                done += self._steps(done, min(first + every, self.total))
-            self.device.synchronize()
-            yield self._report(done, time.perf_counter() - began)
-            if self.control.stop:
+        yield from self._advance(self.total)
+        self._keep()
+
+    def _advance(self, last: int) -> Iterator[Report]:
+        """Make steps, not past `last`, and the reports that fall due."""
+        while not self.control.ended:
+            due = min((self.reported + 1) * self.every, self.total)
+            began, first, end = time.perf_counter(), self.done, min(due, last)
+            while self.done < end and not self.control.stop:
+                self._steps(end)
+            if self.done < end:
                 self.control.ended = "stopped"
-            elif self._is_stuck():
-                self.control.ended = "patience"
+            elif self.done < due:
+                return
+            else:
+                yield self._report(self.done - first, time.perf_counter() - began)
+                self.reported += 1
+                self._decide_end()
+                self._be_safe()
 
     def finish(self) -> None:
-        if self.best is not None:
-            self.network.load(self.best)
-        elif not self.list.fault:
-            self.network.load(self.store.weights())
+        self.network.load(self.best or self.store.weights())
 
-    def _steps(self, done: int, end: int) -> int:
-        """Run some steps, not past `end` or the epoch's; how many."""
-        place = done % self.per_epoch
-        if place == 0:
-            self._open_epoch(done // self.per_epoch)
-        count = min(self.chunk, end - done, self.per_epoch - place)
+    def snapshot(self) -> Snapshot:
+        """Where the run stands, copied to the host."""
+        lowest = self.lowest if isfinite(self.lowest) else None
+        state = {
+            "done": self.done,
+            "reported": self.reported,
+            "lowest": lowest,
+            "stale": self.stale,
+            "chain": self.chain,
+            "first_loss": self.control.first_loss,
+            "ended": self.control.ended,
+        }
+        return Snapshot({**self._moving(), **_prefixed("best", self.best)}, state)
+
+    def restore(self, start: Snapshot) -> None:
+        """Take the run up where a snapshot was made."""
+        state, expected = start.state, self._moving()
+        self.done, self.reported, self.stale = (state[n] for n in ("done", "reported", "stale"))
+        self.control.done = self.done
+        self.lowest = inf if state["lowest"] is None else state["lowest"]
+        self.chain, self.control.first_loss = state["chain"], state["first_loss"]
+        self.control.ended = "" if state["ended"] == "stopped" else state["ended"]
+        if self.done in self.joints:
+            self.control.ended, self.stale = "", 0
+        best = _unprefixed("best", start.tensors)
+        moving = {n: a for n, a in start.tensors.items() if not n.startswith("best.")}
+        weights = _unprefixed("weight", expected)
+        _check_layout(expected, moving)
+        _check_layout(weights if best else {}, best)
+        self.best = best
+        self._load(moving)
+        self.safe = start
+        if self.done % self.per_epoch:
+            self._fill_order(self.done // self.per_epoch)
+
+    def _moving(self) -> dict[str, np.ndarray]:
+        """Everything that a step changes, by name, copied."""
+        found = _prefixed("weight", self.store.weights())
+        for i, vector in enumerate(self.store.state):
+            found |= _prefixed(f"state{i}", self.store.named(vector))
+        scalars = {"clock": self.list.clock, "hyper": self.list.hyper, "totals": self.list.totals}
+        return found | {name: self.device.to_host(a).copy() for name, a in scalars.items()}
+
+    def _load(self, tensors: Mapping[str, np.ndarray]) -> None:
+        self.store.load(_unprefixed("weight", tensors))
+        for i, vector in enumerate(self.store.state):
+            self.store.fill(vector, _unprefixed(f"state{i}", tensors))
+        for name in ("clock", "hyper", "totals"):
+            getattr(self.list, name)[...] = self.device.asarray(tensors[name])
+
+    def _steps(self, end: int) -> None:
+        """Run some steps, not past `end`, the epoch's or the next checkpoint's."""
+        self._open_step()
+        left = self.per_epoch - self.done % self.per_epoch
+        count = min(self.chunk, end - self.done, left, self._until_checkpoint())
         began = time.perf_counter()
         self.list.run(count)
+        self.device.synchronize()
         self.chunk = max(1, int(count * CHUNK_SECONDS / (time.perf_counter() - began + 1e-9)))
+        self.done = self.control.done = self.done + count
         if self.control.first_loss is None:
             self.control.first_loss = float(self.list.totals[0])
-        self.control.tick(done + count)
-        return count
+        if self.list.fault:
+            raise self._diverged(self.list.step, self.list.fault)
+        self.control.tick(self.done)
+        if self._is_due():
+            self._keep()
 
-    def _open_epoch(self, epoch: int) -> None:
-        if self.order is not None:
+    def _open_step(self) -> None:
+        """Get the epoch's order ready where a step is its first."""
+        if self.done % self.per_epoch == 0:
+            self._fill_order(self.done // self.per_epoch)
+            self.list.rewind()
+
+    def _until_checkpoint(self) -> int:
+        every = self.control.every
+        return every - self.done % every if isinstance(every, int) else self.total
+
+    def _is_due(self) -> bool:
+        every = self.control.every
+        if self.control.save or isinstance(every, int):
+            return self.control.save or self.done % every == 0
+        return time.perf_counter() - self.kept >= every
+
+    def _keep(self) -> None:
+        if self.control.keep is not None:
+            self.control.save = False
+            self.control.keep(self.snapshot())
+            self.kept = time.perf_counter()
+
+    def _fill_order(self, epoch: int) -> None:
+        if self.feed.order is not None:
             order = permutation(self.data.train.rows, self.config.seed, epoch=epoch)
-            self.order[...] = self.device.asarray(order)
-        self.list.rewind()
+            self.feed.order[...] = self.device.asarray(order)
 
-    def _report(self, done: int, seconds: float) -> Report:
+    def _report(self, steps: int, seconds: float) -> Report:
         last, summed, _, rows = (float(v) for v in self.device.to_host(self.list.totals))
-        self.list.totals[...] = 0
-        self._raise_fault(last)
         found = self._validate()
+        self.list.totals[1:] = 0
+        self._link()
+        seen = min(steps * self.list.batch, rows)
         return Report(
-            step=done,
+            step=self.done,
             steps=self.total,
-            epoch=ceil(done / self.per_epoch),
+            epoch=self._epoch_of(self.done),
             epochs=ceil(self.total / self.per_epoch),
             loss=last if self.config.loss == "sum_squares" else summed / max(1.0, rows),
             validation=found,
             lr=float(self.list.hyper[LR]),
-            rows_per_second=rows / max(seconds, 1e-9),
-            seconds=time.perf_counter() - self.started,
             best=self._keep_if_best(found),
+            chain=self.chain,
+            rows_per_second=seen / max(seconds, 1e-9),
+            seconds=time.perf_counter() - self.began,
         )
 
-    def _raise_fault(self, loss: float) -> None:
-        fault = self.list.fault
-        if not fault:
-            return
-        what = next(name for bit, name in FAULTS.items() if fault & bit)
-        seen = f" ({loss:g})" if what == "loss" else ""
-        raise Diverged(
-            f"diverged at step {self.list.step:,}: the {what} is not finite{seen}",
-            f"try a smaller --lr than {self.config.lr:g}, --clip-norm 1 or --norm layer",
-        )
+    def _link(self) -> None:
+        """Add what was reached to the chain."""
+        digest = sha256(self.chain.encode())
+        vectors = (self.store.values, *self.store.state, *self.store.statistics.values())
+        for vector in vectors:
+            digest.update(np.ascontiguousarray(self.device.to_host(vector)).view(np.uint8).data)
+        self.chain = digest.hexdigest()
+
+    def _be_safe(self) -> None:
+        """Remember where the run stands, so that a fault can be reached again soon."""
+        if time.perf_counter() - self.looked >= SAFE_SECONDS:
+            self.safe, self.looked = self.snapshot(), time.perf_counter()
+
+    def _diverged(self, step: int, bits: int) -> Diverged:
+        """Go back to the weights before the faulty step, and find in it what was not finite."""
+        what = next(name for bit, name in FAULTS.items() if bits & bit)
+        loss = float(self.device.to_host(self.list.totals)[0])
+        trail = self._replay(step - 1)
+        self._keep()
+        fault = self._examine(step, what, (*trail, {"step": step, "loss": loss}))
+        message = f"diverged at step {step:,}, epoch {fault.epoch:,}: {fault.where}"
+        return Diverged(message, fault.advice(self.config), fault)
+
+    def _replay(self, last: int) -> list[dict[str, float]]:
+        """Make the steps since the safe snapshot again, up to `last`; the losses of the latest."""
+        control, self.control = self.control, Control()
+        self.restore(self.safe)
+        trail = []
+        for step in (
+            max(self.done, last - TRAIL),
+            *range(max(self.done, last - TRAIL) + 1, last + 1),
+        ):
+            for _ in self._advance(step):
+                pass
+            loss, lr = float(self.device.to_host(self.list.totals)[0]), float(self.list.hyper[LR])
+            trail.append({"step": step, "loss": loss, "lr": lr})
+        self.control, control.done = control, self.done
+        return trail[1:]
+
+    def _examine(
+        self, step: int, what: str, trail: tuple[dict[str, float], ...]
+    ) -> forensics.Fault:
+        """Look at every value of the step that comes next."""
+        rows, dtype = self._next_rows(), self.store.values.dtype
+        part, schema, before = self.data.train, self.data.schema, self.store.weights()
+        x = np.asarray(part.x[rows], np.float64)
+        x = x if schema.scale is None else x * schema.scale
+        x = (x if schema.shift is None else x + schema.shift).astype(str(dtype))
+        y = None if part.y is None else part.y[rows]
+        self.network.load({name: array.copy() for name, array in before.items()})
+        place = forensics.find(self.network, x, y, step)
+        if place is None and what == "weight":
+            place = self._unmoved(before)
+        return forensics.Fault(step, self._epoch_of(step), what, place, rows, x, y, trail)
+
+    def _unmoved(self, before: dict[str, np.ndarray]) -> forensics.Place | None:
+        """The first weight that the next step cannot move."""
+        kept = self._moving()
+        self._open_step()
+        self.list.run()
+        after = self.store.weights()
+        self._load(kept)
+        found = (forensics.unmoved(before[name], after[name], name) for name in self.store.views)
+        return next((place for place in found if place is not None), None)
+
+    def _epoch_of(self, step: int) -> int:
+        return (step - 1) // self.per_epoch + 1
+
+    def _next_rows(self) -> np.ndarray:
+        """The rows of the training part that the next step takes, (n,)."""
+        self._open_step()
+        first = self.done % self.per_epoch * self.list.batch
+        every = np.arange(self.feed.rows) if self.feed.order is None else self.feed.order
+        return np.array(self.device.to_host(every)[first : first + self.list.batch])
 
     def _validate(self) -> dict[str, float | None]:
         part = self.data.validation
@@ -261,9 +472,31 @@ class _Run:
         self.lowest, self.best = loss, self.store.weights()
         return True
 
-    def _is_stuck(self) -> bool:
-        """Whether patience is at its end; on a plateau the learning rate drops first."""
+    def _decide_end(self) -> None:
+        """Whether the run is at its end; on a plateau the learning rate drops first."""
         if self.config.schedule == "plateau" and self.stale and self.stale % PLATEAU_EPOCHS == 0:
             self.list.hyper[SCALE] *= PLATEAU_FACTOR
         patience = int(self.config.patience)
-        return bool(patience) and self.stale >= patience
+        if self.done in self.joints:
+            self.stale = 0
+        elif self.done >= self.total:
+            self.control.ended = "done"
+        elif patience and self.stale >= patience:
+            self.control.ended = "patience"
+
+
+def _prefixed(word: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{word}.{name}": array for name, array in arrays.items()}
+
+
+def _unprefixed(word: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    start = f"{word}."
+    return {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
+
+
+def _check_layout(wanted: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> None:
+    """Raise ModelInvalid unless both hold the same names, shapes and types."""
+    layouts = [{n: (a.shape, str(a.dtype)) for n, a in each.items()} for each in (wanted, found)]
+    if layouts[0] != layouts[1]:
+        wrong = sorted({*layouts[0].items()} ^ {*layouts[1].items()})[0][0]
+        raise ModelInvalid(f"the checkpoint does not fit the network: {wrong}")

@@ -80,9 +80,12 @@ class Model:
 
     def save(self, path: Path | str) -> None:
         """Write all of it to one safetensors file, whole or not at all."""
+        run.write(Path(path), self.packed(self.network.weights))
+
+    def packed(self, weights: dict[str, np.ndarray]) -> bytes:
+        """The file's bytes, with these weights."""
         settings = {name: getattr(self.config, name) for name in NETWORK_SETTINGS}
-        state = {"schema": self.schema.to_dict(), "network": settings}
-        run.write(Path(path), run.pack(self.network.weights, state))
+        return run.pack(weights, {"schema": self.schema.to_dict(), "network": settings})
 
     def run(self, part: Dataset, device: Device) -> np.ndarray:
         """The network's raw predictions (n, k) for encoded rows."""

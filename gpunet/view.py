@@ -108,6 +108,14 @@ def metrics(found: Mapping[str, Mapping[str, float | None]]) -> None:
     table(["", *parts], rows, right=range(1, len(parts) + 1))
 
 
+def trail(fault: Any) -> None:
+    """The last steps before a value was not finite."""
+    if fault is None:
+        return
+    lines = [(f"step {each['step']:,}", f"loss {each['loss']:g}") for each in fault.trail]
+    facts(lines)
+
+
 def profile(name: str, rows: int, columns: Iterable[Any]) -> None:
     """What a file holds, a line a column."""
     lines = [

@@ -75,7 +75,8 @@ def test_train_saves_a_run_and_prints_the_metrics_on_stdout(cli) -> None:
     assert len(lines) == 3
     run = Path("runs/penguins-1")
     files = {path.name for path in run.iterdir()}
-    assert files == {"config.toml", "metrics.jsonl", "model.safetensors", "summary.json"}
+    told = {"config.toml", "run.json", "status.json", "metrics.jsonl", "timing.jsonl"}
+    assert files == told | {"model.safetensors", "summary.json", "checkpoints", ".lock"}
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
     assert "gpunet predict runs/penguins-1" in done.err
 
@@ -431,17 +432,17 @@ def test_a_diverging_run_is_exit_80_and_names_the_step(cli) -> None:
 def test_a_run_that_diverges_late_keeps_its_best_model(cli, monkeypatch) -> None:
     from gpunet import loop
 
-    open_epoch = loop._Run._open_epoch
+    fill_order = loop._Run._fill_order
 
     def poisoned(self: loop._Run, epoch: int) -> None:
         if epoch == 4:
             self.store.values[:] = np.nan
-        open_epoch(self, epoch)
+        fill_order(self, epoch)
 
-    monkeypatch.setattr(loop._Run, "_open_epoch", poisoned)
+    monkeypatch.setattr(loop._Run, "_fill_order", poisoned)
     done = cli("train", "penguins", "--epochs", "10", "-o", "run")
     assert done.code == 80
-    assert "is kept in run" in done.errors[0]
+    assert "the model of epoch 4 is kept" in done.errors[0]
     assert json.loads(Path("run/summary.json").read_text())["ended"] == "diverged"
     assert cli("evaluate", "run", "penguins").code == 0
 
@@ -464,8 +465,10 @@ def test_a_signal_finishes_the_step_saves_and_says_so(number: int, code: int) ->
     out, err = running.communicate(timeout=20)
     assert running.returncode == code
     assert "stopped after step" in err
-    assert "accuracy" in out
+    assert "gpunet resume run" in err
+    assert out == ""
     assert json.loads(Path("run/summary.json").read_text())["ended"] == "stopped"
+    assert json.loads(Path("run/status.json").read_text())["state"] == "stopped"
     assert Path("run/model.safetensors").exists()
 
 

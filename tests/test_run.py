@@ -12,27 +12,31 @@ from hypothesis import strategies as st
 
 from gpunet import run
 from gpunet.errors import InputMissing, ModelInvalid, NotPermitted, OutputExists, WriteError
+from gpunet.run import Run, files
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2)}
 STATE = {"x": 0.1, "names": ["é", "[/red]"]}
 
 
 def test_runs_are_numbered_and_never_reused(tmp_path: Path) -> None:
-    first = run.create(None, "my data/β", tmp_path)
-    second = run.create(None, "my data/β", tmp_path)
-    assert (first.name, second.name) == ("my-data-1", "my-data-2")
-    (tmp_path / "my-data-9").mkdir()
-    assert run.create(None, "my data/β", tmp_path).name == "my-data-10"
+    names = []
+    for taken in (None, None, "my-data-9"):
+        if taken is not None:
+            (tmp_path / taken).mkdir()
+        with Run.create(None, "my data/β", tmp_path) as made:
+            names.append(made.path.name)
+    assert names == ["my-data-1", "my-data-2", "my-data-10"]
 
 
 def test_a_named_run_must_be_new_or_empty(tmp_path: Path) -> None:
-    place = run.create(tmp_path / "deep" / "er", "x")
-    assert run.create(place, "x") == place
+    for _ in range(2):
+        with Run.create(tmp_path / "deep" / "er", "x") as made:
+            place = made.path
     (place / "file").touch()
     with pytest.raises(OutputExists, match="is there already"):
-        run.create(place, "x")
+        Run.create(place, "x")
     with pytest.raises(OutputExists):
-        run.create(place / "file", "x")
+        Run.create(place / "file", "x")
 
 
 def test_a_write_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +56,7 @@ def test_a_write_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     found = {"rmse": np.inf, "parts": [1.5, np.nan]}
     run.write_json(tmp_path / "a", found)
-    run.append(tmp_path / "b", found)
+    files.append(tmp_path / "b", found)
     for name in ("a", "b"):
         assert json.loads((tmp_path / name).read_text()) == {"rmse": None, "parts": [1.5, None]}
 

@@ -31,11 +31,14 @@ LAYERS = {
     "gradcheck": 5,
     "model": 5,
     "engine": 6,
+    "forensics": 6,
     "loop": 7,
     "predict": 8,
+    "auto": 8,
     "job": 9,
-    "cli": 10,
-    "__main__": 11,
+    "rerun": 10,
+    "cli": 11,
+    "__main__": 12,
     "__init__": 0,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -3,8 +3,10 @@
 Everything that is fitted is fitted on the training part alone. Refuses to guess a target.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 
@@ -58,6 +60,23 @@ class Prepared:
     validation: Dataset | None
     test: Dataset | None
     notes: tuple[str, ...]
+
+    @property
+    def parts(self) -> dict[str, Dataset | None]:
+        """The parts by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def fingerprint(self) -> str:
+        """A SHA-256 of the schema and of every row of every part, in order."""
+        schema = self.schema.to_dict()
+        del schema["target"]["reason"]  # words alone: the task may have been guessed or given
+        digest = sha256(json.dumps(schema, sort_keys=True).encode())
+        for name, part in self.parts.items():
+            for array in () if part is None else (part.x, part.y):
+                if array is not None:
+                    digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+                    digest.update(array.reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
 
 
 def prepare(

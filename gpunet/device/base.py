@@ -68,6 +68,10 @@ class Device:
         """Plain facts for `gpunet info`: JSON values only."""
         raise NotImplementedError
 
+    def traits(self) -> dict[str, str]:
+        """What the bits of a result depend on here: the model, libraries and their versions."""
+        raise NotImplementedError
+
     def launcher(self, source: str, entry: str) -> Launcher | None:
         """The entry point `entry` of a CUDA source, compiled; None where references run instead."""
         raise NotImplementedError

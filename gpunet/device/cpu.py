@@ -1,6 +1,7 @@
 """The CPU through NumPy: the device that is always there."""
 
 import os
+import platform
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -53,6 +54,15 @@ class Cpu(Device):
             "blas_threads": blas_threads(),
         }
 
+    def traits(self) -> dict[str, str]:
+        from threadpoolctl import threadpool_info
+
+        pools = [each for each in threadpool_info() if each["user_api"] == "blas"]
+        blas: dict[str, Any] = pools[0] if pools else {}
+        words = (blas.get(name) for name in ("internal_api", "version", "architecture"))
+        found = {"blas": " ".join(str(word) for word in words if word), "simd": _simd()}
+        return {**found, "threads": str(self.threads)}
+
     def launcher(self, source: str, entry: str) -> Launcher | None:
         return None
 
@@ -96,6 +106,16 @@ def _cgroup_quota() -> int | None:
     except (OSError, ValueError):
         return None
     return None if quota == "max" else max(1, int(quota) // int(period))
+
+
+def _simd() -> str:
+    """The widest vectors of this processor."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next((line.split() for line in file if line.startswith("flags")), [])
+    except OSError:
+        flags = []
+    return next((name for name in ("avx512f", "avx2") if name in flags), platform.machine())
 
 
 def _meminfo() -> dict[str, int]:

@@ -76,6 +76,10 @@ class Cuda(Device):
             "cupy": self.xp.__version__,
         }
 
+    def traits(self) -> dict[str, str]:
+        found = self.describe()
+        return {name: found[name] for name in ("model", "driver", "runtime", "cupy")}
+
     def set_tf32(self, allowed: bool) -> None:
         from cupy._core import _routines_linalg, set_compute_type
 

@@ -1,0 +1,96 @@
+"""What `auto` means: every setting that was left open, decided from the data, with its reason."""
+
+from collections.abc import Callable
+from math import ceil
+from typing import Any
+
+from gpunet import loop, model, optim
+from gpunet.config import Config, Settings
+from gpunet.data import Prepared
+from gpunet.device import Choice, Device
+from gpunet.errors import UsageError
+from gpunet.kernels import native
+
+UPDATES, MIN_EPOCHS, MAX_EPOCHS = 6000, 20, 200
+BATCH_RULE = ((2_800, 32), (4_500, 64), (6_400, 128), (32_000, 256), (108_000, 512))
+
+
+def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
+    """Every `auto` resolved, each with its reason."""
+    schema, rows = prepared.schema, prepared.train.rows
+    task, device = schema.target.task, choice.device
+    decisions: list[tuple[str, Callable[[Config], tuple[Any, str]]]] = [
+        ("task", lambda config: (task, schema.target.reason)),
+        ("hidden", lambda config: _hidden(schema.width)),
+        ("init", lambda config: (model.default_init(config.activation), config.activation)),
+        ("loss", lambda config: (model.TASK_LOSSES[task][0], f"a {task} target")),
+        ("lr", lambda config: (optim.OPTIMIZERS[config.optimizer].lr, config.optimizer)),
+        ("batch_size", lambda config: _batch_size(rows)),
+        ("epochs", lambda config: _epochs(config, rows)),
+        ("patience", lambda config: _patience(config, prepared)),
+        ("threads", lambda config: (device.threads, "the cores that are there")),
+        ("device", lambda config: (device.name, choice.reason)),
+        (
+            "precision",
+            lambda config: ("fp32", "on the CPU") if device.kind == "cpu" else ("tf32", "on CUDA"),
+        ),
+    ]
+    for name, decide in decisions:
+        counted_in_steps = name == "epochs" and settings.config.steps is not None
+        if getattr(settings.config, name) == "auto" and not counted_in_steps:
+            settings = settings.resolve(name, *decide(settings.config))
+    _check_parts(settings.config, prepared)
+    _check_warmup(settings.config, rows)
+    return settings
+
+
+def _hidden(width: int) -> tuple[tuple[int, ...], str]:
+    return ((256, 128) if width > 256 else (128, 64)), f"{width:,} inputs"
+
+
+def _batch_size(rows: int) -> tuple[int, str]:
+    size = next((size for limit, size in BATCH_RULE if rows < limit), 1024)
+    return size, f"{rows:,} training rows"
+
+
+def _epochs(config: Config, rows: int) -> tuple[int, str]:
+    per_epoch = ceil(rows / int(config.batch_size))
+    epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, ceil(UPDATES / per_epoch)))
+    return epochs, f"{per_epoch:,} steps each"
+
+
+def _patience(config: Config, prepared: Prepared) -> tuple[int, str]:
+    if prepared.validation is None:
+        return 0, "no validation part"
+    epochs = int(config.epochs) if config.steps is None else loop.REPORTS
+    return max(10, epochs // 4), f"a quarter of {epochs:,} epochs, 10 at least"
+
+
+def _check_parts(config: Config, prepared: Prepared) -> None:
+    if prepared.validation is None and (config.patience or config.schedule == "plateau"):
+        name = "--patience" if config.patience else "--schedule plateau"
+        raise UsageError(f"{name} needs a validation part", "set --validation")
+
+
+def _check_warmup(config: Config, rows: int) -> None:
+    total = config.steps or int(config.epochs) * ceil(rows / int(config.batch_size))
+    if config.warmup >= total:
+        hint = "shorten it, or give a share of all steps"
+        raise UsageError(f"--warmup {config.warmup:,} of {total:,} steps never ends", hint)
+
+
+def check_device(settings: Settings, device: Device) -> None:
+    """Set the device up as asked, or say what it cannot do."""
+    config, precision = settings.config, settings.config.precision
+    if device.kind == "cpu":
+        device.kernels = config.kernels
+        device.threads = device.threads if config.threads == "auto" else int(config.threads)
+    for name in ("kernels", "threads"):
+        if device.kind != "cpu" and settings.given(name):
+            raise UsageError(f"--{name} has no meaning on {device.name}")
+    if config.kernels == "native":
+        native.load()
+    if device.kind == "cpu" and precision in ("tf32", "bf16"):
+        raise UsageError(f"--precision {precision} is for CUDA", "use fp32 or fp64 on the CPU")
+    if precision == "bf16":
+        raise UsageError("--precision bf16 is not offered yet", "use tf32")

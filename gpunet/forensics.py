@@ -1,0 +1,133 @@
+"""Where a run broke: the first value of a step that is not finite, gate by gate.
+
+Works on copies of a batch and of the weights before the step; changes neither.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpunet import gates
+from gpunet.config import Config
+from gpunet.graph import Node
+from gpunet.model import Network
+
+HUGE = 1e6
+"""Standardised inputs are near 1: beyond this, the data are to blame."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The first value that is not finite, in the order of computing.
+
+    stage: forward, backward or update. node: the value's name in the graph, as `hidden1.product`;
+    gate: what computed it. index: its place in the array, from 0; for a value of the batch the
+    first is the row in it. count: how many of the array's `size` values are not finite.
+    """
+
+    stage: str
+    node: str
+    gate: str
+    index: tuple[int, ...]
+    value: float
+    count: int
+    size: int
+
+    @property
+    def layer(self) -> str:
+        """The layer that the node belongs to."""
+        return self.node.split(".")[0]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A step that was not made, and what led to it.
+
+    rows (n,): the batch's rows of the training part; x (n, d) and y: what the network was given.
+    trail: step, loss and learning rate of the last steps before, the faulty one last.
+    """
+
+    step: int
+    epoch: int
+    what: str
+    place: Place | None
+    rows: np.ndarray
+    x: np.ndarray
+    y: np.ndarray | None
+    trail: tuple[dict[str, float], ...]
+
+    @property
+    def where(self) -> str:
+        """The place in words."""
+        place = self.place
+        if place is None:
+            return f"the {self.what} is not finite"
+        found = f"{place.node} ({place.gate}, {place.stage}) is {place.value:g}"
+        is_row = len(place.index) > 0 and place.size % len(self.rows) == 0
+        if not is_row or place.stage == "update" or place.size == len(self.rows) * 0:
+            return f"{found} at {list(place.index)}" if place.index else found
+        column = f", column {place.index[1] + 1:,}" if len(place.index) > 1 else ""
+        row = f"row {int(self.rows[place.index[0]]) + 1:,} of the training part{column}"
+        return f"{found} at {row}"
+
+    def advice(self, config: Config) -> str:
+        """One flag to try."""
+        if np.abs(self.x).max(initial=0) > HUGE:
+            column = int(np.abs(self.x).max(axis=0).argmax())
+            return f"input {column + 1:,} holds {np.abs(self.x).max():.3g}: clean or --drop it"
+        if config.clip_norm is None and self.place is not None and self.place.stage != "forward":
+            return "try --clip-norm 1"
+        return f"try --lr {float(config.lr) / 10:g}"
+
+
+def find(network: Network, x: np.ndarray, y: np.ndarray | None, step: int) -> Place | None:
+    """The first non-finite value of a training step, forward then backward; None if there is none.
+
+    x (n, d) in the precision of the run, y as the loss wants it; the network holds the weights
+    before the step. Its batch norms' running figures are left as they were.
+    """
+    graph, kept = network.graph, {n: a.copy() for n, a in network.statistics.items()}
+    for node in graph.nodes:
+        if isinstance(node.gate, gates.Dropout):
+            node.gate.step = step
+    given = {"x": x, "target": y}
+    graph.forward({name: given[name] for name in graph.inputs})
+    found = _first(graph.nodes, "forward", "value")
+    if found is None:
+        graph.backward()
+        found = _first(list(reversed(graph.nodes)), "backward", "grad")
+    network.load({**network.weights, **kept})
+    return found
+
+
+def unmoved(before: np.ndarray, after: np.ndarray, name: str) -> Place | None:
+    """The first weight of an array that an update left alone, where others moved."""
+    still = before == after
+    if not still.any() or still.all():
+        return None
+    index = np.unravel_index(int(still.argmax()), still.shape)
+    count = int(still.sum())
+    place = tuple(map(int, index))
+    return Place("update", name, "weight", place, float("inf"), count, before.size)
+
+
+def _first(nodes: list[Node], stage: str, which: str) -> Place | None:
+    for node in nodes:
+        array = getattr(node, which)
+        if array is None or (stage == "forward" and node.kind == "constant"):
+            continue
+        if (place := _look(np.asarray(array), stage, node)) is not None:
+            return place
+    return None
+
+
+def _look(array: Any, stage: str, node: Node) -> Place | None:
+    if array.dtype.kind != "f":
+        return None
+    bad = ~np.isfinite(array)
+    if not bad.any():
+        return None
+    index = tuple(map(int, np.unravel_index(int(bad.argmax()), bad.shape)))
+    value = float(array[index])
+    return Place(stage, node.name, node.op, index, value, int(bad.sum()), array.size)

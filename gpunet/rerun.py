@@ -1,0 +1,254 @@
+"""A run directory taken up again: to go on with it, or to check that it is what it says.
+
+Nothing in a run is trusted unread: settings and data must have the fingerprints of the first day,
+checkpoints their hashes and the shapes of the network.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpunet import about, job
+from gpunet.errors import DataError, GpunetError, InputMissing, ModelInvalid, UsageError
+from gpunet.job import METRICS, TIMING, Job, lasting
+from gpunet.loop import PLACES, Report, Snapshot
+from gpunet.predict import Model
+from gpunet.run import SETTINGS, Checkpoint, Run, files, identity, readable
+
+TOLERANCE = 1e-3
+"""Relative, between losses where the bits cannot be the same."""
+ON_ANOTHER_DEVICE = ("threads", "kernels", "precision")
+STATE = {"id", "fingerprints", "environment", "last", "best", "loop"}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One report of a run, made again: what differs, in words; nothing where all is the same."""
+
+    step: int
+    epoch: int
+    device: str
+    wrong: str
+
+
+def is_run(path: object) -> bool:
+    """Whether a run was begun in that directory."""
+    return isinstance(path, (str, Path)) and (Path(path) / job.IDENTITY).is_file()
+
+
+def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job:
+    """The job of a run, from its settings and its data (or `data`, where they have moved)."""
+    path = Path(path)
+    found = identity(path)
+    source = found["data"] if data is None else data
+    if source is None:
+        hint = "give the data again: gpunet resume RUN DATA, or gpunet.resume(run, data)"
+        raise UsageError(f"{path}: was trained on data in memory", hint)
+    flags: dict[str, Any] = {}
+    if device is not None:
+        flags = {"device": device} | dict.fromkeys(ON_ANOTHER_DEVICE, "auto")
+    reopened = job.plan(source, flags, path / SETTINGS, found["folder"])
+    reopened.identity, reopened.legs = found, [(first, steps) for first, steps in found["legs"]]
+    return reopened
+
+
+def resume(
+    run: Path | str,
+    data: Any = None,
+    *,
+    epochs: str | None = None,
+    device: str | None = None,
+    allow_inexact: bool = False,
+    on_report: Callable[[Report], None] | None = None,
+) -> Model:
+    """Go on with a run where its newest checkpoint is, and return the model.
+
+    Bit for bit as if it had never ended, in the same environment; else with a warning. data: the
+    data of the run, where they are not in their place. epochs: `+50` adds epochs behind the last,
+    through a schedule of their own. Raises RunBusy, and ModelInvalid where data or settings have
+    changed (unless `allow_inexact`).
+    """
+    resumed, notes = take_up(run, data, epochs, device, allow_inexact)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    assert resumed.run is not None
+    with resumed.run:
+        return resumed.follow(on_report)
+
+
+def take_up(
+    path: Path | str,
+    data: Any = None,
+    more: str | None = None,
+    device: str | None = None,
+    allow_inexact: bool = False,
+) -> tuple[Job, list[str]]:
+    """The job that `resume` runs, and warnings; its run directory is held until it is closed."""
+    held = Run.open(path)
+    try:
+        resumed = reopen(path, data, device)
+        resumed.run = held
+        notes = _differences(resumed, allow_inexact)
+        notes += _take_newest(resumed)
+        if more is not None:
+            _extend(resumed, more)
+        _write_again(resumed)
+    except BaseException:
+        held.close()
+        raise
+    return resumed, notes
+
+
+def verify(
+    path: Path | str,
+    epochs: Sequence[int] = (),
+    devices: Sequence[str] = (),
+    data: Any = None,
+) -> Iterator[Compared]:
+    """Make epochs of a run again and compare: every report's hash chain and numbers.
+
+    epochs: all when empty; each is reached from the newest checkpoint before it, else from the
+    start. devices: each in turn; on others than the run's own the losses are compared within
+    TOLERANCE, as they are in an environment that differs from the run's.
+    """
+    recorded = _recorded(Path(path) / METRICS)
+    wanted = [line for line in recorded if not epochs or line["epoch"] in epochs]
+    if missing := set(epochs) - {line["epoch"] for line in wanted}:
+        raise UsageError(f"{path}: no record of epoch {min(missing)}", f"{len(recorded):,} are")
+    if not wanted:
+        raise ModelInvalid(f"{path}: no epoch was finished: nothing to compare")
+    for device in devices or (None,):
+        yield from _compare(Path(path), wanted, device, data)
+
+
+def _compare(
+    path: Path, wanted: list[dict[str, Any]], device: str | None, data: Any
+) -> Iterator[Compared]:
+    again = reopen(path, data, device)
+    _differences(again, allow_inexact=False)
+    here, there = about.environment(again.choice.device), again.identity["environment"]
+    if here == there:
+        again.start = _before(again, path, wanted[0]["step"])
+    by_step = {line["step"]: line for line in wanted}
+    for report in again.reports():
+        line = by_step.pop(report.step, None)
+        if line is not None:
+            wrong = _wrong(line, report, exact=here == there)
+            yield Compared(report.step, report.epoch, again.choice.device.name, wrong)
+        if not by_step:
+            return
+    for line in by_step.values():
+        name = again.choice.device.name
+        yield Compared(line["step"], line["epoch"], name, "the run ended before it")
+
+
+def _wrong(line: dict[str, Any], report: Report, exact: bool) -> str:
+    """What differs between a recorded report and one made again."""
+    again = json.loads(json.dumps(lasting(report)))
+    if exact:
+        return ", ".join(name for name in again if line.get(name) != again[name])
+    near = abs(line["loss"] - again["loss"]) <= TOLERANCE * max(abs(line["loss"]), 1e-12)
+    return "" if near else f"loss {again['loss']:g}, recorded {line['loss']:g}"
+
+
+def _before(again: Job, path: Path, step: int) -> Snapshot | None:
+    """The newest checkpoint before a report was made, or None for the start."""
+    for _, found in readable(path):
+        if not isinstance(found, GpunetError) and _is_ours(again, found):
+            snapshot = _snapshot(found)
+            if snapshot.step < step:
+                return snapshot
+    return None
+
+
+def _differences(resumed: Job, allow_inexact: bool) -> list[str]:
+    """Warnings of what differs from the first day; ModelInvalid where it must not."""
+    now, then = resumed.fingerprints(), resumed.identity["fingerprints"]
+    notes = []
+    for what in now:
+        if now[what] != then[what]:
+            changed = f"the {'data have' if what == 'data' else 'settings have'} changed"
+            message = f"{changed} since the run began: {now[what][:16]}, then {then[what][:16]}"
+            if not allow_inexact:
+                raise ModelInvalid(message, "--allow-inexact goes on all the same")
+            notes.append(message)
+    here, there = about.environment(resumed.choice.device), resumed.identity["environment"]
+    differing = [name for name in sorted(here.keys() | there) if here.get(name) != there.get(name)]
+    notes += [f"not bit for bit: {n} is {here.get(n)}, was {there.get(n)}" for n in differing]
+    return notes
+
+
+def _take_newest(resumed: Job) -> list[str]:
+    """Start from the newest checkpoint that is whole; warnings of those that are not."""
+    assert resumed.run is not None
+    notes, seen = [], 0
+    for file, found in readable(resumed.run.path):
+        seen += 1
+        if isinstance(found, GpunetError):
+            notes.append(f"{found.message}; taking the one before it")
+        elif not _is_ours(resumed, found):
+            notes.append(f"{file}: of another run; taking the one before it")
+        else:
+            _restore(resumed, found)
+            return notes
+    if seen:
+        raise ModelInvalid(f"{resumed.run.path}: none of {seen} checkpoints can be used", notes[0])
+    return notes
+
+
+def _is_ours(resumed: Job, found: Checkpoint) -> bool:
+    tensors, state = found
+    is_whole = set(state) == STATE and "metrics" in tensors and set(state["loop"]) == PLACES
+    return is_whole and state["id"] == resumed.identity["id"]
+
+
+def _restore(resumed: Job, found: Checkpoint) -> None:
+    tensors, state = found
+    text = tensors["metrics"].tobytes().decode()
+    resumed.lines = text.splitlines(keepends=True)
+    resumed.start = _snapshot(found)
+    for name in ("last", "best"):
+        if state[name] is not None:
+            setattr(resumed, name, job.report(state[name]))
+
+
+def _snapshot(found: Checkpoint) -> Snapshot:
+    tensors, state = found
+    return Snapshot({n: a for n, a in tensors.items() if n != "metrics"}, state["loop"])
+
+
+def _extend(resumed: Job, more: str) -> None:
+    """Add epochs: behind the last step of a run that has ended, else behind the planned ones."""
+    if not (more.startswith("+") and more[1:].isascii() and more[1:].isdigit() and int(more[1:])):
+        raise UsageError(f"--epochs {more}: must be + and a number, as +50")
+    rows, config, start = resumed.prepared.train.rows, resumed.model.config, resumed.start
+    per_epoch = -(-rows // min(int(config.batch_size), rows))
+    has_ended = start is not None and start.state["ended"] in ("done", "patience")
+    first = start.step if start is not None and has_ended else resumed.steps
+    resumed.legs = [*resumed.legs, (first, int(more[1:]) * per_epoch)]
+    resumed.identity["legs"] = resumed.legs
+    resumed.note_identity()
+
+
+def _write_again(resumed: Job) -> None:
+    """Make `metrics.jsonl` what the checkpoint knows, and count on from the time spent."""
+    assert resumed.run is not None
+    resumed.run.write(METRICS, "".join(resumed.lines))
+    with suppress(OSError, ValueError, KeyError, IndexError, TypeError):
+        lines = (resumed.run.path / TIMING).read_text().splitlines()
+        resumed.seconds = float(json.loads(lines[-1])["seconds"])
+
+
+def _recorded(path: Path) -> list[dict[str, Any]]:
+    """The reports of a run; a last line that was cut off is left out."""
+    try:
+        lines = files.read(path).decode().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except FileNotFoundError:
+        raise InputMissing(f"{path}: no such file") from None
+    except (OSError, ValueError, RecursionError) as reason:
+        raise DataError(f"{path}: cannot be read ({reason})") from None

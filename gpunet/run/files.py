@@ -1,0 +1,140 @@
+"""Durable writes: a file is whole or absent, and what was acknowledged outlives a power cut.
+
+Every system call that changes a disk is made here, through this module's `os`: tests stand in for
+it to fail, kill or record each of them. Refuses to try again after an error.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from gpunet.errors import InputMissing, NotPermitted, WriteError
+from gpunet.view import finite
+
+TEMPORARY = ".tmp-"
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+ADD = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Put `content` at `path`, whole or not at all; a link's target is replaced, not the link.
+
+    A temporary file beside it is written, flushed to the disk and renamed over it; then the
+    directory is flushed. Raises WriteError or NotPermitted, and then leaves nothing behind.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    path = path.resolve() if path.is_symlink() else path
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}"[:255])
+    with system_errors(path):
+        try:
+            _fill(temporary, data)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        flush_directory(path.parent)
+
+
+def append(path: Path, record: Mapping[str, Any]) -> str:
+    """Add one JSON object as a line, which is returned; numbers that are not finite are null.
+
+    The line is handed to the system, not flushed to the disk.
+    """
+    line = json.dumps(finite(record), allow_nan=False) + "\n"
+    with system_errors(path):
+        descriptor = os.open(path, ADD, 0o644)
+        try:
+            _write_all(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+    return line
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Put `value` at `path` as indented JSON; numbers that are not finite become null."""
+    write(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def make_directory(path: Path, parents: bool = False) -> None:
+    """A new directory that outlives a power cut; FileExistsError where there is something."""
+    if parents and not path.parent.exists():
+        with suppress(FileExistsError):
+            make_directory(path.parent, parents)
+    os.mkdir(path)
+    flush_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Take a file away; one that is gone already is fine."""
+    with system_errors(path), suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def read(path: Path, limit: int | None = None) -> bytes:
+    """A file's bytes, read rather than mapped; OSError when it cannot be, or is longer."""
+    descriptor = os.open(path, os.O_RDONLY)
+    with open(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
+        if limit is not None and size > limit:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, more than {limit:,}")
+        return file.read()
+
+
+def flush_directory(path: Path) -> None:
+    """Make the names in a directory outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def system_errors(path: Path | str) -> Iterator[None]:
+    """OSErrors as ours, naming the path and the system's reason."""
+    try:
+        yield
+    except OSError as reason:
+        message = f"{path}: {reason.strerror or reason}"
+        if reason.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise NotPermitted(message) from reason
+        if reason.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise WriteError(message, _space(Path(path))) from reason
+        raise WriteError(message) from reason
+
+
+@contextmanager
+def missing_is_ours(path: Path | str) -> Iterator[None]:
+    """A file that is not there as InputMissing, other OSErrors as `system_errors` has them."""
+    with system_errors(path):
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputMissing(f"{path}: no such file") from None
+
+
+def _fill(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, NEW, 0o644)
+    try:
+        _write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _space(path: Path) -> str:
+    with suppress(OSError, AttributeError):
+        found = os.statvfs(path if path.is_dir() else path.parent)
+        return f"{found.f_bavail * found.f_frsize / 1e6:,.1f} MB are free there; make room, resume"
+    return "make room, then resume"
