@@ -23,9 +23,9 @@ from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, UsageError
 from gpunet.loop import Control, Report, Snapshot
 from gpunet.predict import MODEL_FILE, Model, outputs
-from gpunet.run import IDENTITY, SETTINGS, Run, pack
+from gpunet.run import IDENTITY, RUN_SCHEMA, SETTINGS, Run, pack
 
-SCHEMA, RUN_SCHEMA = "gpunet.train/1", "gpunet.run/1"
+SCHEMA = "gpunet.train/1"
 METRICS, TIMING, SUMMARY, FAULT = "metrics.jsonl", "timing.jsonl", "summary.json", "fault"
 PASSING = ("steps", "epochs", "rows_per_second", "seconds")
 
@@ -105,6 +105,7 @@ class Job:
             "name": self.name,
             "data": self.location,
             "folder": os.getcwd(),
+            "task_reason": self.prepared.schema.target.reason,
             "fingerprints": self.fingerprints(),
             "environment": about.environment(self.choice.device),
             "legs": list(self.legs),

@@ -8,7 +8,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,10 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
     if device is not None:
         flags = {"device": device} | dict.fromkeys(ON_ANOTHER_DEVICE, "auto")
     reopened = job.plan(source, flags, path / SETTINGS, found["folder"])
-    reopened.identity, reopened.legs = found, [(first, steps) for first, steps in found["legs"]]
+    reopened.prepared = reopened.prepared.with_reason(found["task_reason"])
+    reopened.model = replace(reopened.model, schema=reopened.prepared.schema)
+    reopened.name, reopened.identity = found["name"], found
+    reopened.legs = [(first, steps) for first, steps in found["legs"]]
     return reopened
 
 

@@ -5,7 +5,7 @@ Everything that is fitted is fitted on the training part alone. Refuses to guess
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
@@ -66,11 +66,14 @@ class Prepared:
         """The parts by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
+    def with_reason(self, reason: str) -> "Prepared":
+        """The same, with other words on how the task was found."""
+        target = replace(self.schema.target, reason=reason)
+        return replace(self, schema=replace(self.schema, target=target))
+
     def fingerprint(self) -> str:
         """A SHA-256 of the schema and of every row of every part, in order."""
-        schema = self.schema.to_dict()
-        del schema["target"]["reason"]  # words alone: the task may have been guessed or given
-        digest = sha256(json.dumps(schema, sort_keys=True).encode())
+        digest = sha256(json.dumps(self.schema.to_dict(), sort_keys=True).encode())
         for name, part in self.parts.items():
             for array in () if part is None else (part.x, part.y):
                 if array is not None:

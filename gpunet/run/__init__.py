@@ -3,6 +3,7 @@
 from gpunet.run import files
 from gpunet.run.directory import (
     IDENTITY,
+    RUN_SCHEMA,
     SETTINGS,
     Checkpoint,
     Run,
@@ -15,6 +16,7 @@ from gpunet.run.tensors import pack, unpack
 
 __all__ = [
     "IDENTITY",
+    "RUN_SCHEMA",
     "SETTINGS",
     "Checkpoint",
     "Run",

@@ -25,6 +25,19 @@ LOCK, SETTINGS, IDENTITY = ".lock", "config.toml", "run.json"
 STATUS, CHECKPOINTS = "status.json", "checkpoints"
 CHECKPOINT = re.compile(r"step-(\d{12})\.safetensors")
 KEPT = 2
+RUN_SCHEMA = "gpunet.run/1"
+IDENTITY_TYPES: dict[str, Any] = {
+    "schema": str,
+    "id": str,
+    "name": str,
+    "data": (str, type(None)),
+    "folder": str,
+    "task_reason": str,
+    "fingerprints": dict,
+    "environment": dict,
+    "legs": list,
+}
+"""What `run.json` holds."""
 
 
 class Run:
@@ -119,9 +132,21 @@ def identity(path: Path) -> dict[str, Any]:
         raise ModelInvalid(f"{path}: no run was begun here", "train with -o to begin one") from None
     except (OSError, ValueError, RecursionError) as reason:
         raise ModelInvalid(f"{path / IDENTITY}: cannot be read ({reason})") from None
-    if not isinstance(found, dict) or found.get("schema") != "gpunet.run/1":
+    if not _is_identity(found):
         raise ModelInvalid(f"{path / IDENTITY}: not of this version of gpunet")
     return found
+
+
+def _is_identity(found: Any) -> bool:
+    """Whether `run.json` holds what it should, and nothing else."""
+    if not isinstance(found, dict) or set(found) != set(IDENTITY_TYPES):
+        return False
+    sound = all(isinstance(found[name], kind) for name, kind in IDENTITY_TYPES.items())
+    return sound and found["schema"] == RUN_SCHEMA and all(map(_is_leg, found["legs"]))
+
+
+def _is_leg(leg: Any) -> bool:
+    return isinstance(leg, list) and len(leg) == 2 and all(type(n) is int and n > 0 for n in leg)
 
 
 def checkpoints(path: Path) -> list[Path]:

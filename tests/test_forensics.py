@@ -1,0 +1,106 @@
+"""Where a run broke: the value that is named is the first that is not finite."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpunet import forensics, job, loop
+from gpunet.errors import Diverged
+from gpunet.run import Run, checkpoints, unpack
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((96, 5)).astype(np.float32)
+Y = X @ np.ones((5, 1), np.float32)
+
+
+def plan(**settings: object) -> job.Job:
+    base = {"device": "cpu", "hidden": (8,), "epochs": 20, "batch_size": 16, "patience": 0}
+    return job.plan((X, Y), {**base, **settings})
+
+
+def broken(planned: job.Job) -> forensics.Fault:
+    with pytest.raises(Diverged) as caught:
+        planned.follow()
+    assert isinstance(caught.value.fault, forensics.Fault)
+    return caught.value.fault
+
+
+def test_an_infinite_weight_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned, fill_order = plan(), loop._Run._fill_order
+
+    def poisoned(self: loop._Run, epoch: int) -> None:
+        fill_order(self, epoch)
+        if epoch == 3:
+            where, _ = self.store.views["output.weight"]
+            self.store.values[where.start + 5] = np.inf
+
+    monkeypatch.setattr(loop._Run, "_fill_order", poisoned)
+    fault = broken(planned)
+    place = fault.place
+    assert place is not None
+    assert (place.stage, place.node, place.gate, place.index) == (
+        "forward",
+        "output.weight",
+        "parameter",
+        (5, 0),
+    )
+    assert place.layer == "output"
+    assert (fault.step, fault.epoch) == (16, 4)
+    assert [each["step"] for each in fault.trail] == list(range(1, 17))
+
+
+def test_a_value_of_the_batch_is_named_by_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = plan(shuffle=False, standardise=False, lr=1e-9)
+    planned.prepared.train.x[37, 2] = np.float32(3e38)
+    planned.model.network.graph.node("hidden1.weight").value[:] = 2.0
+    fault = broken(planned)
+    assert fault.place is not None
+    assert fault.place.node == "hidden1.product"
+    assert int(fault.rows[fault.place.index[0]]) == 37
+    assert "row 38 of the training part" in fault.where
+    assert "input 3" in fault.advice(planned.model.config)
+    assert fault.x[fault.place.index[0], 2] == np.float32(3e38)
+
+
+@pytest.mark.parametrize("kernels", ["native", "numpy"])
+def test_a_run_that_breaks_keeps_its_last_finite_state(tmp_path: Path, kernels: str) -> None:
+    settings = {"kernels": kernels, "checkpoint_every": "2", "standardise": False}
+    planned = plan(optimizer="sgd", lr=1e4, **settings)
+    with Run.create(tmp_path / "a", "x") as run:
+        planned.begin(run)
+        fault = broken(planned)
+    newest = checkpoints(tmp_path / "a")[0]
+    assert newest.name == f"step-{fault.step - 1:012d}.safetensors"
+    tensors, _ = unpack(newest)
+    assert all(np.isfinite(a).all() for a in tensors.values())
+    batch, state = unpack(tmp_path / "a" / "fault.safetensors")
+    assert state == {"step": fault.step}
+    np.testing.assert_array_equal(batch["x"], planned.prepared.train.x[batch["rows"]])
+    told = json.loads((tmp_path / "a" / "fault.json").read_text())
+    assert told["step"] == fault.step
+    assert told["place"]["node"] == fault.place.node
+    assert json.loads((tmp_path / "a" / "status.json").read_text())["state"] == "diverged"
+
+
+def test_a_gradient_alone_can_break() -> None:
+    planned = plan(loss="mean(sqrt(abs(pred - target)) + 0*pred)", optimizer="sgd", lr=1e-6)
+    network = planned.model.network
+    for name in ("output.weight", "output.bias"):
+        network.graph.node(name).value[...] = 0
+    planned.prepared.train.y[...] = 0
+    fault = broken(planned)
+    assert fault.place is not None
+    assert fault.place.stage == "backward"
+    assert fault.advice(planned.model.config) == "try --clip-norm 1"
+
+
+def test_weights_that_an_update_cannot_move() -> None:
+    before = np.arange(6.0).reshape(2, 3)
+    after = before + 1
+    after[1, 1] = before[1, 1]
+    place = forensics.unmoved(before, after, "hidden1.weight")
+    assert place is not None
+    assert (place.stage, place.index, place.count) == ("update", (1, 1), 1)
+    assert forensics.unmoved(before, before + 1, "hidden1.weight") is None

@@ -1,0 +1,257 @@
+"""A run taken up again: the same bits, what is refused, what verify sees."""
+
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpunet import job, rerun
+from gpunet.cli import main
+from gpunet.errors import CheckFailed, InputMissing, ModelInvalid, RunBusy, UsageError
+from gpunet.job import METRICS
+from gpunet.predict import MODEL_FILE
+from gpunet.run import Run, checkpoints
+
+SETTINGS = {
+    "device": "cpu",
+    "hidden": (16, 8),
+    "epochs": 6,
+    "batch_size": 32,
+    "dropout": 0.2,
+    "patience": 0,
+    "checkpoint_every": "5",
+}
+
+
+def begin(path: Path, **settings: object) -> job.Job:
+    planned = job.plan("penguins", {**SETTINGS, **settings})
+    planned.begin(Run.create(path, planned.name))
+    return planned
+
+
+def run_until(planned: job.Job, step: int | None = None) -> None:
+    """Train and finish; stop after `step`, as a signal would."""
+
+    def tick(done: int) -> None:
+        planned.control.stop = step is not None and done >= step
+
+    planned.control.tick = tick
+    planned.follow()
+    planned.run.close()
+
+
+def train(path: Path, stop_after: int | None = None, **settings: object) -> Path:
+    run_until(begin(path, **settings), stop_after)
+    return path
+
+
+def results(path: Path) -> tuple[bytes, bytes]:
+    return (path / MODEL_FILE).read_bytes(), (path / METRICS).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"norm": "batch"},
+        {"kernels": "numpy"},
+        {"schedule": "plateau", "lr": 0.1, "epochs": 12},
+        {"patience": 2, "lr": 0.1},
+        {"epochs": "auto", "steps": 37},
+        {"validation": 0.0},
+        {"clip_norm": 0.5, "optimizer": "lion"},
+    ],
+    ids=str,
+)
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path: Path, settings: dict) -> None:
+    whole = train(tmp_path / "whole", **settings)
+    parted = train(tmp_path / "parted", stop_after=3, **settings)
+    for step in (11, 11, 24, None):
+        resumed, notes = rerun.take_up(parted)
+        assert notes == []
+        run_until(resumed, step)
+    assert results(parted) == results(whole)
+
+
+def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    path = train(tmp_path / "a")
+    assert [each.name for each in checkpoints(path)] == [
+        "step-000000000048.safetensors",
+        "step-000000000045.safetensors",
+    ]
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path: Path) -> None:
+    path, whole = train(tmp_path / "a", stop_after=22), train(tmp_path / "whole")
+    newest = checkpoints(path)[0]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    resumed, (note,) = rerun.take_up(path)
+    assert newest.name in note
+    run_until(resumed)
+    assert results(path) == results(whole)
+
+
+def test_without_a_whole_checkpoint_nothing_is_touched(tmp_path: Path) -> None:
+    path = train(tmp_path / "a", stop_after=22)
+    for each in checkpoints(path):
+        each.write_bytes(b"")
+    before = results(path)
+    with pytest.raises(ModelInvalid, match="none of 2 checkpoints"):
+        rerun.take_up(path)
+    assert results(path) == before
+
+
+def test_a_checkpoint_of_another_run_is_not_taken(tmp_path: Path) -> None:
+    path, other = train(tmp_path / "a", stop_after=22), train(tmp_path / "b", stop_after=22)
+    for mine, theirs in zip(checkpoints(path), checkpoints(other), strict=True):
+        mine.write_bytes(theirs.read_bytes())
+    with pytest.raises(ModelInvalid, match="none of 2 checkpoints"):
+        rerun.take_up(path)
+
+
+def test_changed_settings_are_refused_with_both_fingerprints(tmp_path: Path) -> None:
+    path = train(tmp_path / "a", stop_after=9)
+    config = path / "config.toml"
+    config.write_text(config.read_text().replace("dropout = 0.2", "dropout = 0.3"))
+    with pytest.raises(ModelInvalid, match=r"settings have changed .*: [0-9a-f]{16}, then"):
+        rerun.take_up(path)
+    resumed, (note,) = rerun.take_up(path, allow_inexact=True)
+    assert "settings have changed" in note
+    run_until(resumed)
+
+
+def test_changed_data_are_refused(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    rows = [f"{i},{i % 7},{'ab'[i % 2]}" for i in range(80)]
+    table.write_text("\n".join(["u,v,y", *rows]) + "\n")
+    planned = job.plan(str(table), {**SETTINGS, "target": ("y",)})
+    planned.begin(Run.create(tmp_path / "a", planned.name))
+    run_until(planned, 3)
+    table.write_text("\n".join(["u,v,y", *rows[:-1], "79,0,b"]) + "\n")
+    with pytest.raises(ModelInvalid, match="data have changed"):
+        rerun.take_up(tmp_path / "a")
+    moved = tmp_path / "moved.csv"
+    moved.write_text("\n".join(["u,v,y", *rows]) + "\n")
+    resumed, notes = rerun.take_up(tmp_path / "a", str(moved))
+    assert notes == []
+    resumed.run.close()
+
+
+def test_another_environment_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = train(tmp_path / "a", stop_after=9)
+    monkeypatch.setattr("gpunet.about.__version__", "9.9")
+    resumed, notes = rerun.take_up(path)
+    assert notes == ["not bit for bit: gpunet is 9.9, was 0.1.0"]
+    run_until(resumed)
+
+
+def test_data_in_memory_must_be_given_again(tmp_path: Path) -> None:
+    x, y = np.arange(120.0).reshape(60, 2), np.arange(60) % 2
+    planned = job.plan((x, y), SETTINGS)
+    planned.begin(Run.create(tmp_path / "a", planned.name))
+    run_until(planned, 2)
+    with pytest.raises(UsageError, match="data in memory"):
+        rerun.take_up(tmp_path / "a")
+    rerun.resume(tmp_path / "a", (x, y))
+    assert json.loads((tmp_path / "a/status.json").read_text())["state"] == "done"
+
+
+def test_epochs_are_added_behind_the_last(tmp_path: Path) -> None:
+    path = train(tmp_path / "a")
+    before = (path / METRICS).read_text()
+    rerun.resume(path, epochs="+3")
+    lines = (path / METRICS).read_text()
+    assert lines.startswith(before)
+    rates = [json.loads(line)["lr"] for line in lines.splitlines()]
+    assert len(rates) == 9
+    assert rates[5] < rates[6] > rates[8]
+    assert all(not each.wrong for each in rerun.verify(path))
+
+
+def test_an_early_stop_is_behind_what_is_added(tmp_path: Path) -> None:
+    path = train(tmp_path / "a", patience=2, lr=0.3, epochs=40)
+    ended = json.loads((path / "summary.json").read_text())
+    assert ended["ended"] == "patience"
+    rerun.resume(path, epochs="+2")
+    assert json.loads((path / "summary.json").read_text())["epochs"] == ended["epochs"] + 2
+    assert all(not each.wrong for each in rerun.verify(path))
+
+
+@pytest.mark.parametrize("text", ["50", "+0", "+x", "-3", "+1.5"])
+def test_what_is_added_is_a_number_of_epochs(tmp_path: Path, text: str) -> None:
+    path = train(tmp_path / "a")
+    with pytest.raises(UsageError, match="must be \\+ and a number"):
+        rerun.take_up(path, more=text)
+    Run.open(path).close()
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    path = train(tmp_path / "a", stop_after=3)
+    resumed, _ = rerun.take_up(path)
+    with pytest.raises(RunBusy, match="in use by process"):
+        rerun.take_up(path)
+    resumed.run.close()
+
+
+def test_what_is_not_a_run(tmp_path: Path) -> None:
+    with pytest.raises(InputMissing):
+        rerun.take_up(tmp_path / "none")
+    with pytest.raises(ModelInvalid, match="no run was begun"):
+        rerun.take_up(tmp_path)
+    for content in ("{", "[]", '{"schema": "gpunet.run/2"}', '{"schema": "gpunet.run/1"}'):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(ModelInvalid):
+            rerun.take_up(tmp_path)
+
+
+def test_verify_makes_every_epoch_again(tmp_path: Path) -> None:
+    path = train(tmp_path / "a")
+    found = list(rerun.verify(path))
+    assert [(each.epoch, each.wrong) for each in found] == [(i, "") for i in range(1, 7)]
+
+
+def test_verify_starts_at_a_checkpoint_before_the_epoch(tmp_path: Path, monkeypatch) -> None:
+    path = train(tmp_path / "a")
+    starts = []
+    reports = job.Job.reports
+
+    def spied(self: job.Job):
+        starts.append(None if self.start is None else self.start.step)
+        return reports(self)
+
+    monkeypatch.setattr(job.Job, "reports", spied)
+    assert [each.wrong for each in rerun.verify(path, [6])] == [""]
+    assert [each.wrong for each in rerun.verify(path, [2])] == [""]
+    assert starts == [45, None]
+
+
+@pytest.mark.parametrize("name", ["chain", "loss"])
+def test_verify_sees_a_number_that_was_changed(tmp_path: Path, name: str) -> None:
+    path = train(tmp_path / "a")
+    lines = (path / METRICS).read_text().splitlines()
+    changed = json.loads(lines[3])
+    changed[name] = "0" * 64 if name == "chain" else changed[name] * (1 + 1e-15) + 1e-16
+    lines[3] = json.dumps(changed)
+    (path / METRICS).write_text("\n".join(lines) + "\n")
+    assert [each.wrong for each in rerun.verify(path)] == ["", "", "", name, "", ""]
+
+
+def command(*arguments: str) -> tuple[int, str]:
+    """The exit code and stdout of a command."""
+    with pytest.raises(SystemExit) as left, redirect_stdout(io.StringIO()) as out:
+        main(list(arguments))
+    return int(left.value.code or 0), out.getvalue()
+
+
+def test_verify_on_the_command_line(tmp_path: Path) -> None:
+    path = train(tmp_path / "a")
+    assert command("verify", str(path), "--epochs", "2,5")[0] == 0
+    assert command("verify", str(path), "--epochs", "70")[0] == UsageError.exit_code
+    text = (path / METRICS).read_text()
+    (path / METRICS).write_text(text.replace('"chain": "', '"chain": "0'))
+    code, out = command("verify", str(path), "--json")
+    assert code == CheckFailed.exit_code
+    assert json.loads(out)["ok"] is False
