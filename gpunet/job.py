@@ -55,6 +55,7 @@ class Job:
     lines: list[str] = field(default_factory=list)
     speeds: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    written: bytes = field(default=b"", init=False, repr=False)
 
     @property
     def out(self) -> Path | None:
@@ -235,11 +236,9 @@ class Job:
         if self.run is None:
             return
         content = self.model.packed(weights)
-        if sha256(content).digest() != self._written:
+        if (digest := sha256(content).digest()) != self.written:
             self.run.write(MODEL_FILE, content)
-            self._written = sha256(content).digest()
-
-    _written: bytes = b""
+            self.written = digest
 
     def _status(self, state: str, step: int | None = None) -> None:
         if self.run is not None:
