@@ -9,7 +9,7 @@ from gpunet.device import Device, cuda, resolve
 from gpunet.device.cpu import Cpu
 from gpunet.errors import Unavailable
 from gpunet.kernels import native
-from gpunet.view import size
+from gpunet.sizes import shown
 
 SCHEMA = "gpunet.info/1"
 PACKAGES = ("numpy", "pyarrow", "safetensors", "typer", "rich", "cupy-cuda12x", "cupy-cuda13x")
@@ -44,11 +44,11 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The same for reading."""
     cpu, auto = found["cpu"], found["auto"]
     packages = " · ".join(f"{name} {number}" for name, number in found["packages"].items())
-    memory = f"{size(cpu['memory_free'])} of {size(cpu['memory_total'])} free"
+    memory = f"{shown(cpu['memory_free'])} of {shown(cpu['memory_total'])} free"
     gpus = [
         (
             gpu["name"],
-            f"{gpu['model']}, {size(gpu['memory_free'])} of {size(gpu['memory_total'])} free"
+            f"{gpu['model']}, {shown(gpu['memory_free'])} of {shown(gpu['memory_total'])} free"
             f" · driver {gpu['driver']} · capability {gpu['compute_capability']}",
         )
         for gpu in found["gpus"]

@@ -7,12 +7,20 @@ from typing import Any
 from gpunet import loop, model, optim
 from gpunet.config import Config, Settings
 from gpunet.data import Prepared
+from gpunet.data.limits import automatic, available, shown
 from gpunet.device import Choice, Device
 from gpunet.errors import UsageError
 from gpunet.kernels import native
 
 UPDATES, MIN_EPOCHS, MAX_EPOCHS = 6000, 20, 200
 BATCH_RULE = ((2_800, 32), (4_500, 64), (6_400, 128), (32_000, 256), (108_000, 512))
+
+
+def with_memory(settings: Settings) -> Settings:
+    """Memory is decided before any data is read."""
+    if settings.config.max_memory != "auto":
+        return settings
+    return settings.resolve("max_memory", automatic(), f"half of {shown(available())}")
 
 
 def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:

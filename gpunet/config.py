@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from annotated_types import Ge, Interval, Le, Predicate
 
 from gpunet.errors import InputMissing, UsageError
+from gpunet.sizes import parse_size
 
 Auto = Literal["auto"]
 Count = Annotated[int, Ge(1)]
@@ -117,6 +118,7 @@ class Config:
     threads: Count | Auto = _setting("auto", HARDWARE, "Threads on the CPU.")
     kernels: Kernels = _setting("auto", HARDWARE, "What runs on the CPU.")
     precision: Precision = _setting("auto", HARDWARE, "auto: fp32 on the CPU, tf32 on CUDA.")
+    max_memory: Count | Auto = _setting("auto", HARDWARE, "Memory for data: 512M, 1.5GiB.")
 
     checkpoint_every: Pace = _setting(
         "30s", OUTPUT, "Steps between checkpoints, or a time: 500, 30s, 5m."
@@ -249,12 +251,21 @@ def _from_text(name: str, text: str) -> Any:
     """Comma lists become tuples, and numbers numbers where a path could stand as well;
     everything else is left to the type check."""
     kind = _type(name)
+    if name == "max_memory" and text != "auto":
+        return _size(text)
     if "tuple" in str(kind) and text != "auto":
         return () if text in ("", "none") else tuple(part.strip() for part in text.split(","))
     if kind == Rate | str:
         with suppress(ValueError):
             return float(text)
     return text
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as reason:
+        raise UsageError(f"--max-memory {_shown(text)}: {reason}") from None
 
 
 @cache

@@ -292,7 +292,7 @@ def plan(
     `flags` are settings by name, `file` a TOML file of them. Paths among them are seen from
     `folder`. The device is looked for before any data is read.
     """
-    settings = gather(flags, file, _recipe(source))
+    settings = auto.with_memory(gather(flags, file, _recipe(source)))
     choice = resolve(settings.config.device)
     auto.check_device(settings, choice.device)
     location = _location(source, folder)

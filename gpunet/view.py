@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gpunet.sizes import shown
+
 WIDE = 1000
 ROOM = 16
 """Columns for a bar that can be seen, and the time left."""
@@ -142,7 +144,7 @@ def plan(launches: Any) -> None:
             each["launch"],
             " ".join(map(_shape, each["reads"])),
             " ".join(_shape(slot) for slot in each["writes"] if not slot[0].endswith(".work")),
-            size(each["bytes"]),
+            shown(each["bytes"]),
             "" if each["flops"] is None else f"{each['flops'] / 1e6:,.2f} M",
         ]
         for i, each in enumerate(found["launches"], 1)
@@ -152,7 +154,7 @@ def plan(launches: Any) -> None:
     facts(
         [
             ("batch", f"{found['batch']:,} rows on {found['device']}, {found['kernels']}"),
-            ("arena", size(found["arena_bytes"])),
+            ("arena", shown(found["arena_bytes"])),
             ("products", f"{total / 1e6:,.2f} MFLOP a step"),
         ],
         out(),
@@ -178,16 +180,6 @@ def plan_to_json(launches: Any) -> dict[str, Any]:
             for each in launches.launches
         ],
     }
-
-
-def size(count: int) -> str:
-    """Bytes in words: 512 B, 3.1 KiB, 20.0 MiB."""
-    value, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:,.0f} B" if unit == "B" else f"{value:,.1f} {unit}"
 
 
 def _shape(slot: Sequence[Any]) -> str:

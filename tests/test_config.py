@@ -37,6 +37,8 @@ def test_flags_win_over_the_file_over_the_recipe_over_defaults(tmp_path: Path) -
         ("0.2", "validation", 0.2),
         ("other.csv", "validation", "other.csv"),
         ("a, b", "target", ("a", "b")),
+        ("1.5G", "max_memory", 3 << 29),
+        ("auto", "max_memory", "auto"),
         ("18446744073709551615", "seed", None),
     ],
 )
@@ -52,6 +54,8 @@ def test_text_is_read_as_the_settings_type(text: str, name: str, value: object) 
     ("flags", "message"),
     [
         ({"epochs": "abc"}, "--epochs abc: must be a valid integer"),
+        ({"max_memory": "2 pounds"}, "--max-memory 2 pounds: must be a size such as 512M"),
+        ({"max_memory": "0"}, "--max-memory 0: must be greater than or equal to 1"),
         ({"epochs": "0"}, "--epochs 0: must be greater than or equal to 1"),
         ({"schedule": "cos"}, "--schedule cos: must be one of constant, linear, cosine"),
         ({"lr": "nan"}, "--lr nan"),

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(gpunet.__file__).parent
 LAYERS = {
     "errors": 0,
+    "sizes": 0,
     "config": 1,
     "random": 1,
     "device": 1,

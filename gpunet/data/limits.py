@@ -1,0 +1,72 @@
+"""How much memory data may take: what this process may use, and what was asked of it."""
+
+import os
+from pathlib import Path, PurePosixPath
+
+from gpunet.errors import OutOfMemory
+from gpunet.sizes import parse_size, shown
+
+__all__ = ["automatic", "available", "check_fits", "parse_size", "shown"]
+
+CGROUPS = Path("/sys/fs/cgroup")
+UNKNOWN = 8 << 30
+
+
+def available() -> int:
+    """Bytes of memory that this process may use: the machine's, or the least limit on it."""
+    return min([_physical(), *_cgroup_limits(), *_process_limits()])
+
+
+def automatic() -> int:
+    """What `--max-memory auto` means, in bytes."""
+    return available() // 2
+
+
+def check_fits(what: str, asked: int, budget: int, hint: str | None = None) -> None:
+    """OutOfMemory, with both numbers, when `asked` bytes are more than `budget`."""
+    if asked > budget:
+        raise OutOfMemory(
+            f"{what}: needs {shown(asked)}; --max-memory allows {shown(budget)}",
+            f"{f'{hint}, or ' if hint else ''}raise --max-memory",
+        )
+
+
+def _physical() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return UNKNOWN
+
+
+def _cgroup_limits() -> list[int]:
+    """The limits of this process's memory cgroups and of all above them."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers == "":
+            found += _limits_above(CGROUPS, path, "memory.max")
+        elif "memory" in controllers.split(","):
+            found += _limits_above(CGROUPS / "memory", path, "memory.limit_in_bytes")
+    return found
+
+
+def _limits_above(root: Path, path: str, name: str) -> list[int]:
+    here, found = PurePosixPath(path.lstrip("/")), []
+    for group in (here, *here.parents):
+        try:
+            found.append(int((root / group / name).read_text()))
+        except (OSError, ValueError):  # not there, or `max`
+            continue
+    return found
+
+
+def _process_limits() -> list[int]:
+    try:
+        import resource
+    except ImportError:
+        return []
+    limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    return [limit for limit in limits if limit != resource.RLIM_INFINITY]

@@ -1,0 +1,26 @@
+"""Numbers of bytes in words, and back: 1.5 GiB. Refuses to count in powers of ten."""
+
+import re
+
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `512M`, `2G`, `1.5GiB` or a plain number; ValueError for anything else."""
+    found = SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError("must be a size such as 512M, 1.5GiB or a number of bytes")
+    power = " KMGT".index(found[2].upper() or " ")
+    whole, _, rest = found[1].partition(".")
+    return (int(whole + rest) << 10 * power) // 10 ** len(rest)
+
+
+def shown(count: int) -> str:
+    """Bytes in words: 512 B, 3.1 KiB, 20.0 MiB."""
+    value, unit = float(count), UNITS[0]
+    for larger in UNITS[1:]:
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{count:,} B" if unit == "B" else f"{value:,.1f} {unit}"
