@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from gpunet import view
+from gpunet import isolation, view
 from gpunet.errors import (
     CheckFailed,
     Diverged,
@@ -70,6 +70,9 @@ Header = Annotated[
 MovedData = Annotated[
     Optional[str], typer.Argument(metavar="[DATA]", help="The run's data, where they have moved.")
 ]
+MaxMemory = Annotated[
+    str, typer.Option(metavar="SIZE", help="Memory for data: 512M, 1.5GiB. Default: auto.")
+]
 Inputs = Annotated[
     Optional[list[str]],
     typer.Argument(
@@ -113,6 +116,7 @@ def train(
     For example: gpunet train penguins, or
     gpunet train prices.csv --target price --hidden 256,128 --epochs 50
     """
+    _start_reader(data)
     from gpunet import job
     from gpunet.run import Run
 
@@ -188,6 +192,7 @@ def plan(
     **given: Any,
 ) -> None:
     """Print the launches of one training step on DATA, or of a run, with the settings of train."""
+    _start_reader(data)
     from gpunet import job, rerun
 
     if rerun.is_run(data) and (config or _given(given)):
@@ -207,15 +212,17 @@ def evaluate(
     device: DeviceName = "cpu",
     delimiter: Delimiter = None,
     header: Header = True,
+    max_memory: MaxMemory = "auto",
     json: Json = False,
 ) -> None:
     """Judge a trained model on data that has the target."""
+    _start_reader(data)
     from gpunet import data as room
     from gpunet import predict as predicting
     from gpunet.device import resolve
 
     model = predicting.load(run)
-    source = room.read(data, delimiter=delimiter, header=header)
+    source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
     found = model.score(source, resolve(device).device)
     if json:
         rows = source.rows
@@ -240,9 +247,11 @@ def predict(
     device: DeviceName = "cpu",
     delimiter: Delimiter = None,
     header: Header = True,
+    max_memory: MaxMemory = "auto",
     json: Json = False,
 ) -> None:
     """Predict for new rows, in their order; a target is not needed."""
+    _start_reader(data)
     from gpunet import data as room
     from gpunet import predict as predicting
     from gpunet.device import resolve
@@ -251,7 +260,7 @@ def predict(
     if json and out == "-":
         raise UsageError("--json and the predictions are both for stdout", "name a file with -o")
     model = predicting.load(run)
-    source = room.read(data, delimiter=delimiter, header=header)
+    source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
     kept = [name.strip() for name in keep.split(",")] if keep else []
     found = model.outcome(source, resolve(device).device)
     columns = predicting.columns(model.schema, source, found, kept, proba)
@@ -344,12 +353,14 @@ def data_show(
     target: Annotated[Optional[str], typer.Option("-t", "--target")] = None,
     delimiter: Delimiter = None,
     header: Header = True,
+    max_memory: MaxMemory = "auto",
     json: Json = False,
 ) -> None:
     """Profile a file, a line a column."""
+    _start_reader(data)
     from gpunet import data as room
 
-    source = room.read(data, delimiter=delimiter, header=header)
+    source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
     targets = tuple(name.strip() for name in target.split(",")) if target else source.target
     columns = room.profile(source, targets)
     if json:
@@ -496,6 +507,19 @@ def _train(planned: "Job", json: bool, quiet: bool, notes: Iterable[str]) -> Non
         where = f"step {summary['steps']:,} of {planned.steps:,}"
         hint = f"go on with: gpunet resume {planned.out}"
         raise Interrupted(f"stopped after {where}", hint, caught[0])
+
+
+def _budget(max_memory: str) -> int | None:
+    from gpunet.config import memory
+
+    budget = memory(max_memory)
+    return None if budget == "auto" else budget
+
+
+def _start_reader(data: str) -> None:
+    """Where DATA is to be parsed, start the process that parses while this one still imports."""
+    if data == "-" or os.path.exists(data):
+        isolation.start_early("gpunet.data.formats")
 
 
 def _training_view(planned: "Job", quiet: bool) -> view.Training:

@@ -203,6 +203,16 @@ def gather(
     return settings
 
 
+def memory(text: str) -> int | Auto:
+    """A --max-memory in bytes, or auto; UsageError for anything else."""
+    if text == "auto":
+        return "auto"
+    try:
+        return parse_size(text)
+    except ValueError as reason:
+        raise UsageError(f"--max-memory {_shown(text)}: {reason}") from None
+
+
 def names() -> list[str]:
     """The names of all settings, in order."""
     return [each.name for each in fields(Config)]
@@ -251,21 +261,14 @@ def _from_text(name: str, text: str) -> Any:
     """Comma lists become tuples, and numbers numbers where a path could stand as well;
     everything else is left to the type check."""
     kind = _type(name)
-    if name == "max_memory" and text != "auto":
-        return _size(text)
+    if name == "max_memory":
+        return memory(text)
     if "tuple" in str(kind) and text != "auto":
         return () if text in ("", "none") else tuple(part.strip() for part in text.split(","))
     if kind == Rate | str:
         with suppress(ValueError):
             return float(text)
     return text
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as reason:
-        raise UsageError(f"--max-memory {_shown(text)}: {reason}") from None
 
 
 @cache

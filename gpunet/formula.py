@@ -21,6 +21,7 @@ import numpy as np
 from gpunet import gates
 from gpunet.data.arrays import read_npy
 from gpunet.data.files import load
+from gpunet.data.limits import automatic
 from gpunet.errors import UsageError
 from gpunet.gates import Elementwise
 from gpunet.graph import Gate, Graph, Node, Shape
@@ -477,7 +478,7 @@ def value(text: str, rng: np.random.Generator, name: str = "value") -> np.ndarra
     says the column of the fault; a file that is missing or not sound is an error of the data room.
     """
     if text.startswith("@"):
-        array = read_npy(load(text[1:]), text[1:]).x
+        array = read_npy(load(text[1:], automatic()), text[1:]).x
         assert array is not None
         return array.astype(np.float64) if array.dtype.kind == "f" else array
     source = _Source(name, text)

@@ -365,7 +365,9 @@ def _read(source: Any, settings: Settings, folder: Path | str) -> Source:
     is_path = isinstance(source, (str, Path)) and source not in ("-", *data.BUILTIN)
     if is_path and Path(folder) != Path("."):
         source = os.path.join(folder, source)
-    return data.read(source, delimiter=settings.config.delimiter, header=settings.config.header)
+    config = settings.config
+    budget = int(config.max_memory)
+    return data.read(source, delimiter=config.delimiter, header=config.header, budget=budget)
 
 
 def _part(value: float | str, settings: Settings, folder: Path | str) -> float | Source:

@@ -13,7 +13,10 @@ def parse_size(text: str) -> int:
         raise ValueError("must be a size such as 512M, 1.5GiB or a number of bytes")
     power = " KMGT".index(found[2].upper() or " ")
     whole, _, rest = found[1].partition(".")
-    return (int(whole + rest) << 10 * power) // 10 ** len(rest)
+    count = (int(whole + rest) << 10 * power) // 10 ** len(rest)
+    if count == 0:
+        raise ValueError("must be a byte or more")
+    return count
 
 
 def shown(count: int) -> str:

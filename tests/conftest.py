@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import settings
 
+from gpunet import isolation
 from gpunet.device import resolve
 from gpunet.errors import Unavailable
 
@@ -12,6 +13,13 @@ settings.load_profile("shared")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-gpu", action="store_true", help="a missing GPU fails the GPU tests")
+
+
+@pytest.fixture(autouse=True)
+def isolated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are parsed in the tests' own process, but for the tests that mark themselves."""
+    marked = request.node.get_closest_marker("isolated") is not None
+    monkeypatch.setattr(isolation, "enabled", marked)
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def test_text_is_read_as_the_settings_type(text: str, name: str, value: object) 
     [
         ({"epochs": "abc"}, "--epochs abc: must be a valid integer"),
         ({"max_memory": "2 pounds"}, "--max-memory 2 pounds: must be a size such as 512M"),
-        ({"max_memory": "0"}, "--max-memory 0: must be greater than or equal to 1"),
+        ({"max_memory": "0"}, "--max-memory 0: must be a byte or more"),
         ({"epochs": "0"}, "--epochs 0: must be greater than or equal to 1"),
         ({"schedule": "cos"}, "--schedule cos: must be one of constant, linear, cosine"),
         ({"lr": "nan"}, "--lr nan"),

@@ -1,25 +1,27 @@
 """NPZ, NPY and IDX: headers are checked against bytes, values against what networks take."""
 
 import gzip
+import io
 import struct
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import idx, npy, npy_header, npz
+from tables import ROOM, idx, npy, npy_header, npz
 
 from gpunet.data import arrays
 from gpunet.data.arrays import from_arrays, read_idx, read_idx_folder, read_npy, read_npz
-from gpunet.errors import DataError
+from gpunet.errors import DataError, OutOfMemory
 
 X = np.arange(12.0).reshape(4, 3)
 Y = np.array([0, 1, 0, 7])
 
 
 def test_x_and_y_from_npz():
-    source = read_npz(npz(("x.npy", npy(X)), ("y.npy", npy(Y))), "t")
+    source = read_npz(npz(("x.npy", npy(X)), ("y.npy", npy(Y))), "t", ROOM)
     np.testing.assert_array_equal(source.x, X)
     np.testing.assert_array_equal(source.y, Y)
     assert source.test is None
@@ -27,14 +29,14 @@ def test_x_and_y_from_npz():
 
 def test_upper_case_keys_and_a_test_part():
     keys = {"X_train": X, "y_train": Y, "X_test": X[:2], "y_test": Y[:2]}
-    source = read_npz(npz(*((f"{key}.npy", npy(a)) for key, a in keys.items())), "t")
+    source = read_npz(npz(*((f"{key}.npy", npy(a)) for key, a in keys.items())), "t", ROOM)
     assert source.rows == 4
     assert source.test.rows == 2
     np.testing.assert_array_equal(source.test.y, Y[:2])
 
 
 def test_arrays_of_other_names_are_left_alone_and_never_read():
-    source = read_npz(npz(("x.npy", npy(X)), ("extra.npy", b"junk")), "t")
+    source = read_npz(npz(("x.npy", npy(X)), ("extra.npy", b"junk")), "t", ROOM)
     assert source.y is None
     assert source.notes == ("t: left the arrays extra alone",)
 
@@ -54,7 +56,9 @@ def test_every_number_type_is_read_in_native_order(dtype):
 
 
 def test_text_labels():
-    source = read_npz(npz(("x.npy", npy(X)), ("y.npy", npy(np.array(["a", "b", "a", "c"])))), "t")
+    source = read_npz(
+        npz(("x.npy", npy(X)), ("y.npy", npy(np.array(["a", "b", "a", "c"])))), "t", ROOM
+    )
     assert source.y.tolist() == ["a", "b", "a", "c"]
     assert from_arrays("t", X, np.array([b"a", b"b", b"a", b"c"])).y.tolist()[3] == "c"
     assert from_arrays("t", X, np.array(["a", "b", "a", "c"], object)).y.dtype.kind == "U"
@@ -84,17 +88,46 @@ def header(shape, descr="<f8"):
         (header("(1,)", "<c16") + bytes(16), "holds complex numbers"),
         (header("(1,)", "<M8[D]") + bytes(8), "holds dates"),
         (header("(1,)", "<U2") + bytes(8), "x holds text"),
-        (npy_header("{'descr': [('" + "a" * 200_000 + "', '<f8')]}", (2, 0)), "not an NPY"),
+        (npy_header("{'descr': [('" + "a" * 200_000 + "', '<f8')]}", (2, 0)), "200,025 bytes"),
         (npy_header("(" * 9000), "not an NPY array"),
         (npy_header("__import__('os').abort()"), "not an NPY array"),
         (npy_header("{'descr': '<f8', 'shape': (1,)}"), "not an NPY array"),
         (b"\x93NUMPY\x03\x00" + bytes(100), "not an NPY array"),
         (npy(np.array([{}], object)), "holds Python objects"),
+        (header("(" + "1, " * 33 + ")") + bytes(8), "promises the shape"),
+        (header("(0, 2147483647, 2147483647, 2147483647)"), "promises the shape"),
+        (header("(1" + "0" * 5000 + ",)"), "not an NPY array"),
+        (header("(1,)", "<U99999999999"), "not an NPY array"),
+        (header("(1,)", "True") + bytes(8), "not an NPY array"),
+        (header("(1,)", "f8,f8") + bytes(16), "not an NPY array"),
+        (npy_header("{'descr': '<f8', 'descr': '<f8', 'shape': (1,)}"), "not an NPY array"),
+        (npy_header(" " * 9_000 + "{" + " " * 900), "not an NPY array"),
+        (npy_header("{'descr': " + "[]," * 3_000), "not an NPY array"),
+        (npy_header("x" * 10_001, (2, 0)), "an NPY header of 10,002 bytes; the limit is 10,000"),
     ],
 )
 def test_headers_that_lie(data, message):
     with pytest.raises(DataError, match=message):
         read_npy(data, "t")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (4, 3), }",
+        "{'shape': (4, 3), 'fortran_order': False, 'descr': '<f8'}",
+        "{'shape':(4,3),'descr':'<f8','fortran_order':False}   \n",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (4L, 3L), }",
+    ],
+)
+def test_headers_as_other_programs_write_them(text):
+    np.testing.assert_array_equal(read_npy(npy_header(text) + X.tobytes(), "t").x, X)
+
+
+def test_labels_that_are_no_characters():
+    labels = np.array([0x41, 0x110000], "<u4").view("<U1")
+    with pytest.raises(DataError, match="t: y holds numbers that are no characters"):
+        from_arrays("t", X[:2], labels)
 
 
 @pytest.mark.parametrize(
@@ -114,14 +147,28 @@ def test_headers_that_lie(data, message):
 )
 def test_archives_that_are_not_ours(members, message):
     with pytest.raises(DataError, match=message):
-        read_npz(npz(*members), "t")
+        read_npz(npz(*members), "t", ROOM)
 
 
-def test_a_member_larger_than_memory_is_refused_before_it_is_unpacked(monkeypatch):
+def test_a_member_larger_than_memory_is_refused_before_it_is_unpacked():
     data = npz(("x.npy", npy(np.zeros(1_000_000))))
-    monkeypatch.setattr(arrays, "budget", lambda: 1_000_000)
-    with pytest.raises(DataError, match=r"7\.6 MB once unpacked, more than this machine's"):
-        read_npz(data, "t")
+    with pytest.raises(OutOfMemory, match=r"t, unpacked: needs 7\.6 MiB; --max-memory allows"):
+        read_npz(data, "t", 1_000_000)
+    assert read_npz(data, "t", 8_000_128).rows == 1_000_000
+
+
+def test_a_member_that_unpacks_like_a_bomb_is_refused_before_it_is_unpacked():
+    zeros = np.zeros((80 << 20, 1), np.uint8)
+    with pytest.raises(DataError, match=r"80\.0 MiB or more.*bombs do.*numpy\.savez packs nothing"):
+        read_npz(npz(("x.npy", npy(zeros))), "t", ROOM)
+
+
+def test_members_that_are_packed_in_other_ways():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x.npy", npy(X))
+    with pytest.raises(DataError, match=r"x\.npy is not packed as NumPy packs"):
+        read_npz(file.getvalue(), "t", ROOM)
 
 
 def test_a_member_whose_size_is_a_lie():
@@ -129,7 +176,7 @@ def test_a_member_whose_size_is_a_lie():
     at = data.rfind(b"PK\x01\x02") + 24
     data[at : at + 4] = struct.pack("<I", 128 + 8 * 1000)
     with pytest.raises(DataError, match="bytes"):
-        read_npz(bytes(data), "t")
+        read_npz(bytes(data), "t", ROOM)
 
 
 ARCHIVE = npz(("x.npy", npy(X)), ("y.npy", npy(Y)))
@@ -144,7 +191,7 @@ def test_a_changed_or_cut_archive_is_refused_or_harmless(place, change, cut):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # zipfile complains about odd members
-            source = read_npz(bytes(data), "t")
+            source = read_npz(bytes(data), "t", ROOM)
     except DataError:
         return
     np.testing.assert_array_equal(source.x, X)
@@ -209,14 +256,16 @@ TENK = ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]
 
 
 def test_a_folder_with_mnist_names(tmp_path):
-    source = read_idx_folder(folder(tmp_path, MNIST + TENK), "t")
+    source = read_idx_folder(folder(tmp_path, MNIST + TENK), "t", ROOM)
     np.testing.assert_array_equal(source.x, IMAGES)
     assert source.y.tolist() == [0, 7, 0, 7]
     assert source.test.rows == 4
 
 
 def test_a_folder_without_a_test_part(tmp_path):
-    assert read_idx_folder(folder(tmp_path, [f"{name}.gz" for name in MNIST]), "t").test is None
+    assert (
+        read_idx_folder(folder(tmp_path, [f"{name}.gz" for name in MNIST]), "t", ROOM).test is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -231,14 +280,14 @@ def test_a_folder_without_a_test_part(tmp_path):
 )
 def test_folders_that_lack_something(tmp_path, names, message):
     with pytest.raises(DataError, match=message):
-        read_idx_folder(folder(tmp_path, names), "t")
+        read_idx_folder(folder(tmp_path, names), "t", ROOM)
 
 
 def test_folders_that_do_not_match(tmp_path):
     path = folder(tmp_path, MNIST)
     (tmp_path / MNIST[1]).write_bytes(idx(np.zeros(3, np.uint8)))
     with pytest.raises(DataError, match="x has 4 rows, y has 3"):
-        read_idx_folder(path, "t")
+        read_idx_folder(path, "t", ROOM)
     (tmp_path / MNIST[0]).write_bytes(idx(np.zeros(3, np.uint8)))
     with pytest.raises(DataError, match="images have 1 and the labels 1 dimensions"):
-        read_idx_folder(path, "t")
+        read_idx_folder(path, "t", ROOM)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tables import csv
 
 from gpunet.data import delimited
-from gpunet.errors import DataError, UsageError
+from gpunet.errors import DataError, OutOfMemory, UsageError
 
 
 def rows(text, **options):
@@ -120,19 +120,17 @@ def test_what_is_refused(text, message):
 def test_a_cell_over_one_megabyte_is_refused_and_one_below_is_read():
     below = "x" * (delimited.MAX_CELL - 1)
     assert csv(f"a,b\n{below},1\n").table["a"][0].as_py() == below
-    with pytest.raises(DataError, match=r"a cell near line 3 has 1.0 MB; the limit is 1.0 MB"):
+    with pytest.raises(DataError, match=r"a cell near line 3 has 1.0 MiB; the limit is 1.0 MiB"):
         csv(f"a,b\n1,2\n{'x' * (delimited.MAX_CELL + 1)},1\n")
 
 
-def test_more_text_or_more_cells_than_memory_holds(monkeypatch):
+def test_more_text_or_more_cells_than_memory_holds():
     text = "a,b\n" + "1,2\n" * 1000
-    monkeypatch.setattr(delimited, "text_budget", lambda: 100)
-    with pytest.raises(DataError, match=r"3\.9 KB of text, more than this machine's memory"):
-        csv(text)
-    monkeypatch.setattr(delimited, "text_budget", lambda: 10_000)
-    monkeypatch.setattr(delimited, "budget", lambda: 10_000)
-    with pytest.raises(DataError, match="more cells than this machine's memory can hold"):
-        csv(text)
+    with pytest.raises(OutOfMemory, match=r"3\.9 KiB of text: needs 31\.3 KiB; --max-mem"):
+        csv(text, 32_000)
+    with pytest.raises(OutOfMemory, match=r"2,002 cells: needs 93\.8 KiB; --max-memory.*Parquet"):
+        csv(text, 96_000)
+    assert csv(text, 97_000).rows == 1000
 
 
 def test_padded_names_are_stripped_and_said_so():

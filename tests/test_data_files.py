@@ -7,34 +7,30 @@ import sys
 import zlib
 
 import pytest
+from tables import ROOM
 
 from gpunet.data import files
-from gpunet.errors import DataError, InputMissing, NotPermitted
+from gpunet.errors import DataError, InputMissing, NotPermitted, OutOfMemory
 
 TEXT = b"a,b\n1,2\n" * 1000
-
-
-def test_the_budget_is_a_share_of_memory():
-    assert 1 << 24 < files.budget() < 1 << 48
-    assert files.text_budget() == files.budget() // 8
 
 
 def test_a_missing_file_names_its_neighbour(tmp_path):
     (tmp_path / "houses.csv").write_bytes(TEXT)
     with pytest.raises(InputMissing, match=r'house\.csv: no such file; did you mean "houses\.csv"'):
-        files.load(str(tmp_path / "house.csv"))
+        files.load(str(tmp_path / "house.csv"), ROOM)
 
 
 @pytest.mark.parametrize("name", ["nowhere/x.csv", "x\0y", "n" * 5000])
 def test_names_of_no_file(tmp_path, name):
     with pytest.raises(InputMissing):
-        files.load(f"{tmp_path}/{name}")
+        files.load(f"{tmp_path}/{name}", ROOM)
 
 
 def test_a_file_used_as_a_folder_is_missing(tmp_path):
     (tmp_path / "a.csv").write_bytes(TEXT)
     with pytest.raises(InputMissing):
-        files.load(str(tmp_path / "a.csv" / "b.csv"))
+        files.load(str(tmp_path / "a.csv" / "b.csv"), ROOM)
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
@@ -43,19 +39,19 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "open", refuse)
     with pytest.raises(NotPermitted, match="may not be read"):
-        files.load("/some/file.csv")
+        files.load("/some/file.csv", ROOM)
 
 
 def test_gzip_is_unpacked_whatever_the_name(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(gzip.compress(TEXT))
-    assert files.load(str(path)) == TEXT
+    assert files.load(str(path), ROOM) == TEXT
 
 
 def test_gzip_members_follow_each_other_and_zeros_may_follow_the_last(tmp_path):
     path = tmp_path / "t.gz"
     path.write_bytes(gzip.compress(TEXT) + gzip.compress(b"more") + b"\0" * 512)
-    assert files.load(str(path)) == TEXT + b"more"
+    assert files.load(str(path), ROOM) == TEXT + b"more"
 
 
 @pytest.mark.parametrize("cut", [1, 4, 8, 20])
@@ -63,7 +59,7 @@ def test_truncated_gzip(tmp_path, cut):
     path = tmp_path / "t.gz"
     path.write_bytes(gzip.compress(TEXT)[:-cut])
     with pytest.raises(DataError, match="cut short"):
-        files.load(str(path))
+        files.load(str(path), ROOM)
 
 
 def test_damaged_gzip_and_garbage_after_it(tmp_path):
@@ -72,38 +68,38 @@ def test_damaged_gzip_and_garbage_after_it(tmp_path):
     path = tmp_path / "t.gz"
     path.write_bytes(packed)
     with pytest.raises(DataError, match="damaged"):
-        files.load(str(path))
+        files.load(str(path), ROOM)
     path.write_bytes(gzip.compress(TEXT) + b"garbage")
     with pytest.raises(DataError, match="damaged"):
-        files.load(str(path))
+        files.load(str(path), ROOM)
 
 
-def test_what_unpacks_to_more_than_the_budget_is_refused_early(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "budget", lambda: 8 << 20)
+def test_what_unpacks_to_more_than_the_budget_is_refused_early(tmp_path):
     path, packer = tmp_path / "bomb.gz", zlib.compressobj(9, wbits=31)
     zeros = bytes(1 << 20)
-    path.write_bytes(b"".join(packer.compress(zeros) for _ in range(64)) + packer.flush())
-    with pytest.raises(DataError, match=r"bomb.gz: holds more than 1.0 MB"):
-        files.load(str(path))
+    path.write_bytes(b"".join(packer.compress(zeros) for _ in range(96)) + packer.flush())
+    with pytest.raises(OutOfMemory, match=r"bomb.gz, unpacked: needs .* allows 8.0 MiB"):
+        files.load(str(path), 8 << 20)
+    with pytest.raises(DataError, match=r"KiB unpack to 64.. MiB or more.*bombs do; .* gunzip it"):
+        files.load(str(path), ROOM)
 
 
-def test_a_file_larger_than_the_budget_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "budget", lambda: 100)
+def test_a_file_larger_than_the_budget_is_not_read(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(TEXT)
-    with pytest.raises(DataError, match="holds more than 100 bytes"):
-        files.load(str(path))
+    with pytest.raises(OutOfMemory, match=r"t\.csv: needs 7\.8 KiB; --max-memory allows 100 B"):
+        files.load(str(path), 100)
 
 
 def test_standard_input(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(TEXT))))
-    assert files.load("-") == TEXT
+    assert files.load("-", ROOM) == TEXT
 
 
 def test_standard_input_that_is_closed(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(InputMissing, match="stdin: it is closed"):
-        files.load("-")
+        files.load("-", ROOM)
 
 
 def test_text_in_other_encodings_is_named():

@@ -1,13 +1,14 @@
 """JSON lines: typed columns, gaps, and faults by line."""
 
 import pytest
+from tables import ROOM
 
 from gpunet.data import jsonl
-from gpunet.errors import DataError
+from gpunet.errors import DataError, OutOfMemory
 
 
-def read(text):
-    return jsonl.read_jsonl(text if isinstance(text, bytes) else text.encode(), "t")
+def read(text, budget=ROOM):
+    return jsonl.read_jsonl(text if isinstance(text, bytes) else text.encode(), "t", budget)
 
 
 def test_types_are_those_of_json():
@@ -65,7 +66,7 @@ def test_latin_1_is_named():
         read(b'{"a": "\xe9"}\n')
 
 
-def test_more_text_than_memory_holds(monkeypatch):
-    monkeypatch.setattr(jsonl, "text_budget", lambda: 40)
-    with pytest.raises(DataError, match="of JSON, more than this machine's memory"):
-        read('{"a": 12345}\n')
+def test_more_text_than_memory_holds():
+    with pytest.raises(OutOfMemory, match="13 B of JSON: needs 416 B; --max-memory allows 415 B"):
+        read('{"a": 12345}\n', 415)
+    assert read('{"a": 12345}\n', 416).rows == 1

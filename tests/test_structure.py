@@ -15,6 +15,7 @@ LAYERS = {
     "errors": 0,
     "sizes": 0,
     "config": 1,
+    "isolation": 1,
     "random": 1,
     "device": 1,
     "view": 1,

@@ -16,13 +16,23 @@ from typing import IO
 
 import numpy as np
 
-from gpunet.data.files import Bytes, budget, load, size
+from gpunet.data.files import FEWER, Bytes, load
+from gpunet.data.limits import check_fits, check_ratio
 from gpunet.data.source import MAX_ROWS, Source
 from gpunet.data.words import listed, quoted
 from gpunet.errors import DataError
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 IDX_NAME = re.compile(r"(train|t10k|test)-(images|labels)[.-]idx\d-ubyte(\.gz)?$")
+PACKING = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+NPY_MAGIC = b"\x93NUMPY"
+MAX_HEADER = 10_000  # bytes, as NumPy's own limit
+MAX_DIMENSIONS = 32
+MAX_POINT = 0x10FFFF
+DTYPE = r"'[<>|=]?[?biufcSUVOMm]\d{0,9}(?:\[\w{1,8}\])?'|\[[^]]*\]"
+SHAPE = r"\((?:-?\d{1,20}L?(?:, *|(?=\))))*\)"
+VALUES = rf"'descr' *: *({DTYPE})|'fortran_order' *: *(True|False)|'shape' *: *({SHAPE})"
+HEADER = re.compile(rf"\{{ *(?:(?:{VALUES}) *(?:, *)?){{3}}\}}\s*", re.ASCII)
 KEYS = ("x", "y", "x_train", "y_train", "x_test", "y_test")
 BLOCK = 1 << 22
 ZIP_ERRORS = (
@@ -82,6 +92,8 @@ def check_finite(what: str, array: np.ndarray, missing: bool = False) -> None:
 def _plain(what: str, array: np.ndarray, kinds: str) -> np.ndarray:
     if array.dtype.kind == "S" and "U" in kinds:
         array = np.char.decode(array, "utf-8", "replace")
+    if array.dtype.kind == "U" and array.view(np.uint32).max(initial=0) > MAX_POINT:
+        raise DataError(f"{what} holds numbers that are no characters")
     if array.dtype.kind in "OT" and "U" in kinds and all(isinstance(v, str) for v in array.flat):
         array = array.astype(str)
     if array.dtype.kind not in kinds:
@@ -102,11 +114,14 @@ def read_npy(data: Bytes, name: str) -> Source:
     return from_arrays(name, _read_array(io.BytesIO(data), len(data), name))
 
 
-def read_npz(data: Bytes, name: str) -> Source:
-    """x and y, or x_train, y_train, x_test and y_test; other arrays are left alone, with a note."""
+def read_npz(data: Bytes, name: str, budget: int) -> Source:
+    """x and y, or x_train, y_train, x_test and y_test; other arrays are left alone, with a note.
+
+    The directory is judged before anything is unpacked: OutOfMemory for more than `budget` bytes.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = _members(archive, name)
+            members = _members(archive, len(data), name, budget)
             arrays = {}
             for key, member in members.items():
                 if key in KEYS:
@@ -132,7 +147,9 @@ def read_npz(data: Bytes, name: str) -> Source:
     return from_arrays(name, arrays[f"x{train}"], arrays.get(f"y{train}"), test, notes)
 
 
-def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
+def _members(
+    archive: zipfile.ZipFile, packed: int, name: str, budget: int
+) -> dict[str, zipfile.ZipInfo]:
     members = archive.infolist()
     if "[Content_Types].xml" in archive.namelist():
         raise DataError(f"{name}: an Excel workbook", "save the sheet as CSV")
@@ -140,12 +157,12 @@ def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
     twice = [key for key, times in Counter(keys).items() if times > 1]
     if twice:
         raise DataError(f"{name}: the same array more than once: {listed(twice)}")
-    unpacked = sum(m.file_size for m, key in zip(members, keys, strict=True) if key in KEYS)
-    if unpacked > budget():
-        raise DataError(
-            f"{name}: {size(unpacked)} once unpacked, more than this machine's share of memory "
-            f"for one input ({size(budget())})"
-        )
+    wanted = [member for member, key in zip(members, keys, strict=True) if key in KEYS]
+    if strange := [m.filename for m in wanted if m.compress_type not in PACKING]:
+        raise DataError(f"{name}: {listed(strange)} is not packed as NumPy packs arrays")
+    unpacked = sum(member.file_size for member in wanted)
+    check_fits(f"{name}, unpacked", unpacked, budget, FEWER)
+    check_ratio(name, unpacked, packed, "numpy.savez packs nothing")
     return dict(zip(keys, members, strict=True))
 
 
@@ -155,9 +172,7 @@ def _read_array(file: IO[bytes], length: int, name: str) -> np.ndarray:
     if dtype.hasobject or dtype.kind not in "biufUS":
         raise DataError(f"{name}: holds {_kind(dtype)}; wanted numbers")
     wanted = math.prod(shape) * dtype.itemsize
-    if dtype.itemsize == 0 or min(shape, default=0) < 0 or max(shape, default=0) > MAX_ROWS:
-        raise DataError(f"{name}: the header promises the shape {_shown(shape)} of {dtype}")
-    if file.tell() + wanted != length:
+    if file.tell() + wanted != length or not _is_possible(shape, dtype.itemsize):
         raise DataError(
             f"{name}: the header promises the shape {_shown(shape)} of {dtype}, {wanted:,} bytes; "
             f"{length - file.tell():,} are there"
@@ -172,16 +187,37 @@ def _read_array(file: IO[bytes], length: int, name: str) -> np.ndarray:
     return values.view(dtype).reshape(shape, order="F" if fortran else "C")
 
 
+def _is_possible(shape: tuple[int, ...], itemsize: int) -> bool:
+    """Whether NumPy can hold such an array at all, whatever the memory."""
+    extent = itemsize * math.prod(max(side, 1) for side in shape)
+    sides = all(0 <= side <= MAX_ROWS for side in shape)
+    return sides and len(shape) <= MAX_DIMENSIONS and 0 < extent < 1 << 62
+
+
 def _header(file: IO[bytes], name: str) -> tuple[np.dtype, tuple[int, ...], bool]:
-    form = np.lib.format
+    """NumPy writes a Python literal; it is matched here, never parsed as Python."""
+    text = _header_text(file, name)
+    found = re.findall(VALUES, text, re.ASCII) if HEADER.fullmatch(text) else [("", "", "")]
+    descr, fortran, shape = map("".join, zip(*found, strict=True))
+    if not (descr and fortran and shape):
+        raise DataError(f"{name}: not an NPY array (its header is {quoted(text.strip())})")
     try:
-        version = form.read_magic(file)
-        read = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}[version]
-        shape, fortran, dtype = read(file, max_header_size=10_000)
-        return dtype, tuple(int(side) for side in shape), fortran
-    except Exception as error:  # NumPy parses the header as Python: it may fail in any way
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise DataError(f"{name}: not an NPY array ({reason})") from None
+        dtype = np.dtype("V1" if descr[0] == "[" else descr.strip("'"))
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{name}: not an NPY array (of type {quoted(descr)})") from None
+    return dtype, tuple(map(int, re.findall(r"-?\d+", shape))), fortran == "True"
+
+
+def _header_text(file: IO[bytes], name: str) -> str:
+    """The header's characters, after a look at the mark, the version and the length."""
+    head = file.read(8)
+    width = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}.get(head[6:])
+    if head[:6] != NPY_MAGIC or width is None:
+        raise DataError(f"{name}: not an NPY array (begins with {quoted(head.hex(' '))})")
+    length = int.from_bytes(file.read(width), "little")
+    if length > MAX_HEADER:
+        raise DataError(f"{name}: an NPY header of {length:,} bytes; the limit is {MAX_HEADER:,}")
+    return file.read(length).decode("latin-1")
 
 
 def _shown(shape: tuple[int, ...]) -> str:
@@ -203,7 +239,7 @@ def read_idx(data: Bytes, name: str) -> Source:
     return from_arrays(name, x)
 
 
-def read_idx_folder(path: str, name: str) -> Source:
+def read_idx_folder(path: str, name: str, budget: int) -> Source:
     """A folder with MNIST's file names; t10k-images… and t10k-labels… are its test part."""
     files: dict[tuple[str, str], str] = {}
     for file in sorted(Path(path).iterdir(), reverse=True):  # plain files win over their .gz
@@ -212,19 +248,20 @@ def read_idx_folder(path: str, name: str) -> Source:
             files[part, found[2]] = str(file)
     if not files:
         raise DataError(f"{path}: a folder without MNIST's files", "name a file instead")
-    train = _idx_pair(files, "train", name)
+    train = _idx_pair(files, "train", name, budget)
     if ("test", "images") not in files and ("test", "labels") not in files:
         return train
-    return Source(name, x=train.x, y=train.y, test=_idx_pair(files, "test", name))
+    return Source(name, x=train.x, y=train.y, test=_idx_pair(files, "test", name, budget))
 
 
-def _idx_pair(files: dict[tuple[str, str], str], part: str, name: str) -> Source:
+def _idx_pair(files: dict[tuple[str, str], str], part: str, name: str, budget: int) -> Source:
     for what in ("images", "labels"):
         if (part, what) not in files:
             raise DataError(
                 f"{name}: the folder lacks {part}-{what}-idx{3 if what == 'images' else 1}-ubyte"
             )
-    x, y = (_read_idx(load(files[part, what]), files[part, what]) for what in ("images", "labels"))
+    found = (files[part, what] for what in ("images", "labels"))
+    x, y = (_read_idx(load(file, budget), file) for file in found)
     if x.ndim < 2 or y.ndim != 1:
         raise DataError(
             f"{name}: the {part} images have {x.ndim} and the labels {y.ndim} dimensions; "

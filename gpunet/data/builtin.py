@@ -11,6 +11,7 @@ from gpunet.data.source import Source
 from gpunet.random import Purpose, stream
 
 SETS = Path(__file__).parent / "sets"
+ROOM = 1 << 26  # bytes that reading one takes at most
 
 LECTURE: dict[str, object] = {
     "hidden": (100,),
@@ -108,9 +109,9 @@ def _spiral() -> Source:
 
 
 def _penguins() -> Source:
-    table = read_delimited((SETS / "penguins.csv").read_bytes(), "penguins", ",")
+    table = read_delimited((SETS / "penguins.csv").read_bytes(), "penguins", ROOM, ",")
     return replace(table, target=("species",))
 
 
 def _digits() -> Source:
-    return replace(read_npz((SETS / "digits.npz").read_bytes(), "digits"), target=("digit",))
+    return replace(read_npz((SETS / "digits.npz").read_bytes(), "digits", ROOM), target=("digit",))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpunet.data.files import Bytes, budget, check_text, line_of, size, text_budget
+from gpunet.data.files import Bytes, check_text, line_of
+from gpunet.data.limits import check_fits, shown
 from gpunet.data.source import Source, check_names
 from gpunet.data.words import counted, is_number, listed
 from gpunet.errors import DataError, UsageError
@@ -23,6 +24,7 @@ HEAD = 1 << 18  # bytes that the delimiter is judged by
 MAX_CELL = 1 << 20
 MAX_ROW = 1 << 28
 MAX_BLOCK = (1 << 31) - 1
+TEXT_BYTES = 8  # that reading takes at its peak, for each byte of text
 CELL_BYTES = 48  # that reading takes at its peak, for each cell
 PARQUET = "use Parquet, fewer columns or fewer rows"
 BOM = b"\xef\xbb\xbf"
@@ -41,39 +43,35 @@ class Layout:
 
 
 def read_delimited(
-    data: Bytes, name: str, delimiter: str | None = None, header: bool = True
+    data: Bytes, name: str, budget: int, delimiter: str | None = None, header: bool = True
 ) -> Source:
     """A table of strings.
 
     Without `delimiter` it is a tab, `;`, `|` or a comma, whichever cuts the head most evenly.
-    Blank lines are skipped. Raises DataError with the line of the first fault.
+    Blank lines are skipped. Raises DataError with the line of the first fault, and OutOfMemory
+    when reading would take more than `budget` bytes.
     """
-    if len(data) > text_budget():
-        raise DataError(
-            f"{name}: {size(len(data))} of text, more than this machine's memory can hold as a "
-            f"table ({size(text_budget())})",
-            PARQUET,
-        )
+    check_fits(f"{name}, {shown(len(data))} of text", TEXT_BYTES * len(data), budget, PARQUET)
     check_text(data, name)
     if data.startswith(BOM):
         data = data[len(BOM) :]
     if data and data[-1:] not in (b"\n", b"\r"):
         data = data + b"\n"
-    mark = _checked(delimiter) if delimiter else _sniff(data)
-    layout = scan(data, mark, name)
+    mark = _checked(delimiter) if delimiter else _sniff(data, budget)
+    layout = scan(data, mark, name, budget)
     _check(layout, header, name)
     table = _parse(data, mark, layout, name)
     return _source(table, layout, header, name)
 
 
-def scan(data: Bytes, delimiter: bytes, name: str, strict: bool = True) -> Layout:
+def scan(data: Bytes, delimiter: bytes, name: str, budget: int, strict: bool = True) -> Layout:
     """Where the records of a text that ends in a line end stand.
 
     A quote opens a cell at its very start and closes it at its very end; inside it is doubled.
-    `strict` makes anything else a DataError.
+    `strict` makes anything else a DataError. OutOfMemory for more cells than `budget` bytes hold.
     """
     text = np.frombuffer(data, np.uint8)
-    marks, breaks = _marks(data, text, delimiter[0], name, strict)
+    marks, breaks = _marks(data, text, delimiter[0], name, budget, strict)
     last = np.flatnonzero(text[marks] != delimiter[0])
     ends = marks[last]
     cells = np.diff(last, prepend=-1)
@@ -86,11 +84,11 @@ def scan(data: Bytes, delimiter: bytes, name: str, strict: bool = True) -> Layou
 
 
 def _marks(
-    data: Bytes, text: np.ndarray, delimiter: int, name: str, strict: bool
+    data: Bytes, text: np.ndarray, delimiter: int, name: str, budget: int, strict: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """The places of the delimiters and line ends outside quotes, and of all line ends."""
     any_quote, any_cr = QUOTE in data, CR in data
-    marks, breaks, seen, room = [], [], 0, budget() // CELL_BYTES
+    marks, breaks, seen, cells = [], [], 0, 0
     for low in range(0, len(text), BLOCK):
         block = text[low : low + BLOCK]
         is_break = _line_ends(text, low, block) if any_cr else block == LF
@@ -101,9 +99,8 @@ def _marks(
                 _check_quotes(data, text, quotes, seen, delimiter, name)
             found = found[(np.searchsorted(quotes, found) + seen) % 2 == 0]
             seen += len(quotes)
-        room -= len(found)
-        if room < 0:
-            raise DataError(f"{name}: more cells than this machine's memory can hold", PARQUET)
+        cells += len(found)
+        check_fits(f"{name}, {cells:,} cells", cells * CELL_BYTES, budget, PARQUET)
         marks.append(found)
         breaks.append(np.flatnonzero(is_break) + low)
     if strict and seen % 2:
@@ -140,12 +137,12 @@ def _bad_quote(data: Bytes, at: int, name: str) -> DataError:
     )
 
 
-def _sniff(data: Bytes) -> bytes:
-    stop = data.rfind(b"\n", 0, HEAD) + 1
-    head = data[: stop or len(data)]
+def _sniff(data: Bytes, budget: int) -> bytes:
+    stop = max(data.rfind(b"\n", 0, HEAD), data.rfind(b"\r", 0, HEAD)) + 1
+    head = data[:stop] if stop else data[:HEAD] + b"\n"
     best, best_score = b",", (False, 0.0, 0)
     for mark in DELIMITERS.encode():
-        cells = scan(head, bytes([mark]), "", strict=False).cells
+        cells = scan(head, bytes([mark]), "", budget, strict=False).cells
         if len(cells):
             score = (bool(cells[0] > 1), float(np.mean(cells == cells[0])), int(cells[0]))
             if score[0] and score > best_score:
@@ -179,10 +176,10 @@ def _check(layout: Layout, header: bool, name: str) -> None:
     if layout.widest > MAX_CELL or layout.sizes.max() > MAX_ROW:
         line = int(layout.lines[np.argmax(layout.sizes)])
         raise DataError(
-            f"{name}: a cell near line {line:,} has {size(layout.widest)}; the limit is "
-            f"{size(MAX_CELL)}"
+            f"{name}: a cell near line {line:,} has {shown(layout.widest)}; the limit is "
+            f"{shown(MAX_CELL)}"
             if layout.widest > MAX_CELL
-            else f"{name}: line {line:,} is longer than {size(MAX_ROW)}"
+            else f"{name}: line {line:,} is longer than {shown(MAX_ROW)}"
         )
 
 

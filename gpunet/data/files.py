@@ -9,54 +9,33 @@ import os
 import stat
 import sys
 import zlib
-from pathlib import Path
-from typing import IO
+from collections.abc import Iterable, Iterator
+from functools import partial
 
+from gpunet.data.limits import check_fits, check_ratio
 from gpunet.data.words import closest
 from gpunet.errors import DataError, InputMissing, NotPermitted
 
 CHUNK = 1 << 20
 PACKED = 1 << 13  # unpacks to 8.4 MB at most
 GZIP = b"\x1f\x8b"
+FEWER = "use fewer columns or rows"
 
 Bytes = bytes | bytearray
 
 
-def budget() -> int:
-    """How many bytes one input may take: half of the memory that this process may use."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        memory = 8 << 30
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            memory = min(memory, int(Path(limit).read_text()))
-        except (OSError, ValueError):
-            continue
-    return memory // 2
+def load(path: str, budget: int) -> Bytes:
+    """The content of a file, or of standard input for `-`; gzip is unpacked, whatever the name.
 
-
-def text_budget() -> int:
-    """How many bytes of text one input may hold: as a table they take a good deal more."""
-    return budget() // 8
-
-
-def size(count: int) -> str:
-    """`2.1 GB`, `12 bytes`."""
-    for unit, scale in (("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} bytes"
-
-
-def load(path: str) -> Bytes:
-    """The content of a file, or of standard input for `-`; gzip is unpacked, whatever the name."""
+    Raises OutOfMemory for more than `budget` bytes, DataError for damage and for what unpacks as
+    decompression bombs do.
+    """
     name = "stdin" if path == "-" else path
-    raw = _read_stdin() if path == "-" else _read_file(path)
+    raw = _gathered(chunks(), budget, name) if path == "-" else _read_file(path, budget)
     if raw[:2] != GZIP:
         return raw
     try:
-        return _unpack(raw, text_budget(), name)
+        return _unpack(raw, budget, name)
     except zlib.error as error:
         raise DataError(f"{name}: the gzip file is damaged ({error})") from None
 
@@ -99,13 +78,14 @@ def _not_utf8(name: str, encoding: str, argument: str) -> DataError:
     )
 
 
-def _read_file(path: str) -> Bytes:
+def _read_file(path: str, budget: int) -> Bytes:
     try:
         with open(path, "rb") as file:
-            status, limit = os.fstat(file.fileno()), budget()
-            if stat.S_ISREG(status.st_mode) and status.st_size > limit:
-                raise _too_large(path, limit)
-            return file.read() if stat.S_ISREG(status.st_mode) else _drain(file, limit, path)
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return _gathered(iter(partial(file.read, CHUNK), b""), budget, path)
+            check_fits(path, status.st_size, budget, FEWER)
+            return file.read()
     except (FileNotFoundError, NotADirectoryError):
         raise InputMissing(f"{path}: no such file", _near(path)) from None
     except PermissionError:
@@ -118,25 +98,25 @@ def _read_file(path: str) -> Bytes:
         raise DataError(f"{path}: could not be read ({error.strerror})") from None
 
 
-def _read_stdin() -> Bytes:
+def chunks() -> Iterator[bytes]:
+    """What stands in standard input, a megabyte at a time."""
     if sys.stdin is None:
         raise InputMissing("stdin: it is closed")
     try:
-        return _drain(sys.stdin.buffer, budget(), "stdin")
+        yield from iter(partial(sys.stdin.buffer.read, CHUNK), b"")
     except OSError as error:
         raise DataError(f"stdin: could not be read ({error.strerror})") from None
 
 
-def _drain(file: IO[bytes], limit: int, name: str) -> bytearray:
+def _gathered(pieces: Iterable[bytes], budget: int, name: str) -> bytearray:
     content = bytearray()
-    while chunk := file.read(CHUNK):
-        content += chunk
-        if len(content) > limit:
-            raise _too_large(name, limit)
+    for piece in pieces:
+        content += piece
+        check_fits(name, len(content), budget, FEWER)
     return content
 
 
-def _unpack(raw: Bytes, limit: int, name: str) -> bytearray:
+def _unpack(raw: Bytes, budget: int, name: str) -> bytearray:
     """The members of a gzip file, one after the other; zeros may follow the last."""
     content, at = bytearray(), 0
     while raw[at:].strip(b"\0"):
@@ -146,17 +126,10 @@ def _unpack(raw: Bytes, limit: int, name: str) -> bytearray:
                 raise DataError(f"{name}: the gzip file is cut short")
             content += member.decompress(raw[at : at + PACKED])
             at += PACKED
-            if len(content) > limit:
-                raise _too_large(name, limit)
+            check_fits(f"{name}, unpacked", len(content), budget, FEWER)
+            check_ratio(name, len(content), len(raw))
         at = min(at, len(raw)) - len(member.unused_data)
     return content
-
-
-def _too_large(name: str, limit: int) -> DataError:
-    return DataError(
-        f"{name}: holds more than {size(limit)}, the share of this machine's memory for one input",
-        "use fewer columns or fewer rows",
-    )
 
 
 def _near(path: str) -> str | None:

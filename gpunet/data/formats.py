@@ -1,7 +1,8 @@
 """Whatever was named, read: a built-in set, a file of any known format, or an object in memory.
 
-A file's format is told by its content first and by its name second. Refuses pickles and everything
-else that could run code.
+A file's format is told by its content first and by its name second. Files are parsed in a process
+of their own: a reader that crashes is a DataError. Refuses pickles and everything else that could
+run code.
 """
 
 import os
@@ -13,16 +14,25 @@ from typing import Any
 
 import numpy as np
 
+from gpunet import isolation
 from gpunet.data.arrays import from_arrays, is_idx, read_idx, read_idx_folder, read_npy, read_npz
 from gpunet.data.builtin import BUILTIN, builtin
 from gpunet.data.delimited import read_delimited
-from gpunet.data.files import Bytes, load
+from gpunet.data.files import Bytes, chunks, load
 from gpunet.data.jsonl import read_jsonl
+from gpunet.data.limits import automatic
+from gpunet.data.parcel import pack, unpack
 from gpunet.data.parquet import from_table, read_parquet
 from gpunet.data.source import Source
 from gpunet.data.words import closest
-from gpunet.errors import DataError, InputMissing, UsageError
+from gpunet.errors import DataError, InputMissing, OutOfMemory, UsageError
+from gpunet.sizes import shown
 
+ENTRY = "gpunet.data.formats"
+PROCESSOR_SECONDS = 120
+BYTES_A_SECOND = 1 << 24  # of the budget: far below what any of the readers manages
+SPARE = 1 << 28
+CRASH_HINT = "the file is damaged, or made to do harm"
 STRANGERS = {
     b"\x89HDF": "an HDF5 file",
     b"SQLite format 3": "an SQLite database",
@@ -46,16 +56,23 @@ JSON_NAMES = (".jsonl", ".ndjson", ".json")
 WANTED = "wanted CSV, TSV, JSON lines, Parquet, NPZ, NPY or IDX"
 
 
-def read(data: object, *, delimiter: str | None = None, header: bool = True) -> Source:
+def read(
+    data: object,
+    *,
+    delimiter: str | None = None,
+    header: bool = True,
+    budget: int | None = None,
+) -> Source:
     """A Source from a name, a path, or an object.
 
     A str or Path names a built-in set (`penguins`; `./penguins` is a file), a file, a folder with
     MNIST's files, or standard input (`-`). Objects: a Source, anything with `__arrow_c_stream__`
     (pyarrow, pandas, polars), a dict of columns, an array x, a tuple (x, y) of arrays.
-    `delimiter` and `header` are for CSV alone.
+    `delimiter` and `header` are for CSV alone. A file may take `budget` bytes of memory, by
+    default half of what this process may use; more is OutOfMemory.
     """
     if isinstance(data, (str, Path)):
-        return _read_path(data, delimiter, header)
+        return _read_path(data, delimiter, header, budget or automatic())
     if delimiter is not None or not header:
         raise UsageError("a delimiter and a header are for CSV files")
     if isinstance(data, Source):
@@ -71,7 +88,7 @@ def read(data: object, *, delimiter: str | None = None, header: bool = True) -> 
     return from_arrays("data", _array(data))
 
 
-def _read_path(path: str | Path, delimiter: str | None, header: bool) -> Source:
+def _read_path(path: str | Path, delimiter: str | None, header: bool, budget: int) -> Source:
     text = os.fspath(path)
     plain = delimiter is None and header
     if isinstance(path, str) and path in BUILTIN:
@@ -79,29 +96,71 @@ def _read_path(path: str | Path, delimiter: str | None, header: bool) -> Source:
         return builtin(path)
     if text != "-" and os.path.isdir(text):
         _only_csv(plain, f"{text}: a folder")
-        return read_idx_folder(text, Path(text).resolve().name or "data")
     try:
-        content = load(text)
+        return _read_apart(text, delimiter, header, budget)
     except InputMissing as error:
         near = error.hint or closest(text, list(BUILTIN))
         raise InputMissing(error.message, near) from None
-    return _read_content(content, text, delimiter, header)
 
 
-def _read_content(content: Bytes, path: str, delimiter: str | None, header: bool) -> Source:
-    name, suffix = ("stdin", "") if path == "-" else _name(path)
-    source = _parsed(content, "stdin" if path == "-" else path, suffix, delimiter, header)
+def _read_apart(path: str, delimiter: str | None, header: bool, budget: int) -> Source:
+    """A Source of files, parsed in a process of its own where there can be one."""
+    if not isolation.is_possible():
+        return _read_here(path, delimiter, header, budget)
+    try:
+        worker = isolation.take(ENTRY)
+    except OSError as reason:
+        source = _read_here(path, delimiter, header, budget)
+        note = f"{source.name}: parsed without a process of its own ({reason.strerror})"
+        return replace(source, notes=(*source.notes, note))
+    name = "stdin" if path == "-" else path
+    request = {"path": path, "folder": os.getcwd(), "budget": budget}
+    request |= {"delimiter": delimiter, "header": header}
+    with worker:
+        try:
+            feed = chunks() if path == "-" else None
+            return unpack(*worker.ask(request, _room(budget), feed))
+        except isolation.Crashed as reason:
+            raise DataError(f"reader crashed on {name} ({reason})", CRASH_HINT) from None
+        except (ValueError, TypeError, LookupError, AttributeError) as reason:
+            raise DataError(f"reader crashed on {name} (it left {reason})", CRASH_HINT) from None
+
+
+def answer(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """What the reading process does: parse a file within limits, and pack what it holds."""
+    path, budget = request["path"], request["budget"]
+    os.chdir(request["folder"])
+    isolation.limit(_room(budget), PROCESSOR_SECONDS + budget // BYTES_A_SECOND)
+    try:
+        return pack(_read_here(path, request["delimiter"], request["header"], budget))
+    except MemoryError:
+        allowed = f"twice the {shown(budget)} of --max-memory"
+        raise OutOfMemory(f"{path}: reading takes more than {allowed}", "raise it") from None
+
+
+def _room(budget: int) -> int:
+    """Bytes that reading may take at its peak: a file and what it holds, and a little."""
+    return 2 * budget + SPARE
+
+
+def _read_here(path: str, delimiter: str | None, header: bool, budget: int) -> Source:
+    if path != "-" and os.path.isdir(path):
+        return read_idx_folder(path, Path(path).resolve().name or "data", budget)
+    content, (name, suffix) = load(path, budget), _name(path)
+    source = _parsed(content, "stdin" if path == "-" else path, suffix, delimiter, header, budget)
     return replace(source, name=name)
 
 
-def _parsed(content: Bytes, path: str, suffix: str, delimiter: str | None, header: bool) -> Source:
+def _parsed(
+    content: Bytes, path: str, suffix: str, delimiter: str | None, header: bool, budget: int
+) -> Source:
     plain = delimiter is None and header
     if content[:4] == b"PAR1":
         _only_csv(plain, f"{path}: a Parquet file")
-        return read_parquet(content, path)
+        return read_parquet(content, path, budget)
     if content[:2] == b"PK" and content[2:4] in (b"\3\4", b"\5\6"):
         _only_csv(plain, f"{path}: an NPZ file")
-        return read_npz(content, path)
+        return read_npz(content, path, budget)
     if content[:6] == b"\x93NUMPY":
         _only_csv(plain, f"{path}: an NPY file")
         return read_npy(content, path)
@@ -113,8 +172,8 @@ def _parsed(content: Bytes, path: str, suffix: str, delimiter: str | None, heade
         _only_csv(plain, f"{path}: JSON lines")
         if content.lstrip()[:1] == b"[":
             raise DataError(f"{path}: a JSON array", "wanted JSON lines: one object a line")
-        return read_jsonl(content, path)
-    return read_delimited(content, path, delimiter, header)
+        return read_jsonl(content, path, budget)
+    return read_delimited(content, path, budget, delimiter, header)
 
 
 def _only_csv(plain: bool, what: str) -> None:
@@ -134,6 +193,8 @@ def _no_stranger(content: Bytes, path: str, suffix: str) -> None:
 
 def _name(path: str) -> tuple[str, str]:
     """The name of a run made from a file, and the file's ending, without .gz."""
+    if path == "-":
+        return "stdin", ""
     file = Path(path).name
     bare = Path(file[:-3]) if file.casefold().endswith(".gz") else Path(file)
     return bare.stem or "data", bare.suffix.casefold()

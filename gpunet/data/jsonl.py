@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpunet.data.files import Bytes, check_text, size, text_budget
+from gpunet.data.files import Bytes, check_text
+from gpunet.data.limits import check_fits, shown
 from gpunet.data.source import Source, check_names
 from gpunet.data.words import quoted
 from gpunet.errors import DataError
@@ -13,17 +14,16 @@ from gpunet.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+TEXT_BYTES = 32  # that reading takes at its peak, for each byte of text
 KINDS = {bool: "true or false", int: "a number", float: "a number", str: "text"}
 
 
-def read_jsonl(data: Bytes, name: str) -> Source:
-    """A typed table; a key that a line lacks is a missing value there, and so is NaN."""
-    if len(data) > text_budget() // 4:
-        raise DataError(
-            f"{name}: {size(len(data))} of JSON, more than this machine's memory can hold as a "
-            f"table ({size(text_budget() // 4)})",
-            "use Parquet",
-        )
+def read_jsonl(data: Bytes, name: str, budget: int) -> Source:
+    """A typed table; a key that a line lacks is a missing value there, and so is NaN.
+
+    Raises OutOfMemory when reading would take more than `budget` bytes.
+    """
+    check_fits(f"{name}, {shown(len(data))} of JSON", TEXT_BYTES * len(data), budget, "use Parquet")
     check_text(data, name)
     rows, lines = [], []
     for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):

@@ -3,13 +3,15 @@
 import os
 from pathlib import Path, PurePosixPath
 
-from gpunet.errors import OutOfMemory
+from gpunet.errors import DataError, OutOfMemory
 from gpunet.sizes import parse_size, shown
 
-__all__ = ["automatic", "available", "check_fits", "parse_size", "shown"]
+__all__ = ["automatic", "available", "check_fits", "check_ratio", "parse_size", "shown"]
 
 CGROUPS = Path("/sys/fs/cgroup")
 UNKNOWN = 8 << 30
+PLAUSIBLE = 200  # times that data shrink when they are packed
+HARMLESS = 64 << 20  # bytes that may come of however few
 
 
 def available() -> int:
@@ -28,6 +30,16 @@ def check_fits(what: str, asked: int, budget: int, hint: str | None = None) -> N
         raise OutOfMemory(
             f"{what}: needs {shown(asked)}; --max-memory allows {shown(budget)}",
             f"{f'{hint}, or ' if hint else ''}raise --max-memory",
+        )
+
+
+def check_ratio(what: str, unpacked: int, packed: int, hint: str = "gunzip it first") -> None:
+    """DataError when so few bytes unpack to so many that they look like a decompression bomb."""
+    if unpacked > max(HARMLESS, PLAUSIBLE * packed):
+        raise DataError(
+            f"{what}: {shown(packed)} unpack to {shown(unpacked)} or more, more than "
+            f"{PLAUSIBLE} times as much, as decompression bombs do",
+            f"if it is no bomb: {hint}",
         )
 
 

@@ -6,7 +6,8 @@ Refuses nested and binary columns, pages with a wrong checksum, and files larger
 import json
 from typing import TYPE_CHECKING
 
-from gpunet.data.files import Bytes, budget, size
+from gpunet.data.files import FEWER, Bytes
+from gpunet.data.limits import check_fits
 from gpunet.data.source import MAX_ROWS, Source, check_names
 from gpunet.data.words import listed
 from gpunet.errors import DataError
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def read_parquet(data: Bytes, name: str) -> Source:
-    """A typed table; raises DataError for anything that is damaged or not plain."""
+def read_parquet(data: Bytes, name: str, budget: int) -> Source:
+    """A typed table; raises DataError for anything that is damaged or not plain, and OutOfMemory
+    for what would take more than `budget` bytes."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -32,7 +34,7 @@ def read_parquet(data: Bytes, name: str) -> Source:
         raise _damaged(name, error) from None
     check_names(schema.names, name)
     _check_types(schema, name)
-    _check_size(file.metadata, schema, name)
+    _check_size(file.metadata, schema, name, budget)
     try:
         table = file.read()
         table.validate(full=True)
@@ -82,15 +84,16 @@ def _is_plain(kind: "pa.DataType") -> bool:
     return is_text or is_number or is_day or types.is_boolean(kind) or types.is_null(kind)
 
 
-def _check_size(metadata: "pa.parquet.FileMetaData", schema: "pa.Schema", name: str) -> None:
+def _check_size(
+    metadata: "pa.parquet.FileMetaData", schema: "pa.Schema", name: str, budget: int
+) -> None:
     groups = range(metadata.num_row_groups)
     unpacked = sum(metadata.row_group(i).total_byte_size for i in groups)
     cells = metadata.num_rows * len(schema.names) * 8
-    if metadata.num_rows > MAX_ROWS or max(unpacked, cells) > budget():
-        raise DataError(
-            f"{name}: {metadata.num_rows:,} rows of {len(schema.names):,} columns, more than "
-            f"this machine's share of memory for one input ({size(budget())})"
-        )
+    what = f"{name}, {metadata.num_rows:,} rows of {len(schema.names):,} columns"
+    if metadata.num_rows > MAX_ROWS:
+        raise DataError(f"{what}; the limit is {MAX_ROWS:,} rows")
+    check_fits(what, max(unpacked, cells), budget, FEWER)
 
 
 def _without_index(table: "pa.Table", name: str) -> tuple["pa.Table", tuple[str, ...]]:

@@ -1,0 +1,129 @@
+"""A Source as bytes, and back: what a reading process hands over.
+
+What arrives is checked in full: the process that sent it has read a file that nobody vouches for.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpunet.data.parquet import from_table
+from gpunet.data.source import Source, check_names
+from gpunet.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KINDS = {"x": "biuf", "y": "biufU", "lines": "i"}
+MAX_POINT = 0x10FFFF
+
+Part = list[Any]
+
+
+def pack(source: Source) -> tuple[dict[str, Any], list[Part]]:
+    """A head of plain values, and parts: each a list of buffers, none of them copied."""
+    arrays = {name: getattr(source, name) for name in KINDS if getattr(source, name) is not None}
+    head: dict[str, Any] = {
+        "name": source.name,
+        "text": source.text,
+        "first": source.first,
+        "notes": source.notes,
+        "arrays": {name: (array.dtype.str, array.shape) for name, array in arrays.items()},
+    }
+    parts: list[Part] = [[np.ascontiguousarray(array).reshape(-1)] for array in arrays.values()]
+    if source.table is not None:
+        parts.insert(0, _written(source.table))
+    if source.test is not None:
+        head["test"], more = pack(source.test)
+        parts += more
+    return head, parts
+
+
+def unpack(head: Mapping[str, Any], parts: list[Any]) -> Source:
+    """The Source of a head and its parts, views of bytes that it keeps.
+
+    Raises DataError, and anything else for what `pack` never makes.
+    """
+    source, rest = _unpacked(head, parts)
+    if rest:
+        raise ValueError("parts are left over")
+    return source
+
+
+def _unpacked(head: Mapping[str, Any], parts: list[Any]) -> tuple[Source, list[Any]]:
+    name, is_text, given = str(head["name"]), bool(head["text"]), dict(head["arrays"])
+    table = None
+    if "x" not in given:
+        table, parts = _table(parts[0], name, is_text), parts[1:]
+    arrays = {
+        key: _array(key, dtype, shape, part)
+        for (key, (dtype, shape)), part in zip(given.items(), parts, strict=False)
+    }
+    parts, test = parts[len(given) :], None
+    if "test" in head:
+        test, parts = _unpacked(head["test"], parts)
+    notes = tuple(map(str, head["notes"]))
+    first = int(head["first"])
+    x, y, lines = (arrays.get(key) for key in KINDS)
+    source = Source(name, table, x, y, test, text=is_text, first=first, lines=lines, notes=notes)
+    if source.lines is not None and source.lines.shape != (source.rows,):
+        raise ValueError("not a line a row")
+    return source, parts
+
+
+def _array(key: str, dtype: str, shape: list[int], part: memoryview) -> np.ndarray:
+    kind = np.dtype(dtype)
+    sides = [int(side) for side in shape]
+    if kind.kind not in KINDS[key] or not kind.isnative or min(sides, default=-1) < 0:
+        raise ValueError(f"{key} of {dtype} {shape}")
+    if math.prod(sides) * kind.itemsize != part.nbytes or kind.itemsize == 0:
+        raise ValueError(f"{key} of {dtype} {shape} in {part.nbytes} bytes")
+    if kind.kind == "U" and np.frombuffer(part, np.uint32).max(initial=0) > MAX_POINT:
+        raise ValueError(f"{key} holds what is no character")
+    return np.frombuffer(part, kind).reshape(sides)
+
+
+class _Pieces(list[Any]):
+    """A file that keeps what is written to it as it is."""
+
+    closed = False
+
+    def write(self, piece: Any) -> int:
+        self.append(piece)
+        return memoryview(piece).nbytes
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _written(table: "pa.Table") -> Part:
+    import pyarrow as pa
+
+    pieces = _Pieces()
+    with pa.ipc.new_stream(pa.PythonFile(pieces, "w"), table.schema) as writer:
+        writer.write_table(table)
+    return list(pieces)
+
+
+def _table(part: memoryview, name: str, is_text: bool) -> "pa.Table":
+    import pyarrow as pa
+
+    try:
+        table = pa.ipc.open_stream(pa.py_buffer(part)).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"no table ({error})") from None
+    if is_text:
+        check_names(table.column_names, name)
+        if any(not pa.types.is_string(kind) for kind in table.schema.types) or not table.num_rows:
+            raise ValueError("no table of text")
+        return table
+    found = from_table(table, name).table
+    if found is None or found.num_columns != table.num_columns:
+        raise DataError(f"{name}: not a plain table")
+    return table
