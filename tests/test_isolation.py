@@ -195,7 +195,7 @@ def test_no_process_outlives_its_parent(name: str) -> None:
         parent.send_signal(signal.Signals[name])
         parent.wait(10)
         assert waits(lambda: is_gone(child))
-        assert parent.returncode == {"SIGINT": 130, "SIGTERM": -15, "SIGKILL": -9}[name]
+        assert parent.returncode == {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}[name]
 
 
 @linux
