@@ -214,7 +214,8 @@ class LaunchList:
     def runs_on(self) -> str:
         """What runs the list: native loops and how many threads, NumPy, or CUDA."""
         if self.program is not None:
-            return f"native loops, {self.program.lanes} thread{'s' * (self.program.lanes > 1)}"
+            threads = self.program.team.threads
+            return f"native loops, {threads} thread{'s' * (threads > 1)}"
         return "numpy" if self.device.kind == "cpu" else "CUDA"
 
     @property
@@ -437,7 +438,7 @@ class _Lowering:
     def bind(self, prediction: Node) -> LaunchList:
         """Give every slot its place, and every launch its arrays."""
         device, library = self.store.device, self._library()
-        lanes = native.lanes_for(self.batch, device.threads) if library is not None else 1
+        team = native.team_for(self.batch, device.threads, device.split == "columns")
         self.values[prediction].array = None
         places, total = plan(self.launches, (self.values[prediction],), reuse=library is None)
         arena = device.empty((max(1, total),), np.uint8)
@@ -460,7 +461,7 @@ class _Lowering:
             self.totals.array,
             self.values[prediction],
             total,
-            None if library is None else self._program(library, lanes),
+            None if library is None else self._program(library, team),
         )
 
     def _library(self) -> native.Library | None:
@@ -477,10 +478,10 @@ class _Lowering:
             return None
         return library
 
-    def _program(self, library: native.Library, lanes: int) -> native.Program:
+    def _program(self, library: native.Library, team: native.Team) -> native.Program:
         clock, hyper = self.clock.array, self.hyper.array
         steps = self._plain_steps()
-        return native.Program(library, steps, clock, hyper, self.store.gradient, self.batch, lanes)
+        return native.Program(library, steps, clock, hyper, self.store.gradient, self.batch, team)
 
     def _plain_steps(self) -> list[native.Step]:
         return [

@@ -136,7 +136,7 @@ def test_bytes_are_scaled_as_numpy_scales_them() -> None:
 
 def test_slices_keep_enough_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "LEAST_ROWS", 32)
-    assert [native.lanes_for(batch, 4) for batch in (1, 32, 63, 64, 100, 128, 9999)] == [
+    assert [native.team_for(batch, 4).lanes for batch in (1, 32, 63, 64, 100, 128, 9999)] == [
         1, 1, 1, 2, 3, 4, 4,
     ]  # fmt: skip
 
@@ -183,3 +183,23 @@ def test_without_the_extension_numpy_runs_and_info_says_why(tmp_path: Path) -> N
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout == "69\n"
+
+
+def test_a_weight_moves_block_by_block_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, whole = trained("multiclass", TRAINED, Cpu("native", 2))
+    monkeypatch.setattr(native, "BLOCK_BYTES", 1)
+    _, blocks = trained("multiclass", TRAINED, Cpu("native", 2))
+    np.testing.assert_allclose(blocks.values, whole.values, rtol=1e-12)
+    clipped = replace(TRAINED, clip_norm=1e9)
+    _, apart = trained("multiclass", clipped, Cpu("native", 2))
+    np.testing.assert_allclose(apart.values, whole.values, rtol=1e-12)
+
+
+def test_averages_that_fade_out_become_zero_and_only_there() -> None:
+    network, x, y = build("multiclass", TRAINED)
+    launches, store = lower(network, Feed(x * 0, y), TRAINED, ROWS, "float32", Cpu("native", 2))
+    store.state[0][:] = 1e-39
+    launches.run()
+    where, _ = store.views["hidden1.weight"]
+    assert (store.state[0][where] == 0).all()
+    assert np.float32(1e-39) * np.float32(0.5) > 0

@@ -36,6 +36,7 @@ class Device:
     xp: ModuleType
     kernels: str = "numpy"
     threads: int = 1
+    split: str = "rows"
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype)

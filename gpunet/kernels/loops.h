@@ -23,14 +23,24 @@ ENTRY(tick) {
 }
 
 // ---- Rows into the batch. (x, scale, shift, order, clock, out | n, d)
+// Bytes are scaled in T, which they fit; other numbers in double, as a shift may be far from small.
 
-template <class X>
-static inline void gather_row(const X* x, const double* scale, const double* shift, T* out,
-                              long long d) {
-    if (scale && shift) EVERY(j, d) out[j] = T(x[j] * scale[j] + shift[j]);
-    else if (scale) EVERY(j, d) out[j] = T(x[j] * scale[j]);
-    else if (shift) EVERY(j, d) out[j] = T(x[j] + shift[j]);
+enum { LINE = 64, AHEAD = 8192 };                      // bytes: of a cache line, to fetch beforehand
+
+template <class X, class S>
+static inline void gather_row(const X* x, const S* scale, const S* shift, T* out, long long d) {
+    if (scale && shift) EVERY(j, d) out[j] = T(S(x[j]) * scale[j] + shift[j]);
+    else if (scale) EVERY(j, d) out[j] = T(S(x[j]) * scale[j]);
+    else if (shift) EVERY(j, d) out[j] = T(S(x[j]) + shift[j]);
     else EVERY(j, d) out[j] = T(x[j]);
+}
+
+static inline const double* numbers(const double* given, double*, long long) { return given; }
+
+static inline const float* numbers(const double* given, float* room, long long d) {
+    if (!given) return nullptr;
+    EVERY(j, d) room[j] = float(given[j]);
+    return room;
 }
 
 static inline long long source_row(const int* order, const Lane& lane, long long i) {
@@ -38,25 +48,33 @@ static inline long long source_row(const int* order, const Lane& lane, long long
     return order ? order[place] : place;
 }
 
-#define GATHER(dtype, X) \
-    static CLONES void gather_rows_##dtype(const X* x, const double* scale, const double* shift, \
+static inline void fetch(const void* from, long long bytes) {
+    for (long long at = 0; at < bytes; at += LINE) __builtin_prefetch((const char*)from + at);
+}
+
+#define GATHER(dtype, X, S) \
+    static CLONES void gather_rows_##dtype(const X* x, const S* scale, const S* shift, \
                                            const int* order, const Lane& lane, T* out, long long d) { \
-        for (long long i = 0; i < lane.rows(); ++i) { \
-            if (i < lane.valid()) \
-                gather_row(x + source_row(order, lane, i) * d, scale, shift, out + i * d, d); \
-            else \
-                EVERY(j, d) out[i * d + j] = 0; \
+        long long bytes = d * sizeof(X), ahead = order ? AHEAD / (bytes + 1) : 0, valid = lane.valid(); \
+        for (long long i = 0; i < ahead && i < valid; ++i) \
+            fetch(x + source_row(order, lane, i) * d, bytes); \
+        for (long long i = 0; i < valid; ++i) { \
+            if (ahead && i + ahead < valid) fetch(x + source_row(order, lane, i + ahead) * d, bytes); \
+            gather_row(x + source_row(order, lane, i) * d, scale, shift, out + i * d, d); \
         } \
+        EVERY(j, (lane.rows() - valid) * d) out[valid * d + j] = 0; \
     } \
     ENTRY(gather_##dtype) { \
         long long d = call.sizes[1]; \
-        gather_rows_##dtype(call.at<X>(0), call.at<double>(1), call.at<double>(2), \
-                            call.at<int>(3), lane, lane.row<T>(call, 5, d), d); \
+        S* room = (S*)lane.scratch; \
+        gather_rows_##dtype(call.at<X>(0), numbers(call.at<double>(1), room, d), \
+                            numbers(call.at<double>(2), room + d, d), call.at<int>(3), lane, \
+                            lane.row<T>(call, 5, d), d); \
     }
 
-GATHER(uint8, unsigned char)
-GATHER(float32, float)
-GATHER(float64, double)
+GATHER(uint8, unsigned char, T)
+GATHER(float32, float, double)
+GATHER(float64, double, double)
 
 ENTRY(gather_labels) {                                 // (y, order, clock, out | n)
     const int *y = call.at<int>(0), *order = call.at<int>(1);
@@ -65,35 +83,68 @@ ENTRY(gather_labels) {                                 // (y, order, clock, out 
         out[i] = i < lane.valid() ? y[source_row(order, lane, i)] : 0;
 }
 
-// ---- Matrix products. (a, b, out | m, n, k, flips: 1 a, 2 b)
+// ---- Matrix products. (a, b, out | m, n, k, flips: 1 a, 2 b; 4: by columns)
 
-static void product(const Lane& lane, bool flip_a, bool flip_b, long long m, long long n,
-                    long long k, const T* a, long long lda, const T* b, long long ldb, T* out) {
+enum { COLUMNS = 16, ROWS_OF_WEIGHT = 4 };              // a share of a product: multiples of these
+
+static void product(const Lane& lane, long long flips, long long m, long long n, long long k,
+                    const T* a, long long lda, const T* b, long long ldb, T* out, long long ldo) {
     enum { ROW_MAJOR = 101, PLAIN = 111, FLIPPED = 112 };
-    int ta = flip_a ? FLIPPED : PLAIN, tb = flip_b ? FLIPPED : PLAIN;
+    int ta = flips & 1 ? FLIPPED : PLAIN, tb = flips & 2 ? FLIPPED : PLAIN;
     void* gemm = lane.shared->gemm[T_BITS == 64];
     if (lane.shared->wide)
         ((void (*)(int, int, int, long long, long long, long long, T, const T*, long long, const T*,
                    long long, T, T*, long long))gemm)(ROW_MAJOR, ta, tb, m, n, k, T(1), a, lda, b,
-                                                      ldb, T(0), out, n);
+                                                      ldb, T(0), out, ldo);
     else
         ((void (*)(int, int, int, int, int, int, T, const T*, int, const T*, int, T, T*, int))gemm)(
-            ROW_MAJOR, ta, tb, m, n, k, T(1), a, lda, b, ldb, T(0), out, n);
+            ROW_MAJOR, ta, tb, m, n, k, T(1), a, lda, b, ldb, T(0), out, ldo);
+}
+
+static void rows_of_product(const Call& call, const Lane& lane) {
+    long long n = call.sizes[1], k = call.sizes[2], flips = call.sizes[3];
+    if (lane.rows())
+        product(lane, flips, lane.rows(), n, k, lane.row<T>(call, 0, k), k, call.at<T>(1),
+                flips & 2 ? k : n, lane.row<T>(call, 2, n), n);
+}
+
+static void columns_of_product(const Call& call, const Lane& lane) {
+    long long n = call.sizes[1], k = call.sizes[2], flips = call.sizes[3];
+    long long low = lane.share(n, COLUMNS), high = lane.share_end(n, COLUMNS);
+    if (high > low)
+        product(lane, flips, lane.batch, high - low, k, call.at<T>(0), k,
+                call.at<T>(1) + low * (flips & 2 ? k : 1), flips & 2 ? k : n, call.at<T>(2) + low, n);
+}
+
+// This lane's slab of a weight's gradient, over all rows of the batch. Where an update is at hand
+// it follows block by block, while a block's gradient is in the cache, and the gradient itself is
+// kept nowhere.
+static void weight_gradient(const Call& call, Lane& lane) {
+    enum { UNIT = ROWS_OF_WEIGHT };
+    if (lane.clock[FAULT]) return;
+    long long m = call.sizes[0], n = call.sizes[1], flips = call.sizes[3];
+    long long low = lane.share(m, UNIT), rows = lane.share_end(m, UNIT) - low;
+    const Shared* shared = lane.shared;
+    long long most = shared->block / (n * (long long)sizeof(T)) / UNIT * UNIT;
+    long long blocks = shared->move ? (rows - 1) / (most > UNIT ? most : UNIT) + 1 : 1;
+    for (long long block = 0; block < blocks; ++block) {
+        long long first = low + part(rows, UNIT, block, blocks);
+        long long last = low + part(rows, UNIT, block + 1, blocks);
+        if (first == last) continue;
+        T* out = shared->move ? (T*)lane.scratch : call.at<T>(2) + first * n;
+        product(lane, flips, last - first, n, lane.batch, call.at<T>(0) + first, m, call.at<T>(1),
+                n, out, n);
+        if (!shared->move) continue;
+        long long start = call.at<T>(2) - shared->moved->at<T>(1);
+        shared->move(*shared->moved, lane, start + first * n, start + last * n, out);
+    }
 }
 
 ENTRY(gemm) {
-    long long m = call.sizes[0], n = call.sizes[1], k = call.sizes[2], flips = call.sizes[3];
-    const T* b = call.at<T>(1);
-    if (flips & 1) {                                   // this lane's slab of a weight's gradient
-        long long low = m * lane.index / lane.count, high = m * (lane.index + 1) / lane.count;
-        if (high > low)
-            product(lane, true, false, high - low, n, lane.batch, call.at<T>(0) + low, m, b, n,
-                    call.at<T>(2) + low * n);
-    } else {
-        const T* a = lane.row<T>(call, 0, k);
-        product(lane, false, flips & 2, lane.rows(), n, k, a, k, b, flips & 2 ? k : n,
-                lane.row<T>(call, 2, n));
-    }
+    long long flips = call.sizes[3];
+    if (flips & 1) weight_gradient(call, lane);
+    else if (flips & 4) columns_of_product(call, lane);
+    else rows_of_product(call, lane);
 }
 
 // ---- Activations. (z, bias, y), (grad, z, bias, y, dz, dbias) | n, m
@@ -330,9 +381,11 @@ static CLONES void add_slices(const Call& call, const Lane& lane, int which, lon
     }
 }
 
-#define EACH_PIECE(low, high) \
+#define EACH_TILE(low, high) \
     for (int piece = 0; piece < lane.piece_count; ++piece) \
-        for (long long low = lane.pieces[2 * piece], high = lane.pieces[2 * piece + 1]; low < high;)
+        for (long long low = lane.pieces[2 * piece], end = lane.pieces[2 * piece + 1], \
+                       high = low + TILE < end ? low + TILE : end; \
+             low < end; low = high, high = low + TILE < end ? low + TILE : end)
 
 static CLONES double squares(const T* x, long long size) {
     double total = 0;
@@ -343,11 +396,9 @@ static CLONES double squares(const T* x, long long size) {
 ENTRY(squared_norm) {                                  // (grad, out | size, -, matrices)
     T tile[TILE];
     double total = 0;
-    EACH_PIECE(low, high) {
-        long long size = high - low < TILE ? high - low : TILE;
-        add_slices(call, lane, 0, low, size, tile);
-        total += squares(tile, size);
-        low += size;
+    EACH_TILE(low, high) {
+        add_slices(call, lane, 0, low, high - low, tile);
+        total += squares(tile, high - low);
     }
     lane.shared->parts[lane.index].value = total;
 }
@@ -367,41 +418,55 @@ static Rate segment_rate(const Lane& lane, double rate, double decays) {
             1 / f_sqrt(T(hyper[CORRECTION2]))};
 }
 
+// Selection by bits: as `yes ? a : b` it would become a masked store, which is slower.
+static inline Bits mask_of(bool yes) { return -(Bits)yes; }
+static inline T chosen(Bits mask, T a, T b) {
+    return from_bits((bits_of(a) & mask) | (bits_of(b) & ~mask));
+}
+
 // (param, grad, slots…, starts, rates, decays, hyper, clock | size, segments, matrices)
+// name_move: parameters low … high by their gradient.
 #define UPDATE(name, slots) \
-    static CLONES int name##_tile(const Rate& rate, T* param, const T* grad, T* first, T* second, \
+    static CLONES int name##_tile(Rate rate, T* param, const T* grad, T* first, T* second, \
                                   long long size) { \
-        int bad_gradient = 0, bad_parameter = 0; \
+        Bits bad_gradient = 0, bad_parameter = 0; \
         T unused = 0; \
         EVERY(i, size) { \
-            T a = slots > 0 ? first[i] : unused, b = slots > 1 ? second[i] : unused; \
-            T p = name##_step(rate, param[i], grad[i], a, b); \
-            int sound = is_finite(grad[i] * rate.clip), moved = is_finite(p), good = sound & moved; \
-            bad_gradient |= !sound; \
-            bad_parameter |= sound & !moved; \
-            param[i] = good ? p : param[i]; \
-            if (slots > 0) first[i] = good ? a : first[i]; \
-            if (slots > 1) second[i] = good ? b : second[i]; \
+            T old = param[i], a = slots > 0 ? first[i] : unused, b = slots > 1 ? second[i] : unused; \
+            T new_a = a, new_b = b, p = name##_step(rate, old, grad[i], new_a, new_b); \
+            Bits sound = mask_of(is_finite(grad[i] * rate.clip)), good = sound & mask_of(is_finite(p)); \
+            bad_gradient |= ~sound; \
+            bad_parameter |= sound & ~good; \
+            param[i] = chosen(good, p, old); \
+            if (slots > 0) first[i] = chosen(good, new_a, a); \
+            if (slots > 1) second[i] = chosen(good, new_b, b); \
         } \
-        return bad_gradient * FAULT_GRADIENT | bad_parameter * FAULT_PARAMETER; \
+        return (bad_gradient ? FAULT_GRADIENT : 0) | (bad_parameter ? FAULT_PARAMETER : 0); \
+    } \
+    extern "C" void JOIN(name##_move, TYPE)(const Call& call, Lane& lane, long long low, \
+                                            long long high, const void* given) { \
+        const long long* starts = call.at<long long>(2 + slots); \
+        const T* grad = (const T*)given; \
+        T *param = call.at<T>(0), *first = call.at<T>(2), *second = call.at<T>(3); \
+        int fault = 0; \
+        for (int segment = 0; low < high; ++segment) { \
+            long long end = starts[segment + 1] < high ? starts[segment + 1] : high, size = end - low; \
+            if (size <= 0) continue; \
+            Rate rate = segment_rate(lane, call.at<double>(3 + slots)[segment], \
+                                     call.at<double>(4 + slots)[segment]); \
+            fault |= name##_tile(rate, param + low, grad, first + low, second + low, size); \
+            grad += size; \
+            low = end; \
+        } \
+        if (fault) __atomic_fetch_or(&lane.shared->fault, fault, __ATOMIC_RELAXED); \
     } \
     ENTRY(name) { \
         if (lane.clock[FAULT]) return; \
-        const long long* starts = call.at<long long>(2 + slots); \
-        T tile[TILE], *param = call.at<T>(0), *first = call.at<T>(2), *second = call.at<T>(3); \
-        int fault = 0; \
-        EACH_PIECE(low, high) { \
-            int segment = 0; \
-            while (starts[segment + 1] <= low) ++segment; \
-            long long end = starts[segment + 1] < high ? starts[segment + 1] : high; \
-            long long size = end - low < TILE ? end - low : TILE; \
-            Rate rate = segment_rate(lane, call.at<double>(3 + slots)[segment], \
-                                     call.at<double>(4 + slots)[segment]); \
-            add_slices(call, lane, 1, low, size, tile); \
-            fault |= name##_tile(rate, param + low, tile, first + low, second + low, size); \
-            low += size; \
+        T tile[TILE]; \
+        EACH_TILE(low, high) { \
+            add_slices(call, lane, 1, low, high - low, tile); \
+            JOIN(name##_move, TYPE)(call, lane, low, high, tile); \
         } \
-        if (fault) __atomic_fetch_or(&lane.shared->fault, fault, __ATOMIC_RELAXED); \
     }
 
 UPDATE(sgd, 0)

@@ -8,6 +8,10 @@
 #include <thread>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "native.h"
 
 namespace {
@@ -20,9 +24,11 @@ struct Operation {
 struct Program {
     const Operation* operations;
     long long count, batch, stride;
-    int lanes;
+    int lanes, threads;
     const long long* pieces;                   // of all lanes, one behind the other
     const int* piece_counts;
+    char* scratch;                             // of all lanes, `room` bytes each
+    long long room;
     long long* clock;
     double* hyper;
     Shared shared;
@@ -53,43 +59,82 @@ public:
     }
 };
 
+// Subnormal numbers are zero while it lives, on this thread: averages that fade out would slow
+// every update to a third, for ever.
+class Flush {
+#if defined(__x86_64__)
+    unsigned before = _mm_getcsr();
+
+public:
+    Flush() { _mm_setcsr(before | 0x8040); }
+    ~Flush() { _mm_setcsr(before); }
+#elif defined(__aarch64__)
+    unsigned long long before;
+
+public:
+    Flush() {
+        asm volatile("mrs %0, fpcr" : "=r"(before));
+        asm volatile("msr fpcr, %0" : : "r"(before | 1ull << 24));
+    }
+    ~Flush() { asm volatile("msr fpcr, %0" : : "r"(before)); }
+#endif
+};
+
 class Team {
     std::mutex one_run, guard;
     std::condition_variable called;
     std::vector<std::thread> threads;
+    std::vector<Lane> lanes;
     Program* program = nullptr;
     long long steps = 0;
     unsigned round = 0;
     Barrier barrier;
 
-    void run_lane(Program& given, int index, long long count) {
-        Lane lane{};
+    static void open(Lane& lane, Program& given, int index) {
         lane.index = index;
         lane.count = given.lanes;
         lane.batch = given.batch;
         lane.first = given.batch * index / given.lanes;
         lane.last = given.batch * (index + 1) / given.lanes;
         lane.stride = given.stride;
+        lane.scratch = given.scratch + index * given.room;
         lane.shared = &given.shared;
         lane.pieces = given.pieces;
         for (int i = 0; i < index; ++i) lane.pieces += 2 * given.piece_counts[i];
         lane.piece_count = given.piece_counts[index];
         for (int i = 0; i < 8; ++i) lane.clock[i] = given.clock[i];
         for (int i = 0; i < 16; ++i) lane.hyper[i] = given.hyper[i];
-        barrier.wait(given.lanes);
-        for (long long step = 0; step < count; ++step) {
-            for (long long i = 0; i < given.count; ++i) {
-                const Operation& operation = given.operations[i];
-                if (operation.function) operation.function(operation.call, lane);
-                else barrier.wait(given.lanes);
-            }
-            lane.clock[FAULT] |= __atomic_load_n(&given.shared.fault, __ATOMIC_RELAXED);
-            if (lane.clock[FAULT]) break;
+    }
+
+    // One step of some lanes; between barriers one lane after the other.
+    void step(const Program& given, Lane* first, Lane* last) {
+        const Operation *at = given.operations, *end = at + given.count;
+        while (at < end) {
+            const Operation* stop = at;
+            for (; stop < end && stop->function; ++stop) {}
+            for (Lane* lane = first; lane < last; ++lane)
+                for (const Operation* each = at; each < stop; ++each)
+                    each->function(each->call, *lane);
+            if (stop < end) barrier.wait(given.threads);
+            at = stop + 1;
         }
-        barrier.wait(given.lanes);
+    }
+
+    void run_thread(Program& given, int index, long long count) {
+        Flush flush;
+        int low = given.lanes * index / given.threads, high = given.lanes * (index + 1) / given.threads;
+        Lane *first = &lanes[low], *last = first + (high - low);
+        for (int lane = low; lane < high; ++lane) open(lanes[lane], given, lane);
+        barrier.wait(given.threads);
+        for (long long done = 0; done < count && !first->clock[FAULT]; ++done) {
+            step(given, first, last);
+            long long fault = __atomic_load_n(&given.shared.fault, __ATOMIC_RELAXED);
+            for (Lane* lane = first; lane < last; ++lane) lane->clock[FAULT] |= fault;
+        }
+        barrier.wait(given.threads);
         if (index) return;
-        for (int i = 0; i < 8; ++i) given.clock[i] = lane.clock[i];
-        for (int i = 0; i < 16; ++i) given.hyper[i] = lane.hyper[i];
+        for (int i = 0; i < 8; ++i) given.clock[i] = first->clock[i];
+        for (int i = 0; i < 16; ++i) given.hyper[i] = first->hyper[i];
     }
 
     void serve(int index, unsigned seen) {
@@ -103,7 +148,7 @@ class Team {
                 given = program;
                 count = steps;
             }
-            if (index < given->lanes) run_lane(*given, index, count);
+            if (index < given->threads) run_thread(*given, index, count);
         }
     }
 
@@ -112,7 +157,8 @@ public:
         std::lock_guard<std::mutex> alone(one_run);
         {
             std::lock_guard<std::mutex> lock(guard);
-            while ((int)threads.size() < given.lanes - 1) {
+            if ((int)lanes.size() < given.lanes) lanes.resize(given.lanes);
+            while ((int)threads.size() < given.threads - 1) {
                 int index = (int)threads.size() + 1;
                 threads.emplace_back([this, index, now = round] { serve(index, now); });
             }
@@ -120,8 +166,8 @@ public:
             steps = count;
             ++round;
         }
-        if (given.lanes > 1) called.notify_all();
-        run_lane(given, 0, count);
+        if (given.threads > 1) called.notify_all();
+        run_thread(given, 0, count);
     }
 };
 

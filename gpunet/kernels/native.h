@@ -1,37 +1,54 @@
 // What the native loops are given: a call's pointers and sizes, and a lane's share of the work.
 //
-// A team of lanes, one a thread, runs a launch list for many steps. Each lane takes its slice of the
-// batch's rows forward and backward. After a barrier it computes its slab of each weight's gradient,
-// over all rows, and moves those weights; the gradients of vectors, which every slice has a part of,
-// are written apart and added up in the order of the slices. So a step needs two barriers, and no sum
-// depends on which lane comes first.
+// A lane is a slice of the batch's rows; a team of threads runs the lanes of a launch list for many
+// steps, each thread one lane or several in turn. A lane takes its rows forward and backward. After
+// a barrier it computes its slab of each weight's gradient, over all rows, and moves those weights;
+// the gradients of vectors, which every lane has a part of, are written apart and added up in the
+// order of the lanes. So a step needs two barriers, and no sum depends on which lane comes first,
+// nor on how many threads there are.
 #pragma once
 
 struct Call {
     void* pointers[16];
     long long sizes[4];
-    unsigned long long apart;          // bit i: pointer i is a gradient, one copy a slice
+    unsigned long long apart;          // bit i: pointer i is a gradient, one copy a lane
 
     template <class T> T* at(int i) const { return (T*)pointers[i]; }
 };
 
 struct Shared;
 
-struct Lane {
+// Where part `index` of `count` begins in `size` things that are cut at multiples of `unit`.
+static inline long long part(long long size, long long unit, long long index, long long count) {
+    long long found = (size + unit - 1) / unit * index / count * unit;
+    return found < size ? found : size;
+}
+
+struct alignas(64) Lane {
     int index, count;
     long long batch, first, last;      // rows of the batch, and of this lane
-    long long stride;                  // bytes from one slice's gradients to the next one's
+    long long stride;                  // bytes from one lane's gradients to the next one's
     const long long* pieces;           // the parameters that this lane moves: pairs of first, last
     int piece_count;
+    void* scratch;                     // this lane's own
     long long clock[8];                // each lane's own copy: all tick alike
     double hyper[16];
     Shared* shared;
 
     long long rows() const { return last - first; }
 
-    long long valid() const {          // how many of the lane's rows are in the batch
-        long long found = clock[VALID] - first;
-        return found < 0 ? 0 : found < rows() ? found : rows();
+    long long valid() const { return valid_of(first, last); }
+
+    long long valid_of(int lane) const { return valid_of(batch * lane / count, batch * (lane + 1) / count); }
+
+    long long valid_of(long long low, long long high) const {  // how many of these rows there are
+        long long found = clock[VALID] - low;
+        return found < 0 ? 0 : found < high - low ? found : high - low;
+    }
+
+    long long share(long long size, long long unit) const { return part(size, unit, index, count); }
+    long long share_end(long long size, long long unit) const {
+        return part(size, unit, index + 1, count);
     }
 
     template <class T> T* copy(const Call& call, int i) const {
@@ -53,6 +70,9 @@ struct Shared {
     int fault;                         // bits that lanes have set, or-ed in atomically
     void* gemm[2];                     // cblas_sgemm, cblas_dgemm
     int wide;                          // whether these count in 64 bits
+    long long block;                   // bytes of a weight's gradient that are moved at a time
+    void (*move)(const Call&, Lane&, long long, long long, const void*);  // the update, or null:
+    const Call* moved;                 // all gradients first; and what it is called with
 };
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)

@@ -14,12 +14,24 @@ import numpy as np
 from gpunet.device import Array
 from gpunet.errors import Unavailable
 from gpunet.kernels.loss import LOSSES
+from gpunet.kernels.update import OPTIMIZERS
 
 POINTERS, SIZES, MOST_LANES = 16, 4, 256
-LEAST_ROWS = 32
+ROWS_OF_WEIGHT = 4
+"""Slabs of a weight are cut at multiples of it, as in loops.h."""
+LEAST_ROWS, LEAST_COLUMNS = 32, 64
+"""Of a slice, for its products to be quick."""
+LINE = 64
+"""Bytes of a cache line."""
+FIXED_LANES = 8
+"""Slices of a batch at most where they must not depend on the threads."""
+BLOCK_BYTES = 1 << 21
+"""Of a weight's gradient that are moved while in the cache: smaller blocks make slow products."""
 GEMM_NAMES = ("scipy_cblas_{}gemm64_", "cblas_{}gemm64_", "scipy_cblas_{}gemm", "cblas_{}gemm")
-WHOLE = ("squared_norm", "clip", "sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion")
+WHOLE = ("squared_norm", "clip", *OPTIMIZERS)
 """Kernels that work on all rows' results: a barrier comes before them."""
+BY_COLUMNS = 4
+"""The bit of a product's flips that has it split by columns."""
 
 
 class Step(NamedTuple):
@@ -33,6 +45,15 @@ class Step(NamedTuple):
     def is_weight_gradient(self) -> bool:
         """A product over all rows of the batch."""
         return self.name == "gemm" and bool(self.sizes[-1] & 1)
+
+
+class Team(NamedTuple):
+    """How the work is shared: slices of the batch, threads that run them, and whether wide
+    products are split by columns instead."""
+
+    lanes: int
+    threads: int
+    by_columns: bool = False
 
 
 class _Call(ctypes.Structure):
@@ -57,6 +78,9 @@ class _Shared(ctypes.Structure):
         ("fault", ctypes.c_int),
         ("gemm", ctypes.c_void_p * 2),
         ("wide", ctypes.c_int),
+        ("block", ctypes.c_longlong),
+        ("move", ctypes.c_void_p),
+        ("moved", ctypes.c_void_p),
     ]
 
 
@@ -67,8 +91,11 @@ class _Program(ctypes.Structure):
         ("batch", ctypes.c_longlong),
         ("stride", ctypes.c_longlong),
         ("lanes", ctypes.c_int),
+        ("threads", ctypes.c_int),
         ("pieces", ctypes.POINTER(ctypes.c_longlong)),
         ("piece_counts", ctypes.POINTER(ctypes.c_int)),
+        ("scratch", ctypes.c_void_p),
+        ("room", ctypes.c_longlong),
         ("clock", ctypes.c_void_p),
         ("hyper", ctypes.c_void_p),
         ("shared", _Shared),
@@ -105,7 +132,11 @@ def load() -> Library:
 
 
 class Program:
-    """A launch list that `lanes` threads run; the arrays must outlive it."""
+    """A launch list that a team of threads runs; the arrays must outlive it.
+
+    Without a norm to clip, each weight moves as soon as a block of its gradient is there, and the
+    gradient of weights is not kept.
+    """
 
     def __init__(
         self,
@@ -115,17 +146,19 @@ class Program:
         hyper: Array,
         gradient: Array,
         batch: int,
-        lanes: int,
+        team: Team,
     ) -> None:
-        self.loaded, self.steps, self.gradient, self.lanes = library, steps, gradient, lanes
+        self.library, self.steps, self.gradient, self.team = library, steps, gradient, team
+        self.dtype, lanes = gradient.dtype, team.lanes
         self.weights = [step for step in steps if step.is_weight_gradient]
+        self.whole = [step for step in steps if step.name in WHOLE]
+        self.moves_at_once = [step.name in OPTIMIZERS for step in self.whole] == [True]
         self.matrices = max((self._end(step) for step in self.weights), default=0)
-        self.copies = (
-            gradient if lanes == 1 else np.zeros((lanes, _padded(gradient)), gradient.dtype)
-        )
-        found = list(self._operations(gradient.dtype))
+        self.copies = gradient if lanes == 1 else _lines(lanes, gradient.size, self.dtype)
+        self.scratch = _lines(lanes, self._room(), self.dtype)
+        found = list(self._operations())
         self.operations = (_Operation * len(found))(*found)
-        pieces = [self._pieces(lane, lanes) for lane in range(lanes)]
+        pieces = [self._pieces(lane) for lane in range(lanes)]
         flat = [bound for each in pieces for piece in each for bound in piece]
         self.program = _Program(
             pieces=(ctypes.c_longlong * max(1, len(flat)))(*flat),
@@ -135,31 +168,66 @@ class Program:
             batch=batch,
             stride=0 if lanes == 1 else self.copies.strides[0],
             lanes=lanes,
+            threads=team.threads,
+            scratch=self.scratch.ctypes.data,
+            room=self.scratch.strides[0],
             clock=clock.ctypes.data,
             hyper=hyper.ctypes.data,
-            shared=_Shared(gemm=library.gemm, wide=library.wide),
+            shared=_Shared(gemm=library.gemm, wide=library.wide, block=BLOCK_BYTES),
         )
+        if self.moves_at_once:
+            self._move_at_once()
 
     def run(self, steps: int) -> None:
         """Run the list `steps` times; a fault ends it early."""
-        self.loaded.loops.run_program(ctypes.byref(self.program), ctypes.c_longlong(steps))
+        self.library.loops.run_program(ctypes.byref(self.program), ctypes.c_longlong(steps))
 
-    def _operations(self, dtype: np.dtype) -> Iterator[_Operation]:
+    def _operations(self) -> Iterator[_Operation]:
         """The steps with barriers between what rows give and what needs all rows."""
-        whole = [step for step in self.steps if step.name in WHOLE]
         for step in self.steps:
             if not step.is_weight_gradient and step.name not in WHOLE:
-                yield self._operation(step, dtype)
+                yield from self._of_rows(step)
         yield _Operation()
         for step in self.steps:
             if step.name in LOSSES:
-                call = self._operation(step, dtype).call
-                yield _Operation(self._function("fold_rows", dtype), call)
-        for step in (*self.weights, *whole):
+                yield _Operation(self._function("fold_rows"), self._call(step))
+        for step in (*self.weights, *self.whole):
             if step.name == "clip":
                 yield _Operation()
-            yield self._operation(step, dtype)
+            yield self._operation(step)
         yield _Operation()
+
+    def _of_rows(self, step: Step) -> Iterator[_Operation]:
+        """A step of the rows' way forward and backward, with the barriers that it needs."""
+        if not (self.team.by_columns and _is_wide(step)):
+            yield self._operation(step)
+            return
+        yield _Operation()
+        yield self._operation(step._replace(sizes=(*step.sizes[:3], step.sizes[3] | BY_COLUMNS)))
+        yield _Operation()
+
+    def _move_at_once(self) -> None:
+        """Have products of weights' gradients call the update."""
+        (update,) = self.whole
+        place = next(i for i, each in enumerate(self.operations) if self._runs(each, update.name))
+        shared = self.program.shared
+        shared.move = self._function(f"{update.name}_move")
+        shared.moved = ctypes.addressof(self.operations[place].call)
+
+    def _runs(self, operation: _Operation, name: str) -> bool:
+        return operation.function == self._function(name)
+
+    def _room(self) -> int:
+        """Elements of scratch a lane: a block of a gradient, or two rows of numbers."""
+        rows = [2 * step.sizes[1] for step in self.steps if step.name == "gather"]
+        blocks = [self._block(*step.sizes[:2]) for step in self.weights if self.moves_at_once]
+        return max([*rows, *blocks, 0])
+
+    def _block(self, rows: int, columns: int) -> int:
+        """Elements of the largest block of a lane's slab."""
+        slab = -(-rows // self.team.lanes) + ROWS_OF_WEIGHT
+        least = ROWS_OF_WEIGHT * columns
+        return min(slab * columns, max(BLOCK_BYTES // self.dtype.itemsize, least))
 
     def _end(self, step: Step) -> int:
         """Where a weight's gradient ends in the flat vector."""
@@ -169,20 +237,29 @@ class Program:
         away = step.arguments[2].ctypes.data - self.gradient.ctypes.data
         return int(away) // self.gradient.itemsize
 
-    def _pieces(self, lane: int, lanes: int) -> list[tuple[int, int]]:
-        """The parameters that a lane moves: its slabs of the weights, its share of the vectors."""
+    def _pieces(self, lane: int) -> list[tuple[int, int]]:
+        """The parameters that a lane moves: its share of the vectors, and its slabs of the weights
+        where these do not move at once."""
         found = []
-        for step in self.weights:
+        for step in () if self.moves_at_once else self.weights:
             start, (rows, columns) = self._start(step), step.arguments[2].shape
-            low, high = rows * lane // lanes, rows * (lane + 1) // lanes
+            low, high = self._share(rows, lane, ROWS_OF_WEIGHT)
             found.append((start + low * columns, start + high * columns))
-        rest = self.gradient.size - self.matrices
-        low, high = rest * lane // lanes, rest * (lane + 1) // lanes
+        low, high = self._share(self.gradient.size - self.matrices, lane, LINE)
         return [*found, (self.matrices + low, self.matrices + high)]
 
-    def _operation(self, step: Step, dtype: np.dtype) -> _Operation:
-        integers = [a for a in step.arguments if isinstance(a, int)]
-        sizes = (*integers, *step.sizes)
+    def _share(self, size: int, lane: int, unit: int) -> tuple[int, int]:
+        """A lane's part of `size` things, as Lane::share has it."""
+        units, lanes = -(-size // unit), self.team.lanes
+        low, high = (units * i // lanes * unit for i in (lane, lane + 1))
+        return min(size, low), min(size, high)
+
+    def _operation(self, step: Step) -> _Operation:
+        name = step.name if step.name != "gather" else f"gather_{step.arguments[0].dtype}"
+        return _Operation(self._function(name), self._call(step))
+
+    def _call(self, step: Step) -> _Call:
+        sizes = (*(a for a in step.arguments if isinstance(a, int)), *step.sizes)
         if step.name in LOSSES:
             sizes = (*sizes, int(step.name != "sum_squares"))
         elif step.name in WHOLE:
@@ -192,8 +269,7 @@ class Program:
             if isinstance(argument, np.ndarray):
                 call.pointers[i], is_gradient = self._place(argument)
                 call.apart |= is_gradient << i
-        name = step.name if step.name != "gather" else f"gather_{step.arguments[0].dtype}"
-        return _Operation(self._function(name, dtype), call)
+        return call
 
     def _place(self, array: Array) -> tuple[int, bool]:
         """Where an array lies; the gradient of a vector has its place in the copies."""
@@ -203,8 +279,8 @@ class Program:
         place = self.copies.ctypes.data + away if inside else array.ctypes.data
         return place, inside and away >= first_vector
 
-    def _function(self, name: str, dtype: np.dtype) -> int:
-        return _address(self.loaded.loops, f"{name}_{dtype}")
+    def _function(self, name: str) -> int:
+        return _address(self.library.loops, f"{name}_{self.dtype}")
 
 
 def check(library: Library, steps: Sequence[Step], dtype: str) -> None:
@@ -214,15 +290,32 @@ def check(library: Library, steps: Sequence[Step], dtype: str) -> None:
             raise Unavailable(f"no native loop for {step.name}", "use --kernels auto or numpy")
 
 
-def lanes_for(batch: int, threads: int) -> int:
-    """How many slices a batch is cut into: each keeps enough rows for its products to be quick."""
-    return max(1, min(threads, batch // LEAST_ROWS, MOST_LANES))
+def team_for(batch: int, threads: int, by_columns: bool = False) -> Team:
+    """Threads, each with a slice of the batch that keeps enough rows for its products to be quick,
+    or by columns with any."""
+    most = threads if by_columns else min(threads, batch // LEAST_ROWS)
+    lanes = max(1, min(most, MOST_LANES))
+    return Team(lanes, lanes, by_columns and lanes > 1)
+
+
+def fixed_team(batch: int, threads: int) -> Team:
+    """Slices by the batch alone, so that sums are the same for any number of threads."""
+    lanes = max(1, min(FIXED_LANES, batch // LEAST_ROWS))
+    return Team(lanes, min(threads, lanes))
+
+
+def _is_wide(step: Step) -> bool:
+    """Whether a product has enough columns to share out."""
+    return step.name == "gemm" and step.sizes[1] >= 2 * LEAST_COLUMNS
 
 
 def _address(library: ctypes.CDLL, name: str) -> int:
     return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
 
 
-def _padded(gradient: Array) -> int:
-    """Elements of a copy of the gradient, whole cache lines."""
-    return -(-gradient.size // 64) * 64
+def _lines(lanes: int, size: int, dtype: np.dtype) -> Array:
+    """Room for `size` elements a lane, zeroed, each lane's in whole cache lines."""
+    width = max(1, -(-size // LINE)) * LINE
+    raw = np.zeros((lanes * width + LINE) * dtype.itemsize, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start:][: lanes * width * dtype.itemsize].view(dtype).reshape(lanes, width)

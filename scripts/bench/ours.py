@@ -96,9 +96,9 @@ class Floor:
         self.calls = [_product(step) for step in steps]
         self.run: Callable[[int], None] = partial(_in_turn, self.calls)
         if sliced:
-            lanes = native.lanes_for(self.work.batch, threads)
+            team = native.team_for(self.work.batch, threads)
             scalars = launches.clock, launches.hyper, self.store.gradient
-            self.run = native.Program(native.load(), steps, *scalars, self.work.batch, lanes).run
+            self.run = native.Program(native.load(), steps, *scalars, self.work.batch, team).run
 
     def _array(self, slot: Slot) -> np.ndarray:
         """Parameters and their gradients where they lie; else numbers that stay what they are."""
