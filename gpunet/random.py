@@ -10,6 +10,8 @@ from enum import IntEnum
 import numpy as np
 
 SHUFFLE_ROUNDS = 8
+SHUFFLE_TILE = 32768
+"""Elements that go through the network together: a cache holds them."""
 
 
 class Purpose(IntEnum):
@@ -50,12 +52,14 @@ def permutation(
     half = max(1, (max(n - 1, 0).bit_length() + 1) // 2)
     keys = shuffle_keys(seed, purpose, epoch=epoch)
     order = np.arange(n, dtype=np.uint32)
-    outside = np.ones(n, bool)
-    while outside.any():
-        walked = _feistel(order[outside], half, keys)
+    _step(order, half, keys)
+    outside = np.flatnonzero(order >= n)
+    while outside.size:
+        walked = order[outside]
+        _step(walked, half, keys)
         order[outside] = walked
-        outside[outside] = walked >= n
-    return order.astype(np.int32)
+        outside = outside[walked >= n]
+    return order.view(np.int32)
 
 
 def shuffle_keys(seed: int, purpose: Purpose = Purpose.SHUFFLE, *, epoch: int = 0) -> np.ndarray:
@@ -64,16 +68,28 @@ def shuffle_keys(seed: int, purpose: Purpose = Purpose.SHUFFLE, *, epoch: int = 
     return (words & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
+def _step(x: np.ndarray, half: int, keys: np.ndarray) -> None:
+    """Send each element through the network once, in place."""
+    for first in range(0, len(x), SHUFFLE_TILE):
+        tile = x[first : first + SHUFFLE_TILE]
+        tile[...] = _feistel(tile, half, keys)
+
+
 def _feistel(x: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
     mask = np.uint32((1 << half) - 1)
     left, right = x >> np.uint32(half), x & mask
     for key in keys:
-        left, right = right, (left ^ _mix(right ^ key)) & mask
+        mixed = _mix(right ^ key)
+        mixed ^= left
+        mixed &= mask
+        left, right = right, mixed
     return (left << np.uint32(half)) | right
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    x = x * np.uint32(0x85EBCA6B)
+    """Scramble the bits of x, in place."""
+    x *= np.uint32(0x85EBCA6B)
     x ^= x >> np.uint32(13)
-    x = x * np.uint32(0xC2B2AE35)
-    return x ^ (x >> np.uint32(16))
+    x *= np.uint32(0xC2B2AE35)
+    x ^= x >> np.uint32(16)
+    return x
