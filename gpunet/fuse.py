@@ -4,7 +4,6 @@ For formulas that are given at run time. Refuses gates that are not elementwise:
 has looked at them before.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from gpunet import gates
 from gpunet.device import Array
 from gpunet.graph import Graph, Node
 from gpunet.kernels import REGISTRY, Kernel, activation, loss
+from gpunet.kernels.registry import Reference
 
 
 class Activation(gates.Activation):
@@ -93,10 +93,10 @@ class Tiles:
 def _activation_pair(graph: Graph) -> tuple[Kernel, Kernel]:
     tiles = Tiles(graph)
 
-    def value(y: Array, work: Array) -> None:
+    def value(y: Array, work: activation.Work) -> None:
         np.copyto(y, tiles.forward(x=y))
 
-    def slope(s: Array, y: Array, out: Array, work: Array) -> None:
+    def slope(s: Array, y: Array, out: Array, work: activation.Work) -> None:
         tiles.forward(x=s)
         found = tiles.backward("x")
         np.copyto(out, 0 if found is None else found)
@@ -131,7 +131,7 @@ def _loss_kernel(graph: Graph, is_mean: bool) -> Kernel:
     return _variant(known, variant, loss.loss_of(term, is_mean), text)
 
 
-def _variant(known: Kernel, name: str, reference: Callable[..., None], text: str) -> Kernel:
+def _variant(known: Kernel, name: str, reference: Reference, text: str) -> Kernel:
     """A kernel like a known one, with another formula."""
     return replace(known, name=name, variant=name, reference=reference, generated=text)
 

@@ -353,11 +353,11 @@ def update(
     size, count = n * m, reference.OPTIMIZERS[name][1]
     param, grad = rng.standard_normal((2, size)).astype(dtype)
     slots = rng.uniform(0.1, 1, (count, size)).astype(dtype)
-    starts = [0, size] if sparse else [0, size // 3, size // 3, size]
+    starts = [0, size // 3, size] if sparse else [0, size // 3, size // 3, size]
     segments = {
         "starts": np.array(starts),
-        "rates": rng.uniform(0.5, 1.5, len(starts) - 1),
-        "decays": np.zeros(1) if sparse else np.array([1.0, 2.0, 0.5]),
+        "rates": np.full(2, 0.7) if sparse else rng.uniform(0.5, 1.5, 3),
+        "decays": np.zeros(2) if sparse else np.array([1.0, 2.0, 0.5]),
     }
     hyper = _hyper(clip=1.0 if sparse else 0.7)
     given = {"grad": grad, **segments, "hyper": hyper}
@@ -367,23 +367,33 @@ def update(
     stopped = {**state, "clock": clock_at(STEP=3, FAULT=at.FAULT_LOSS)}
     yield Case(kernel, "after a fault", given, dict(stopped), stopped)
     if size > 2:
-        yield _faulty_update(name, kernel, given, state)
+        both, bit = at.FAULT_GRADIENT | at.FAULT_PARAMETER, at.FAULT_GRADIENT
+        yield _faulty_update(name, kernel, given, state, {0: np.nan, -1: np.inf}, {1: np.nan}, both)
+        yield _faulty_update(name, kernel, given, state, {1: -np.inf}, {}, bit)
 
 
 def _faulty_update(
-    name: str, kernel: Kernel, given: dict[str, Any], state: dict[str, Array]
+    name: str,
+    kernel: Kernel,
+    given: dict[str, Any],
+    state: dict[str, Array],
+    gradients: dict[int, float],
+    parameters: dict[int, float],
+    fault: int,
 ) -> Case:
-    """Two gradients and one parameter that are not finite: those elements stay."""
+    """Some gradients and parameters, by place, that are not finite: those elements stay."""
     param, grad = state["param"].copy(), given["grad"].copy()
-    grad[0], grad[-1], param[1] = np.nan, np.inf, np.nan
+    for array, values in ((grad, gradients), (param, parameters)):
+        array[list(values)] = list(values.values())
     given, state = {**given, "grad": grad}, {**state, "param": param}
     with np.errstate(invalid="ignore"):
         after = _updated(name, given, state)
+    stay = [*gradients, *parameters]
     for slot in after:
         if slot != "clock":
-            after[slot][[0, 1, -1]] = state[slot][[0, 1, -1]]
-    after["clock"] = clock_at(STEP=3, FAULT=at.FAULT_GRADIENT | at.FAULT_PARAMETER)
-    return Case(kernel, "not finite", given, after, state)
+            after[slot][stay] = state[slot][stay]
+    after["clock"] = clock_at(STEP=3, FAULT=fault)
+    return Case(kernel, f"not finite {fault}", given, after, state)
 
 
 def _updated(name: str, given: dict[str, Any], state: dict[str, Array]) -> dict[str, Any]:

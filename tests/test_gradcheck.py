@@ -99,11 +99,11 @@ def test_a_gate_wrong_by_a_thousandth_is_caught(
     assert gradcheck.check_gate(spoilt(gate, which), inputs) == pytest.approx(1e-3, rel=0.01)
 
 
-def faulty(reference: Callable[..., None], at: int) -> Callable[..., None]:
+def faulty(reference: Callable[..., Any], at: int) -> Callable[..., None]:
     """A kernel's reference with its output number `at` a thousandth, or one, too large."""
 
     def run(*arguments: Any) -> None:
-        reference(*arguments)
+        reference(*arguments)()
         out = arguments[at]
         out[...] = out + 1 if out.dtype.kind == "i" else out * 1.001
 

@@ -6,8 +6,10 @@ import reference
 from kernel_cases import CASES, cases, kernels_and_dtypes
 from kernel_check import Case, check
 
+from gpunet.device.cpu import Cpu
 from gpunet.kernels import REGISTRY, Kernel, register
 
+CPU = Cpu("numpy")
 KERNELS = kernels_and_dtypes()
 SMALL = ((3, 5),)
 HAVE_GRADIENTS = [
@@ -41,6 +43,34 @@ def test_batches_larger_than_a_tile():
     for name, dtype in KERNELS:
         for case in cases(name, dtype, ((700, 40),)):
             check(case, dtype, case.kernel)
+
+
+AS_BOUND = {"scale", "shift", "starts"}
+"""Arguments that a reference may read when it is bound."""
+
+
+def bound_early(kernel: Kernel):
+    """The kernel, bound before its arrays have their values, run twice from the same start."""
+
+    def run(*arguments):
+        arrays = [(a, a.copy()) for a in arguments if isinstance(a, np.ndarray)]
+        for name, array in zip(kernel.parameters, arguments, strict=True):
+            if isinstance(array, np.ndarray) and name not in AS_BOUND:
+                array.fill(0)
+        step = kernel.bind(CPU, *arguments)
+        for _ in range(2):
+            for array, start in arrays:
+                array[...] = start
+            with np.errstate(all="ignore"):
+                step()
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "dtype"), KERNELS)
+def test_a_bound_kernel_reads_its_arrays_at_every_run(name: str, dtype: str):
+    for case in cases(name, dtype, ((67, 33),)):
+        check(case, dtype, bound_early(case.kernel))
 
 
 # Gradients by central differences

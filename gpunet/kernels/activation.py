@@ -4,24 +4,28 @@
 caller that has no other use for it may let `y` take its place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpunet.device import Array
-from gpunet.kernels.registry import Kernel, Stage, register
+from gpunet.kernels.registry import Kernel, Reference, Run, Stage, register
 from gpunet.kernels.tiles import (
     column_chunks,
     column_strips,
     column_tiles,
-    row_tiles,
+    scratch,
     shape2,
     tile_size,
+    tiled,
 )
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 GELU_SCALE, GELU_CUBE = 0.7978845608028654, 0.044715
+
+
+Work = Sequence[Array]
 
 
 class Activation(NamedTuple):
@@ -29,20 +33,20 @@ class Activation(NamedTuple):
     writes f' to `out`, from the pre-activation `s` where `reads_input`, else from `y` alone.
     `work` is scratch: two arrays of y's shape."""
 
-    value: Callable[[Array, Array], None]
-    slope: Callable[[Array, Array, Array, Array], None]
+    value: Callable[[Array, Work], None]
+    slope: Callable[[Array, Array, Array, Work], None]
     reads_input: bool
 
 
-def identity(y: Array, work: Array) -> None:
+def identity(y: Array, work: Work) -> None:
     """y = x."""
 
 
-def identity_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+def identity_slope(s: Array, y: Array, out: Array, work: Work) -> None:
     out.fill(1)
 
 
-def sigmoid(y: Array, work: Array) -> None:
+def sigmoid(y: Array, work: Work) -> None:
     """y = 1 / (1 + exp(-x))."""
     np.negative(y, out=y)
     np.exp(y, out=y)
@@ -50,45 +54,45 @@ def sigmoid(y: Array, work: Array) -> None:
     np.reciprocal(y, out=y)
 
 
-def sigmoid_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+def sigmoid_slope(s: Array, y: Array, out: Array, work: Work) -> None:
     """y * (1 - y)."""
     np.subtract(1, y, out=out)
     np.multiply(out, y, out=out)
 
 
-def tanh(y: Array, work: Array) -> None:
+def tanh(y: Array, work: Work) -> None:
     """y = tanh(x)."""
     np.tanh(y, out=y)
 
 
-def tanh_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+def tanh_slope(s: Array, y: Array, out: Array, work: Work) -> None:
     """1 - y²."""
     np.multiply(y, y, out=out)
     np.subtract(1, out, out=out)
 
 
-def relu(y: Array, work: Array) -> None:
+def relu(y: Array, work: Work) -> None:
     """y = max(x, 0)."""
-    np.maximum(y, 0, out=y)
+    np.maximum(y, _zeros(work[0]), out=y)
 
 
-def relu_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+def relu_slope(s: Array, y: Array, out: Array, work: Work) -> None:
     """1 where y > 0, else 0."""
     np.greater(y, 0, out=out)
 
 
-def selu(y: Array, work: Array) -> None:
+def selu(y: Array, work: Work) -> None:
     """y = scale * (x if x > 0 else alpha * (exp(x) - 1)); Klambauer et al., 2017."""
-    below = work[0]
-    np.minimum(y, 0, out=below)
+    below, zeros = work[0], _zeros(work[1])
+    np.minimum(y, zeros, out=below)
     np.expm1(below, out=below)
     np.multiply(below, SELU_ALPHA, out=below)
-    np.maximum(y, 0, out=y)
+    np.maximum(y, zeros, out=y)
     np.add(y, below, out=y)
     np.multiply(y, SELU_SCALE, out=y)
 
 
-def selu_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+def selu_slope(s: Array, y: Array, out: Array, work: Work) -> None:
     """scale where y > 0, else y + scale * alpha."""
     np.minimum(y, 0, out=out)
     np.add(out, SELU_SCALE * SELU_ALPHA, out=out)
@@ -97,13 +101,13 @@ def selu_slope(s: Array, y: Array, out: Array, work: Array) -> None:
     np.subtract(out, work[0], out=out)
 
 
-def gelu(y: Array, work: Array) -> None:
+def gelu(y: Array, work: Work) -> None:
     """y = x/2 * (1 + tanh(u)) = x * sigmoid(2u), u = c * (x + 0.044715 x³), c = sqrt(2/π)."""
     share = _gelu_share(y, work[0])
     np.multiply(y, share, out=y)
 
 
-def gelu_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+def gelu_slope(s: Array, y: Array, out: Array, work: Work) -> None:
     """g * (1 + x * 2u' * (1 - g)), g = sigmoid(2u), u' = c * (1 + 3 * 0.044715 x²)."""
     g, rest = _gelu_share(s, work[0]), work[1]
     np.multiply(s, s, out=out)
@@ -117,14 +121,14 @@ def gelu_slope(s: Array, y: Array, out: Array, work: Array) -> None:
     np.multiply(out, g, out=out)
 
 
-def silu(y: Array, work: Array) -> None:
+def silu(y: Array, work: Work) -> None:
     """y = x * sigmoid(x)."""
     np.copyto(work[0], y)
     sigmoid(work[0], work)
     np.multiply(y, work[0], out=y)
 
 
-def silu_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+def silu_slope(s: Array, y: Array, out: Array, work: Work) -> None:
     """g * (1 + x * (1 - g)), g = sigmoid(x)."""
     g = work[0]
     np.copyto(g, s)
@@ -135,13 +139,13 @@ def silu_slope(s: Array, y: Array, out: Array, work: Array) -> None:
     np.multiply(out, g, out=out)
 
 
-def mish(y: Array, work: Array) -> None:
+def mish(y: Array, work: Work) -> None:
     """y = x * tanh(softplus(x)); Misra, 2019."""
     t = _tanh_softplus(y, work[0])
     np.multiply(y, t, out=y)
 
 
-def mish_slope(s: Array, y: Array, out: Array, work: Array) -> None:
+def mish_slope(s: Array, y: Array, out: Array, work: Work) -> None:
     """t + x * (1 - t²) * sigmoid(x), t = tanh(softplus(x))."""
     t, rest = _tanh_softplus(s, work[0]), work[1]
     np.copyto(out, s)
@@ -151,6 +155,12 @@ def mish_slope(s: Array, y: Array, out: Array, work: Array) -> None:
     np.subtract(1, rest, out=rest)
     np.multiply(out, rest, out=out)
     np.add(out, t, out=out)
+
+
+def _zeros(out: Array) -> Array:
+    """NumPy compares two arrays several times as quickly as an array and a number."""
+    out.fill(0)
+    return out
 
 
 def _tanh_softplus(x: Array, out: Array) -> Array:
@@ -164,7 +174,7 @@ def _gelu_share(x: Array, out: Array) -> Array:
     np.add(out, 1, out=out)
     np.multiply(out, x, out=out)
     np.multiply(out, 2 * GELU_SCALE, out=out)
-    sigmoid(out, out)
+    sigmoid(out, ())
     return out
 
 
@@ -180,18 +190,23 @@ ACTIVATIONS = {
 }
 
 
-def forward_of(activation: Activation) -> Callable[..., None]:
+def forward_of(activation: Activation) -> Reference:
     """The reference of y = f(z + bias)."""
 
-    def forward(z: Array, bias: Array | None, y: Array, work: Array) -> None:
-        for rows in row_tiles(z):
-            _add_bias(z[rows], bias, y[rows])
-            activation.value(y[rows], _shaped(work, y[rows], 2))
+    def forward(z: Array, bias: Array | None, y: Array, work: Array) -> Run:
+        tiles = [(before, after, scratch(work, after, 2)) for before, after in tiled(z, y)]
+
+        def run() -> None:
+            for before, after, spare in tiles:
+                _add_bias(before, bias, after)
+                activation.value(after, spare)
+
+        return run
 
     return forward
 
 
-def backward_of(activation: Activation) -> Callable[..., None]:
+def backward_of(activation: Activation) -> Reference:
     """The reference of dz = grad * f'(z + bias), with its column sums."""
 
     def backward(
@@ -202,17 +217,20 @@ def backward_of(activation: Activation) -> Callable[..., None]:
         dz: Array,
         dbias: Array | None,
         work: Array,
-    ) -> None:
-        if dbias is not None:
-            dbias.fill(0)
-        for rows in row_tiles(grad):
-            s, slope, *scratch = _shaped(work, y[rows], 4)
-            if activation.reads_input:
-                _add_bias(z[rows], bias, s)
-            activation.slope(s, y[rows], slope, scratch)
-            np.multiply(grad[rows], slope, out=dz[rows])
+    ) -> Run:
+        tiles = [(scratch(work, each[0], 4), *each) for each in tiled(grad, z, y, dz)]
+        ones = np.ones(len(dz), dz.dtype)
+
+        def run() -> None:
+            for (s, slope, *spare), upstream, before, after, out in tiles:
+                if activation.reads_input:
+                    _add_bias(before, bias, s)
+                activation.slope(s, after, slope, spare)
+                np.multiply(upstream, slope, out=out)
             if dbias is not None:
-                np.add(dbias, np.add.reduce(dz[rows], axis=0), out=dbias)
+                np.matmul(ones, dz, out=dbias)
+
+        return run
 
     return backward
 
@@ -222,10 +240,6 @@ def _add_bias(z: Array, bias: Array | None, out: Array) -> None:
         np.copyto(out, z)
     else:
         np.add(z, bias, out=out)
-
-
-def _shaped(work: Array, like: Array, count: int) -> Array:
-    return work[: count * like.size].reshape(count, *like.shape)
 
 
 def _backward_work(grad: Array, *rest: Any) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.device import Array
-from gpunet.kernels.registry import Stage, register
+from gpunet.kernels.registry import Run, Stage, register
 from gpunet.kernels.slots import STEP, THREADS
 from gpunet.kernels.tiles import TILE, shape2
 
@@ -18,19 +18,24 @@ LANES = 16
 """Elements that a Philox block decides: its four words are sixteen lanes of 16 bits, low first."""
 
 
-def dropout(x: Array, rate: Array, key: Array, clock: Array, layer: int, y: Array) -> None:
+def dropout(x: Array, rate: Array, key: Array, clock: Array, layer: int, y: Array) -> Run:
     """Element i of x (n, m) stays where lane i % 16 of Philox block i // 16 is below
     keep16 = round((1 - rate) * 65536), times 65536 / keep16. rate (1,), key uint64 (2,)."""
-    keep16 = int(np.rint((1.0 - float(rate[0])) * 65536))
-    scale = 65536 / keep16 if keep16 else 0.0
-    generator = np.random.Philox(key=key, counter=[0, 0, int(clock[STEP]), layer])
     step = LANES * max(1, TILE // (LANES * max(1, x.shape[1])))
-    for first in range(0, len(x), step):
-        inside, outside = x[first : first + step], y[first : first + step]
-        words = generator.random_raw(ceil(inside.size / LANES) * 4)
-        lanes = words.astype("<u8", copy=False).view("<u2")[: inside.size]
-        np.multiply(inside, scale, out=outside)
-        np.copyto(outside, 0, where=lanes.reshape(inside.shape) >= keep16)
+    parts = [slice(first, first + step) for first in range(0, len(x), step)]
+    tiles = [(x[part], y[part]) for part in parts]
+
+    def run() -> None:
+        keep16 = int(np.rint((1.0 - float(rate[0])) * 65536))
+        scale = 65536 / keep16 if keep16 else 0.0
+        generator = np.random.Philox(key=key, counter=[0, 0, int(clock[STEP]), layer])
+        for inside, outside in tiles:
+            words = generator.random_raw(ceil(inside.size / LANES) * 4)
+            lanes = words.astype("<u8", copy=False).view("<u2")[: inside.size]
+            np.multiply(inside, scale, out=outside)
+            np.copyto(outside, 0, where=lanes.reshape(inside.shape) >= keep16)
+
+    return run
 
 
 def _grid(x: Array, *rest: Any) -> tuple[int]:

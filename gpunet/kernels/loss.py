@@ -9,13 +9,14 @@ bit.
 """
 
 from collections.abc import Callable
+from math import isfinite
 
 import numpy as np
 
 from gpunet.device import Array
-from gpunet.kernels.registry import Kernel, Stage, register
+from gpunet.kernels.registry import Kernel, Reference, Run, Stage, register
 from gpunet.kernels.slots import FAULT, FAULT_LOSS
-from gpunet.kernels.tiles import one_block, row_groups, row_tiles, shape2, valid_rows
+from gpunet.kernels.tiles import one_block, row_groups, shape2, valid_rows, valid_tiles
 
 Term = Callable[[Array, Array, float, Array, Array | None], Array | None]
 """term(pred, target, parameter, rows, grad) writes the rows' losses and, where asked for, the
@@ -30,19 +31,20 @@ def softmax_cross_entropy(
     The gradient is softmax(p) - q.
     """
     each, k = np.arange(len(p)), p.shape[1]
-    right = p.argmax(axis=1) == t
-    shifted = np.subtract(p, p.max(axis=1, keepdims=True), out=grad)
+    guess = p.argmax(axis=1)
+    shifted = np.subtract(p, p[each, guess, None], out=grad)
     picked = shifted[each, t]
     if smoothing:
         picked = (1 - smoothing) * picked + smoothing * shifted.mean(axis=1)
     np.exp(shifted, out=shifted)
-    total = shifted.sum(axis=1)
+    total = shifted @ np.ones(k, p.dtype)
     np.subtract(np.log(total), picked, out=rows)
     if grad is not None:
         np.divide(grad, total[:, None], out=grad)
-        np.subtract(grad, smoothing / k, out=grad)
+        if smoothing:
+            np.subtract(grad, smoothing / k, out=grad)
         grad[each, t] -= 1 - smoothing
-    return right
+    return guess == t
 
 
 def sigmoid_cross_entropy(
@@ -121,7 +123,7 @@ def pinball(p: Array, t: Array, quantile: float, rows: Array, grad: Array | None
     return None
 
 
-def loss_of(term: Term, batch_mean: bool) -> Callable[..., None]:
+def loss_of(term: Term, batch_mean: bool) -> Reference:
     """The reference of a loss from its term; `batch_mean` divides by the valid rows."""
 
     def loss(
@@ -133,33 +135,48 @@ def loss_of(term: Term, batch_mean: bool) -> Callable[..., None]:
         grad: Array | None,
         rows: Array,
         totals: Array,
-    ) -> None:
-        valid, right = valid_rows(clock, len(pred)), 0
-        count = max(valid, 1) if batch_mean else 1
-        for part in row_tiles(pred[:valid]):
-            slope = None if grad is None else grad[part]
-            hits = term(pred[part], target[part], float(parameter[0]), rows[part], slope)
-            if hits is not None:
-                right += int(np.count_nonzero(hits & ~np.isnan(rows[part])))
-            if weight is not None:
-                np.multiply(rows[part], weight[part], out=rows[part])
-            if slope is not None:
-                scale = 1 / count if weight is None else (weight[part] / count)[:, None]
-                np.multiply(slope, scale, out=slope)
-        rows[valid:] = 0
-        if grad is not None:
-            grad[valid:] = 0
-        _total(rows, count, right, valid, clock, totals)
+    ) -> Run:
+        right = np.zeros(len(pred), bool)
+        tiles = valid_tiles(pred, target, weight, grad, rows, right)
+
+        def run() -> None:
+            valid = valid_rows(clock, len(pred))
+            count = max(valid, 1) if batch_mean else 1
+            for p, t, share, slope, losses, hits in tiles(valid):
+                found = term(p, t, float(parameter[0]), losses, slope)
+                if found is not None:
+                    np.copyto(hits, found)
+                if share is not None:
+                    np.multiply(losses, share, out=losses)
+                if slope is not None:
+                    _weigh(slope, share, count)
+            rows[valid:], right[valid:] = 0, False
+            if grad is not None:
+                grad[valid:] = 0
+            _total(rows, right, valid, count, clock, totals)
+
+        return run
 
     return loss
 
 
-def _total(rows: Array, count: int, right: int, valid: int, clock: Array, totals: Array) -> None:
-    summed = np.sum(rows, dtype=np.float64)
-    totals[0] = summed / count
-    totals[1:] += (summed, right, valid)
-    if not np.isfinite(totals[0]):
+def _weigh(grad: Array, share: Array | None, count: int) -> None:
+    """grad times each row's share of the loss."""
+    if share is not None:
+        np.multiply(grad, (share / count)[:, None], out=grad)
+    elif count > 1:
+        np.multiply(grad, 1 / count, out=grad)
+
+
+def _total(rows: Array, right: Array, valid: int, count: int, clock: Array, totals: Array) -> None:
+    summed = float(np.add.reduce(rows, dtype=np.float64))
+    if not isfinite(summed):
         clock[FAULT] |= FAULT_LOSS
+        np.logical_and(right, ~np.isnan(rows), out=right)
+    totals[0] = summed / count
+    totals[1] += summed
+    totals[2] += np.count_nonzero(right)
+    totals[3] += valid
 
 
 def _register(term: Term, batch_mean: bool = True) -> Kernel:

@@ -9,31 +9,37 @@ from typing import Any
 import numpy as np
 
 from gpunet.device import Array
-from gpunet.kernels.registry import Stage, register
+from gpunet.kernels.registry import Run, Stage, register
 from gpunet.kernels.slots import FAULT, NORM_EPSILON, NORM_MOMENTUM
 from gpunet.kernels.tiles import (
     column_chunks,
     column_strips,
     column_tiles,
     row_groups,
-    row_tiles,
+    scratch,
     shape2,
     tile_size,
+    tiled,
     valid_rows,
+    valid_tiles,
 )
 
 
 def layer_norm_forward(
     x: Array, gain: Array, bias: Array, y: Array, mean: Array, rstd: Array
-) -> None:
+) -> Run:
     """y = (x - mean) * rstd * gain + bias, mean (n,) and biased variance of each row."""
-    for rows in row_tiles(x):
-        m, r, out = mean[rows], rstd[rows], y[rows]
-        np.mean(x[rows], axis=1, out=m)
-        np.subtract(x[rows], m[:, None], out=out)
-        _reciprocal_root(np.mean(np.square(out), axis=1), r)
-        np.multiply(out, r[:, None], out=out)
-        _affine(out, gain, bias)
+    tiles = tiled(x, y, mean, rstd, mean[:, None], rstd[:, None])
+
+    def run() -> None:
+        for inside, out, m, r, m_column, r_column in tiles:
+            np.mean(inside, axis=1, out=m)
+            np.subtract(inside, m_column, out=out)
+            _reciprocal_root(np.mean(np.square(out), axis=1), r)
+            np.multiply(out, r_column, out=out)
+            _affine(out, gain, bias)
+
+    return run
 
 
 def layer_norm_backward(
@@ -46,21 +52,26 @@ def layer_norm_backward(
     dgain: Array,
     dbias: Array,
     work: Array,
-) -> None:
+) -> Run:
     """With h = (x - mean) * rstd and g = grad * gain: dx = rstd * (g - mean(g) - h * mean(g * h)),
     the means over a row; dgain = sum of grad * h and dbias = sum of grad, over the rows."""
-    dgain.fill(0)
-    dbias.fill(0)
-    for rows in row_tiles(x):
-        r, (h, product) = rstd[rows, None], _scratch(work, x[rows])
-        _normalise(x[rows], mean[rows, None], r, h)
-        _add_sums(grad[rows], h, product, dgain, dbias)
-        g = np.multiply(grad[rows], gain, out=dx[rows])
-        np.multiply(g, h, out=product)
-        share = product.mean(axis=1, keepdims=True)
-        np.subtract(g, g.mean(axis=1, keepdims=True), out=g)
-        np.subtract(g, np.multiply(h, share, out=h), out=g)
-        np.multiply(g, r, out=g)
+    parts = tiled(x, grad, dx, mean[:, None], rstd[:, None])
+    tiles = [(*part, *scratch(work, part[0], 2)) for part in parts]
+
+    def run() -> None:
+        dgain.fill(0)
+        dbias.fill(0)
+        for inside, upstream, g, m, r, h, product in tiles:
+            _normalise(inside, m, r, h)
+            _add_sums(upstream, h, product, dgain, dbias)
+            np.multiply(upstream, gain, out=g)
+            np.multiply(g, h, out=product)
+            share = product.mean(axis=1, keepdims=True)
+            np.subtract(g, g.mean(axis=1, keepdims=True), out=g)
+            np.subtract(g, np.multiply(h, share, out=h), out=g)
+            np.multiply(g, r, out=g)
+
+    return run
 
 
 def batch_norm_forward(
@@ -74,22 +85,27 @@ def batch_norm_forward(
     mean: Array,
     rstd: Array,
     work: Array,
-) -> None:
+) -> Run:
     """y = (x - mean) * rstd * gain + bias, mean (m,) and biased variance of the valid rows.
 
     running = 0.9 * running + 0.1 * new, with the unbiased variance where more than one row is
     valid. After a fault the running statistics stay. Other rows of y are written too.
     """
-    valid = valid_rows(clock, len(x))
-    spread = _statistics(x[:valid], mean, work)
-    _reciprocal_root(spread / max(valid, 1), rstd)
-    if valid and not clock[FAULT]:
-        for running, new in ((running_mean, mean), (running_var, spread / max(valid - 1, 1))):
-            np.multiply(running, 1 - NORM_MOMENTUM, out=running)
-            np.add(running, np.multiply(new, NORM_MOMENTUM), out=running)
-    for rows in row_tiles(x):
-        _normalise(x[rows], mean, rstd, y[rows])
-        _affine(y[rows], gain, bias)
+    tiles, counted = tiled(x, y), valid_tiles(x)
+
+    def run() -> None:
+        valid = valid_rows(clock, len(x))
+        spread = _statistics([part for (part,) in counted(valid)], valid, mean, work)
+        _reciprocal_root(spread / max(valid, 1), rstd)
+        if valid and not clock[FAULT]:
+            for running, new in ((running_mean, mean), (running_var, spread / max(valid - 1, 1))):
+                np.multiply(running, 1 - NORM_MOMENTUM, out=running)
+                np.add(running, np.multiply(new, NORM_MOMENTUM), out=running)
+        for inside, out in tiles:
+            _normalise(inside, mean, rstd, out)
+            _affine(out, gain, bias)
+
+    return run
 
 
 def batch_norm_backward(
@@ -103,47 +119,57 @@ def batch_norm_backward(
     dgain: Array,
     dbias: Array,
     work: Array,
-) -> None:
+) -> Run:
     """With h = (x - mean) * rstd over v valid rows: dgain = sum of grad * h, dbias = sum of grad,
     dx = gain * rstd * (grad - dbias / v - h * dgain / v); dx is 0 in the other rows."""
-    valid = valid_rows(clock, len(x))
-    dgain.fill(0)
-    dbias.fill(0)
-    for rows in row_tiles(x[:valid]):
-        h, product = _scratch(work, x[rows])
-        _normalise(x[rows], mean, rstd, h)
-        _add_sums(grad[rows], h, product, dgain, dbias)
-    for rows in row_tiles(x[:valid]):
-        h, _ = _scratch(work, x[rows])
-        _normalise(x[rows], mean, rstd, h)
-        np.multiply(h, dgain / valid, out=h)
-        np.add(h, dbias / valid, out=h)
-        np.subtract(grad[rows], h, out=dx[rows])
-        np.multiply(dx[rows], gain * rstd, out=dx[rows])
-    dx[valid:] = 0
+    tiles = valid_tiles(x, grad, dx)
+
+    def run() -> None:
+        valid = valid_rows(clock, len(x))
+        dgain.fill(0)
+        dbias.fill(0)
+        for inside, upstream, _ in tiles(valid):
+            h, product = scratch(work, inside, 2)
+            _normalise(inside, mean, rstd, h)
+            _add_sums(upstream, h, product, dgain, dbias)
+        for inside, upstream, out in tiles(valid):
+            h, _ = scratch(work, inside, 2)
+            _normalise(inside, mean, rstd, h)
+            np.multiply(h, dgain / valid, out=h)
+            np.add(h, dbias / valid, out=h)
+            np.subtract(upstream, h, out=out)
+            np.multiply(out, gain * rstd, out=out)
+        dx[valid:] = 0
+
+    return run
 
 
 def batch_norm_apply(
     x: Array, gain: Array, bias: Array, running_mean: Array, running_var: Array, y: Array
-) -> None:
+) -> Run:
     """y = (x - running_mean) / sqrt(running_var + 1e-5) * gain + bias. `y` may be `x`."""
-    rstd = np.empty_like(running_var)
-    _reciprocal_root(running_var, rstd)
-    for rows in row_tiles(x):
-        _normalise(x[rows], running_mean, rstd, y[rows])
-        _affine(y[rows], gain, bias)
+    rstd, tiles = np.empty_like(running_var), tiled(x, y)
+
+    def run() -> None:
+        _reciprocal_root(running_var, rstd)
+        for inside, out in tiles:
+            _normalise(inside, running_mean, rstd, out)
+            _affine(out, gain, bias)
+
+    return run
 
 
-def _statistics(x: Array, mean: Array, work: Array) -> Array:
-    """The column means of `x`, written to `mean`; returns the sums of squared distances to them."""
+def _statistics(tiles: list[Array], rows: int, mean: Array, work: Array) -> Array:
+    """The column means of the tiles, written to `mean`; returns the sums of squared distances to
+    them."""
     mean.fill(0)
-    for rows in row_tiles(x):
-        np.add(mean, np.add.reduce(x[rows], axis=0), out=mean)
-    np.divide(mean, max(len(x), 1), out=mean)
+    for tile in tiles:
+        np.add(mean, np.add.reduce(tile, axis=0), out=mean)
+    np.divide(mean, max(rows, 1), out=mean)
     spread = np.zeros_like(mean)
-    for rows in row_tiles(x):
-        away, _ = _scratch(work, x[rows])
-        np.subtract(x[rows], mean, out=away)
+    for tile in tiles:
+        away, _ = scratch(work, tile, 2)
+        np.subtract(tile, mean, out=away)
         spread += np.add.reduce(np.square(away, out=away), axis=0)
     return spread
 
@@ -168,10 +194,6 @@ def _add_sums(grad: Array, h: Array, product: Array, dgain: Array, dbias: Array)
     np.multiply(grad, h, out=product)
     np.add(dgain, np.add.reduce(product, axis=0), out=dgain)
     np.add(dbias, np.add.reduce(grad, axis=0), out=dbias)
-
-
-def _scratch(work: Array, like: Array) -> Array:
-    return work[: 2 * like.size].reshape(2, *like.shape)
 
 
 def _work(x: Array, *rest: Any) -> int:

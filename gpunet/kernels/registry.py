@@ -19,6 +19,11 @@ from gpunet.kernels.slots import THREADS, c_constants
 
 C_TYPES = {"float32": "float", "float64": "double"}
 
+Run = Callable[[], None]
+Reference = Callable[..., Run]
+"""A kernel's NumPy formula, bound: from the arguments, a function of none that runs it on them.
+What the runs share, such as views of tiles and scratch, it makes once."""
+
 
 class Stage(NamedTuple):
     """One CUDA launch: its entry point, and its grid as a function of the kernel's arguments.
@@ -35,7 +40,7 @@ class Kernel:
     """One fused kernel.
 
     name: its registered name, also the reference's.
-    reference: the NumPy formula; its parameters are the kernel's arguments.
+    reference: the NumPy formula, bound; its parameters are the kernel's arguments.
     source: the file under `kernels/` that holds the CUDA entry points.
     outputs: the parameters that are written, whole.
     typed_by: the parameter whose dtype is the kernel's; None where no array's dtype varies.
@@ -47,7 +52,7 @@ class Kernel:
     """
 
     name: str
-    reference: Callable[..., None]
+    reference: Reference
     source: str
     outputs: tuple[str, ...]
     typed_by: str | None
@@ -74,11 +79,11 @@ class Kernel:
         if xp is np:
             self._dtype(arguments)
             with np.errstate(all="ignore"):
-                self.reference(*arguments)
+                self.reference(*arguments)()
         else:
             self._run_strided(xp, arguments)
 
-    def bind(self, device: Device, *arguments: Any) -> Callable[[], None]:
+    def bind(self, device: Device, *arguments: Any) -> Run:
         """A function of no arguments that runs this kernel on these arrays.
 
         On a device that launches sources, every array must be contiguous.
@@ -87,12 +92,12 @@ class Kernel:
         source = source_text(self.source, dtype, self.variant, self.generated)
         sizes = tuple(np.int64(size) for size in self.sizes(*arguments))
         pointers = tuple(_pointer(argument) for argument in arguments)
-        calls: list[Callable[[], None]] = []
+        calls: list[Run] = []
         for stage in self.stages:
             entry = stage.entry.format(**dict(zip(self.parameters, arguments, strict=True)))
             launch = device.launcher(source, entry)
             if launch is None:
-                return partial(self.reference, *arguments)
+                return self.reference(*arguments)
             grid = stage.grid(*arguments)
             if 0 not in grid:
                 calls.append(partial(launch, grid, (THREADS,), 0, (*pointers, *sizes)))
@@ -120,7 +125,7 @@ REGISTRY: dict[str, Kernel] = {}
 
 
 def register(
-    reference: Callable[..., None],
+    reference: Reference,
     source: str,
     *,
     outputs: str,
@@ -169,7 +174,7 @@ def per_element(array: Array) -> tuple[int, ...]:
 
 
 @cache
-def _parameters(reference: Callable[..., None]) -> tuple[str, ...]:
+def _parameters(reference: Reference) -> tuple[str, ...]:
     return tuple(signature(reference).parameters)
 
 
@@ -179,6 +184,6 @@ def _pointer(argument: Any) -> Any:
     return np.int64(argument) if isinstance(argument, int) else argument
 
 
-def _run_all(calls: tuple[Callable[[], None], ...]) -> None:
+def _run_all(calls: tuple[Run, ...]) -> None:
     for call in calls:
         call()

@@ -1,16 +1,22 @@
 """Rows in and out of batches: gather, embedding look-ups and their gradient, column sums."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from gpunet.device import Array
-from gpunet.kernels.registry import Stage, per_element, register
+from gpunet.kernels.registry import Run, Stage, per_element, register
 from gpunet.kernels.slots import START
 from gpunet.kernels.tiles import (
     column_chunks,
     column_strips,
     column_tiles,
-    row_tiles,
+    scratch,
     shape2,
+    tile_size,
+    tiled,
     valid_rows,
 )
 
@@ -22,52 +28,110 @@ def gather(
     order: Array | None,
     clock: Array,
     out: Array,
-) -> None:
+) -> Run:
     """out[i] = x[order[start + i]] * scale + shift for the valid rows i of the batch, else 0.
 
-    x (N, d) uint8, float32 or float64; scale, shift float64 (d,); order int32, None for 0, 1, 2 …;
-    out (n, d).
+    x (N, d) uint8, float32 or float64; scale, shift float64 (d,), read when bound; order int32,
+    None for 0, 1, 2 …; out (n, d). Here bytes are scaled in the precision of `out`, a few roundings
+    from float64; other numbers, which may be large beside their spread, in float64.
     """
-    valid, start = valid_rows(clock, len(out)), int(clock[START])
-    for part in row_tiles(out[:valid]):
-        picked = _pick(x, order, start, part)
-        if scale is not None:
-            picked = picked * scale
-        if shift is not None:
-            picked = picked + shift
-        out[part] = picked
-    out[valid:] = 0
+    index, find = _finder(order, clock, len(out))
+    wide = out.dtype if x.dtype == np.uint8 or scale is shift is None else np.dtype(np.float64)
+    box, pick = _boxes(out, x.dtype, wide), _picker(x)
+    affine = ((np.multiply, scale), (np.add, shift))
+    steps = [(step, _spread(by, out, wide)) for step, by in affine if by is not None]
+    calls: list[Run] = []
+    for part, rows in tiled(out, index):
+        raw, numbers = box(part, x.dtype), box(part, wide)
+        calls.append(partial(pick, rows, raw))
+        if numbers is not raw:
+            calls.append(partial(np.copyto, numbers, raw))
+        calls += [partial(step, numbers, by[: len(part)], out=numbers) for step, by in steps]
+        if part is not numbers:
+            calls.append(partial(np.copyto, part, numbers))
+
+    def run() -> None:
+        valid = find()
+        for call in calls:
+            call()
+        out[valid:] = 0
+
+    return run
 
 
-def gather_labels(y: Array, order: Array | None, clock: Array, out: Array) -> None:
+def gather_labels(y: Array, order: Array | None, clock: Array, out: Array) -> Run:
     """out[i] = y[order[start + i]] for the valid rows i of the batch, else 0. y (N,), out int32."""
-    valid, start = valid_rows(clock, len(out)), int(clock[START])
-    out[:valid] = _pick(y, order, start, slice(0, valid))
-    out[valid:] = 0
+    index, find = _finder(order, clock, len(out))
+    pick = _picker(y)
+
+    def run() -> None:
+        valid = find()
+        pick(index, out)
+        out[valid:] = 0
+
+    return run
 
 
-def take(x: Array, index: Array, y: Array) -> None:
+def take(x: Array, index: Array, y: Array) -> Run:
     """y[i] = x[index[i]]: x (v, m), index int32 (n,), y (n, m)."""
-    for part in row_tiles(y):
-        y[part] = x[index[part]]
+    tiles = tiled(y, index)
+
+    def run() -> None:
+        for part, rows in tiles:
+            part[...] = x[rows]
+
+    return run
 
 
-def scatter_add(grad: Array, index: Array, dx: Array) -> None:
+def scatter_add(grad: Array, index: Array, dx: Array) -> Run:
     """dx[j] = sum of grad[i] over the i with index[i] = j, in order: the gradient of `take`."""
-    for column in range(grad.shape[1]):
-        dx[:, column] = np.bincount(index, grad[:, column], len(dx))
+
+    def run() -> None:
+        for column in range(grad.shape[1]):
+            dx[:, column] = np.bincount(index, grad[:, column], len(dx))
+
+    return run
 
 
-def column_sums(x: Array, out: Array, work: Array) -> None:
+def column_sums(x: Array, out: Array, work: Array) -> Run:
     """out (m,) = the sum of the rows of x (n, m)."""
-    out.fill(0)
-    for rows in row_tiles(x):
-        np.add(out, np.add.reduce(x[rows], axis=0), out=out)
+    return partial(np.matmul, np.ones(len(x), x.dtype), x, out=out)
 
 
-def _pick(x: Array, order: Array | None, start: int, part: slice) -> Array:
-    rows = slice(start + part.start, start + part.stop)
-    return x[rows] if order is None else x[order[rows]]
+def _finder(order: Array | None, clock: Array, n: int) -> tuple[Array, Callable[[], int]]:
+    """Where the rows of a batch lie, intp (n,), and the function that finds it out: it returns how
+    many are valid. The others keep an earlier place, or 0."""
+    index, counting = np.zeros(n, np.intp), np.arange(n)
+
+    def find() -> int:
+        valid, start = valid_rows(clock, n), int(clock[START])
+        if order is None:
+            np.add(counting[:valid], start, out=index[:valid])
+        else:
+            np.copyto(index[:valid], order[start : start + valid])
+        return valid
+
+    return index, find
+
+
+def _picker(x: Array) -> Callable[[Array, Array], Any]:
+    """pick(index, out): out = x[index], without a copy on the way where x is contiguous."""
+    if not (x.flags.c_contiguous and x.flags.aligned):  # `take` would copy the whole of x
+        return lambda index, out: np.copyto(out, x[index])
+    return lambda index, out: x.take(index, 0, out, "clip")  # other modes fill a copy of `out`
+
+
+def _boxes(out: Array, *dtypes: np.dtype) -> Callable[[Array, np.dtype], Array]:
+    """box(tile, dtype): a tile of `out` if it has this dtype, else scratch that all tiles share."""
+    spare = {dtype: np.empty(tile_size(out), dtype) for dtype in dtypes if dtype != out.dtype}
+    return lambda tile, dtype: scratch(spare[dtype], tile, 1)[0] if dtype in spare else tile
+
+
+def _spread(row: Array, like: Array, dtype: np.dtype) -> Array:
+    """`row` in every row of a tile of `like`: NumPy's loops start anew at each row that they have
+    to repeat."""
+    tile = max(1, tile_size(like) // max(1, like.shape[1]))
+    return np.broadcast_to(row.astype(dtype), (tile, like.shape[1])).copy()
 
 
 def _owners(grad: Array, index: Array, dx: Array) -> tuple[int, int]:

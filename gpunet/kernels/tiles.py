@@ -1,13 +1,13 @@
 """How work is cut: into row tiles that fit a cache for NumPy, into grids of blocks for CUDA."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import ceil
 from typing import Any
 
 from gpunet.device import Array
 from gpunet.kernels.slots import THREADS, TILE_COLUMNS, TILE_ROUNDS, VALID
 
-TILE = 16_384
+TILE = 32_768
 """Elements of a NumPy tile, unless one row has more."""
 
 
@@ -16,6 +16,29 @@ def row_tiles(x: Array) -> Iterator[slice]:
     step = max(1, TILE // max(1, x.shape[1]))
     for first in range(0, len(x), step):
         yield slice(first, min(first + step, len(x)))
+
+
+def tiled(like: Array, *others: Array | None) -> list[tuple[Any, ...]]:
+    """Views of arrays of as many rows, all cut into the row tiles of the first; None stays None."""
+    arrays = (like, *others)
+    return [tuple(None if a is None else a[rows] for a in arrays) for rows in row_tiles(like)]
+
+
+def valid_tiles(like: Array, *others: Array | None) -> Callable[[int], list[tuple[Any, ...]]]:
+    """tiles(valid): `tiled` of the first `valid` rows; the tiles of whole batches are made once."""
+    whole = tiled(like, *others)
+
+    def tiles(valid: int) -> list[tuple[Any, ...]]:
+        if valid == len(like):
+            return whole
+        return tiled(like[:valid], *(None if a is None else a[:valid] for a in others))
+
+    return tiles
+
+
+def scratch(work: Array, like: Array, count: int) -> tuple[Array, ...]:
+    """`count` arrays of the shape of `like`, in the flat array `work`."""
+    return tuple(work[: count * like.size].reshape(count, *like.shape))
 
 
 def tile_size(x: Array) -> int:

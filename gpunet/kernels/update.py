@@ -8,13 +8,14 @@ fault bit, and that element stays as it was.
 """
 
 from collections.abc import Callable, Sequence
-from math import ceil, sqrt
+from itertools import pairwise
+from math import ceil, isfinite, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpunet.device import Array
-from gpunet.kernels.registry import Kernel, Stage, per_element, register
+from gpunet.kernels.registry import Kernel, Reference, Run, Stage, per_element, register
 from gpunet.kernels.slots import (
     BETA1,
     BETA2,
@@ -36,7 +37,7 @@ from gpunet.kernels.slots import (
     THREADS,
     VALID,
 )
-from gpunet.kernels.tiles import TILE, one_block
+from gpunet.kernels.tiles import TILE, one_block, scratch
 
 
 class Rate(NamedTuple):
@@ -49,10 +50,22 @@ class Rate(NamedTuple):
     epsilon: float
     correction1: float
     correction2: float
+    clip: float
 
 
-Formula = Callable[..., None]
-"""formula(rate, p, g, *slots, scratch): the new parameter and slots, in place; g may be spoilt."""
+Moved = Sequence[Array]
+Formula = Callable[[Rate, Array, Moved, Moved, Array], None]
+"""formula(rate, g, olds, news, spare): from the parameter and its slots the new ones. The old
+parameter may lie in the memory of the new one."""
+
+
+class Rule(NamedTuple):
+    """An optimiser's formula; whether decay is added to the gradient; whether the new parameter
+    may be finite where the gradient is not."""
+
+    formula: Formula
+    coupled: bool = True
+    is_blunt: bool = False
 
 
 def sgd(
@@ -64,9 +77,9 @@ def sgd(
     hyper: Array,
     clock: Array,
     work: Array,
-) -> None:
+) -> Run:
     """p -= lr * g."""
-    _update(_sgd, True, param, grad, (), starts, rates, decays, hyper, clock, work)
+    return _update(Rule(_sgd), param, grad, (), starts, rates, decays, hyper, clock, work)
 
 
 def momentum(
@@ -79,10 +92,10 @@ def momentum(
     hyper: Array,
     clock: Array,
     work: Array,
-) -> None:
+) -> Run:
     """v = beta1 * v + g; p -= lr * v."""
     slots = (velocity,)
-    _update(_momentum, True, param, grad, slots, starts, rates, decays, hyper, clock, work)
+    return _update(Rule(_momentum), param, grad, slots, starts, rates, decays, hyper, clock, work)
 
 
 def nesterov(
@@ -95,10 +108,10 @@ def nesterov(
     hyper: Array,
     clock: Array,
     work: Array,
-) -> None:
+) -> Run:
     """v = beta1 * v + g; p -= lr * (g + beta1 * v)."""
     slots = (velocity,)
-    _update(_nesterov, True, param, grad, slots, starts, rates, decays, hyper, clock, work)
+    return _update(Rule(_nesterov), param, grad, slots, starts, rates, decays, hyper, clock, work)
 
 
 def rmsprop(
@@ -111,10 +124,10 @@ def rmsprop(
     hyper: Array,
     clock: Array,
     work: Array,
-) -> None:
+) -> Run:
     """s = beta2 * s + (1 - beta2) * g²; p -= lr * g / (sqrt(s) + epsilon)."""
     slots = (square,)
-    _update(_rmsprop, True, param, grad, slots, starts, rates, decays, hyper, clock, work)
+    return _update(Rule(_rmsprop), param, grad, slots, starts, rates, decays, hyper, clock, work)
 
 
 def adam(
@@ -128,11 +141,11 @@ def adam(
     hyper: Array,
     clock: Array,
     work: Array,
-) -> None:
+) -> Run:
     """m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g²;
     p -= lr * (m / c1) / (sqrt(v / c2) + epsilon), c1 and c2 the bias corrections."""
     slots = (first, second)
-    _update(_adam, True, param, grad, slots, starts, rates, decays, hyper, clock, work)
+    return _update(Rule(_adam), param, grad, slots, starts, rates, decays, hyper, clock, work)
 
 
 def adamw(
@@ -146,10 +159,10 @@ def adamw(
     hyper: Array,
     clock: Array,
     work: Array,
-) -> None:
+) -> Run:
     """p -= lr * decay * p, then adam."""
-    slots = (first, second)
-    _update(_adam, False, param, grad, slots, starts, rates, decays, hyper, clock, work)
+    rule, slots = Rule(_adam, coupled=False), (first, second)
+    return _update(rule, param, grad, slots, starts, rates, decays, hyper, clock, work)
 
 
 def lion(
@@ -162,47 +175,71 @@ def lion(
     hyper: Array,
     clock: Array,
     work: Array,
-) -> None:
+) -> Run:
     """p -= lr * decay * p + lr * sign(beta1 * m + (1 - beta1) * g);
     m = beta2 * m + (1 - beta2) * g; Chen et al., 2023."""
-    slots = (first,)
-    _update(_lion, False, param, grad, slots, starts, rates, decays, hyper, clock, work)
+    rule, slots = Rule(_lion, coupled=False, is_blunt=True), (first,)
+    return _update(rule, param, grad, slots, starts, rates, decays, hyper, clock, work)
 
 
-def tick(clock: Array, hyper: Array, table: Array, batch: int) -> None:
+def tick(clock: Array, hyper: Array, table: Array, batch: int) -> Run:
     """Open a step: count it, move to its rows, set its rate and Adam's corrections.
 
     table float64 (S+1,) holds the rate of each step, the last one for all later ones. After a
     fault nothing moves.
     """
-    if clock[FAULT]:
-        return
-    clock[STEP] += 1
-    clock[START] += batch
-    clock[VALID] = min(batch, clock[ROWS] - clock[START])
-    step = int(clock[STEP])
-    hyper[LR] = table[min(step, len(table) - 1)] * hyper[SCALE]
-    hyper[CORRECTION1] = 1 - float(hyper[BETA1]) ** step
-    hyper[CORRECTION2] = 1 - float(hyper[BETA2]) ** step
+
+    def run() -> None:
+        if clock[FAULT]:
+            return
+        step, start = int(clock[STEP]) + 1, int(clock[START]) + batch
+        clock[STEP], clock[START] = step, start
+        clock[VALID] = min(batch, int(clock[ROWS]) - start)
+        hyper[LR] = table[min(step, len(table) - 1)] * hyper[SCALE]
+        hyper[CORRECTION1] = 1 - float(hyper[BETA1]) ** step
+        hyper[CORRECTION2] = 1 - float(hyper[BETA2]) ** step
+
+    return run
 
 
-def squared_norm(grad: Array, out: Array, work: Array) -> None:
+def squared_norm(grad: Array, out: Array, work: Array) -> Run:
     """out[0] = the sum of grad², in float64."""
-    total = 0.0
-    for first in range(0, len(grad), TILE):
-        tile = grad[first : first + TILE].astype(np.float64)
-        total += tile @ tile
-    out[0] = total
+    parts = [grad[first : first + TILE] for first in range(0, len(grad), TILE)]
+    spare = np.empty(min(len(grad), TILE))
+    tiles = [(part, spare[: len(part)]) for part in parts]
+
+    def run() -> None:
+        total = 0.0
+        for part, wide in tiles:
+            np.copyto(wide, part)
+            total += np.dot(wide, wide)
+        out[0] = total
+
+    return run
 
 
-def clip(squared: Array, hyper: Array) -> None:
+def clip(squared: Array, hyper: Array) -> Run:
     """hyper[CLIP] = min(1, limit / norm): the factor that keeps the norm within hyper[LIMIT]."""
-    hyper[CLIP] = np.minimum(1.0, hyper[LIMIT] / np.sqrt(squared[0]))
+
+    def run() -> None:
+        hyper[CLIP] = np.minimum(1.0, hyper[LIMIT] / np.sqrt(squared[0]))
+
+    return run
+
+
+class Tile(NamedTuple):
+    """A cache-sized part of the vectors, and scratch of its size: `olds` and `news` are the
+    parameter and its slots, before and after."""
+
+    grad: Array
+    olds: tuple[Array, ...]
+    news: tuple[Array, ...]
+    clipped: Array
+    spare: Array
 
 
 def _update(
-    formula: Formula,
-    coupled: bool,
+    rule: Rule,
     param: Array,
     grad: Array,
     slots: Sequence[Array],
@@ -212,115 +249,138 @@ def _update(
     hyper: Array,
     clock: Array,
     work: Array,
-) -> None:
-    if clock[FAULT]:
-        return
-    fault, scale = 0, float(hyper[CLIP])
-    for segment, first in enumerate(starts[:-1]):
-        rate = _rate(hyper, float(rates[segment]), float(decays[segment]))
-        for low in range(int(first), int(starts[segment + 1]), TILE):
-            part = slice(low, min(low + TILE, int(starts[segment + 1])))
-            olds = [array[part] for array in (param, *slots)]
-            p, g, scratch, *news = _tile(work, len(olds[0]), 3 + len(slots))
-            for new, old in zip((p, *news), olds, strict=True):
-                np.copyto(new, old)
-            np.multiply(grad[part], scale, out=g)
-            finite = np.isfinite(g)
-            _decay(rate, coupled, p, g, scratch)
-            formula(rate, p, g, *news, scratch)
-            fault |= _commit(olds, (p, *news), finite)
-    clock[FAULT] |= fault
+) -> Run:
+    bounds, moved = starts.tolist(), (param, *slots)
+    segments = [_tiles(work, grad, moved, *part) for part in pairwise(bounds)]
+    whole = [_tiles(work, grad, moved, bounds[0], bounds[-1])]
+
+    def run() -> None:
+        if clock[FAULT]:
+            return
+        fault, paces = 0, _rates(hyper, rates, decays)
+        are_alike = len(set(paces)) == 1
+        for rate, tiles in zip(paces, whole if are_alike else segments):
+            for tile in tiles:
+                g = _gradient(rate, rule, tile)
+                rule.formula(rate, g, _shrunk(rate, rule, tile), tile.news, tile.spare)
+                fault |= _commit(rate, rule, tile, g)
+        if fault:
+            clock[FAULT] |= fault
+
+    return run
 
 
-def _rate(hyper: Array, rate: float, decay: float) -> Rate:
-    places = (BETA1, BETA2, EPSILON, CORRECTION1, CORRECTION2)
-    shared = (float(hyper[place]) for place in places)
-    return Rate(float(hyper[LR]) * rate, float(hyper[DECAY]) * decay, *shared)
+def _tiles(work: Array, grad: Array, moved: Sequence[Array], first: int, last: int) -> list[Tile]:
+    tiles = []
+    for low in range(first, last, TILE):
+        part = slice(low, min(low + TILE, last))
+        clipped, spare, *news = scratch(work, grad[part], 2 + len(moved))
+        olds = tuple(array[part] for array in moved)
+        tiles.append(Tile(grad[part], olds, tuple(news), clipped, spare))
+    return tiles
 
 
-def _tile(work: Array, size: int, count: int) -> Array:
-    return work[: count * size].reshape(count, size)
+def _rates(hyper: Array, rates: Array, decays: Array) -> list[Rate]:
+    """The rate of each segment."""
+    now = hyper.tolist()
+    shared = [now[i] for i in (BETA1, BETA2, EPSILON, CORRECTION1, CORRECTION2, CLIP)]
+    pairs = zip(rates.tolist(), decays.tolist())
+    return [Rate(now[LR] * rate, now[DECAY] * decay, *shared) for rate, decay in pairs]
 
 
-def _decay(rate: Rate, coupled: bool, p: Array, g: Array, scratch: Array) -> None:
-    if rate.decay and coupled:
-        np.add(g, np.multiply(p, rate.decay, out=scratch), out=g)
-    elif rate.decay:
-        np.multiply(p, 1 - rate.lr * rate.decay, out=p)
+def _gradient(rate: Rate, rule: Rule, tile: Tile) -> Array:
+    """The gradient times `clip`, plus the coupled decay."""
+    decay = rate.decay if rule.coupled else 0.0
+    if rate.clip == 1 and not decay:
+        return tile.grad
+    g = np.multiply(tile.grad, rate.clip, out=tile.clipped)
+    if decay:
+        np.add(g, np.multiply(tile.olds[0], decay, out=tile.spare), out=g)
+    return g
 
 
-def _commit(olds: Sequence[Array], news: Sequence[Array], finite: Array) -> int:
+def _shrunk(rate: Rate, rule: Rule, tile: Tile) -> tuple[Array, ...]:
+    """Parameter and slots, the decoupled decay done."""
+    if rule.coupled or not rate.decay:
+        return tile.olds
+    p = np.multiply(tile.olds[0], 1 - rate.lr * rate.decay, out=tile.news[0])
+    return (p, *tile.olds[1:])
+
+
+def _is_finite(x: Array) -> bool:
+    """Whether all of x (n,), n > 0, is finite: its extremes are NaN where one element is."""
+    return isfinite(np.maximum.reduce(x)) and isfinite(np.minimum.reduce(x))
+
+
+def _commit(rate: Rate, rule: Rule, tile: Tile, g: Array) -> int:
     """Write what may be written; the fault bits of the rest."""
-    sound = np.isfinite(news[0])
-    sound &= finite
-    if sound.all():
-        for old, new in zip(olds, news, strict=True):
+    p = tile.news[0]
+    if _is_finite(p) and (not rule.is_blunt or _is_finite(g)):
+        for old, new in zip(tile.olds, tile.news):
             np.copyto(old, new)
         return 0
-    for old, new in zip(olds, news, strict=True):
+    finite = np.isfinite(tile.grad * rate.clip)
+    sound = finite & np.isfinite(p)
+    for old, new in zip(tile.olds, tile.news):
         np.copyto(old, new, where=sound)
     bad_gradient = 0 if finite.all() else FAULT_GRADIENT
     return bad_gradient | (FAULT_PARAMETER if (finite & ~sound).any() else 0)
 
 
-def _sgd(rate: Rate, p: Array, g: Array, scratch: Array) -> None:
-    _step(rate, p, g)
+def _sgd(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> None:
+    _step(olds[0], g, rate.lr, news[0], spare)
 
 
-def _momentum(rate: Rate, p: Array, g: Array, v: Array, scratch: Array) -> None:
-    np.multiply(v, rate.beta1, out=v)
-    np.add(v, g, out=v)
-    np.multiply(v, rate.lr, out=scratch)
-    np.subtract(p, scratch, out=p)
+def _momentum(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> None:
+    (p, v), (new_p, new_v) = olds, news
+    np.add(np.multiply(v, rate.beta1, out=new_v), g, out=new_v)
+    _step(p, new_v, rate.lr, new_p, spare)
 
 
-def _nesterov(rate: Rate, p: Array, g: Array, v: Array, scratch: Array) -> None:
-    np.multiply(v, rate.beta1, out=v)
-    np.add(v, g, out=v)
-    np.add(g, np.multiply(v, rate.beta1, out=scratch), out=g)
-    _step(rate, p, g)
+def _nesterov(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> None:
+    (p, v), (new_p, new_v) = olds, news
+    np.add(np.multiply(v, rate.beta1, out=new_v), g, out=new_v)
+    np.add(g, np.multiply(new_v, rate.beta1, out=spare), out=spare)
+    _step(p, spare, rate.lr, new_p, spare)
 
 
-def _rmsprop(rate: Rate, p: Array, g: Array, s: Array, scratch: Array) -> None:
-    _average(s, np.multiply(g, g, out=scratch), rate.beta2)
-    np.sqrt(s, out=scratch)
-    np.add(scratch, rate.epsilon, out=scratch)
-    _step(rate, p, np.divide(g, scratch, out=g))
+def _rmsprop(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> None:
+    (p, s), (new_p, new_s) = olds, news
+    _average(s, np.multiply(g, g, out=spare), rate.beta2, new_s, spare)
+    np.add(np.sqrt(new_s, out=spare), rate.epsilon, out=spare)
+    _step(p, np.divide(g, spare, out=spare), rate.lr, new_p, spare)
 
 
-def _adam(rate: Rate, p: Array, g: Array, m: Array, v: Array, scratch: Array) -> None:
-    _average(v, np.multiply(g, g, out=scratch), rate.beta2)
-    _average(m, g, rate.beta1)
-    np.sqrt(v, out=scratch)
-    np.multiply(scratch, 1 / sqrt(rate.correction2), out=scratch)
-    np.add(scratch, rate.epsilon, out=scratch)
-    np.divide(m, scratch, out=scratch)
-    np.multiply(scratch, rate.lr / rate.correction1, out=scratch)
-    np.subtract(p, scratch, out=p)
+def _adam(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> None:
+    """Both corrections in one factor: m/c1 / (sqrt(v/c2) + e) = m / (sqrt(v) + e*r) * r/c1, where
+    r = sqrt(c2)."""
+    (p, m, v), (new_p, new_m, new_v) = olds, news
+    root = sqrt(rate.correction2)
+    _average(m, g, rate.beta1, new_m, spare)
+    _average(v, np.multiply(g, g, out=spare), rate.beta2, new_v, spare)
+    np.add(np.sqrt(new_v, out=spare), rate.epsilon * root, out=spare)
+    _step(p, np.divide(new_m, spare, out=spare), rate.lr * root / rate.correction1, new_p, spare)
 
 
-def _lion(rate: Rate, p: Array, g: Array, m: Array, scratch: Array) -> None:
-    np.subtract(m, g, out=scratch)
-    np.multiply(scratch, rate.beta1, out=scratch)
-    np.add(scratch, g, out=scratch)
-    _step(rate, p, np.sign(scratch, out=scratch))
-    _average(m, g, rate.beta2)
+def _lion(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> None:
+    (p, m), (new_p, new_m) = olds, news
+    _average(m, g, rate.beta1, new_m, spare)
+    _step(p, np.sign(new_m, out=new_m), rate.lr, new_p, spare)
+    _average(m, g, rate.beta2, new_m, spare)
 
 
-def _average(mean: Array, new: Array, beta: float) -> None:
-    """mean = beta * mean + (1 - beta) * new; spoils `new`."""
-    np.multiply(mean, beta, out=mean)
-    np.multiply(new, 1 - beta, out=new)
-    np.add(mean, new, out=mean)
+def _average(mean: Array, new: Array, beta: float, out: Array, spare: Array) -> None:
+    """out = beta * mean + (1 - beta) * new; `spare` may be `new`."""
+    np.multiply(mean, beta, out=out)
+    np.add(out, np.multiply(new, 1 - beta, out=spare), out=out)
 
 
-def _step(rate: Rate, p: Array, direction: Array) -> None:
-    """p -= lr * direction; spoils `direction`."""
-    np.multiply(direction, rate.lr, out=direction)
-    np.subtract(p, direction, out=p)
+def _step(p: Array, direction: Array, lr: float, out: Array, spare: Array) -> None:
+    """out = p - lr * direction; `spare` may be `direction`."""
+    np.subtract(p, np.multiply(direction, lr, out=spare), out=out)
 
 
-def _register(reference: Callable[..., None], *slots: str) -> Kernel:
+def _register(reference: Reference, *slots: str) -> Kernel:
     rates = 3 + len(slots)
 
     def sizes(*arguments: Any) -> tuple[int, int]:
