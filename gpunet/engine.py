@@ -348,7 +348,9 @@ class _Lowering:
 
         def bind(device: Device, a: Array, b: Array, out: Array) -> Callable[[], None]:
             left, right = (a.T if flip_a else a), (b.T if flip_b else b)
-            return partial(device.xp.matmul, left, right, out=out)
+            # NumPy's matmul keeps products with a single column from BLAS.
+            multiply = np.dot if device.kind == "cpu" else device.xp.matmul
+            return partial(multiply, left, right, out=out)
 
         sizes = (*out.shape, a.shape[0 if flip_a else 1], flip_a | flip_b << 1)
         self.launches.append(Launch("gemm", (a, b, out), (out,), bind, sizes))
