@@ -154,7 +154,8 @@ def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store
     ends = np.cumsum([0, *sizes]).tolist()
     decayed = sum(size for node, size in zip(nodes, sizes) if node.value.ndim >= 2)
     flat = [np.ravel(node.value) for node in nodes] or [np.zeros(0)]
-    values = device.asarray(np.concatenate(flat).astype(dtype))
+    values = device.empty((ends[-1],), dtype)
+    values[...] = device.asarray(np.concatenate(flat).astype(dtype))
     bounds = sorted({0, decayed, ends[-1]})
     return Store(
         device,

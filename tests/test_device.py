@@ -6,9 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from gpunet import about
 from gpunet.device import device_of, module_of, resolve
+from gpunet.device.cpu import Cpu
 from gpunet.errors import Unavailable, UsageError
 
 NO_CUPY = "import sys; sys.modules['cupy'] = None\n"
@@ -92,6 +94,34 @@ def test_arrays_of_two_devices_are_refused(gpu) -> None:
         module_of(np.ones(2), gpu.asarray([1.0]))
     assert device_of(gpu.asarray([1.0])).name == gpu.name
     assert gpu.memory().total > 2**30
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_arrays_start_at_a_cache_line(dtype: str) -> None:
+    cpu = Cpu()
+    for shape in ((0,), (1,), (3, 5), (2, 100_000)):
+        empty, zeros = cpu.empty(shape, dtype), cpu.zeros(shape, dtype)
+        assert empty.shape == zeros.shape == shape
+        assert empty.dtype == zeros.dtype == dtype
+        assert not empty.size or empty.ctypes.data % 64 == zeros.ctypes.data % 64 == 0
+        assert zeros.flags.c_contiguous
+        assert not zeros.any()
+
+
+def blas_in_use() -> set[int]:
+    return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+
+
+def test_large_products_get_the_threads_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    before = blas_in_use()
+    for threads, flops, wanted in ((2, 10**9, 2), (1, 10**9, 1), (2, 10**5, 1)):
+        with Cpu("numpy", threads).working(flops):
+            assert blas_in_use() == {wanted}
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    with Cpu("numpy", 2).working(10**9):
+        assert blas_in_use() == {1}
+    assert blas_in_use() == before
 
 
 def test_info_is_plain_and_says_why() -> None:
