@@ -4,6 +4,7 @@ Carries requests and answers; knows nothing of what they are about.
 """
 
 import atexit
+import errno
 import importlib
 import json
 import mmap
@@ -47,12 +48,12 @@ class Crashed(Exception):
 
 def is_possible() -> bool:
     """Whether this interpreter can be started again: not where it is part of another program."""
-    return enabled and bool(sys.executable) and not getattr(sys, "frozen", False)
+    return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
 def start_early(entry: str) -> None:
     """Start a process for a request that will surely come: its imports then overlap ours."""
-    if is_possible() and entry not in _early:
+    if enabled and entry not in _early:
         with suppress(OSError):
             _early[entry] = Worker(entry)
 
@@ -66,6 +67,8 @@ class Worker:
     """A process that answers requests with the function `answer` of the module `entry`."""
 
     def __init__(self, entry: str) -> None:
+        if not is_possible():
+            raise OSError(errno.ENOSYS, "this interpreter cannot be started again")
         bare = [sys.executable, "-I", "-S", "-X", f"utf8={sys.flags.utf8_mode}", "-c", CODE]
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         self.process = subprocess.Popen(

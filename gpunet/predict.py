@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from os.path import isdir
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def load(path: Path | str) -> Model:
     try:
         schema = Schema.from_dict(state["schema"])
         config = gather(recipe=state["network"]).config
+        _check_widths(weights, (schema.width, *config.hidden, outputs(schema)))
         network = model.build(config, schema.width, outputs(schema), schema.target.task)
         network.load(weights)
     except ModelInvalid:
@@ -117,6 +119,14 @@ def load(path: Path | str) -> Model:
     except (GpunetError, KeyError, TypeError, ValueError) as reason:
         raise ModelInvalid(f"{path}: a model that does not fit together: {reason}") from None
     return Model(network, schema, config)
+
+
+def _check_widths(weights: dict[str, np.ndarray], widths: tuple[Any, ...]) -> None:
+    """A network is built only when the file holds weights of its size."""
+    for i, shape in enumerate(pairwise(widths), 1):
+        name = "output.weight" if i == len(widths) - 1 else f"hidden{i}.weight"
+        if name not in weights or weights[name].shape != shape:
+            raise ValueError(f"{name} is not {' x '.join(map(str, shape))}")
 
 
 def outputs(schema: Schema) -> int:

@@ -127,7 +127,7 @@ def _unpack(raw: Bytes, budget: int, name: str) -> bytearray:
             content += member.decompress(raw[at : at + PACKED])
             at += PACKED
             check_fits(f"{name}, unpacked", len(content), budget, FEWER)
-            check_ratio(name, len(content), len(raw))
+            check_ratio(name, len(content), at)
         at = min(at, len(raw)) - len(member.unused_data)
     return content
 

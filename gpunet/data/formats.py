@@ -105,7 +105,7 @@ def _read_path(path: str | Path, delimiter: str | None, header: bool, budget: in
 
 def _read_apart(path: str, delimiter: str | None, header: bool, budget: int) -> Source:
     """A Source of files, parsed in a process of its own where there can be one."""
-    if not isolation.is_possible():
+    if not isolation.enabled:
         return _read_here(path, delimiter, header, budget)
     try:
         worker = isolation.take(ENTRY)
