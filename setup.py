@@ -6,7 +6,7 @@ import sys
 from setuptools import Extension, setup
 
 HOME = "gpunet/kernels/"
-SOURCES = ("native.cpp", "loops_float32.cpp", "loops_float64.cpp")
+SOURCES = ("native.cpp", "order.cpp", "loops_float32.cpp", "loops_float64.cpp")
 HEADERS = ("native.h", "loops.h", "formulas.h", "slots.py")
 FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-pthread")
 

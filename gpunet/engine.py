@@ -237,7 +237,7 @@ class LaunchList:
         self.clock[ROWS] = self.feed.rows
 
     def run(self, steps: int = 1) -> None:
-        """Run the list `steps` times."""
+        """Run the list `steps` times; after the feed's last rows come its first ones."""
         if self.program is not None:
             self.program.run(steps)
             return

@@ -15,9 +15,9 @@ from gpunet.data import Dataset, Prepared, Schema
 from gpunet.device import Array, Device
 from gpunet.engine import Feed, LaunchList, Store
 from gpunet.errors import Diverged, ModelInvalid
+from gpunet.kernels.native import permutation
 from gpunet.kernels.slots import LR, SCALE
 from gpunet.model import Network
-from gpunet.random import permutation
 
 EVALUATION_ROWS = 4096
 REPORTS = 20
@@ -313,10 +313,13 @@ class _Run:
             getattr(self.list, name)[...] = self.device.asarray(tensors[name])
 
     def _steps(self, end: int) -> None:
-        """Run some steps, not past `end`, the epoch's or the next checkpoint's."""
+        """Run some steps, not past `end` or the next checkpoint, nor into an epoch that has an
+        order of its own."""
         self._open_step()
-        left = self.per_epoch - self.done % self.per_epoch
-        count = min(self.chunk, end - self.done, left, self._until_checkpoint())
+        left = end - self.done
+        if self.feed.order is not None:
+            left = min(left, self.per_epoch - self.done % self.per_epoch)
+        count = min(self.chunk, left, self._until_checkpoint())
         began = time.perf_counter()
         self.list.run(count)
         self.device.synchronize()

@@ -49,7 +49,7 @@ def permutation(
     """
     if not 0 <= n < 2**31:
         raise ValueError(f"cannot permute {n} rows: the limit is 2**31 - 1")
-    half = max(1, (max(n - 1, 0).bit_length() + 1) // 2)
+    half = half_bits(n)
     keys = shuffle_keys(seed, purpose, epoch=epoch)
     order = np.arange(n, dtype=np.uint32)
     _step(order, half, keys)
@@ -60,6 +60,11 @@ def permutation(
         order[outside] = walked
         outside = outside[walked >= n]
     return order.view(np.int32)
+
+
+def half_bits(n: int) -> int:
+    """Half of the bits of `permutation`'s network, which permutes 0 … 4**half - 1."""
+    return max(1, (max(n - 1, 0).bit_length() + 1) // 2)
 
 
 def shuffle_keys(seed: int, purpose: Purpose = Purpose.SHUFFLE, *, epoch: int = 0) -> np.ndarray:

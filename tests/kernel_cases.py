@@ -430,11 +430,18 @@ def tick(
     kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
 ) -> Iterator[Case]:
     table, hyper, batch = rng.uniform(0.1, 1, 4), _hyper(), m
-    for label, step, fault in (("", 1, 0), ("past the table", 9, 0), ("after a fault", 1, 4)):
-        clock = clock_at(STEP=step, START=2 * m, ROWS=3 * m + n, FAULT=fault)
+    for label, step, rows, fault in (
+        ("", 1, 3 * m + n, 0),
+        ("past the table", 9, 3 * m + n, 0),
+        ("past the rows", 1, 3 * m, 0),
+        ("after a fault", 1, 3 * m + n, 4),
+    ):
+        clock = clock_at(STEP=step, START=2 * m, ROWS=rows, FAULT=fault)
         expected = {"clock": clock.copy(), "hyper": hyper.copy()}
         if not fault:
-            expected["clock"][[at.STEP, at.START, at.VALID]] = step + 1, 3 * m, min(m, n)
+            start = 3 * m if 3 * m < rows else 0
+            valid = min(m, rows - start)
+            expected["clock"][[at.STEP, at.START, at.VALID]] = step + 1, start, valid
             expected["hyper"][at.LR] = table[min(step + 1, 3)] * 0.5
             expected["hyper"][at.CORRECTION1] = 1 - 0.9 ** (step + 1)
             expected["hyper"][at.CORRECTION2] = 1 - 0.99 ** (step + 1)

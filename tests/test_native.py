@@ -17,6 +17,7 @@ from gpunet.engine import Feed, LaunchList, Store
 from gpunet.errors import Unavailable
 from gpunet.kernels import native
 from gpunet.optim import OPTIMIZERS
+from gpunet.random import permutation
 
 try:
     native.load()
@@ -203,3 +204,24 @@ def test_averages_that_fade_out_become_zero_and_only_there() -> None:
     where, _ = store.views["hidden1.weight"]
     assert (store.state[0][where] == 0).all()
     assert np.float32(1e-39) * np.float32(0.5) > 0
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5, 1023, 1024, 1025, 4096, 4097, 70_001])
+def test_the_order_of_rows_is_the_one_of_numpy(n: int) -> None:
+    for seed, epoch in ((0, 0), (3, 7)):
+        found = native.permutation(n, seed, epoch=epoch)
+        assert found.dtype == np.int32
+        assert (found == permutation(n, seed, epoch=epoch)).all()
+
+
+@pytest.mark.parametrize("kernels", ["numpy", "native"])
+def test_after_the_last_rows_come_the_first(kernels: str) -> None:
+    def moved(passes: int) -> np.ndarray:
+        network, x, y = build("multiclass", TRAINED)
+        launches, store = lower(network, Feed(x, y), TRAINED, 9, device=Cpu(kernels, 2))
+        for _ in range(passes):
+            launches.rewind()
+            launches.run(6 // passes)
+        return store.values
+
+    assert (moved(1) == moved(2)).all()

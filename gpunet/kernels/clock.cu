@@ -2,7 +2,8 @@
 
 KERNEL tick(long long* clock, double* hyper, const double* table, long long batch, long long size) {
     if (threadIdx.x || clock[FAULT]) return;
-    long long step = clock[STEP] + 1, start = clock[START] + batch, left = clock[ROWS] - start;
+    long long step = clock[STEP] + 1, next = clock[START] + batch;
+    long long start = next < clock[ROWS] ? next : 0, left = clock[ROWS] - start;
     clock[STEP] = step;
     clock[START] = start;
     clock[VALID] = left < batch ? left : batch;

@@ -373,18 +373,20 @@ HD unsigned feistel_mix(unsigned x) {
     return x ^ (x >> 16);
 }
 
-// Element i of a permutation of 0 ... n - 1: the network permutes 0 ... 4^half - 1 and is walked
-// until it is back below n.
+// A permutation of 0 ... 4^half - 1.
+HD unsigned feistel(unsigned i, unsigned half, const unsigned* keys) {
+    unsigned mask = (1u << half) - 1, left = i >> half, right = i & mask;
+    for (int round = 0; round < 8; ++round) {
+        unsigned next = (left ^ feistel_mix(right ^ keys[round])) & mask;
+        left = right;
+        right = next;
+    }
+    return left << half | right;
+}
+
+// Element i of a permutation of 0 ... n - 1: the network is walked until it is back below n.
 HD unsigned shuffled(unsigned i, unsigned n, unsigned half, const unsigned* keys) {
-    unsigned mask = (1u << half) - 1;
-    do {
-        unsigned left = i >> half, right = i & mask;
-        for (int round = 0; round < 8; ++round) {
-            unsigned next = (left ^ feistel_mix(right ^ keys[round])) & mask;
-            left = right;
-            right = next;
-        }
-        i = left << half | right;
-    } while (i >= n);
+    do i = feistel(i, half, keys);
+    while (i >= n);
     return i;
 }

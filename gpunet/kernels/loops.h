@@ -15,6 +15,7 @@ ENTRY(tick) {
     if (lane.clock[FAULT]) return;
     long long step = ++lane.clock[STEP], batch = call.sizes[0], entries = call.sizes[1];
     lane.clock[START] += batch;
+    if (lane.clock[START] >= lane.clock[ROWS]) lane.clock[START] = 0;
     long long left = lane.clock[ROWS] - lane.clock[START];
     lane.clock[VALID] = left < batch ? left : batch;
     lane.hyper[LR] = call.at<double>(2)[step < entries ? step : entries - 1] * lane.hyper[SCALE];

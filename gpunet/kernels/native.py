@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpunet import random
 from gpunet.device import Array
 from gpunet.errors import Unavailable
 from gpunet.kernels.loss import LOSSES
@@ -283,6 +284,18 @@ class Program:
         return _address(self.library.loops, f"{name}_{self.dtype}")
 
 
+def permutation(n: int, seed: int, *, epoch: int = 0) -> Array:
+    """`random.permutation`, by the native loop where there is one: the same numbers."""
+    try:
+        loops = load().loops
+    except Unavailable:
+        return random.permutation(n, seed, epoch=epoch)
+    order, keys = np.empty(n, np.int32), random.shuffle_keys(seed, epoch=epoch)
+    half = ctypes.c_uint(random.half_bits(n))
+    loops.fill_order(_pointer(order), ctypes.c_longlong(n), half, _pointer(keys))
+    return order
+
+
 def check(library: Library, steps: Sequence[Step], dtype: str) -> None:
     """Raise Unavailable where a kernel has no native loop: batch norm, formulas of the user's."""
     for step in steps:
@@ -307,6 +320,10 @@ def fixed_team(batch: int, threads: int) -> Team:
 def _is_wide(step: Step) -> bool:
     """Whether a product has enough columns to share out."""
     return step.name == "gemm" and step.sizes[1] >= 2 * LEAST_COLUMNS
+
+
+def _pointer(array: Array) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
 
 
 def _address(library: ctypes.CDLL, name: str) -> int:

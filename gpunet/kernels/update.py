@@ -185,16 +185,17 @@ def lion(
 def tick(clock: Array, hyper: Array, table: Array, batch: int) -> Run:
     """Open a step: count it, move to its rows, set its rate and Adam's corrections.
 
-    table float64 (S+1,) holds the rate of each step, the last one for all later ones. After a
-    fault nothing moves.
+    A step past the last row takes the first ones again. table float64 (S+1,) holds the rate of
+    each step, the last one for all later ones. After a fault nothing moves.
     """
 
     def run() -> None:
         if clock[FAULT]:
             return
-        step, start = int(clock[STEP]) + 1, int(clock[START]) + batch
+        step, start, rows = int(clock[STEP]) + 1, int(clock[START]) + batch, int(clock[ROWS])
+        start = 0 if start >= rows else start
         clock[STEP], clock[START] = step, start
-        clock[VALID] = min(batch, int(clock[ROWS]) - start)
+        clock[VALID] = min(batch, rows - start)
         hyper[LR] = table[min(step, len(table) - 1)] * hyper[SCALE]
         hyper[CORRECTION1] = 1 - float(hyper[BETA1]) ** step
         hyper[CORRECTION2] = 1 - float(hyper[BETA2]) ** step

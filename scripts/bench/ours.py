@@ -13,7 +13,6 @@ from gpunet.device.cpu import Cpu
 from gpunet.engine import Feed, LaunchList, Slot, Store
 from gpunet.kernels import native
 from gpunet.model import Network
-from gpunet.random import permutation
 
 
 def network(work: Work) -> Network:
@@ -66,11 +65,10 @@ class Gpunet:
         """The mean loss of a row; of a step for a sum of squares."""
         self.list.totals[...] = 0
         if self.list.feed.order is not None:
-            drawn = permutation(self.work.used, 0, epoch=epoch)
+            drawn = native.permutation(self.work.used, 0, epoch=epoch)
             self.list.feed.order[...] = self.device.asarray(drawn)
-        for _ in range(self.work.passes):
-            self.list.rewind()
-            self.list.run(self.list.steps)
+        self.list.rewind()
+        self.list.run(self.work.passes * self.list.steps)
         _, summed, _, rows = self.device.to_host(self.list.totals)
         return float(summed / (self.work.steps if self.work.loss == "sum_squares" else rows))
 
