@@ -231,10 +231,11 @@ class LaunchList:
         """Steps of one pass over the feed."""
         return -(-self.feed.rows // self.batch)
 
-    def rewind(self) -> None:
-        """Start a new pass: the next step takes the feed's first rows."""
-        self.clock[START] = -self.batch
-        self.clock[ROWS] = self.feed.rows
+    def rewind(self, first: int = 0, stop: int | None = None) -> None:
+        """Start a new pass: the next step takes the feed's rows from `first` on, and none is taken
+        from `stop` on; of all rows unless told otherwise."""
+        self.clock[START] = first - self.batch
+        self.clock[ROWS] = self.feed.rows if stop is None else stop
 
     def run(self, steps: int = 1) -> None:
         """Run the list `steps` times; after the feed's last rows come its first ones."""
@@ -246,16 +247,26 @@ class LaunchList:
                 for call in self.calls:
                     call()
 
-    def evaluate(self) -> tuple[np.ndarray, float]:
-        """The prediction (N, k) for every row of the feed, and the mean of the rows' losses
-        (0 for a feed without targets), on the host."""
-        self.rewind()
+    def evaluate(
+        self, spans: Iterable[tuple[int, int]] | None = None, rows: int | None = None
+    ) -> tuple[np.ndarray, float]:
+        """The prediction (n, k) for every row of the feed, and the mean of the rows' losses
+        (0 for a feed without targets), on the host.
+
+        Or for `rows` rows in `spans` (first, stop) of the feed, each of which is filled when it is
+        asked for.
+        """
+        rows = self.feed.rows if rows is None else rows
         self.totals[...] = 0
-        found = np.empty((self.feed.rows, *self.prediction.shape[1:]), self.prediction.dtype)
-        for start in range(0, self.feed.rows, self.batch):
-            self.run()
-            part = found[start : start + self.batch]
-            part[...] = self.device.to_host(self.prediction.array)[: len(part)]
+        found = np.empty((rows, *self.prediction.shape[1:]), self.prediction.dtype)
+        done = 0
+        for first, stop in ((0, rows),) if spans is None else spans:
+            self.rewind(first, stop)
+            for start in range(first, stop, self.batch):
+                self.run()
+                part = found[done : done + min(self.batch, stop - start)]
+                part[...] = self.device.to_host(self.prediction.array)[: len(part)]
+                done += len(part)
         totals = self.device.to_host(self.totals)
         return found, float(totals[1] / max(1.0, totals[3]))
 

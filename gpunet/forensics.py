@@ -35,6 +35,11 @@ class Place:
     size: int
 
     @property
+    def is_of_rows(self) -> bool:
+        """Whether the array has a row for each of the batch's: not a weight or its gradient."""
+        return self.gate != "parameter" and self.stage != "update"
+
+    @property
     def layer(self) -> str:
         """The layer that the node belongs to."""
         return self.node.split(".")[0]
@@ -64,12 +69,13 @@ class Fault:
         if place is None:
             return f"the {self.what} is not finite"
         found = f"{place.node} ({place.gate}, {place.stage}) is {place.value:g}"
-        is_row = len(place.index) > 0 and place.size % len(self.rows) == 0
-        if not is_row or place.stage == "update" or place.size == len(self.rows) * 0:
-            return f"{found} at {list(place.index)}" if place.index else found
-        column = f", column {place.index[1] + 1:,}" if len(place.index) > 1 else ""
-        row = f"row {int(self.rows[place.index[0]]) + 1:,} of the training part{column}"
-        return f"{found} at {row}"
+        if not place.index:
+            return found
+        if not place.is_of_rows:
+            return f"{found} at {list(place.index)}"
+        row = f"row {int(self.rows[place.index[0]]) + 1:,} of the training part"
+        columns = "".join(f", column {column + 1:,}" for column in place.index[1:])
+        return f"{found} at {row}{columns}"
 
     def advice(self, config: Config) -> str:
         """One flag to try."""
@@ -109,7 +115,7 @@ def unmoved(before: np.ndarray, after: np.ndarray, name: str) -> Place | None:
     index = np.unravel_index(int(still.argmax()), still.shape)
     count = int(still.sum())
     place = tuple(map(int, index))
-    return Place("update", name, "weight", place, float("inf"), count, before.size)
+    return Place("update", name, "parameter", place, float("inf"), count, before.size)
 
 
 def _first(nodes: list[Node], stage: str, which: str) -> Place | None:

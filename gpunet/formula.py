@@ -478,8 +478,7 @@ def value(text: str, rng: np.random.Generator, name: str = "value") -> np.ndarra
     says the column of the fault; a file that is missing or not sound is an error of the data room.
     """
     if text.startswith("@"):
-        array = read_npy(load(text[1:], automatic()), text[1:]).x
-        assert array is not None
+        array = np.asarray(read_npy(load(text[1:], automatic()), text[1:]).x)
         return array.astype(np.float64) if array.dtype.kind == "f" else array
     source = _Source(name, text)
     match source.tree():

@@ -88,8 +88,9 @@ class Job:
     def launches(self) -> LaunchList:
         """The training step as a launch list."""
         device, config = self.choice.device, self.model.config
-        part = loop.training_feed(self.prepared, config, device, self.dtype)
-        return loop.lower(self.model.network, part, config, device, self.dtype, self.legs)[1]
+        network, prepared, dtype = self.model.network, self.prepared, self.dtype
+        rows = loop.training_rows(prepared, config, device, dtype)
+        return loop.lower(network, rows, prepared.schema, config, device, dtype, self.legs)[1]
 
     def fingerprints(self) -> dict[str, str]:
         """What must not change if the run is to go on: SHA-256 of its data and of its settings."""
@@ -311,6 +312,7 @@ def plan(
         drop_missing_target=config.drop_missing_target,
         standardise=config.standardise,
         seed=config.seed,
+        budget=int(config.max_memory),
     )
     settings = auto.decide(settings, prepared, choice)
     config, schema = settings.config, prepared.schema

@@ -12,14 +12,15 @@ import numpy as np
 from gpunet import engine, forensics, metrics, model, optim
 from gpunet.config import Config
 from gpunet.data import Dataset, Prepared, Schema
-from gpunet.device import Array, Device
+from gpunet.data.limits import automatic
+from gpunet.data.windows import Windows, windows
+from gpunet.device import Device
 from gpunet.engine import Feed, LaunchList, Store
 from gpunet.errors import Diverged, ModelInvalid
-from gpunet.kernels.native import permutation
 from gpunet.kernels.slots import LR, SCALE
 from gpunet.model import Network
 
-EVALUATION_ROWS = 4096
+EVALUATION_ROWS, EVALUATION_BYTES = 4096, 1 << 25
 REPORTS = 20
 CHUNK_SECONDS = 0.05
 """Steps are run in chunks of about this long: signals and progress come between them."""
@@ -125,23 +126,24 @@ def train(
             run.finish()
 
 
-def feed(
-    device: Device, part: Dataset, schema: Schema, dtype: str, order: Array | None = None
-) -> Feed:
-    """A part of the data on a device, float targets in `dtype`."""
-    y = part.y
-    if y is not None and y.ndim > 1:
-        y = y.astype(dtype)
-    parts = (part.x, y, schema.scale, schema.shift)
-    x, y, scale, shift = (None if each is None else device.asarray(each) for each in parts)
-    return Feed(x, y, scale, shift, order)
+def feed(taken: Windows, schema: Schema, device: Device) -> Feed:
+    """The arrays of a part on a device, as a launch list takes them."""
+    scale, shift = (
+        None if each is None else device.asarray(each) for each in (schema.scale, schema.shift)
+    )
+    return Feed(taken.x, taken.y, scale, shift, taken.order)
 
 
-def training_feed(data: Prepared, config: Config, device: Device, dtype: str) -> Feed:
-    """The training part on a device, with an order to fill each epoch if it is shuffled."""
-    rows = np.arange(data.train.rows, dtype=np.int32)
-    order = device.asarray(rows) if config.shuffle else None
-    return feed(device, data.train, data.schema, dtype, order)
+def training_rows(data: Prepared, config: Config, device: Device, dtype: str) -> Windows:
+    """The training part, in the order of each epoch; from a file half of the memory holds it."""
+    seed = config.seed if config.shuffle else None
+    memory = automatic() if config.max_memory == "auto" else config.max_memory
+    return windows(data.train, device, dtype, int(config.batch_size), seed, memory // 2)
+
+
+def judged_rows(part: Dataset, device: Device, dtype: str) -> Windows:
+    """A part in the order of its rows."""
+    return windows(part, device, dtype, EVALUATION_ROWS, None, EVALUATION_BYTES)
 
 
 def judge(schema: Schema, y: np.ndarray, raw: np.ndarray) -> dict[str, float | None]:
@@ -161,23 +163,24 @@ def steps_in_all(config: Config, rows: int, legs: Legs = ()) -> int:
 
 def lower(
     network: Network,
-    part: Feed,
+    taken: Windows,
+    schema: Schema,
     config: Config,
     device: Device,
     dtype: str,
     legs: Legs = (),
 ) -> tuple[Store, LaunchList]:
-    """The training step of a resolved config over a feed, and the vectors that it moves."""
+    """The training step of a resolved config over rows, and the vectors that it moves."""
     optimizer = optim.optimizer(config.optimizer, config.momentum, config.betas)
     store = engine.store(network, device, dtype, optimizer.slots)
     launches = engine.lower(
         network,
-        part,
+        feed(taken, schema, device),
         store,
-        min(int(config.batch_size), part.rows),
+        taken.batch,
         "train",
         optimizer=optimizer,
-        schedule=rates(config, part.rows, legs),
+        schedule=rates(config, taken.rows, legs),
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
         seed=config.seed,
@@ -214,18 +217,17 @@ class _Run:
     ) -> None:
         self.network, self.data, self.config = network, data, config
         self.device, self.control = device, control
-        rows = data.train.rows
-        self.feed = training_feed(data, config, device, dtype)
-        self.store, self.list = lower(network, self.feed, config, device, dtype, legs)
-        self.per_epoch = self.list.steps
-        self.total = steps_in_all(config, rows, legs)
+        self.taken = training_rows(data, config, device, dtype)
+        self.store, self.list = lower(network, self.taken, data.schema, config, device, dtype, legs)
+        self.per_epoch = self.taken.steps
+        self.total = steps_in_all(config, self.taken.rows, legs)
         self.joints = {first for first, _ in legs}
         control.runs_on = self.list.runs_on
         self.check = None
         if (part := data.validation) is not None:
-            judged = feed(device, part, data.schema, dtype)
-            batch = min(EVALUATION_ROWS, judged.rows)
-            self.check = engine.lower(network, judged, self.store, batch, "evaluate")
+            self.judged = judged_rows(part, device, dtype)
+            given, batch = feed(self.judged, data.schema, device), self.judged.batch
+            self.check = engine.lower(network, given, self.store, batch, "evaluate")
         self.best: dict[str, np.ndarray] = {}
         self.lowest, self.stale, self.chain, self.chunk = inf, 0, "", 1
         self.done = self.reported = 0
@@ -260,6 +262,9 @@ class _Run:
                 self._be_safe()
 
     def finish(self) -> None:
+        self.taken.close()
+        if self.check is not None:
+            self.judged.close()
         self.network.load(self.best or self.store.weights())
 
     def snapshot(self) -> Snapshot:
@@ -294,8 +299,8 @@ class _Run:
         self.best = best
         self._load(moving)
         self.safe = start
-        if self.done % self.per_epoch:
-            self._fill_order(self.done // self.per_epoch)
+        if self.taken.locate(self.done).step:
+            self.taken.open(self.done)
 
     def _moving(self) -> dict[str, np.ndarray]:
         """Everything that a step changes, by name, copied."""
@@ -313,12 +318,12 @@ class _Run:
             getattr(self.list, name)[...] = self.device.asarray(tensors[name])
 
     def _steps(self, end: int) -> None:
-        """Run some steps, not past `end` or the next checkpoint, nor into an epoch that has an
-        order of its own."""
+        """Run some steps, not past `end` or the next checkpoint, nor into a window that
+        has yet to be opened."""
         self._open_step()
         left = end - self.done
-        if self.feed.order is not None:
-            left = min(left, self.per_epoch - self.done % self.per_epoch)
+        if self.taken.order is not None or self.taken.windows > 1:
+            left = min(left, self.taken.left(self.done))
         count = min(self.chunk, left, self._until_checkpoint())
         began = time.perf_counter()
         self.list.run(count)
@@ -334,10 +339,9 @@ class _Run:
             self._keep()
 
     def _open_step(self) -> None:
-        """Get the epoch's order ready where a step is its first."""
-        if self.done % self.per_epoch == 0:
-            self._fill_order(self.done // self.per_epoch)
-            self.list.rewind()
+        """Get a window's rows and their order ready where a step is its first."""
+        if self.taken.locate(self.done).step == 0:
+            self.list.rewind(*self.taken.open(self.done))
 
     def _until_checkpoint(self) -> int:
         every = self.control.every
@@ -354,11 +358,6 @@ class _Run:
             self.control.save = False
             self.control.keep(self.snapshot())
             self.kept = time.perf_counter()
-
-    def _fill_order(self, epoch: int) -> None:
-        if self.feed.order is not None:
-            order = permutation(self.data.train.rows, self.config.seed, epoch=epoch)
-            self.feed.order[...] = self.device.asarray(order)
 
     def _report(self, steps: int, seconds: float) -> Report:
         last, summed, _, rows = (float(v) for v in self.device.to_host(self.list.totals))
@@ -451,15 +450,13 @@ class _Run:
     def _next_rows(self) -> np.ndarray:
         """The rows of the training part that the next step takes, (n,)."""
         self._open_step()
-        first = self.done % self.per_epoch * self.list.batch
-        every = np.arange(self.feed.rows) if self.feed.order is None else self.feed.order
-        return np.array(self.device.to_host(every)[first : first + self.list.batch])
+        return self.taken.taken(self.done)
 
     def _validate(self) -> dict[str, float | None]:
         part = self.data.validation
         if self.check is None or part is None:
             return {}
-        raw, loss = self.check.evaluate()
+        raw, loss = self.check.evaluate(self.judged.sweep(), part.rows)
         assert part.y is not None
         return {"loss": loss if isfinite(loss) else None, **judge(self.data.schema, part.y, raw)}
 

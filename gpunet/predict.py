@@ -93,12 +93,17 @@ class Model:
         if not part.rows:
             raise DataError("no rows to predict")
         dtype = "float64" if _is_double(self.network.weights) else "float32"
-        rows = loop.feed(device, Dataset(part.x, None), self.schema, dtype)
-        store = engine.store(self.network, device, dtype)
-        batch = min(loop.EVALUATION_ROWS, part.rows)
-        launches = engine.lower(self.network, rows, store, batch, "evaluate")
-        with device.working(launches.largest_product):
-            return launches.evaluate()[0]
+        rows = loop.judged_rows(Dataset(part.x, None), device, dtype)
+        given, store = (
+            loop.feed(rows, self.schema, device),
+            engine.store(self.network, device, dtype),
+        )
+        launches = engine.lower(self.network, given, store, rows.batch, "evaluate")
+        try:
+            with device.working(launches.largest_product):
+                return launches.evaluate(rows.sweep(), rows.rows)[0]
+        finally:
+            rows.close()
 
 
 def load(path: Path | str) -> Model:

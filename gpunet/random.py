@@ -23,6 +23,8 @@ class Purpose(IntEnum):
     SPLIT = 4
     DATA = 5
     CHECK = 6
+    BLOCKS = 7
+    WINDOW = 8
 
 
 def bits(

@@ -432,14 +432,14 @@ def test_a_diverging_run_is_exit_80_and_names_the_step(cli) -> None:
 def test_a_run_that_diverges_late_keeps_its_best_model(cli, monkeypatch) -> None:
     from gpunet import loop
 
-    fill_order = loop._Run._fill_order
+    open_step = loop._Run._open_step
 
-    def poisoned(self: loop._Run, epoch: int) -> None:
-        if epoch == 4:
+    def poisoned(self: loop._Run) -> None:
+        if self.done == 4 * self.per_epoch:
             self.store.values[:] = np.nan
-        fill_order(self, epoch)
+        open_step(self)
 
-    monkeypatch.setattr(loop._Run, "_fill_order", poisoned)
+    monkeypatch.setattr(loop._Run, "_open_step", poisoned)
     done = cli("train", "penguins", "--epochs", "10", "-o", "run")
     assert done.code == 80
     assert "the model of epoch 4 is kept" in done.errors[0]

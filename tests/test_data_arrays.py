@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import ROOM, idx, npy, npy_header, npz
 
-from gpunet.data import arrays
+from gpunet.data import rows
 from gpunet.data.arrays import from_arrays, read_idx, read_idx_folder, read_npy, read_npz
 from gpunet.errors import DataError, OutOfMemory
 
@@ -199,7 +199,7 @@ def test_a_changed_or_cut_archive_is_refused_or_harmless(place, change, cut):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_the_first_value_that_is_not_finite_has_its_place(bad, monkeypatch):
-    monkeypatch.setattr(arrays, "BLOCK", 4)
+    monkeypatch.setattr(rows, "BLOCK", 16)
     x = X.copy()
     x[2, 1] = x[3, 2] = bad
     with pytest.raises(DataError, match=rf"t: x: 2 of 12 .* \(row 3, column 2: {bad}\)"):

@@ -11,13 +11,15 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from gpunet.data.files import FEWER, Bytes, load
 from gpunet.data.limits import check_fits, check_ratio
+from gpunet.data.rows import RowFile, Rows, blocks
 from gpunet.data.source import MAX_ROWS, Source
 from gpunet.data.words import listed, quoted
 from gpunet.errors import DataError
@@ -34,7 +36,6 @@ SHAPE = r"\((?:-?\d{1,20}L?(?:, *|(?=\))))*\)"
 VALUES = rf"'descr' *: *({DTYPE})|'fortran_order' *: *(True|False)|'shape' *: *({SHAPE})"
 HEADER = re.compile(rf"\{{ *(?:(?:{VALUES}) *(?:, *)?){{3}}\}}\s*", re.ASCII)
 KEYS = ("x", "y", "x_train", "y_train", "x_test", "y_test")
-BLOCK = 1 << 22
 ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -48,13 +49,15 @@ ZIP_ERRORS = (
 
 def from_arrays(
     name: str,
-    x: np.ndarray,
+    x: Rows,
     y: np.ndarray | None = None,
     test: Source | None = None,
     notes: tuple[str, ...] = (),
 ) -> Source:
-    """A Source of arrays x (n, …) and y (n,) or (n, k), in the machine's byte order."""
-    x = _plain(f"{name}: x", x, "biuf")
+    """A Source of arrays x (n, …) and y (n,) or (n, k), in the machine's byte order; of an x that
+    lies in a file it streams."""
+    streams = isinstance(x, RowFile)
+    x = x if isinstance(x, RowFile) else _plain(f"{name}: x", x, "biuf")
     if x.ndim == 0 or x.size == 0:
         raise DataError(f"{name}: x has the shape {x.shape}; wanted (rows, features)")
     check_finite(f"{name}: x", x)
@@ -66,26 +69,28 @@ def from_arrays(
             raise DataError(f"{name}: y has the shape {y.shape}; wanted (rows,) or (rows, targets)")
         if len(y) != len(x):
             raise DataError(f"{name}: x has {len(x):,} rows, y has {len(y):,}")
-    return Source(name, x=x, y=y, test=test, notes=notes)
+    return Source(name, x=x, y=y, test=test, notes=notes, streams=streams)
 
 
-def check_finite(what: str, array: np.ndarray, missing: bool = False) -> None:
+def check_finite(what: str, array: Rows, missing: bool = False) -> None:
     """Raise DataError at the first value that is infinite or, unless `missing`, NaN."""
     if array.dtype.kind != "f":
         return
-    flat, found, first = array.reshape(-1), 0, 0
-    for low in range(0, flat.size, BLOCK):
-        part = flat[low : low + BLOCK]
+    found, first, value = 0, 0, 0.0
+    for low, rows in blocks(array):
+        part = rows.reshape(-1)
         bad = np.isinf(part) if missing else ~np.isfinite(part)
         if bad.any():
-            first = first if found else low + int(np.argmax(bad))
+            if not found:
+                place = int(np.argmax(bad))
+                first, value = low * (part.size // len(rows)) + place, part[place]
             found += int(bad.sum())
     if found:
-        place = [int(i) + 1 for i in np.unravel_index(first, array.shape)]
-        column = f", column {', '.join(map(str, place[1:]))}" if place[1:] else ""
+        places = [int(i) + 1 for i in np.unravel_index(first, array.shape)]
+        column = f", column {', '.join(map(str, places[1:]))}" if places[1:] else ""
         raise DataError(
-            f"{what}: {found:,} of {flat.size:,} values not finite "
-            f"(row {place[0]:,}{column}: {flat[first]})"
+            f"{what}: {found:,} of {array.size:,} values not finite "
+            f"(row {places[0]:,}{column}: {value})"
         )
 
 
@@ -111,7 +116,7 @@ def _kind(dtype: np.dtype) -> str:
 
 def read_npy(data: Bytes, name: str) -> Source:
     """Features alone, from one NPY file."""
-    return from_arrays(name, _read_array(io.BytesIO(data), len(data), name))
+    return from_arrays(name, read_array(io.BytesIO(data), len(data), name))
 
 
 def read_npz(data: Bytes, name: str, budget: int) -> Source:
@@ -126,18 +131,24 @@ def read_npz(data: Bytes, name: str, budget: int) -> Source:
             for key, member in members.items():
                 if key in KEYS:
                     with archive.open(member) as file:
-                        arrays[key] = _read_array(file, member.file_size, f"{name}: {key}")
+                        arrays[key] = read_array(file, member.file_size, f"{name}: {key}")
     except ZIP_ERRORS as error:
         raise DataError(f"{name}: not a whole NPZ file ({error})") from None
+    return keyed(name, arrays, sorted(members))
+
+
+def keyed(name: str, arrays: Mapping[str, Any], names: list[str]) -> Source:
+    """A Source of x and y, or x_train, y_train, x_test and y_test; of `names`, all that are there,
+    the others are left alone, with a note."""
     train = "_train" if "x_train" in arrays else ""
-    others = sorted(set(members) - {f"x{train}", f"y{train}", "x_test", "y_test"})
+    others = [key for key in names if key not in (f"x{train}", f"y{train}", "x_test", "y_test")]
     if (
         f"x{train}" not in arrays
         or {"x", "y"} & set(others)
         or {"x_train", "y_train"} & set(others)
     ):
         raise DataError(
-            f"{name}: holds the arrays {listed(sorted(members)) or '(none)'}",
+            f"{name}: holds the arrays {listed(names) or '(none)'}",
             "wanted x and y, or x_train, y_train, x_test and y_test",
         )
     test = None
@@ -166,8 +177,22 @@ def _members(
     return dict(zip(keys, members, strict=True))
 
 
-def _read_array(file: IO[bytes], length: int, name: str) -> np.ndarray:
+def read_array(file: IO[bytes], length: int, name: str) -> np.ndarray:
     """One NPY file of `length` bytes: the header must account for every one of them."""
+    dtype, shape, fortran = layout(file, length, name)
+    wanted = math.prod(shape) * dtype.itemsize
+    values = np.empty(wanted, np.uint8)
+    view, filled = memoryview(values.data), 0
+    while filled < wanted:
+        got = file.readinto(view[filled:])  # type: ignore[attr-defined]
+        if not got:
+            raise DataError(f"{name}: the data end after {filled:,} of {wanted:,} bytes")
+        filled += got
+    return values.view(dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def layout(file: IO[bytes], length: int, name: str) -> tuple[np.dtype, tuple[int, ...], bool]:
+    """The dtype, the shape, and whether columns come first, of an NPY file of `length` bytes."""
     dtype, shape, fortran = _header(file, name)
     if dtype.hasobject or dtype.kind not in "biufUS":
         raise DataError(f"{name}: holds {_kind(dtype)}; wanted numbers")
@@ -177,14 +202,7 @@ def _read_array(file: IO[bytes], length: int, name: str) -> np.ndarray:
             f"{name}: the header promises the shape {_shown(shape)} of {dtype}, {wanted:,} bytes; "
             f"{length - file.tell():,} are there"
         )
-    values = np.empty(wanted, np.uint8)
-    view, filled = memoryview(values.data), 0
-    while filled < wanted:
-        got = file.readinto(view[filled:])  # type: ignore[attr-defined]
-        if not got:
-            raise DataError(f"{name}: the data end after {filled:,} of {wanted:,} bytes")
-        filled += got
-    return values.view(dtype).reshape(shape, order="F" if fortran else "C")
+    return dtype, shape, fortran
 
 
 def _is_possible(shape: tuple[int, ...], itemsize: int) -> bool:

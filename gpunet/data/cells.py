@@ -61,9 +61,9 @@ def read_cells(
 
     assert source.table is not None
     column = source.table.column(name)
-    if types.is_dictionary(column.type):
+    if types.is_dictionary(column.type) and not is_text(column.type):
         column = column.cast(column.type.value_type)
-        kind = kind if is_text(column.type) else kind or "category"
+        kind = kind or "category"
     if types.is_null(column.type):
         return _empty(source.rows, kind)
     if not is_text(column.type):
@@ -78,24 +78,41 @@ def read_cells(
 
 
 def is_text(kind: "pa.DataType") -> bool:
-    """Whether an Arrow type is a string type."""
+    """Whether an Arrow type is a string type, or a dictionary of strings."""
     from pyarrow import types
 
+    kind = kind.value_type if types.is_dictionary(kind) else kind
     view = getattr(types, "is_string_view", lambda _: False)(kind)
     return types.is_string(kind) or types.is_large_string(kind) or view
+
+
+def distinct(column: "pa.ChunkedArray") -> tuple["pa.Array", np.ndarray]:
+    """The texts that a text column holds, each once, and every cell's code (n,), -1 where null."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if not types.is_dictionary(column.type):
+        encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
+        return encoded.dictionary, encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    encoded = column.unify_dictionaries().combine_chunks()
+    texts, levels = distinct(pa.chunked_array([encoded.dictionary]))
+    indices = encoded.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
+    codes = np.append(levels, np.int32(-1))[indices]
+    held = np.flatnonzero(np.bincount(codes[codes >= 0], minlength=len(texts)))
+    place = np.full(len(texts) + 1, -1, np.int32)
+    place[held] = np.arange(len(held))
+    return texts.take(pa.array(held)), place[codes]
 
 
 class Texts:
     """A text column as its distinct texts, without the spaces around them, and codes into these."""
 
     def __init__(self, source: Source, name: str, column: "pa.ChunkedArray") -> None:
-        import pyarrow as pa
         import pyarrow.compute as pc
 
-        encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
-        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        texts = pc.utf8_trim_whitespace(encoded.dictionary)
-        if not texts.equals(encoded.dictionary):
+        found, codes = distinct(column)
+        texts = pc.utf8_trim_whitespace(found)
+        if not texts.equals(found):
             again = texts.dictionary_encode()
             texts = again.dictionary
             codes = np.append(again.indices.to_numpy(), -1).astype(np.int32)[codes]

@@ -5,6 +5,7 @@ of their own: a reader that crashes is a DataError. Refuses pickles and everythi
 run code.
 """
 
+import io
 import os
 import re
 from collections.abc import Mapping
@@ -21,8 +22,9 @@ from gpunet.data.delimited import read_delimited
 from gpunet.data.files import Bytes, chunks, load
 from gpunet.data.jsonl import read_jsonl
 from gpunet.data.limits import automatic
+from gpunet.data.npy import is_npy_folder, read_npy_folder, stream_npy
 from gpunet.data.parcel import pack, unpack
-from gpunet.data.parquet import from_table, read_parquet
+from gpunet.data.parquet import from_table, read_parquet, stream_parquet
 from gpunet.data.source import Source
 from gpunet.data.words import closest
 from gpunet.errors import DataError, InputMissing, OutOfMemory, UsageError
@@ -66,10 +68,12 @@ def read(
     """A Source from a name, a path, or an object.
 
     A str or Path names a built-in set (`penguins`; `./penguins` is a file), a file, a folder with
-    MNIST's files, or standard input (`-`). Objects: a Source, anything with `__arrow_c_stream__`
-    (pyarrow, pandas, polars), a dict of columns, an array x, a tuple (x, y) of arrays.
-    `delimiter` and `header` are for CSV alone. A file may take `budget` bytes of memory, by
-    default half of what this process may use; more is OutOfMemory.
+    MNIST's files or with x.npy and y.npy, or standard input (`-`). Objects: a Source, anything
+    with `__arrow_c_stream__` (pyarrow, pandas, polars), a dict of columns, an array x, a tuple
+    (x, y) of arrays.
+    `delimiter` and `header` are for CSV alone. Data may take `budget` bytes of memory, by default
+    half of what this process may use: Parquet and NPY files that need more stream, others are
+    OutOfMemory.
     """
     if isinstance(data, (str, Path)):
         return _read_path(data, delimiter, header, budget or automatic())
@@ -119,20 +123,25 @@ def _read_apart(path: str, delimiter: str | None, header: bool, budget: int) -> 
     with worker:
         try:
             feed = chunks() if path == "-" else None
-            return unpack(*worker.ask(request, _room(budget), feed))
+            head, parts = worker.ask(request, _room(budget), feed)
+            if not head.get("streams"):
+                return unpack(head, parts)
         except isolation.Crashed as reason:
             raise DataError(f"reader crashed on {name} ({reason})", CRASH_HINT) from None
         except (ValueError, TypeError, LookupError, AttributeError) as reason:
             raise DataError(f"reader crashed on {name} (it left {reason})", CRASH_HINT) from None
+    return _read_here(path, delimiter, header, budget)
 
 
 def answer(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-    """What the reading process does: parse a file within limits, and pack what it holds."""
+    """What the reading process does: parse a file within limits, and pack what it holds; or say
+    that it streams, which is for whoever trains on it."""
     path, budget = request["path"], request["budget"]
     os.chdir(request["folder"])
     isolation.limit(_room(budget), PROCESSOR_SECONDS + budget // BYTES_A_SECOND)
     try:
-        return pack(_read_here(path, request["delimiter"], request["header"], budget))
+        source = _read_here(path, request["delimiter"], request["header"], budget)
+        return ({"streams": True}, []) if source.streams else pack(source)
     except MemoryError:
         allowed = f"twice the {shown(budget)} of --max-memory"
         raise OutOfMemory(f"{path}: reading takes more than {allowed}", "raise it") from None
@@ -144,11 +153,28 @@ def _room(budget: int) -> int:
 
 
 def _read_here(path: str, delimiter: str | None, header: bool, budget: int) -> Source:
+    name, suffix = _name(path)
     if path != "-" and os.path.isdir(path):
-        return read_idx_folder(path, Path(path).resolve().name or "data", budget)
-    content, (name, suffix) = load(path, budget), _name(path)
+        name = Path(path).resolve().name or "data"
+        reader = read_npy_folder if is_npy_folder(path) else read_idx_folder
+        return reader(path, name, budget)
+    if delimiter is None and header and (source := _stream(path, budget)) is not None:
+        return replace(source, name=name)
+    content = load(path, budget)
     source = _parsed(content, "stdin" if path == "-" else path, suffix, delimiter, header, budget)
     return replace(source, name=name)
+
+
+def _stream(path: str, budget: int) -> Source | None:
+    """A file that can stream and does not fit into `budget` bytes; else None."""
+    try:
+        with open(path, "rb") if os.path.isfile(path) else io.BytesIO() as file:
+            head = file.read(6)
+    except (OSError, ValueError):
+        return None
+    if head[:4] == b"PAR1":
+        return stream_parquet(path, path, budget)
+    return stream_npy(path, path, budget) if head == b"\x93NUMPY" else None
 
 
 def _parsed(

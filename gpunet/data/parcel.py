@@ -124,6 +124,6 @@ def _table(part: memoryview, name: str, is_text: bool) -> "pa.Table":
             raise ValueError("no table of text")
         return table
     found = from_table(table, name).table
-    if found is None or found.num_columns != table.num_columns:
+    if found is None or list(found.column_names) != table.column_names:
         raise DataError(f"{name}: not a plain table")
     return table

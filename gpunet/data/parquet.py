@@ -1,13 +1,17 @@
 """Parquet files and Arrow tables: only columns of plain types, checked before and after reading.
 
-Refuses nested and binary columns, pages with a wrong checksum, and files larger than memory.
+A file larger than memory is a table that is read a column, or a few rows, at a time. Refuses nested
+and binary columns, and pages with a wrong checksum.
 """
 
 import json
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from gpunet.data.files import FEWER, Bytes
-from gpunet.data.limits import check_fits
+from gpunet.data.cells import is_text
+from gpunet.data.files import Bytes
+from gpunet.data.limits import automatic, check_fits
 from gpunet.data.source import MAX_ROWS, Source, check_names
 from gpunet.data.words import listed
 from gpunet.errors import DataError
@@ -15,44 +19,157 @@ from gpunet.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+PAGES = 4 << 20
+"""Bytes that a column takes while its rows are read in order: a dictionary and a page or two."""
+BUFFER = 1 << 16
+ROW_BYTES = 120
+"""Memory that a row takes however wide it is: its place in the split, its target, its hash, and
+what a numeric column takes while it is fitted."""
 
-def read_parquet(data: Bytes, name: str, budget: int) -> Source:
+
+class ParquetTable:
+    """A Parquet file as a table that is read a column, or a few rows, at a time.
+
+    Texts come as dictionaries. Every read raises DataError for what is damaged.
+    """
+
+    def __init__(self, file: "pa.parquet.ParquetFile", name: str, columns: list[str]) -> None:
+        self.file, self.name, self.column_names = file, name, columns
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.file.metadata.num_rows)
+
+    def column(self, name: str) -> "pa.ChunkedArray":
+        """All of one column."""
+        try:
+            table = self.file.read(columns=[name], use_threads=False)
+            return _checked(table).column(name)
+        except _errors() as error:
+            raise _damaged(self.name, error) from None
+        finally:
+            _release()
+
+    def tables(self, names: list[str], size: int) -> Iterator["pa.Table"]:
+        """The rows in order, `size` at a time, with the columns `names`."""
+        import pyarrow as pa
+
+        batches = self.file.iter_batches(size, columns=names, use_threads=False)
+        while True:
+            try:
+                batch = next(batches, None)
+                table = None if batch is None else _checked(pa.Table.from_batches([batch]))
+            except _errors() as error:
+                raise _damaged(self.name, error) from None
+            if table is None:
+                break
+            yield table.select(names)
+        _release()
+
+    @property
+    def need(self) -> int:
+        """Bytes that streaming it takes at its peak, beside windows of rows."""
+        metadata = self.file.metadata
+        sizes = dict.fromkeys(range(metadata.num_columns), 0)
+        for i in range(metadata.num_row_groups):
+            group = metadata.row_group(i)
+            for j in sizes:
+                sizes[j] += group.column(j).total_uncompressed_size
+        pages = sum(min(PAGES, size) for size in sizes.values())
+        return self.num_rows * ROW_BYTES + max(pages, 3 * max(sizes.values()))
+
+
+def read_parquet(data: Bytes, name: str, budget: int | None = None) -> Source:
     """A typed table; raises DataError for anything that is damaged or not plain, and OutOfMemory
-    for what would take more than `budget` bytes."""
+    for a table that needs more than `budget` bytes."""
     import pyarrow as pa
-    from pyarrow import parquet
 
+    budget = automatic() if budget is None else budget
+    file = _open(pa.BufferReader(data), name)
+    check_fits(name, _unpacked(file), budget, "name a file: it is read bit by bit")
     try:
-        file = parquet.ParquetFile(
-            pa.BufferReader(data),
-            page_checksum_verification=True,
-            thrift_string_size_limit=16 << 20,
-            thrift_container_size_limit=1 << 20,
-        )
-        schema = file.schema_arrow
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-        raise _damaged(name, error) from None
-    check_names(schema.names, name)
-    _check_types(schema, name)
-    _check_size(file.metadata, schema, name, budget)
-    try:
-        table = file.read()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        table = _checked(file.read())
+    except _errors() as error:
         raise _damaged(name, error) from None
     return from_table(table, name)
+
+
+def stream_parquet(path: str, name: str, budget: int) -> Source | None:
+    """A file as a Source that streams; None where all of it fits into `budget` bytes.
+
+    Raises as `read_parquet` does, OutOfMemory where even the columns one by one do not fit.
+    """
+    file = _open(path, name)
+    schema = file.schema_arrow
+    cells = 8 * file.metadata.num_rows * len(schema.names)
+    if os.path.getsize(path) + _unpacked(file) + cells + cells // 2 <= budget:
+        return None
+    index = _index(schema)
+    texts = [field.name for field in schema if is_text(field.type)]
+    columns = [title for title in schema.names if title not in index]
+    table = ParquetTable(_open(path, name, texts), name, columns)
+    _check_shape(name, table.num_rows, len(columns))
+    check_fits(name, table.need, budget, "use fewer rows")
+    return Source(name, table, notes=_index_note(name, index), streams=True)
 
 
 def from_table(table: "pa.Table", name: str) -> Source:
     """A Source of an Arrow table; a pandas index is left out, with a note if it was in a file."""
     check_names(table.column_names, name)
     _check_types(table.schema, name)
-    table, notes = _without_index(table, name)
-    if table.num_rows == 0:
-        raise DataError(f"{name}: no rows")
-    if table.num_columns == 0:
-        raise DataError(f"{name}: no columns")
-    return Source(name, table, notes=notes)
+    index = _index(table.schema)
+    table = table.drop_columns(index) if index else table
+    _check_shape(name, table.num_rows, table.num_columns)
+    return Source(name, table, notes=_index_note(name, index))
+
+
+def _open(place: Any, name: str, texts: list[str] | None = None) -> "pa.parquet.ParquetFile":
+    """A file whose names and types are as they should be; `texts` are read as dictionaries."""
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(
+            place,
+            read_dictionary=texts,
+            page_checksum_verification=True,
+            thrift_string_size_limit=16 << 20,
+            thrift_container_size_limit=1 << 20,
+            pre_buffer=texts is None,
+            buffer_size=0 if texts is None else BUFFER,
+        )
+        schema = file.schema_arrow
+    except _errors() as error:
+        raise _damaged(name, error) from None
+    check_names(schema.names, name)
+    _check_types(schema, name)
+    if file.metadata.num_rows > MAX_ROWS:
+        raise DataError(f"{name}: {file.metadata.num_rows:,} rows; the limit is {MAX_ROWS:,}")
+    return file
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    import pyarrow as pa
+
+    return (pa.ArrowException, OSError, ValueError, TypeError)
+
+
+def _checked(table: "pa.Table") -> "pa.Table":
+    table.validate(full=True)
+    return table
+
+
+def _release() -> None:
+    """Give memory that Arrow holds for later back to the system."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+
+
+def _unpacked(file: "pa.parquet.ParquetFile") -> int:
+    """Bytes of the whole table, at least: what the pages hold, and 8 a cell."""
+    metadata = file.metadata
+    pages = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    return int(max(pages, 8 * metadata.num_rows * len(file.schema_arrow.names)))
 
 
 def _damaged(name: str, error: Exception) -> DataError:
@@ -77,31 +194,25 @@ def _check_types(schema: "pa.Schema", name: str) -> None:
 def _is_plain(kind: "pa.DataType") -> bool:
     from pyarrow import types
 
-    is_view = getattr(types, "is_string_view", lambda _: False)(kind)
-    is_text = types.is_string(kind) or types.is_large_string(kind) or is_view
     is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal128(kind)
     is_day = types.is_date(kind) or types.is_timestamp(kind)
-    return is_text or is_number or is_day or types.is_boolean(kind) or types.is_null(kind)
+    return is_text(kind) or is_number or is_day or types.is_boolean(kind) or types.is_null(kind)
 
 
-def _check_size(
-    metadata: "pa.parquet.FileMetaData", schema: "pa.Schema", name: str, budget: int
-) -> None:
-    groups = range(metadata.num_row_groups)
-    unpacked = sum(metadata.row_group(i).total_byte_size for i in groups)
-    cells = metadata.num_rows * len(schema.names) * 8
-    what = f"{name}, {metadata.num_rows:,} rows of {len(schema.names):,} columns"
-    if metadata.num_rows > MAX_ROWS:
-        raise DataError(f"{what}; the limit is {MAX_ROWS:,} rows")
-    check_fits(what, max(unpacked, cells), budget, FEWER)
+def _check_shape(name: str, rows: int, columns: int) -> None:
+    for count, what in ((rows, "rows"), (columns, "columns")):
+        if count == 0:
+            raise DataError(f"{name}: no {what}")
 
 
-def _without_index(table: "pa.Table", name: str) -> tuple["pa.Table", tuple[str, ...]]:
+def _index(schema: "pa.Schema") -> list[str]:
+    """The columns that hold a pandas index."""
     try:
-        index = list(json.loads((table.schema.metadata or {})[b"pandas"])["index_columns"])
+        index = list(json.loads((schema.metadata or {})[b"pandas"])["index_columns"])
     except (KeyError, TypeError, ValueError, RecursionError):
-        return table, ()
-    kept = [title for title in index if isinstance(title, str) and title in table.column_names]
-    if not kept:
-        return table, ()
-    return table.drop_columns(kept), (f"{name}: left the pandas index out: {listed(kept)}",)
+        return []
+    return [title for title in index if isinstance(title, str) and title in schema.names]
+
+
+def _index_note(name: str, index: list[str]) -> tuple[str, ...]:
+    return (f"{name}: left the pandas index out: {listed(index)}",) if index else ()

@@ -4,14 +4,17 @@ Everything that is fitted is fitted on the training part alone. Refuses to guess
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
 
-from gpunet.data.cells import read_cells
-from gpunet.data.columns import CONSTANT, EMPTY, NAMES, fit
+from gpunet.data.cells import Cells, read_cells
+from gpunet.data.columns import CONSTANT, EMPTY, NAMES, Column, fit
+from gpunet.data.limits import automatic
+from gpunet.data.rows import RowFile, Rows, blocks
 from gpunet.data.schema import Schema, check_columns, encode_cells, flat
 from gpunet.data.source import Source
 from gpunet.data.split import Parts, split, split_by
@@ -39,11 +42,12 @@ TINY = float(np.finfo(np.float64).tiny)
 class Dataset:
     """x (n, d), C-contiguous: float32 of tables, uint8, float32 or float64 of arrays; and y.
 
+    x is a RowFile where it does not fit in memory.
     y: multiclass int32 codes (n,); binary float32 (n, 1) and multilabel (n, k) of 0 and 1;
     regression (n, k), standardised if the schema says so; None where it is not known.
     """
 
-    x: np.ndarray
+    x: Rows
     y: np.ndarray | None = None
 
     @property
@@ -78,7 +82,8 @@ class Prepared:
             for array in () if part is None else (part.x, part.y):
                 if array is not None:
                     digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-                    digest.update(array.reshape(-1).view(np.uint8).data)
+                    for _, rows in blocks(array):
+                        digest.update(rows.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
 
@@ -96,13 +101,16 @@ def prepare(
     shuffle_split: bool = True,
     standardise: bool = True,
     seed: int = 0,
+    budget: int | None = None,
 ) -> Prepared:
     """Choose the task, split, fit the schema on the training part, encode every part.
 
     Tables: `features` (all by default) less `drop` predict `target`. `validation` and `test` are
     shares of the rows, or sources of their own; a source's own test part goes before a share of
-    the rows. `split_column` names each row's part and goes before both.
+    the rows. `split_column` names each row's part and goes before both. What is encoded lies in a
+    file where it takes more than `budget` bytes (half of the machine's memory).
     """
+    budget = automatic() if budget is None else budget
     names = _target_names(source, tuple(target))
     inputs = _feature_names(source, names, features, drop, split_column)
     answers = read_answers(source, names, task in CLASSES)
@@ -119,11 +127,10 @@ def prepare(
     if task in CLASSES:
         notes += _class_notes(answers[0], seen, parts.train)
 
-    schema, x, more = _fit(source, inputs, fitted, parts, standardise)
+    schema, x, more = _fit(source, inputs, fitted, parts, standardise, budget)
     held = {
         part: Dataset(x[part], encode_answers(fitted, source, answers, rows, schema.target_dtype))
-        for part, rows in vars(parts).items()
-        if len(rows)
+        for part, rows in _used(parts).items()
     }
     for part, other in others.items():
         held[part] = _encode_other(schema, other, part, drop_missing_target)
@@ -226,31 +233,58 @@ def _class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray) -> list[st
 
 
 def _fit(
-    source: Source, inputs: list[str], target: Target, parts: Parts, standardise: bool
-) -> tuple[Schema, dict[str, np.ndarray], list[str]]:
+    source: Source,
+    inputs: list[str],
+    target: Target,
+    parts: Parts,
+    standardise: bool,
+    budget: int,
+) -> tuple[Schema, Mapping[str, Rows], list[str]]:
     """The schema, x of each part, and notes."""
     if source.x is not None:
-        schema = _fit_arrays(source.x, target, parts.train, standardise)
-        whole = len(parts.train) == len(source.x)
-        used = {part: rows for part, rows in vars(parts).items() if len(rows)}
-        return schema, {p: flat(source.x, None if whole else r) for p, r in used.items()}, []
+        schema, x = _fit_arrays(source, target, parts, standardise, budget)
+        return schema, _settled(x, budget), []
+    columns, cells, notes = _fit_columns(source, inputs, parts.train, standardise)
+    width = sum(column.width for column in columns)
+    schema = Schema("table", tuple(columns), target, width)
+    if source.streams or 4 * width * source.rows > budget:
+        return schema, _settled(schema.spool(source, _used(parts), Counter()), budget), notes
+    x = {
+        part: encode_cells(columns, cells, rows, len(rows))[0]
+        for part, rows in _used(parts).items()
+    }
+    return schema, x, notes
+
+
+def _used(parts: Parts) -> dict[str, np.ndarray]:
+    return {part: rows for part, rows in vars(parts).items() if len(rows)}
+
+
+def _settled(x: Mapping[str, Rows], budget: int) -> dict[str, Rows]:
+    """Training rows that fit into half of the memory are read into it after all."""
+    fits = isinstance(x["train"], RowFile) and x["train"].nbytes <= budget // 2
+    return {**x, "train": x["train"][:] if fits else x["train"]}
+
+
+def _fit_columns(
+    source: Source, inputs: list[str], train: np.ndarray, standardise: bool
+) -> tuple[list[Column], list[Cells], list[str]]:
+    """The columns, notes, and the cells where they are in memory anyway."""
     columns, cells, dropped, notes = [], [], {}, []
     for name in inputs:
-        read = read_cells(source, name, rows=parts.train)
-        column, note = fit(name, read, parts.train, standardise)
+        read = read_cells(source, name, rows=train)
+        column, note = fit(name, read, train, standardise)
         if column is None:
             dropped[name] = note
             continue
         columns.append(column)
-        cells.append(read)
+        if not source.streams:
+            cells.append(read)
         notes += [note] if note else []
     notes = [*_drop_notes(dropped), *notes]
     if not columns:
         raise DataError(f"{source.name}: no column is left to learn from ({'; '.join(notes)})")
-    x = {
-        part: encode_cells(columns, cells, rows, len(rows))[0] for part, rows in vars(parts).items()
-    }
-    return Schema("table", tuple(columns), target, x["train"].shape[1]), x, notes
+    return columns, cells, notes
 
 
 def _drop_notes(dropped: dict[str, str | None]) -> list[str]:
@@ -262,54 +296,58 @@ def _drop_notes(dropped: dict[str, str | None]) -> list[str]:
     return notes
 
 
-def _fit_arrays(x: np.ndarray, target: Target, train: np.ndarray, standardise: bool) -> Schema:
-    probe = flat(x[:1])
+def _fit_arrays(
+    source: Source, target: Target, parts: Parts, standardise: bool, budget: int
+) -> tuple[Schema, Mapping[str, Rows]]:
+    assert source.x is not None
+    used, probe = _used(parts), flat(np.asarray(source.x[:1]))
     dtype, width = str(probe.dtype), probe.shape[1]
-    if not standardise:
-        return Schema("arrays", (), target, width, dtype)
-    if dtype == "uint8":
-        mean, std = _byte_moments(x, train)
-        means, stds = np.full(width, mean), np.full(width, std)
+    plain = Schema("arrays", (), target, width, dtype)
+    if isinstance(source.x, RowFile) or source.x.nbytes > budget:
+        x: Mapping[str, Rows] = plain.spool(source, used, Counter())
     else:
-        means, stds = _float_moments(x, train)
+        whole = len(parts.train) == len(source.x)
+        x = {part: flat(source.x, None if whole else rows) for part, rows in used.items()}
+    if not standardise:
+        return plain, x
+    means, stds = _byte_moments(x["train"]) if dtype == "uint8" else _float_moments(x["train"])
+    means, stds = np.broadcast_to(means, width), np.broadcast_to(stds, width)
     scale = np.divide(1.0, stds, out=np.zeros(width), where=stds > TINY)
     shift = -means * scale
     for numbers in (scale, shift):
         numbers.flags.writeable = False
-    return Schema("arrays", (), target, width, dtype, scale, shift)
+    return replace(plain, scale=scale, shift=shift), x
 
 
-def _byte_moments(x: np.ndarray, rows: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation over all bytes of `rows`, exactly."""
+def _byte_moments(x: Rows) -> tuple[float, float]:
+    """Mean and standard deviation over all bytes, exactly."""
     counts = np.zeros(256, np.int64)
-    for part in _blocks(x, rows):
+    for part in _blocks(x):
         counts += np.bincount(part.ravel(), minlength=256)
     values, n = np.arange(256.0), float(counts.sum())
     mean = float(counts @ values) / n
     return mean, float(np.sqrt(counts @ (values - mean) ** 2 / n))
 
 
-def _float_moments(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _float_moments(x: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (d,) of each column; exactly 0 for a column of equal values."""
-    low = np.min([part.min(axis=0) for part in _blocks(x, rows)], axis=0).astype(np.float64)
-    high = np.max([part.max(axis=0) for part in _blocks(x, rows)], axis=0).astype(np.float64)
+    low = np.min([part.min(axis=0) for part in _blocks(x)], axis=0).astype(np.float64)
+    high = np.max([part.max(axis=0) for part in _blocks(x)], axis=0).astype(np.float64)
     size = np.maximum(np.abs(low), np.abs(high))
     unit = np.where((size > 1e-150) & (size < 1e150) | (size == 0), 1.0, size)
     mean = np.zeros(len(unit), np.float64)
-    for part in _blocks(x, rows):
-        mean += (part / unit).sum(axis=0) / len(rows)
+    for part in _blocks(x):
+        mean += (part / unit).sum(axis=0) / len(x)
     square = np.zeros(len(unit))
-    for part in _blocks(x, rows):
-        square += ((part / unit - mean) ** 2).sum(axis=0) / len(rows)
+    for part in _blocks(x):
+        square += ((part / unit - mean) ** 2).sum(axis=0) / len(x)
     std = np.where(low == high, 0.0, np.sqrt(square) * unit)
     return np.where(low == high, low, mean * unit), std
 
 
-def _blocks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """The rows of x as (m, d), a few megabytes at a time."""
-    step = max(1, BLOCK // max(1, x[:1].size))
-    for low in range(0, len(rows), step):
-        yield flat(x, rows[low : low + step])
+def _blocks(x: Rows) -> Iterator[np.ndarray]:
+    """The rows of x (n, d), a few megabytes at a time."""
+    return (part for _, part in blocks(x, max(1, BLOCK // x.shape[1])))
 
 
 def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool) -> Dataset:
@@ -317,12 +355,14 @@ def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool)
         if source.table is not None:
             check_columns(source, schema.target.names)
         answers = read_answers(source, schema.target.names, schema.target.task in CLASSES)
-        x, _ = schema.encode(source)
         kept = np.flatnonzero(~np.logical_or.reduce([answer.missing for answer in answers]))
-        if len(kept) < source.rows:
-            if not drop_missing or len(kept) == 0:
-                check_present(source, answers)
-            x = x[kept]
+        if len(kept) < source.rows and (not drop_missing or len(kept) == 0):
+            check_present(source, answers)
+        if source.streams:
+            x: Rows = schema.spool(source, {part: kept}, Counter())[part]
+        else:
+            x = schema.encode(source)[0]
+            x = x if len(kept) == len(x) else x[kept]
         return Dataset(x, encode_answers(schema.target, source, answers, kept, schema.target_dtype))
     except DataError as error:
         raise DataError(f"{part} part: {error.message}", error.hint) from None

@@ -6,6 +6,7 @@ import numpy as np
 
 from gpunet.data.cells import DAY, Cells, read_cells
 from gpunet.data.columns import CONSTANT, EMPTY, fit, median
+from gpunet.data.rows import blocks
 from gpunet.data.schema import check_columns
 from gpunet.data.source import Source
 from gpunet.data.targets import array_names, check_present, choose_task, read_answers
@@ -94,8 +95,10 @@ def _arrays(source: Source, target: tuple[str, ...]) -> list[ColumnProfile]:
     assert source.x is not None
     x, names = source.x, array_names(source, target)
     shape = " x ".join(map(str, x.shape[1:])) or "1"
-    low, middle, high = float(x.min()), float(np.median(x)), float(x.max())
-    distinct = len(np.unique(x)) if x.size <= MANY else None
+    parts = [(part.min(), part.max()) for _, part in blocks(x)]
+    low, high = (float(f(each)) for f, each in zip((min, max), zip(*parts)))
+    middle = float(np.median(x)) if isinstance(x, np.ndarray) else None
+    distinct = len(np.unique(x[:])) if x.size <= MANY else None
     note = f"{shape} values of {x.dtype} a row"
     profiles = [ColumnProfile("x", "numeric", 0, distinct, low, middle, high, note=note)]
     if source.y is None:

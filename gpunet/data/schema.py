@@ -4,7 +4,8 @@ Matches columns by name, never by place. Refuses a saved schema with anything un
 """
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 
 from gpunet.data.cells import Cells, read_cells
 from gpunet.data.columns import KINDS, MOST_LEVELS, SCALED, Column
+from gpunet.data.rows import RowFile, Rows
 from gpunet.data.source import Source
+from gpunet.data.stream import spool
 from gpunet.data.targets import (
     CLASSES,
     TASKS,
@@ -45,18 +48,41 @@ class Schema:
     scale: np.ndarray | None = None
     shift: np.ndarray | None = None
 
-    def encode(self, source: Source) -> tuple[np.ndarray, dict[str, int]]:
+    def encode(self, source: Source) -> tuple[Rows, dict[str, int]]:
         """x (n, width) of a source, and for each column how many cells were never-seen categories.
 
-        Raises DataError when columns are missing or hold another type than in training.
+        Of a source that streams x lies in a spool. Raises DataError when columns are missing or
+        hold another type than in training.
         """
+        self._check_kind(source)
+        if source.streams:
+            unseen: Counter[str] = Counter()
+            x = self.spool(source, {"all": np.arange(source.rows)}, unseen)["all"]
+            return x, dict(unseen)
         if self.kind == "arrays":
             return self._flat(source), {}
-        if source.table is None:
-            raise DataError(f"{source.name}: holds arrays; wanted a table with named columns")
         check_columns(source, [column.name for column in self.columns])
         cells = (read_cells(source, column.name, column.cell_kind) for column in self.columns)
         return encode_cells(self.columns, cells, slice(None), source.rows)
+
+    def spool(
+        self, source: Source, parts: Mapping[str, np.ndarray], unseen: Counter[str]
+    ) -> dict[str, RowFile]:
+        """x of each part (ascending row numbers), in a spool unless it lies in one file as it is;
+        counts never-seen categories in `unseen`."""
+        whole = all(len(rows) == source.rows for rows in parts.values())
+        if isinstance(source.x, RowFile) and whole and self._takes(source.x):
+            return dict.fromkeys(parts, source.x.flat())
+
+        def encode(piece: Source) -> np.ndarray:
+            x, new = self.encode(piece)
+            unseen.update(new)
+            return np.asarray(x)
+
+        names = [column.name for column in self.columns]
+        if source.table is not None:
+            check_columns(source, names)
+        return spool(source, names, parts, self.width, self.dtype, encode)
 
     def encode_target(self, source: Source) -> np.ndarray:
         """y as `Dataset.y` has it; raises DataError for gaps, unknown labels, no target at all."""
@@ -76,9 +102,17 @@ class Schema:
         """Regression targets are float64 where x is, else float32."""
         return np.dtype("float64" if self.dtype == "float64" else "float32")
 
-    def _flat(self, source: Source) -> np.ndarray:
-        if source.x is None:
+    def _check_kind(self, source: Source) -> None:
+        if self.kind == "table" and source.table is None:
+            raise DataError(f"{source.name}: holds arrays; wanted a table with named columns")
+        if self.kind == "arrays" and source.x is None:
             raise DataError(f"{source.name}: a table; wanted arrays with {self.width:,} features")
+
+    def _takes(self, x: RowFile) -> bool:
+        return str(x.dtype) == self.dtype and x.size == len(x) * self.width
+
+    def _flat(self, source: Source) -> np.ndarray:
+        assert isinstance(source.x, np.ndarray)
         x = flat(source.x)
         if x.shape[1] != self.width:
             raise DataError(

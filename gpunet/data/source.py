@@ -1,17 +1,20 @@
 """What was read, before any meaning is given to it: a table or arrays. Refuses to guess types."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpunet.data.rows import Rows, blocks
 from gpunet.data.words import listed
 from gpunet.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from gpunet.data.parquet import ParquetTable
 
 MAX_ROWS = (1 << 31) - 1
 
@@ -21,12 +24,13 @@ class Source:
     """A table (columns by name) or arrays (x, and y where there is a target).
 
     `x` is (n, …) in its own dtype, `y` is (n,) or (n, k). `test` is a test part that came with it;
-    `target` and `settings` are what a built-in set predicts and its own recipe.
+    `target` and `settings` are what a built-in set predicts and its own recipe. A source that
+    `streams` lies in a file, and is read a column or a few rows at a time.
     """
 
     name: str
-    table: "pa.Table | None" = None
-    x: np.ndarray | None = None
+    table: "pa.Table | ParquetTable | None" = None
+    x: Rows | None = None
     y: np.ndarray | None = None
     test: "Source | None" = None
     target: tuple[str, ...] = ()
@@ -35,6 +39,7 @@ class Source:
     first: int = 1  # the number of the first row: 2 where a header stands above it
     lines: np.ndarray | None = None  # each row's line in the file, where rows and lines differ
     notes: tuple[str, ...] = ()  # warnings of the reader, in plain words
+    streams: bool = False
 
     def __post_init__(self) -> None:
         if (self.table is None) == (self.x is None):
@@ -50,6 +55,29 @@ class Source:
     def columns(self) -> list[str]:
         """The names of a table's columns; of arrays, none."""
         return [] if self.table is None else list(self.table.column_names)
+
+    def pieces(self, names: Sequence[str], size: int) -> Iterator["Source"]:
+        """The rows in order, at most `size` at a time, without targets; of a table the columns
+        `names` alone."""
+        if self.x is not None:
+            for first, x in blocks(self.x, size):
+                yield replace(self._from(first, len(x)), x=x, y=None)
+            return
+        first = 0
+        for table in self._tables(list(names), size):
+            yield replace(self._from(first, len(table)), table=table)
+            first += len(table)
+
+    def _from(self, first: int, count: int) -> "Source":
+        lines = None if self.lines is None else self.lines[first : first + count]
+        return replace(self, test=None, first=self.first + first, lines=lines, streams=False)
+
+    def _tables(self, names: list[str], size: int) -> Iterator["pa.Table"]:
+        whole: Any = self.table
+        if self.streams:
+            return whole.tables(names, size)
+        table = whole.select(names)
+        return (table.slice(first, size) for first in range(0, self.rows, size))
 
     def row(self, index: int) -> str:
         """Where row `index` (from 0) stands in the file, for messages: `row 1,287`."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.data.arrays import check_finite
-from gpunet.data.cells import is_text, read_cells
+from gpunet.data.cells import distinct, is_text, read_cells
 from gpunet.data.columns import EXACT, moments
 from gpunet.data.source import Source
 from gpunet.data.words import MISSING, counted, is_number, listed, quoted
@@ -104,7 +104,7 @@ def _from_column(source: Source, name: str, classes: bool) -> Answer:
 
     assert source.table is not None
     column = source.table.column(name)
-    if types.is_dictionary(column.type):
+    if types.is_dictionary(column.type) and not is_text(column.type):
         column = column.cast(column.type.value_type)
         source = replace(source, table=table({name: column}))
     try:
@@ -134,13 +134,13 @@ def _from_text(
         _, first = np.unique(answer.codes[~answer.missing], return_index=True)
         rows = np.flatnonzero(~answer.missing)[first]
         return replace(answer, labels=tuple(column.take(rows).to_pylist()))
-    encoded = column.cast("large_string").combine_chunks().dictionary_encode()
-    texts = encoded.dictionary.to_pylist()
+    found, held = distinct(column)
+    texts = found.to_pylist()
     kept = sorted(i for i, text in enumerate(texts) if text.strip() not in missing)
     kept.sort(key=lambda i: texts[i])
     place = np.full(len(texts) + 1, -1)
     place[kept] = np.arange(len(kept))
-    codes = place[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    codes = place[held]
     numbers = values if kind == "boolean" else None
     return Answer(name, "text", codes, tuple(texts[i] for i in kept), numbers)
 

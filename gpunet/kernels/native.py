@@ -16,6 +16,7 @@ from gpunet.device import Array
 from gpunet.errors import Unavailable
 from gpunet.kernels.loss import LOSSES
 from gpunet.kernels.update import OPTIMIZERS
+from gpunet.random import Purpose
 
 POINTERS, SIZES, MOST_LANES = 16, 4, 256
 ROWS_OF_WEIGHT = 4
@@ -284,13 +285,13 @@ class Program:
         return _address(self.library.loops, f"{name}_{self.dtype}")
 
 
-def permutation(n: int, seed: int, *, epoch: int = 0) -> Array:
+def permutation(n: int, seed: int, purpose: Purpose = Purpose.SHUFFLE, *, epoch: int = 0) -> Array:
     """`random.permutation`, by the native loop where there is one: the same numbers."""
     try:
         loops = load().loops
     except Unavailable:
-        return random.permutation(n, seed, epoch=epoch)
-    order, keys = np.empty(n, np.int32), random.shuffle_keys(seed, epoch=epoch)
+        return random.permutation(n, seed, purpose, epoch=epoch)
+    order, keys = np.empty(n, np.int32), random.shuffle_keys(seed, purpose, epoch=epoch)
     half = ctypes.c_uint(random.half_bits(n))
     loops.fill_order(_pointer(order), ctypes.c_longlong(n), half, _pointer(keys))
     return order
