@@ -148,7 +148,10 @@ def judged_rows(part: Dataset, device: Device, dtype: str) -> Windows:
 
 def judge(schema: Schema, y: np.ndarray, raw: np.ndarray) -> dict[str, float | None]:
     """The task's metrics of raw predictions (n, k) against targets, in the target's own units."""
-    task, output = schema.target.task, model.outcome(schema.target.task, raw)
+    task = schema.target.task
+    if task == "multiclass":
+        return metrics.of_logits(y, raw)
+    output = model.outcome(task, raw)
     if task == "regression":
         return metrics.of_task(task, schema.decode(y.astype(np.float64)), schema.decode(output))
     return metrics.of_task(task, y, output)

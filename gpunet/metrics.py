@@ -3,6 +3,7 @@
 import numpy as np
 
 TINY = 1e-15
+ROWS = 1 << 14
 
 
 def accuracy(target: np.ndarray, label: np.ndarray) -> float:
@@ -36,7 +37,10 @@ def mean_auc(target: np.ndarray, probability: np.ndarray) -> float | None:
     """The mean of each column's AUC against the rest; target codes (n,) or 0/1 (n, k)."""
     if target.ndim == 1:
         target = target[:, None] == np.arange(probability.shape[1])
-    each = [auc(target[:, j], probability[:, j]) for j in range(probability.shape[1])]
+    return _mean([auc(target[:, j], probability[:, j]) for j in range(probability.shape[1])])
+
+
+def _mean(each: list[float | None]) -> float | None:
     known = [value for value in each if value is not None]
     return float(np.mean(known)) if len(known) == len(each) else None
 
@@ -76,6 +80,31 @@ def of_task(task: str, target: np.ndarray, output: np.ndarray) -> dict[str, floa
         "accuracy": accuracy(target if task == "multiclass" else target > 0.5, label),
         "log_loss": log_loss(target, output),
         "auc": mean_auc(target, output),
+    }
+
+
+def of_logits(target: np.ndarray, raw: np.ndarray) -> dict[str, float | None]:
+    """`of_task` of class codes (n,) and logits (n, k), in memory for n rows and not for n k
+    probabilities: to the bit as if it were given their softmax."""
+    top, total = np.empty(len(raw)), np.empty(len(raw))
+    right, chosen = np.empty(len(raw), bool), np.empty(len(raw))
+    for first in range(0, len(raw), ROWS):
+        rows = slice(first, first + ROWS)
+        logits = raw[rows].astype(np.float64)
+        top[rows] = logits.max(axis=1)
+        e = np.exp(logits - top[rows, None])
+        total[rows] = e.sum(axis=1)
+        p = e / total[rows, None]
+        right[rows] = p.argmax(axis=1) == target[rows]
+        chosen[rows] = p[np.arange(len(p)), target[rows]]
+    each = (
+        auc(target == j, np.exp(raw[:, j].astype(np.float64) - top) / total)
+        for j in range(raw.shape[1])
+    )
+    return {
+        "accuracy": float(np.mean(right)),
+        "log_loss": float(-np.mean(np.log(np.clip(chosen, TINY, 1 - TINY)))),
+        "auc": _mean(list(each)),
     }
 
 

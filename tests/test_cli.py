@@ -290,7 +290,7 @@ def test_the_model_is_saved_before_it_is_judged(cli, monkeypatch) -> None:
     def broken(*given: object) -> float:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(metrics, "mean_auc", broken)
+    monkeypatch.setattr(metrics, "auc", broken)
     assert _run([*PENGUINS, "-o", "run", "--validation", "0"]) == 1
     assert Path("run/model.safetensors").exists()
 
@@ -540,3 +540,23 @@ def test_a_run_directory_that_cannot_be_made(cli, monkeypatch) -> None:
     if os.geteuid():
         Path("locked").mkdir(mode=0o500)
         assert cli(*PENGUINS, "-o", "locked/run").code == 77
+
+
+def test_a_table_larger_than_the_memory_it_may_take_is_trained_on_or_refused(cli) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5000, 60))
+    columns = {f"x{i}": column for i, column in enumerate(x.T)}
+    parquet.write_table(pa.table({**columns, "y": x[:, 0] > 0}), "big.parquet", row_group_size=500)
+    arguments = ("-t", "y", "--epochs", "2", "--batch-size", "50", "--max-memory")
+    done = cli("train", "big.parquet", *arguments, "1100K", "--json")
+    assert done.code == 0
+    summary = json.loads(done.out)
+    assert summary["rows"] == {"train": 3500, "validation": 750, "test": 750}
+    assert summary["metrics"]["test"]["accuracy"] > 0.9
+    done = cli("train", "big.parquet", *arguments, "200K", "-o", "refused")
+    assert done.code == 71
+    assert "; --max-memory allows 200.0 KiB; use fewer rows" in done.errors[0]
+    assert not Path("refused").exists()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gpunet import metrics
+from gpunet.model import outcome
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 rng = np.random.default_rng(0)
@@ -20,6 +21,18 @@ def test_classification_of_several_classes() -> None:
     assert found["auc"] == pytest.approx(
         sklearn_metrics.roc_auc_score(target, p, multi_class="ovr", average="macro")
     )
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_logits_give_the_bits_of_their_probabilities(kind, monkeypatch) -> None:
+    raw = (5 * rng.standard_normal((300, 4))).astype(kind)
+    raw[::7] = 0
+    raw[3] = [800, -800, 0, 0]
+    target = rng.integers(0, 4, 300).astype(np.int32)
+    expected = metrics.of_task("multiclass", target, outcome("multiclass", raw))
+    assert metrics.of_logits(target, raw) == expected
+    monkeypatch.setattr(metrics, "ROWS", 64)
+    assert metrics.of_logits(target, raw) == expected
 
 
 def test_binary_with_ties() -> None:

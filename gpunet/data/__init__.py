@@ -1,6 +1,7 @@
 """The table room: from a file, a set's name or arrays to what a network trains on.
 
-Refuses to print, to write, and to fetch anything.
+Refuses to print, to fetch anything, and to write but for rows that do not fit in memory, into files
+without a name.
 """
 
 from gpunet.data.builtin import BUILTIN, recipe

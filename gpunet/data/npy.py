@@ -12,13 +12,11 @@ import numpy as np
 from gpunet.data.arrays import KEYS, from_arrays, keyed, layout, read_array
 from gpunet.data.files import load
 from gpunet.data.limits import check_fits
-from gpunet.data.rows import Handle, RowFile, Rows
+from gpunet.data.rows import PER_ROW, Handle, RowFile, Rows
 from gpunet.data.source import Source
 
 COPIES = 2
 """What training from memory makes of x: what was read, and its parts."""
-ROW_BYTES = 120
-"""Memory that a row takes however wide it is: its place in the split, its target, its hash."""
 
 
 def stream_npy(path: str, name: str, budget: int) -> Source | None:
@@ -56,7 +54,8 @@ def _open(path: str | Path, name: str, budget: int) -> RowFile | None:
     """The rows of a file; None where they fit into `budget` bytes, or cannot be opened."""
     try:
         size = os.path.getsize(path)
-        handle = Handle(open(path, "rb", buffering=0))  # noqa: SIM115
+        with open(path, "rb", buffering=0) as file:
+            handle = Handle(file)
     except OSError:
         return None
     if COPIES * size <= budget:
@@ -65,5 +64,5 @@ def _open(path: str | Path, name: str, budget: int) -> RowFile | None:
     plain = dtype.kind in "biuf" and dtype.itemsize <= 8 and dtype.isnative and len(shape) > 0
     if not plain or (columns_first and len(shape) > 1):
         check_fits(name, COPIES * size, budget, "save it row by row, in this machine's byte order")
-    check_fits(name, shape[0] * ROW_BYTES, budget, "use fewer rows")
+    check_fits(name, shape[0] * PER_ROW, budget, "use fewer rows")
     return RowFile(handle, name, shape, dtype, handle.file.tell())

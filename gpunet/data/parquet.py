@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpunet.data.cells import is_text
 from gpunet.data.files import Bytes
 from gpunet.data.limits import automatic, check_fits
+from gpunet.data.rows import PER_ROW
 from gpunet.data.source import MAX_ROWS, Source, check_names
 from gpunet.data.words import listed
 from gpunet.errors import DataError
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
 PAGES = 4 << 20
 """Bytes that a column takes while its rows are read in order: a dictionary and a page or two."""
 BUFFER = 1 << 16
-ROW_BYTES = 120
-"""Memory that a row takes however wide it is: its place in the split, its target, its hash, and
-what a numeric column takes while it is fitted."""
+TEXT_COPIES = 3
+"""Of a text column while its distinct texts are found."""
 
 
 class ParquetTable:
@@ -37,23 +37,28 @@ class ParquetTable:
         self.file, self.name, self.column_names = file, name, columns
 
     @property
+    def texts(self) -> list[bool]:
+        """Of each column in the file, whether it holds texts."""
+        return [is_text(field.type) for field in self.file.schema_arrow]
+
+    @property
     def num_rows(self) -> int:
         return int(self.file.metadata.num_rows)
 
     def column(self, name: str) -> "pa.ChunkedArray":
         """All of one column."""
+        _release()
         try:
             table = self.file.read(columns=[name], use_threads=False)
             return _checked(table).column(name)
         except _errors() as error:
             raise _damaged(self.name, error) from None
-        finally:
-            _release()
 
     def tables(self, names: list[str], size: int) -> Iterator["pa.Table"]:
         """The rows in order, `size` at a time, with the columns `names`."""
         import pyarrow as pa
 
+        _release()
         batches = self.file.iter_batches(size, columns=names, use_threads=False)
         while True:
             try:
@@ -70,13 +75,14 @@ class ParquetTable:
     def need(self) -> int:
         """Bytes that streaming it takes at its peak, beside windows of rows."""
         metadata = self.file.metadata
-        sizes = dict.fromkeys(range(metadata.num_columns), 0)
-        for i in range(metadata.num_row_groups):
-            group = metadata.row_group(i)
-            for j in sizes:
-                sizes[j] += group.column(j).total_uncompressed_size
-        pages = sum(min(PAGES, size) for size in sizes.values())
-        return self.num_rows * ROW_BYTES + max(pages, 3 * max(sizes.values()))
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        chunks = [
+            [group.column(j).total_uncompressed_size for group in groups]
+            for j in range(metadata.num_columns)
+        ]
+        pages = sum(min(PAGES, 2 * max(sizes)) for sizes in chunks)
+        texts = [sum(sizes) for sizes, text in zip(chunks, self.texts, strict=True) if text]
+        return int(self.num_rows * PER_ROW + max(pages, TEXT_COPIES * max(texts, default=0)))
 
 
 def read_parquet(data: Bytes, name: str, budget: int | None = None) -> Source:

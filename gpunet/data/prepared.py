@@ -13,8 +13,8 @@ import numpy as np
 
 from gpunet.data.cells import Cells, read_cells
 from gpunet.data.columns import CONSTANT, EMPTY, NAMES, Column, fit
-from gpunet.data.limits import automatic
-from gpunet.data.rows import RowFile, Rows, blocks
+from gpunet.data.limits import automatic, check_fits
+from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
 from gpunet.data.schema import Schema, check_columns, encode_cells, flat
 from gpunet.data.source import Source
 from gpunet.data.split import Parts, split, split_by
@@ -110,7 +110,6 @@ def prepare(
     the rows. `split_column` names each row's part and goes before both. What is encoded lies in a
     file where it takes more than `budget` bytes (half of the machine's memory).
     """
-    budget = automatic() if budget is None else budget
     names = _target_names(source, tuple(target))
     inputs = _feature_names(source, names, features, drop, split_column)
     answers = read_answers(source, names, task in CLASSES)
@@ -238,9 +237,13 @@ def _fit(
     target: Target,
     parts: Parts,
     standardise: bool,
-    budget: int,
+    budget: int | None,
 ) -> tuple[Schema, Mapping[str, Rows], list[str]]:
     """The schema, x of each part, and notes."""
+    budget = automatic() if budget is None else budget
+    if source.streams:
+        row = PER_ROW + 4 * max(len(target.labels), len(target.names))
+        check_fits(source.name, source.rows * row, budget, "use fewer rows")
     if source.x is not None:
         schema, x = _fit_arrays(source, target, parts, standardise, budget)
         return schema, _settled(x, budget), []
@@ -373,7 +376,11 @@ def _duplicates(held: dict[str, Dataset]) -> list[str]:
     if not others:
         return []
     keys = np.concatenate([_row_keys(data) for data in others])
-    twice = int(np.isin(keys, _row_keys(held["train"])).sum())
+    train = _row_keys(held["train"])
+    keys.sort()
+    train.sort()
+    places = np.minimum(np.searchsorted(train, keys), len(train) - 1)
+    twice = int(np.count_nonzero(train[places] == keys))
     if not twice:
         return []
     return [f"{twice:,} of {counted(len(keys), 'row')} held out are in the training part as well"]

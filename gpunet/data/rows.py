@@ -4,6 +4,7 @@ Nothing is mapped, so that only what a caller holds counts as its memory. Refuse
 a spool has no name, and is gone with the process.
 """
 
+import io
 import os
 import shutil
 import tempfile
@@ -20,23 +21,27 @@ from gpunet.sizes import shown
 
 BLOCK = 1 << 24
 """Bytes that are read at a time where nobody says how many rows."""
+PER_ROW = 88
+"""Memory that a row takes however wide it is: its place in the split, its target, its hash, and a
+cell while its column is fitted."""
 ROOMY = "/var/tmp"
 
 
 class Handle:
-    """An open, unbuffered file that is closed when nobody holds it any more."""
+    """An open file, unbuffered, for as long as somebody holds it; `file` itself may be closed."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.lock = file, Lock()
+        self.number, self.lock = os.dup(file.fileno()), Lock()
+        self.file = io.FileIO(self.number, file.mode, closefd=False)
 
     def __del__(self) -> None:
-        self.file.close()
+        os.close(self.number)
 
     def fill(self, view: memoryview, offset: int) -> int:
         """Read into `view` from `offset` on; how many bytes are missing at the file's end."""
         with self.lock:
             self.file.seek(offset)
-            while len(view) and (got := self.file.readinto(view)):  # type: ignore[attr-defined]
+            while len(view) and (got := self.file.readinto(view)):
                 view = view[got:]
         return len(view)
 
@@ -117,7 +122,8 @@ class Spool:
         self.width, self.dtype, self.count = width, np.dtype(dtype), 0
         self.place = folder()
         try:
-            self.handle = Handle(tempfile.TemporaryFile(dir=self.place, buffering=0))  # noqa: SIM115
+            with tempfile.TemporaryFile(dir=self.place, buffering=0) as file:
+                self.handle = Handle(file)
         except OSError as error:
             raise _refused(self.place, error) from None
 

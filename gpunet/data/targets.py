@@ -57,6 +57,9 @@ class Answer:
         return self.codes < 0
 
     def take(self, rows: np.ndarray) -> "Answer":
+        """Those of some rows (ascending numbers)."""
+        if len(rows) == len(self.codes):
+            return self
         numbers = None if self.numbers is None else self.numbers[rows]
         return replace(self, codes=self.codes[rows], numbers=numbers)
 
@@ -159,7 +162,8 @@ def _numbered(name: str, kind: str, values: np.ndarray) -> Answer:
     codes = np.where(gone, -1, 0)
     if np.any(known % 1) or np.any(np.abs(known) >= EXACT):
         return Answer(name, "real", codes, (), values)
-    labels, codes[~gone] = np.unique(known, return_inverse=True)
+    labels = np.unique(known)
+    codes[~gone] = np.searchsorted(labels, known)
     spell = bool if kind == "boolean" else int
     return Answer(name, kind, codes, tuple(spell(label) for label in labels.tolist()), values)
 

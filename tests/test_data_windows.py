@@ -1,0 +1,161 @@
+"""Windows: every row once an epoch, in an order that follows from the seed and the step alone."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpunet.data import Dataset
+from gpunet.data.rows import RowFile, Spool
+from gpunet.data.windows import Place, Windows, windows
+from gpunet.device.cpu import Cpu
+from gpunet.errors import DataError
+from gpunet.random import permutation
+
+CPU = Cpu("numpy")
+ROW = 2 * (12 + 4 + 4) + 32  # of three float32, a target, a place, twice, and making the order
+
+
+def file_of(x: np.ndarray) -> RowFile:
+    spool = Spool(x.shape[1], x.dtype)
+    spool.add(x)
+    return spool.rows()
+
+
+def data(rows: int) -> Dataset:
+    """Rows that know their number, and so do their targets."""
+    x = np.arange(rows, dtype=np.float32)[:, None] + np.zeros(3, np.float32)
+    return Dataset(x, np.arange(rows, dtype=np.int32))
+
+
+def streamed(rows: int, batch: int, window: int, seed: int | None = 0) -> Windows:
+    part = data(rows)
+    return windows(Dataset(file_of(part.x), part.y), CPU, "float32", batch, seed, window * ROW)
+
+
+def taken(given: Windows, step: int) -> np.ndarray:
+    """What a launch list would take at a step, from the arrays."""
+    first, stop = given.open(step)
+    places = np.arange(first, min(first + given.batch, stop))
+    places = places if given.order is None else given.order[places]
+    np.testing.assert_array_equal(given.x[places, 0], given.y[places])
+    return given.y[places].copy()
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 120), st.integers(0, 3))
+def test_every_row_is_taken_once_an_epoch(rows: int, batch: int, window: int, epoch: int) -> None:
+    given = streamed(rows, batch, window)
+    steps = range(epoch * given.steps, (epoch + 1) * given.steps)
+    found = [taken(given, step) for step in steps]
+    given.close()
+    assert sorted(np.concatenate(found).tolist()) == list(range(rows))
+    assert [len(part) for part in found[:-1]] == [given.batch] * (given.steps - 1)
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 120), st.integers(0, 10**6))
+def test_steps_are_located_by_arithmetic(rows: int, batch: int, window: int, step: int) -> None:
+    given = streamed(rows, batch, window, None)
+    place = given.locate(step)
+    assert 0 <= place.window < given.windows
+    assert given.left(step) >= 1
+    within = place.window * (given.window_rows // given.batch) + place.step
+    assert place.epoch * given.steps + within == step
+    after = given.locate(step + given.left(step))
+    assert after.step == 0
+    assert (after.epoch, after.window) > (place.epoch, place.window)
+    given.close()
+
+
+def test_a_window_holds_what_it_has_room_for_in_whole_batches() -> None:
+    given = streamed(1000, 16, 100)
+    assert (given.window_rows, given.windows, given.steps) == (96, 11, 63)
+    assert len(given.x) == len(given.y) == len(given.order) == 192
+    assert given.locate(given.steps + 7) == Place(1, 1, 1)
+    assert streamed(1000, 16, 0).window_rows == 16
+    assert streamed(10, 16, 100).window_rows == 10
+
+
+def test_any_step_may_be_the_first() -> None:
+    through = streamed(500, 8, 64)
+    want = [taken(through, step) for step in range(2 * through.steps)]
+    for step in (0, 5, 9, 70, 100, 33):
+        again = streamed(500, 8, 64)
+        np.testing.assert_array_equal(taken(again, step), want[step])
+        np.testing.assert_array_equal(taken(again, step + 1), want[step + 1])
+        np.testing.assert_array_equal(again.taken(step), want[step])
+
+
+def test_the_arrays_stay_where_they_are() -> None:
+    given = streamed(300, 8, 64)
+    before = [array.ctypes.data for array in (given.x, given.y, given.order)]
+    for step in range(given.steps + 3):
+        taken(given, step)
+    assert [array.ctypes.data for array in (given.x, given.y, given.order)] == before
+
+
+def test_a_window_is_not_touched_while_it_is_open() -> None:
+    given = streamed(4000, 8, 512)
+    first, stop = given.open(0)
+    assert given.ahead is not None
+    given.ahead[1].result()
+    np.testing.assert_array_equal(np.sort(given.order[first:stop]), np.arange(first, stop))
+    held = given.x[given.order[first : first + 8], 0]
+    np.testing.assert_array_equal(held, given.taken(0))
+
+
+def test_epochs_seeds_and_windows_have_orders_of_their_own() -> None:
+    given, other = streamed(512, 8, 64), streamed(512, 8, 64, seed=1)
+    orders = [
+        [taken(each, epoch * 64 + step).tolist() for step in range(64)]
+        for each in (given, other)
+        for epoch in (0, 1)
+    ]
+    assert len({str(order) for order in orders}) == 4
+    inside = given.order[:64] % 64
+    assert inside.tolist() != given.order[64:128].tolist()
+
+
+def test_without_a_seed_rows_come_as_they_lie() -> None:
+    given = streamed(300, 7, 64, None)
+    assert given.order is None
+    for _ in range(2):
+        spans = list(given.sweep())
+        assert len(spans) == given.windows == 5
+    rows = [given.y[slice(*span)].copy() for span in given.sweep()]
+    np.testing.assert_array_equal(np.concatenate(rows), np.arange(300))
+
+
+def test_a_window_mixes_rows_from_all_over_a_file() -> None:
+    given = streamed(100_000, 100, 10_000)
+    rows = np.sort(np.concatenate([given.taken(step) for step in range(100)]))
+    gaps = np.diff(rows)
+    assert len(rows) == 10_000
+    assert rows[0] < 5_000
+    assert rows[-1] > 95_000
+    assert gaps.max() < 10_000  # 64 runs or more, spread over the file
+
+
+def test_rows_in_memory_are_one_window_in_the_order_of_permutation() -> None:
+    given = windows(data(50), CPU, "float32", 8, 3, 0)
+    assert (given.windows, given.window_rows, given.steps) == (1, 50, 7)
+    for epoch in (0, 1, 0):
+        found = [taken(given, epoch * 7 + step) for step in range(7)]
+        np.testing.assert_array_equal(np.concatenate(found), permutation(50, 3, epoch=epoch))
+    assert given.taken(8).tolist() == permutation(50, 3, epoch=1)[8:16].tolist()
+
+
+def test_a_fault_in_reading_ahead_comes_up_when_the_window_is_due() -> None:
+    given = streamed(512, 8, 64)
+    given.open(0)
+    given.ahead[1].result()
+    given.file.handle.file.truncate(100)
+    due = given.left(0)
+    given.open(due)  # was read ahead before
+    with pytest.raises(DataError, match="the file has become shorter"):
+        given.open(due + given.left(due))
+
+
+def test_targets_take_the_precision_of_the_network() -> None:
+    part = Dataset(data(20).x, np.ones((20, 1), np.float32))
+    assert windows(part, CPU, "float64", 4, None, 0).y.dtype == np.float64
+    assert windows(data(20), CPU, "float64", 4, None, 0).y.dtype == np.int32
