@@ -81,6 +81,13 @@ Inputs = Annotated[
 ]
 
 
+class _Ended(BaseException):
+    """A signal where there is nothing to finish; no `except Exception` on its way swallows it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 ENDING = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 SAVING = [getattr(signal, n) for n in ("SIGUSR1",) if hasattr(signal, n)]
 
@@ -120,10 +127,11 @@ def train(
     from gpunet import job
     from gpunet.run import Run
 
+    Run.check(out)
     planned = job.plan(data, _given(given), config)
-    with Run.create(out, planned.name) as held:
+    with _stop_on_signal(planned) as caught, Run.create(out, planned.name) as held:
         planned.begin(held)
-        _train(planned, json, quiet, planned.prepared.notes)
+        _train(planned, caught, json, quiet, planned.prepared.notes)
 
 
 @app.command()
@@ -149,10 +157,10 @@ def resume(
 
     planned, notes = rerun.take_up(run, data, epochs, device, allow_inexact)
     assert planned.run is not None
-    with planned.run:
+    with _stop_on_signal(planned) as caught, planned.run:
         if planned.is_over:
             notes.append("nothing is left to train; --epochs +N adds N epochs")
-        _train(planned, json, quiet, notes)
+        _train(planned, caught, json, quiet, notes)
 
 
 @app.command()
@@ -384,9 +392,13 @@ def main(arguments: list[str] | None = None) -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
         elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    ending = {number: _end for number in ENDING if number != signal.SIGINT}
-    with _handling(ending | dict.fromkeys(SAVING, lambda number, frame: None)):
-        sys.exit(_run(arguments))
+    try:
+        ending = dict.fromkeys(ENDING, _end)
+        with _handling(ending | dict.fromkeys(SAVING, lambda number, frame: None)):
+            code = _run(arguments)
+    except _Ended as fault:  # between two lines of ours
+        code = 128 + fault.number
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -403,9 +415,9 @@ def _run(arguments: list[str]) -> int:
         return _leave_quietly()
     except OSError as fault:
         return _fail(fault, f"stdout: {fault.strerror or fault}", WriteError.exit_code)
-    except KeyboardInterrupt as fault:
-        return _fail(fault, "interrupted", Interrupted.exit_code)
-    except typer.Abort as fault:
+    except _Ended as fault:
+        return _fail(fault, "interrupted", 128 + fault.number)
+    except (KeyboardInterrupt, typer.Abort) as fault:
         return _fail(fault, "interrupted", Interrupted.exit_code)
     except Exception as fault:
         if hasattr(fault, "format_message"):
@@ -438,7 +450,7 @@ def _stop_on_signal(planned: "Job") -> Iterator[list[int]]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise _Ended(number)
         caught.append(number)
         planned.control.stop = True
 
@@ -464,7 +476,7 @@ def _handling(handlers: dict[int, Any]) -> Iterator[None]:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("interrupted", None, number)
+    raise _Ended(number)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -478,32 +490,34 @@ def _numbers(text: str | None, name: str) -> list[int]:
         raise UsageError(f"{name} {text}: must be whole numbers with commas") from None
 
 
-def _train(planned: "Job", json: bool, quiet: bool, notes: Iterable[str]) -> None:
-    """Run a job to its end, showing it."""
+def _train(
+    planned: "Job", caught: list[int], json: bool, quiet: bool, notes: Iterable[str]
+) -> None:
+    """Run a job to its end, showing it. Raises Interrupted where a signal has stopped it."""
     if not quiet:
         view.facts(_plan_facts(planned))
         view.gap()
     for note in notes:
         view.warn(note)
-    with _stop_on_signal(planned) as caught:
-        with _training_view(planned, quiet) as shown:
-            planned.control.tick = shown.tick
-            try:
-                for report in planned.reports():
-                    shown.report(report)
-            except Diverged as fault:
-                view.trail(fault.fault)
-                raise
-        summary = planned.finish()
+    with _training_view(planned, quiet) as shown:
+        planned.control.tick = shown.tick
+        try:
+            for report in planned.reports():
+                shown.report(report)
+        except Diverged as fault:
+            view.trail(fault.fault)
+            raise
+    summary = planned.finish()
+    is_stopped = summary["ended"] == "stopped"
     view.gap()
     if json:
         view.print_json(summary)
-    elif not caught:
+    elif not is_stopped:
         view.metrics(summary["metrics"])
-    if not quiet and not caught:
+    if not quiet and not is_stopped:
         view.gap()
         view.facts(_next_steps(summary))
-    if caught:
+    if is_stopped:
         where = f"step {summary['steps']:,} of {planned.steps:,}"
         hint = f"go on with: gpunet resume {planned.out}"
         raise Interrupted(f"stopped after {where}", hint, caught[0])
@@ -557,7 +571,9 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
 def _next_steps(summary: dict[str, Any]) -> list[tuple[str, str]]:
     run, ended = summary["run"], summary["ended"]
     why = {"patience": ", no better one since", "stopped": ", stopped"}.get(ended, "")
-    kept = f"epoch {summary['best_epoch']:,} of {summary['epochs']:,}{why}"
+    best = summary["best_epoch"]
+    epoch = "the last epoch" if best is None else f"epoch {best:,}"
+    kept = f"{epoch} of {summary['epochs']:,}{why}"
     return [
         ("kept", f"{kept}, {view.duration(summary['seconds'])} on {summary['runs_on']}"),
         ("next", f"gpunet evaluate {run} DATA"),

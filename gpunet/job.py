@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -20,10 +21,11 @@ from gpunet.config import Settings, gather
 from gpunet.data import Prepared, Source
 from gpunet.device import Choice, resolve
 from gpunet.engine import LaunchList
-from gpunet.errors import Diverged, UsageError
+from gpunet.errors import Diverged, GpunetError, UsageError
 from gpunet.loop import Control, Report, Snapshot
 from gpunet.predict import MODEL_FILE, Model, outputs
-from gpunet.run import IDENTITY, RUN_SCHEMA, SETTINGS, Run, pack
+from gpunet.run import IDENTITY, SETTINGS, Run, forms, pack
+from gpunet.view import finite
 
 SCHEMA = "gpunet.train/1"
 METRICS, TIMING, SUMMARY, FAULT = "metrics.jsonl", "timing.jsonl", "summary.json", "fault"
@@ -102,7 +104,7 @@ class Job:
         """Write down in a new run directory what the run is."""
         self.run = run
         self.identity = {
-            "schema": RUN_SCHEMA,
+            "schema": forms.RUN,
             "id": secrets.token_hex(8),
             "name": self.name,
             "data": self.location,
@@ -144,6 +146,10 @@ class Job:
         except Diverged as fault:
             control.ended = "diverged"
             raise self._keep_what_is_good(fault) from None
+        except Exception:
+            with suppress(GpunetError):  # the disk may be what failed
+                self._status("failed")
+            raise
 
     def follow(self, on_report: Callable[[Report], None] | None = None) -> Model:
         """Train to the end, handing each report on."""
@@ -228,7 +234,7 @@ class Job:
         reports = {"last": self.last, "best": self.best}
         state |= {name: None if r is None else lasting(r) for name, r in reports.items()}
         tensors = {**snapshot.tensors, "metrics": text}
-        self.run.save(snapshot.step, tensors, {**state, "loop": snapshot.state})
+        self.run.save(snapshot.step, tensors, {**state, "loop": finite(snapshot.state)})
         self._save_model(snapshot.best)
         self._status("running", snapshot.step)
 
@@ -249,12 +255,15 @@ class Job:
     def _keep_what_is_good(self, fault: Diverged) -> Diverged:
         if self.run is None:
             return fault
-        self._keep_fault(fault.fault)
+        kept = []
+        if fault.fault is not None:
+            self._keep_fault(fault.fault)
+            kept.append(f"the batch is in {self.run.path / FAULT}.safetensors")
         self.finish()
-        kept = f"the batch is in {self.run.path / FAULT}.safetensors"
         if self.best is not None:
-            kept += f", the model of epoch {self.best.epoch} is kept"
-        return Diverged(f"{fault.message}; {kept}", fault.hint, fault.fault)
+            kept.append(f"the model of epoch {self.best.epoch} is kept")
+        message = "; ".join((fault.message, *([", ".join(kept)] if kept else [])))
+        return Diverged(message, fault.hint, fault.fault)
 
     def _keep_fault(self, fault: Any) -> None:
         """The batch of the faulty step, and what led to it."""
@@ -272,8 +281,9 @@ class Job:
 
 
 def lasting(report: Report) -> dict[str, Any]:
-    """A report without what may differ when the same steps are made again: times, the length."""
-    return {name: value for name, value in vars(report).items() if name not in PASSING}
+    """A report without what may differ when the same steps are made again: times, the length;
+    numbers that are not finite are None."""
+    return finite({name: value for name, value in vars(report).items() if name not in PASSING})
 
 
 def report(found: Mapping[str, Any]) -> Report:
@@ -340,6 +350,8 @@ def train(
     Raises the errors of gpunet.errors.
     """
     flags = {**settings, **({"target": target} if target else {})}
+    if out is not None:
+        Run.check(out)
     job = plan(source, flags, config)
     if out is None:
         return job.follow(on_report)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from math import ceil, inf, isfinite
@@ -17,7 +18,7 @@ from gpunet.data.windows import Windows, windows
 from gpunet.device import Device
 from gpunet.engine import Feed, LaunchList, Store
 from gpunet.errors import Diverged, ModelInvalid
-from gpunet.kernels.slots import LR, SCALE
+from gpunet.kernels.slots import ARRIVED, FAULT, LR, PENDING, ROWS, SCALE, START, STEP, VALID
 from gpunet.model import Network
 
 EVALUATION_ROWS, EVALUATION_BYTES = 4096, 1 << 25
@@ -29,8 +30,6 @@ Legs = Sequence[tuple[int, int]]
 """What was added to a run: after which step, and how many steps."""
 SAFE_SECONDS, TRAIL = 5.0, 20
 """After a fault about so many seconds are run again, and so many steps are shown."""
-PLACES = {"done", "reported", "lowest", "stale", "chain", "first_loss", "ended"}
-"""What a snapshot's state holds."""
 FAULTS = {1: "loss", 2: "gradient", 4: "weight"}
 
 
@@ -299,11 +298,20 @@ class _Run:
         weights = _unprefixed("weight", expected)
         _check_layout(expected, moving)
         _check_layout(weights if best else {}, best)
+        self._check_clock(moving["clock"])
         self.best = best
         self._load(moving)
         self.safe = start
         if self.taken.locate(self.done).step:
             self.taken.open(self.done)
+
+    def _check_clock(self, clock: np.ndarray) -> None:
+        """Raise ModelInvalid for a clock that no run has: kernels take rows where it points."""
+        rows = self.list.feed.rows
+        places = (clock[START] >= -self.list.batch, clock[START] < rows, clock[ROWS] <= rows)
+        others = (clock[STEP] == self.done, clock[VALID] <= self.list.batch)
+        if not all((*places, *others, not clock[[FAULT, PENDING, ARRIVED]].any())):
+            raise ModelInvalid("the checkpoint's clock is not of this run")
 
     def _moving(self) -> dict[str, np.ndarray]:
         """Everything that a step changes, by name, copied."""
@@ -357,10 +365,17 @@ class _Run:
         return time.perf_counter() - self.kept >= every
 
     def _keep(self) -> None:
-        if self.control.keep is not None:
-            self.control.save = False
-            self.control.keep(self.snapshot())
-            self.kept = time.perf_counter()
+        """Hand a snapshot on. Raises Diverged for one from which nothing could go on."""
+        if self.control.keep is None:
+            return
+        self.control.save = False
+        snapshot = self.snapshot()
+        for name, array in snapshot.tensors.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                message = f"diverged by step {self.done:,}: {name} is not finite"
+                raise Diverged(message, "try --clip-norm 1")
+        self.control.keep(snapshot)
+        self.kept = time.perf_counter()
 
     def _report(self, steps: int, seconds: float) -> Report:
         last, summed, _, rows = (float(v) for v in self.device.to_host(self.list.totals))
@@ -400,7 +415,8 @@ class _Run:
         what = next(name for bit, name in FAULTS.items() if bits & bit)
         loss = float(self.device.to_host(self.list.totals)[0])
         trail = self._replay(step - 1)
-        self._keep()
+        with suppress(Diverged):  # what led here is told below
+            self._keep()
         fault = self._examine(step, what, (*trail, {"step": step, "loss": loss}))
         message = f"diverged at step {step:,}, epoch {fault.epoch:,}: {fault.where}"
         return Diverged(message, fault.advice(self.config), fault)

@@ -166,9 +166,12 @@ def _is_double(weights: dict[str, np.ndarray]) -> bool:
 
 
 def check_destination(out: str) -> None:
-    """Refuse, before any work, a file of a kind that cannot be written."""
-    if out != "-" and not out.endswith(FORMATS):
+    """Refuse, before any work, a file of a kind or in a place that cannot be written."""
+    if out == "-":
+        return
+    if not out.endswith(FORMATS):
         raise UsageError(f"{out}: no format for this name", f"use {', '.join(FORMATS)} or -")
+    run.files.check_place(Path(out))
 
 
 def columns(

@@ -12,17 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpunet import about, job
-from gpunet.errors import DataError, GpunetError, InputMissing, ModelInvalid, UsageError
+from gpunet.config import gather
+from gpunet.errors import GpunetError, InputMissing, ModelInvalid, UsageError
 from gpunet.job import METRICS, TIMING, Job, lasting
-from gpunet.loop import PLACES, Report, Snapshot
+from gpunet.loop import Report, Snapshot
 from gpunet.predict import Model
-from gpunet.run import SETTINGS, Checkpoint, Run, files, identity, readable
+from gpunet.run import SETTINGS, Checkpoint, Run, files, forms, identity, readable
 
 TOLERANCE = 1e-3
 """Relative, between losses where the bits cannot be the same."""
 ON_ANOTHER_DEVICE = ("threads", "kernels", "precision")
-STATE = {"id", "fingerprints", "environment", "last", "best", "loop"}
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,21 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
     flags: dict[str, Any] = {}
     if device is not None:
         flags = {"device": device} | dict.fromkeys(ON_ANOTHER_DEVICE, "auto")
+    _check_settings(path / SETTINGS)
     reopened = job.plan(source, flags, path / SETTINGS, found["folder"])
     reopened.prepared = reopened.prepared.with_reason(found["task_reason"])
     reopened.model = replace(reopened.model, schema=reopened.prepared.schema)
     reopened.name, reopened.identity = found["name"], found
     reopened.legs = [(first, steps) for first, steps in found["legs"]]
     return reopened
+
+
+def _check_settings(path: Path) -> None:
+    """Settings that gpunet did not write are the run's fault, not the user's."""
+    try:
+        gather(file=path)
+    except GpunetError as reason:
+        raise ModelInvalid(f"{path}: not as gpunet wrote it: {reason.message}") from None
 
 
 def resume(
@@ -118,6 +129,7 @@ def verify(
     start. devices: each in turn; on others than the run's own the losses are compared within
     TOLERANCE, as they are in an environment that differs from the run's.
     """
+    identity(Path(path))
     recorded = _recorded(Path(path) / METRICS)
     wanted = [line for line in recorded if not epochs or line["epoch"] in epochs]
     if missing := set(epochs) - {line["epoch"] for line in wanted}:
@@ -125,33 +137,37 @@ def verify(
     if not wanted:
         raise ModelInvalid(f"{path}: no epoch was finished: nothing to compare")
     for device in devices or (None,):
-        yield from _compare(Path(path), wanted, device, data)
+        yield from _compare(Path(path), wanted, device, data, is_whole=not epochs)
 
 
 def _compare(
-    path: Path, wanted: list[dict[str, Any]], device: str | None, data: Any
+    path: Path, wanted: list[dict[str, Any]], device: str | None, data: Any, is_whole: bool
 ) -> Iterator[Compared]:
     again = reopen(path, data, device)
     _differences(again, allow_inexact=False)
     here, there = about.environment(again.choice.device), again.identity["environment"]
-    if here == there:
+    if here == there and not is_whole:
         again.start = _before(again, path, wanted[0]["step"])
+    name = again.choice.device.name
     by_step = {line["step"]: line for line in wanted}
     for report in again.reports():
         line = by_step.pop(report.step, None)
         if line is not None:
             wrong = _wrong(line, report, exact=here == there)
-            yield Compared(report.step, report.epoch, again.choice.device.name, wrong)
+            yield Compared(report.step, report.epoch, name, wrong)
+        elif is_whole:
+            yield Compared(report.step, report.epoch, name, f"not in {METRICS}")
         if not by_step:
             return
     for line in by_step.values():
-        name = again.choice.device.name
         yield Compared(line["step"], line["epoch"], name, "the run ended before it")
 
 
 def _wrong(line: dict[str, Any], report: Report, exact: bool) -> str:
     """What differs between a recorded report and one made again."""
     again = json.loads(json.dumps(lasting(report)))
+    if line["loss"] is None:
+        return "loss is not a number"
     if exact:
         return ", ".join(name for name in again if line.get(name) != again[name])
     near = abs(line["loss"] - again["loss"]) <= TOLERANCE * max(abs(line["loss"]), 1e-12)
@@ -188,30 +204,34 @@ def _differences(resumed: Job, allow_inexact: bool) -> list[str]:
 def _take_newest(resumed: Job) -> list[str]:
     """Start from the newest checkpoint that is whole; warnings of those that are not."""
     assert resumed.run is not None
-    notes, seen = [], 0
+    passed = []
     for file, found in readable(resumed.run.path):
-        seen += 1
         if isinstance(found, GpunetError):
-            notes.append(f"{found.message}; taking the one before it")
+            passed.append(found.message)
         elif not _is_ours(resumed, found):
-            notes.append(f"{file}: of another run; taking the one before it")
+            passed.append(f"{file}: not a checkpoint of this run")
         else:
             _restore(resumed, found)
-            return notes
-    if seen:
-        raise ModelInvalid(f"{resumed.run.path}: none of {seen} checkpoints can be used", notes[0])
-    return notes
+            return [f"{reason}; taking the one before it" for reason in passed]
+    if passed:
+        count = len(passed)
+        raise ModelInvalid(f"{resumed.run.path}: no good checkpoint of {count}: {passed[0]}")
+    return []
 
 
 def _is_ours(resumed: Job, found: Checkpoint) -> bool:
+    """Whether a checkpoint is of this run, and as gpunet wrote it."""
     tensors, state = found
-    is_whole = set(state) == STATE and "metrics" in tensors and set(state["loop"]) == PLACES
-    return is_whole and state["id"] == resumed.identity["id"]
+    metrics = tensors.get("metrics")
+    if not forms.fits(state, forms.STATE) or metrics is None or metrics.dtype != np.uint8:
+        return False
+    is_known = 0 <= state["loop"]["reported"] <= state["loop"]["done"] <= resumed.steps
+    return is_known and state["id"] == resumed.identity["id"]
 
 
 def _restore(resumed: Job, found: Checkpoint) -> None:
     tensors, state = found
-    text = tensors["metrics"].tobytes().decode()
+    text = tensors["metrics"].tobytes().decode(errors="replace")
     resumed.lines = text.splitlines(keepends=True)
     resumed.start = _snapshot(found)
     for name in ("last", "best"):
@@ -250,8 +270,11 @@ def _recorded(path: Path) -> list[dict[str, Any]]:
     """The reports of a run; a last line that was cut off is left out."""
     try:
         lines = files.read(path).decode().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
     except FileNotFoundError:
         raise InputMissing(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as reason:
-        raise DataError(f"{path}: cannot be read ({reason})") from None
+        raise ModelInvalid(f"{path}: cannot be read ({reason})") from None
+    if not forms.fits(found, [forms.LINE]):
+        raise ModelInvalid(f"{path}: not as gpunet wrote it")
+    return found

@@ -99,7 +99,7 @@ def test_without_a_whole_checkpoint_nothing_is_touched(tmp_path: Path) -> None:
     for each in checkpoints(path):
         each.write_bytes(b"")
     before = results(path)
-    with pytest.raises(ModelInvalid, match="none of 2 checkpoints"):
+    with pytest.raises(ModelInvalid, match="no good checkpoint of 2"):
         rerun.take_up(path)
     assert results(path) == before
 
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_another_run_is_not_taken(tmp_path: Path) -> None:
     path, other = train(tmp_path / "a", stop_after=22), train(tmp_path / "b", stop_after=22)
     for mine, theirs in zip(checkpoints(path), checkpoints(other), strict=True):
         mine.write_bytes(theirs.read_bytes())
-    with pytest.raises(ModelInvalid, match="none of 2 checkpoints"):
+    with pytest.raises(ModelInvalid, match="no good checkpoint of 2"):
         rerun.take_up(path)
 
 

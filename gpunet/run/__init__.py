@@ -1,9 +1,8 @@
 """The run directory, and the one place that writes files. Knows no model."""
 
-from gpunet.run import files
+from gpunet.run import files, forms
 from gpunet.run.directory import (
     IDENTITY,
-    RUN_SCHEMA,
     SETTINGS,
     Checkpoint,
     Run,
@@ -16,12 +15,12 @@ from gpunet.run.tensors import pack, unpack
 
 __all__ = [
     "IDENTITY",
-    "RUN_SCHEMA",
     "SETTINGS",
     "Checkpoint",
     "Run",
     "checkpoints",
     "files",
+    "forms",
     "identity",
     "pack",
     "readable",

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,26 +19,13 @@ from typing import Any, Self
 import numpy as np
 
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutputExists, RunBusy
-from gpunet.run import files
+from gpunet.run import files, forms
 from gpunet.run.tensors import pack, unpack
 
 LOCK, SETTINGS, IDENTITY = ".lock", "config.toml", "run.json"
 STATUS, CHECKPOINTS = "status.json", "checkpoints"
 CHECKPOINT = re.compile(r"step-(\d{12})\.safetensors")
 KEPT = 2
-RUN_SCHEMA = "gpunet.run/1"
-IDENTITY_TYPES: dict[str, Any] = {
-    "schema": str,
-    "id": str,
-    "name": str,
-    "data": (str, type(None)),
-    "folder": str,
-    "task_reason": str,
-    "fingerprints": dict,
-    "environment": dict,
-    "legs": list,
-}
-"""What `run.json` holds."""
 
 
 class Run:
@@ -59,8 +47,26 @@ class Run:
         refuses. A directory in which nothing but a lock was ever made is as good as new.
         """
         with files.system_errors(path or root):
-            chosen = _first_free(Path(root), _slug(data_name)) if path is None else _named(path)
-            return cls(chosen)
+            if path is None:
+                return cls(_first_free(Path(root), _slug(data_name)))
+            held = cls(_named(Path(path)))
+        if not _is_unbegun(held.path):  # another began it, and ended, before the lock was ours
+            held.close()
+            raise _taken(held.path)
+        return held
+
+    @staticmethod
+    def check(path: str | Path | None, root: Path | str = "runs") -> None:
+        """Refuse a directory that `create` could not make, before any work is done for it.
+
+        Raises as `create` does, and makes nothing.
+        """
+        chosen = Path(root if path is None else path)
+        if path is not None and os.path.lexists(chosen) and not _is_unbegun(chosen):
+            raise _taken(chosen)
+        while not os.path.lexists(chosen):
+            chosen = chosen.absolute().parent
+        files.check_place(chosen / LOCK)
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
@@ -89,13 +95,18 @@ class Run:
         files.write_json(self.path / STATUS, record)
 
     def save(self, step: int, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
-        """Commit a checkpoint, then take away all but the newest two."""
+        """Commit a checkpoint, then take away older ones: this and the one before it stay.
+
+        Those of later steps are left alone: they are damaged, or of another run.
+        """
         folder = self.path / CHECKPOINTS
         with files.system_errors(folder):
             if not folder.is_dir():
                 files.make_directory(folder)
-        files.write(folder / f"step-{step:012d}.safetensors", pack(tensors, state))
-        for old in checkpoints(self.path)[KEPT:]:
+        newest = folder / f"step-{step:012d}.safetensors"
+        files.write(newest, pack(tensors, state))
+        older = [each for each in checkpoints(self.path) if each.name <= newest.name]
+        for old in older[KEPT:]:
             files.remove(old)
 
     def close(self) -> None:
@@ -132,21 +143,26 @@ def identity(path: Path) -> dict[str, Any]:
         raise ModelInvalid(f"{path}: no run was begun here", "train with -o to begin one") from None
     except (OSError, ValueError, RecursionError) as reason:
         raise ModelInvalid(f"{path / IDENTITY}: cannot be read ({reason})") from None
-    if not _is_identity(found):
+    if not isinstance(found, dict) or found.get("schema") != forms.RUN:
         raise ModelInvalid(f"{path / IDENTITY}: not of this version of gpunet")
+    if not forms.fits(found, forms.IDENTITY) or not all(map(_is_leg, found["legs"])):
+        raise ModelInvalid(f"{path / IDENTITY}: not as gpunet wrote it")
+    _refuse_links(path)
     return found
 
 
-def _is_identity(found: Any) -> bool:
-    """Whether `run.json` holds what it should, and nothing else."""
-    if not isinstance(found, dict) or set(found) != set(IDENTITY_TYPES):
-        return False
-    sound = all(isinstance(found[name], kind) for name, kind in IDENTITY_TYPES.items())
-    return sound and found["schema"] == RUN_SCHEMA and all(map(_is_leg, found["legs"]))
+def _is_leg(leg: list[int]) -> bool:
+    return len(leg) == 2 and leg[0] >= 0 and leg[1] > 0
 
 
-def _is_leg(leg: Any) -> bool:
-    return isinstance(leg, list) and len(leg) == 2 and all(type(n) is int and n > 0 for n in leg)
+def _refuse_links(path: Path) -> None:
+    """A run is made of plain files and directories alone."""
+    for each in (*path.iterdir(), *(path / CHECKPOINTS).glob("*")):
+        with suppress(FileNotFoundError):
+            mode = each.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                hint = "put the file itself there"
+                raise ModelInvalid(f"{each}: a link or a device, which no run holds", hint)
 
 
 def checkpoints(path: Path) -> list[Path]:
@@ -168,11 +184,20 @@ def readable(path: Path) -> Iterator[tuple[Path, Checkpoint | GpunetError]]:
 
 
 def _take_lock(path: Path) -> int | None:
+    """Hold a directory, and leave word of who does; None where the system has no such locks."""
+    descriptor = _locked(path, os.O_CREAT)
+    if descriptor is not None:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    return descriptor
+
+
+def _locked(path: Path, flags: int = 0) -> int | None:
     try:
         import fcntl
     except ImportError:
         return None
-    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW | flags, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -182,26 +207,33 @@ def _take_lock(path: Path) -> int | None:
     except BaseException:
         os.close(descriptor)
         raise
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
     return descriptor
 
 
-def _named(path: str | Path) -> Path:
-    chosen = Path(path)
+def _named(path: Path) -> Path:
     try:
-        files.make_directory(chosen, parents=True)
+        files.make_directory(path, parents=True)
     except FileExistsError:
-        if not chosen.is_dir() or not _is_unbegun(chosen):
-            hint = "name another with -o, or leave -o out"
-            if (chosen / IDENTITY).is_file():
-                hint = f"go on with it: gpunet resume {chosen}; or name another with -o"
-            raise OutputExists(f"{chosen}: is there already", hint) from None
-    return chosen
+        if not _is_unbegun(path):
+            raise _taken(path) from None
+    return path
+
+
+def _taken(path: Path) -> OutputExists:
+    """Why a directory cannot be had. Raises RunBusy where someone holds it."""
+    with suppress(OSError):
+        if (descriptor := _locked(path)) is not None:
+            os.close(descriptor)
+    hint = "name another with -o, or leave -o out"
+    if (path / IDENTITY).is_file():
+        hint = f"go on with it: gpunet resume {path}; or name another with -o"
+    return OutputExists(f"{path}: is there already", hint)
 
 
 def _is_unbegun(path: Path) -> bool:
-    """Whether all that a directory holds is what a run leaves that was killed as it began."""
+    """Whether it is a directory, and holds only what a run leaves that was killed as it began."""
+    if not path.is_dir():
+        return False
     names = {each.name for each in path.iterdir()}
     return all(name in (LOCK, SETTINGS) or name.startswith(files.TEMPORARY) for name in names)
 

@@ -1,15 +1,17 @@
 """Durable writes: a file is whole or absent, and what was acknowledged outlives a power cut.
 
-Every system call that changes a disk is made here, through this module's `os`: tests stand in for
-it to fail, kill or record each of them. Refuses to try again after an error.
+Every system call that changes a disk, but for a run's lock, is made here through this module's
+`os`: tests stand in for it to fail, kill or record each of them. Refuses to retry after an error.
 """
 
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from gpunet.errors import InputMissing, NotPermitted, WriteError
@@ -18,17 +20,24 @@ from gpunet.view import finite
 TEMPORARY = ".tmp-"
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 ADD = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe would wait for its writer
+LONGEST = 255
+"""Bytes of a name."""
 
 
 def write(path: Path, content: bytes | str) -> None:
     """Put `content` at `path`, whole or not at all; a link's target is replaced, not the link.
 
     A temporary file beside it is written, flushed to the disk and renamed over it; then the
-    directory is flushed. Raises WriteError or NotPermitted, and then leaves nothing behind.
+    directory is flushed. A pipe or a device is written to as it is. Raises WriteError or
+    NotPermitted, and then leaves nothing behind.
     """
     data = content.encode() if isinstance(content, str) else content
     path = path.resolve() if path.is_symlink() else path
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}"[:255])
+    if _is_stream(path):
+        _pour(path, data)
+        return
+    temporary = _temporary(path)
     with system_errors(path):
         try:
             _fill(temporary, data)
@@ -76,13 +85,28 @@ def remove(path: Path) -> None:
 
 
 def read(path: Path, limit: int | None = None) -> bytes:
-    """A file's bytes, read rather than mapped; OSError when it cannot be, or is longer."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """A file's bytes, read rather than mapped; OSError when it is none, or longer than `limit`."""
+    descriptor = os.open(path, READ)
     with open(descriptor, "rb") as file:
-        size = os.fstat(descriptor).st_size
-        if limit is not None and size > limit:
-            raise OSError(errno.EFBIG, f"{size:,} bytes, more than {limit:,}")
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if limit is not None and found.st_size > limit:
+            raise OSError(errno.EFBIG, f"{found.st_size:,} bytes, more than {limit:,}")
         return file.read()
+
+
+def check_place(path: Path) -> None:
+    """Refuse, before any work is done, a path that nothing could be written to.
+
+    Raises WriteError where it is a directory or in none, NotPermitted where the system forbids.
+    """
+    folder = path.resolve().parent
+    if path.is_dir() or not folder.is_dir():
+        number = errno.EISDIR if path.is_dir() else errno.ENOENT
+        raise WriteError(f"{path}: {os.strerror(number)}")
+    if not _is_stream(path) and not os.access(folder, os.W_OK | os.X_OK):
+        raise NotPermitted(f"{path}: {folder} cannot be written to")
 
 
 def flush_directory(path: Path) -> None:
@@ -116,6 +140,28 @@ def missing_is_ours(path: Path | str) -> Iterator[None]:
             yield
         except (FileNotFoundError, NotADirectoryError):
             raise InputMissing(f"{path}: no such file") from None
+
+
+def _temporary(path: Path) -> Path:
+    """A new name beside a path; not of the process's number, which others have had or will have."""
+    start = f"{TEMPORARY}{token_hex(4)}-".encode()
+    return path.with_name(os.fsdecode((start + os.fsencode(path.name))[:LONGEST]))
+
+
+def _is_stream(path: Path) -> bool:
+    with suppress(OSError):
+        mode = os.stat(path).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+    return False
+
+
+def _pour(path: Path, data: bytes) -> None:
+    with system_errors(path):
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            _write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
 
 
 def _fill(path: Path, data: bytes) -> None:

@@ -37,8 +37,8 @@ def unpack(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
     Raises InputMissing, NotPermitted, or ModelInvalid with what is wrong.
     """
-    if path.is_dir():
-        raise ModelInvalid(f"{path}: a directory, not a file of gpunet's")
+    if path.exists() and not path.is_file():
+        raise ModelInvalid(f"{path}: a directory or a device, not a file of gpunet's")
     with missing_is_ours(path):
         content = read(path)
     return parse(content, str(path))
