@@ -252,6 +252,9 @@ def predict(
         Optional[str], typer.Option(help="Columns of DATA to copy, with commas: ids.")
     ] = None,
     proba: Annotated[bool, typer.Option("--proba", help="Add a column a class.")] = False,
+    spreadsheet_safe: Annotated[
+        bool, typer.Option("--spreadsheet-safe", help="A ' before text that looks like a formula.")
+    ] = False,
     device: DeviceName = "cpu",
     delimiter: Delimiter = None,
     header: Header = True,
@@ -274,7 +277,7 @@ def predict(
     columns = predicting.columns(model.schema, source, found, kept, proba)
     for name, count in found.unseen.items():
         view.warn(f"{name}: {count:,} rows hold a category that training never saw")
-    predicting.write(columns, out)
+    predicting.write(predicting.spreadsheet_safe(columns) if spreadsheet_safe else columns, out)
     if json:
         report = {"schema": "gpunet.predict/1", "run": str(run), "out": out, "rows": source.rows}
         view.print_json({**report, "unseen": found.unseen})

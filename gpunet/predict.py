@@ -14,6 +14,7 @@ import numpy as np
 from gpunet import engine, loop, model, run
 from gpunet.config import Config, gather
 from gpunet.data import Dataset, Schema, Source, read
+from gpunet.data.words import NUMBER
 from gpunet.device import Device, resolve
 from gpunet.errors import DataError, GpunetError, ModelInvalid, UsageError
 from gpunet.model import Network
@@ -115,7 +116,7 @@ def load(path: Path | str) -> Model:
     weights, state = run.unpack(path / MODEL_FILE if isdir(path) else path)
     try:
         schema = Schema.from_dict(state["schema"])
-        config = gather(recipe=state["network"]).config
+        config = gather(recipe=dict(state["network"])).config
         _check_widths(weights, (schema.width, *config.hidden, outputs(schema)))
         network = model.build(config, schema.width, outputs(schema), schema.target.task)
         network.load(weights)
@@ -198,6 +199,33 @@ def _kept(source: Source, names: list[str]) -> dict[str, Any]:
     if missing := [name for name in names if name not in source.columns]:
         raise DataError(f"--keep {missing[0]}: {source.name} has no such column")
     return {} if source.table is None else {name: source.table.column(name) for name in names}
+
+
+def spreadsheet_safe(table: dict[str, Any]) -> dict[str, Any]:
+    """The same columns with a ' before text that a spreadsheet would take for a formula.
+
+    That is text that begins with = + - @, a tab or a carriage return and is no number; names too.
+    """
+    import pyarrow as pa
+
+    names = _defused(pa.array(list(table), pa.string())).to_pylist()
+    if len(set(names)) < len(names):
+        raise DataError("--spreadsheet-safe would give two columns the same name", "leave one out")
+    return {name: _defused(values) for name, values in zip(names, table.values(), strict=True)}
+
+
+def _defused(values: Any) -> Any:
+    import pyarrow as pa
+    from pyarrow import compute
+
+    column = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return values
+    text = column.cast(pa.large_string())
+    starts = compute.match_substring_regex(text, r"^[=+\-@\t\r]")
+    is_formula = compute.and_not(starts, compute.match_substring_regex(text, NUMBER))
+    return compute.if_else(is_formula, compute.replace_substring_regex(text, "^(.)", r"'\1"), text)
 
 
 def write(table: dict[str, Any], out: str) -> None:

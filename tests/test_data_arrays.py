@@ -192,7 +192,7 @@ def test_a_changed_or_cut_archive_is_refused_or_harmless(place, change, cut):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # zipfile complains about odd members
             source = read_npz(bytes(data), "t", ROOM)
-    except DataError:
+    except (DataError, OutOfMemory):
         return
     np.testing.assert_array_equal(source.x, X)
 
@@ -232,6 +232,7 @@ IMAGES = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
         (b"\0\0\x08\x03\0\0\0\1", "not an IDX file"),
         (idx(IMAGES)[:-1], r"promises the shape \(4, 3, 2\) of uint8, 24 bytes; 23 are there"),
         (idx(IMAGES) + b"\0", "24 bytes; 25 are there"),
+        (idx(IMAGES[:0], dims=[0] + [2**31] * 3), "promises the shape"),
         (idx(IMAGES, dims=[2**32 - 1] * 3), "79,228,162,458,924,105,385,300,197,375 bytes; 24"),
         (idx(np.zeros((0, 3, 2), np.uint8)), r"x has the shape \(0, 3, 2\)"),
         (idx(np.zeros(5, np.uint8)), "an IDX file of labels; name the folder"),

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
 import gpunet
 from gpunet import predict
+from gpunet.cli import _run
 from gpunet.data import read
 from gpunet.device import resolve
 from gpunet.errors import DataError, InputMissing, ModelInvalid, UsageError
@@ -189,3 +191,40 @@ def test_a_model_whose_parts_do_not_fit(tmp_path: Path, run: Path) -> None:
 def test_no_rows(model: predict.Model) -> None:
     with pytest.raises(DataError, match="no rows"):
         model.predict(WITHOUT.slice(0, 0))
+
+
+def test_text_is_made_safe_for_spreadsheets_and_numbers_stay(tmp_path: Path) -> None:
+    plain = ["-5", "+2.5e3", "-.5", "x=1", "", "'=", None, "é"]
+    cells = ["=1+1", "+x", "-x", "@a", "\tb", "\rc", *plain]
+    wanted = ["'=1+1", "'+x", "'-x", "'@a", "'\tb", "'\rc", *plain]
+    text = pa.array(cells)
+    numbers = np.linspace(-1, 1, len(cells))
+    for column in (text, pa.chunked_array([text]), text.dictionary_encode()):
+        safe = predict.spreadsheet_safe({"=cmd|' /C calc'!A0": column, "p": numbers, "-1": text})
+        assert list(safe) == ["'=cmd|' /C calc'!A0", "p", "-1"]
+        assert safe["'=cmd|' /C calc'!A0"].to_pylist() == wanted
+        assert safe["p"] is numbers
+    labels = np.array(["=a", "b"])
+    assert predict.spreadsheet_safe({"prediction": labels})["prediction"].to_pylist() == [
+        "'=a",
+        "b",
+    ]
+    predict.write(safe, str(tmp_path / "p.csv"))
+    assert pa.csv.read_csv(tmp_path / "p.csv")["p"].to_numpy().tolist() == numbers.tolist()
+    with pytest.raises(DataError, match="two columns the same name"):
+        predict.spreadsheet_safe({"=a": labels, "'=a": labels})
+
+
+def test_the_command_line_makes_predictions_safe(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    rows = "".join(f"{i},{['=one', 'two'][i % 2]}\n" for i in range(40))
+    table.write_text(f"=a,y\n{rows}")
+    model = gpunet.train(table, "y", epochs=2, hidden=(4,))
+    model.save(tmp_path / "m.safetensors")
+    out = tmp_path / "p.csv"
+    words = ["predict", str(tmp_path / "m.safetensors"), str(table), "--keep", "=a", "--proba"]
+    assert _run([*words, "-o", str(out), "--spreadsheet-safe"]) == 0
+    assert out.read_text().splitlines()[0] == '"\'=a","prediction","p_=one","p_two"'
+    assert "'=one" in out.read_text().split("prediction")[1]
+    assert _run([*words, "-o", str(tmp_path / "plain.csv")]) == 0
+    assert "'" not in (tmp_path / "plain.csv").read_text()

@@ -295,7 +295,7 @@ def _read_idx(data: Bytes, name: str) -> np.ndarray:
     shape = struct.unpack_from(f">{data[3]}I", data, 4)
     start = 4 + 4 * len(shape)
     wanted = math.prod(shape) * dtype.itemsize
-    if len(data) - start != wanted:
+    if len(data) - start != wanted or not _is_possible(shape, dtype.itemsize):
         raise DataError(
             f"{name}: the header promises the shape {_shown(shape)} of {dtype.newbyteorder('=')}, "
             f"{wanted:,} bytes; {len(data) - start:,} are there"
