@@ -18,6 +18,8 @@ from gpunet.sizes import shown
 WIDE = 1000
 ROOM = 16
 """Columns for a bar that can be seen, and the time left."""
+MOST = 4000
+"""Characters of an error or a warning: names that data made may be as long as they like."""
 METRIC_ORDER = ("accuracy", "log_loss", "auc", "rmse", "mae", "r2")
 
 
@@ -55,12 +57,12 @@ def finite(value: Any) -> Any:
 
 def error(message: str) -> None:
     """One line on stderr."""
-    _talk(f"gpunet: error: {show(message)}\n")
+    _talk(f"gpunet: error: {_cut(show(message))}\n")
 
 
 def warn(message: str) -> None:
     """One line on stderr that is not fatal."""
-    _talk(f"gpunet: warning: {show(message)}\n")
+    _talk(f"gpunet: warning: {_cut(show(message))}\n")
 
 
 def say(message: str) -> None:
@@ -312,6 +314,10 @@ def _bar(console: Console, steps: int) -> Any:
     )
     bar.add_task("", total=steps, said="starting")
     return bar
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST else f"{text[: MOST - 1]}…"
 
 
 def _escape(character: str) -> str:

@@ -103,6 +103,8 @@ def test_standard_input_that_is_closed(monkeypatch):
 
 
 def test_text_in_other_encodings_is_named():
+    with pytest.raises(DataError, match=r"UTF-32.*iconv -f utf-32"):
+        files.check_text("a,b\n1,2\n".encode("utf-32"), "t")
     for encoding in ("utf-16", "utf-16-be"):
         with pytest.raises(DataError, match=r"UTF-16.*iconv -f utf-16"):
             files.check_text("a,b\n1,2\n".encode(encoding), "t")

@@ -70,3 +70,12 @@ def test_numbers(value: float | None, text: str) -> None:
 
 def test_control_and_direction_characters_are_made_visible() -> None:
     assert view.show("a\x1b[31m\u202eb\n[red]") == "a\\x1b[31m\\u202eb\\n[red]"
+
+
+def test_errors_and_warnings_made_of_long_names_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    view.error("x" * 1_000_000)
+    view.warn("y" * 1_000_000)
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.endswith("…") and len(line) < 2 * view.MOST for line in lines)
+    view.error("z" * view.MOST)
+    assert capsys.readouterr().err.endswith("z\n")

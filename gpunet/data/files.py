@@ -19,6 +19,12 @@ from gpunet.errors import DataError, InputMissing, NotPermitted
 CHUNK = 1 << 20
 PACKED = 1 << 13  # unpacks to 8.4 MB at most
 GZIP = b"\x1f\x8b"
+MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # begins as UTF-16 does
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 FEWER = "use fewer columns or rows"
 
 Bytes = bytes | bytearray
@@ -42,9 +48,9 @@ def load(path: str, budget: int) -> Bytes:
 
 def check_text(data: Bytes, name: str) -> None:
     """Let only UTF-8 without NUL bytes pass; else a DataError with the line and the byte."""
-    for mark, encoding in ((codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16")):
+    for mark, encoding in MARKS.items():
         if data.startswith(mark):
-            raise _not_utf8(name, encoding, "utf-16")
+            raise _not_utf8(name, encoding, encoding.casefold())
     nul = data.find(b"\0")
     if nul >= 0:
         if data[:200].count(b"\0") * 3 > len(data[:200]):
