@@ -1,0 +1,344 @@
+"""Runs survive: kills, full disks, power cuts, flipped bits, signals; and each check can fail."""
+
+import errno
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import power
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpunet import job, rerun
+from gpunet.errors import GpunetError, ModelInvalid, WriteError
+from gpunet.job import METRICS
+from gpunet.predict import MODEL_FILE
+from gpunet.run import Run, checkpoints, files, pack, unpack
+from gpunet.run.tensors import parse
+
+SETTINGS = {"device": "cpu", "hidden": (8,), "epochs": 4, "batch_size": 32, "dropout": 0.1}
+COMMAND = [sys.executable, "-P", "-m", "gpunet"]
+LONG = ["digits", "--epochs", "40", "--patience", "0", "--checkpoint-every", "20", "-d", "cpu"]
+
+
+def begin(path: Path, **more: object) -> job.Job:
+    planned = job.plan("penguins", {**SETTINGS, "patience": 0, "checkpoint_every": "7", **more})
+    run = Run.create(path, planned.name)
+    try:
+        planned.begin(run)
+    except BaseException:
+        run.close()
+        raise
+    return planned
+
+
+def follow(planned: job.Job, stop_after: int | None = None) -> None:
+    def tick(done: int) -> None:
+        planned.control.stop = stop_after is not None and done >= stop_after
+
+    planned.control.tick = tick
+    try:
+        planned.follow()
+    finally:
+        planned.run.close()
+
+
+def results(path: Path) -> tuple[bytes, bytes]:
+    return (path / MODEL_FILE).read_bytes(), (path / METRICS).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "run"
+    follow(begin(path))
+    return path
+
+
+# Any schedule of stops
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(stops=st.lists(st.integers(1, 40), min_size=1, max_size=5))
+def test_any_schedule_of_stops_ends_in_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory, whole: Path, stops: list[int]
+) -> None:
+    path = tmp_path_factory.mktemp("stops") / "run"
+    follow(begin(path), stops[0])
+    for stop in [*stops[1:], None]:
+        resumed, notes = rerun.take_up(path)
+        assert notes == []
+        follow(resumed, stop)
+    assert results(path) == results(whole)
+
+
+# Every system call of a run fails once, by the module's own seam
+
+
+class Faulty:
+    """The `os` of gpunet.run.files, in which the k-th call that changes a disk fails."""
+
+    def __init__(self, number: int, fails: Callable[[], None]) -> None:
+        self.left, self.fails = number, fails
+
+    def __getattr__(self, name: str) -> object:
+        real = getattr(os, name)
+        if name not in ("write", "fsync", "replace", "unlink", "mkdir"):
+            return real
+
+        def call(*given: object, **more: object) -> object:
+            self.left -= 1
+            if self.left == 0:
+                self.fails()
+            return real(*given, **more)
+
+        return call
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing after it may touch the disk."""
+
+
+def refuse(code: int) -> Callable[[], None]:
+    def fails() -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fails
+
+
+def kill() -> None:
+    raise Killed
+
+
+def interrupted(path: Path, fails: Callable[[], None], number: int, patch) -> bool:
+    """A run in which one call fails; whether the call was reached."""
+    faulty = Faulty(number, fails)
+    with patch.context() as inner:
+        inner.setattr(files, "os", faulty)
+        if fails is kill:
+            inner.setattr(files, "suppress", _nothing_more(faulty))
+        try:
+            follow(begin(path))
+        except (GpunetError, Killed):
+            return True
+    return faulty.left <= 0
+
+
+def _nothing_more(faulty: Faulty) -> type:
+    """A killed process cleans nothing up: what follows a kill is not run."""
+
+    class Suppress:
+        def __init__(self, *kinds: type[BaseException]) -> None:
+            self.kinds = kinds
+
+        def __enter__(self) -> None:
+            if faulty.left <= 0:
+                raise Killed
+
+        def __exit__(self, kind: type | None, *rest: object) -> bool:
+            return kind is not None and issubclass(kind, self.kinds)
+
+    return Suppress
+
+
+@pytest.mark.parametrize("fails", [kill, refuse(errno.ENOSPC), refuse(errno.EIO)])
+def test_a_failing_call_loses_nothing(tmp_path: Path, monkeypatch, whole: Path, fails) -> None:
+    for number in itertools.count(1, 3):
+        path = tmp_path / str(number)
+        reached = interrupted(path, fails, number, monkeypatch)
+        if not reached:
+            break
+        finish(path)
+        assert results(path) == results(whole)
+        assert not list(path.rglob(f"{files.TEMPORARY}*"))
+        shutil.rmtree(path)
+    assert number > 40
+
+
+def finish(path: Path) -> None:
+    """Resume a run; begin it anew where the fault came before there was one."""
+    if not (path / "run.json").exists():
+        follow(begin(path))
+        return
+    resumed, _ = rerun.take_up(path)
+    follow(resumed)
+
+
+def test_a_full_disk_is_exit_74_and_names_the_file(tmp_path: Path, monkeypatch) -> None:
+    planned = begin(tmp_path / "run")
+    monkeypatch.setattr(files, "os", Faulty(8, refuse(errno.ENOSPC)))
+    with pytest.raises(WriteError, match=r"run/.*No space left") as caught:
+        follow(planned)
+    assert caught.value.exit_code == 74
+    assert "MB are free" in str(caught.value)
+
+
+# Power cuts
+
+
+def test_no_power_cut_tears_or_loses_a_checkpoint(tmp_path: Path) -> None:
+    recorded = power.record(tmp_path / "run")
+    found = power.judge(recorded)
+    assert found.states > 50
+    assert (found.torn, found.lost) == (0, 0)
+
+
+@pytest.mark.parametrize("mutant", power.MUTANTS)
+def test_a_protocol_with_a_step_less_is_caught(tmp_path: Path, mutant: str) -> None:
+    found = power.judge(power.record(tmp_path / "run", mutant))
+    assert found.torn + found.lost > 0
+
+
+# Damage
+
+
+def test_no_flipped_bit_or_cut_goes_unseen(whole: Path) -> None:
+    rng = random.Random(0)
+    small = pack({"a": np.arange(4, dtype=np.float32)}, {"step": 3})
+    for content in (small, checkpoints(whole)[0].read_bytes(), (whole / MODEL_FILE).read_bytes()):
+        for bit in rng.sample(range(8 * len(content)), min(1500, 8 * len(content))):
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(ModelInvalid):
+                parse(bytes(damaged), "x")
+        for size in rng.sample(range(len(content)), min(200, len(content))):
+            with pytest.raises(ModelInvalid):
+                parse(content[:size], "x")
+        with pytest.raises(ModelInvalid):
+            parse(content + b"\0", "x")
+
+
+def test_a_hash_that_is_not_checked_would_be_seen(whole: Path, monkeypatch) -> None:
+    content = bytearray(checkpoints(whole)[0].read_bytes())
+    content[-5] ^= 1
+    monkeypatch.setattr("gpunet.run.tensors._digest", lambda tensors, text: "x")
+    with pytest.raises(ModelInvalid):
+        parse(bytes(content), "x")
+    stored = json.loads(parse_head(bytes(content)))["sha256"]
+    monkeypatch.setattr("gpunet.run.tensors._digest", lambda tensors, text: stored)
+    parse(bytes(content), "x")
+
+
+def parse_head(content: bytes) -> str:
+    size = int.from_bytes(content[:8], "little")
+    return str(json.loads(content[8 : 8 + size])["__metadata__"]["gpunet"])
+
+
+# Real processes
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*COMMAND, *arguments], text=True, **pipes)  # type: ignore[call-overload]
+
+
+def run_to_end(path: Path) -> None:
+    """Resume until the run is done."""
+    while True:
+        running = start("resume", str(path), "-q")
+        running.communicate(timeout=120)
+        if running.returncode == 0:
+            return
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("long") / "run"
+    done = start("train", *LONG, "-o", str(path), "-q")
+    done.communicate(timeout=120)
+    assert done.returncode == 0
+    return path
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+@pytest.mark.parametrize("seed", range(3))
+def test_kills_at_random_instants_change_nothing(
+    tmp_path: Path, uninterrupted: Path, seed: int
+) -> None:
+    rng, path, kills = random.Random(seed), tmp_path / "run", 0
+    while kills < 4:
+        known = (path / "run.json").exists()
+        arguments = ("resume", str(path)) if known else ("train", *LONG, "-o", str(path))
+        running = start(*arguments, "-q")
+        time.sleep(rng.uniform(0.2, 1.6))
+        running.kill()
+        running.communicate()
+        kills += 1
+        if running.returncode == 0:
+            break
+    if not (path / "run.json").exists():
+        start("train", *LONG, "-o", str(path), "-q").communicate(timeout=120)
+    run_to_end(path)
+    assert results(path) == results(uninterrupted)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_stops_a_run_that_goes_on_to_the_same_bytes(
+    tmp_path: Path, uninterrupted: Path, name: str
+) -> None:
+    path, number = tmp_path / "run", getattr(signal, name)
+    running = start("train", *LONG, "-o", str(path))
+    while not list(path.glob("checkpoints/step-*")):
+        time.sleep(0.01)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=20)
+    assert running.returncode == 128 + number
+    assert f"gpunet resume {path}" in err
+    assert json.loads((path / "status.json").read_text())["state"] == "stopped"
+    run_to_end(path)
+    assert results(path) == results(uninterrupted)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 here")
+def test_sigusr1_asks_for_a_checkpoint_and_the_run_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    long = ["digits", "--epochs", "4000", "--patience", "0", "--checkpoint-every", "1h"]
+    running = start("train", *long, "-o", str(path), "-d", "cpu")
+    try:
+        for line in running.stderr or ():
+            if line.startswith("epoch 2/"):
+                break
+        assert not list(path.glob("checkpoints/*"))
+        running.send_signal(signal.SIGUSR1)
+        limit = time.monotonic() + 20
+        while not list(path.glob("checkpoints/step-*")) and time.monotonic() < limit:
+            time.sleep(0.01)
+        assert list(path.glob("checkpoints/step-*"))
+        assert running.poll() is None
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with Run.create(path, "x") as held:
+        planned = job.plan("penguins", SETTINGS)
+        planned.begin(held)
+        for other in (("train", "penguins", "-o", str(path)), ("resume", str(path))):
+            running = start(*other)
+            _, err = running.communicate(timeout=60)
+            assert running.returncode in (73, 75), err
+        assert f"process {os.getpid()}" in err
+        planned.follow()
+        assert next(rerun.verify(path, [1])).wrong == ""
+
+
+def states() -> Iterator[str]:
+    yield from ("running", "done", "patience", "stopped", "diverged", "failed")
+
+
+def test_the_status_says_what_a_run_does(whole: Path) -> None:
+    told = json.loads((whole / "status.json").read_text())
+    assert told["schema"] == "gpunet.status/1"
+    assert told["state"] in set(states())
+    assert told["step"] == told["steps"] == unpack(checkpoints(whole)[0])[1]["loop"]["done"]
