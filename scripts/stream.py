@@ -1,9 +1,9 @@
 """Training on data larger than the memory it may use: how fast, and how much memory.
 
-    python scripts/stream.py [--gigabytes 2] [--max-memory 512M] [--repeats 3]
+    python scripts/stream.py [--gigabytes 2] [--max-memory 1G] [--repeats 3]
 
-Makes a table of float32 columns, one of categories and a binary target, and the same numbers as
-NPY files, then trains on each from memory and streamed, in fresh processes that take turns.
+Makes a Parquet file of float32 columns and a binary target, and the same numbers as NPY files, then
+trains on each from memory and streamed, in fresh processes that take turns.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--gigabytes", type=float, default=2.0, help="of x")
-    parser.add_argument("--max-memory", default="512M", help="of the streamed runs")
+    parser.add_argument("--max-memory", default="1G", help="of the streamed runs")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4, help="the first is not counted")
     parser.add_argument("--hidden", default="128,64")

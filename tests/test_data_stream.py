@@ -1,6 +1,7 @@
 """Data that do not fit: the same numbers as from memory, refusals before anything is read."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 from tables import columns, mixed
 
 from gpunet import job, loop, predict
-from gpunet.data import prepare, profile, read
+from gpunet.data import prepare, prepared, profile, read, rows, stream
 from gpunet.data.npy import stream_npy
 from gpunet.data.parquet import stream_parquet
 from gpunet.data.rows import RowFile
 from gpunet.data.source import Source
+from gpunet.data.windows import windows
 from gpunet.device.cpu import Cpu
 from gpunet.errors import DataError, OutOfMemory
 
@@ -196,7 +198,7 @@ def test_arrays_that_cannot_stream_are_refused_by_their_header(tmp_path, x) -> N
 def test_more_rows_than_memory_has_room_for_are_refused_before_they_are_read(file) -> None:
     with pytest.raises(OutOfMemory, match=r"needs .*; --max-memory allows 9.8 KiB; use fewer rows"):
         stream_parquet(str(file), "t", 10_000)
-    with pytest.raises(OutOfMemory, match="use fewer rows, or raise --max-memory"):
+    with pytest.raises(OutOfMemory, match="use fewer rows or fewer classes, or raise"):
         prepare(both(file)[1], target=("kind",), budget=100_000)
 
 
@@ -293,3 +295,48 @@ def test_a_pandas_index_is_left_out_of_a_stream(tmp_path) -> None:
     held, streamed = both(tmp_path / "t.parquet")
     assert "rooms" not in streamed.columns
     assert len(streamed.notes) == len(held.notes) == 1
+
+
+def test_memory_stays_within_what_was_allowed(tmp_path, monkeypatch) -> None:
+    x = np.random.default_rng(0).standard_normal((20_000, 200)).astype(np.float32)
+    path, budget = arrays(tmp_path, x, np.arange(20_000) % 3), 4 << 20
+    for module in (rows, stream, prepared):
+        name = "PIECE" if module is stream else "BLOCK"
+        monkeypatch.setattr(module, name, 1 << 17)
+    del x
+    tracemalloc.start()
+    try:
+        found = prepare(read(path, budget=budget), budget=budget)
+        taken = windows(found.train, CPU, "float32", 100, 0, budget // 2)
+        for step in range(2 * taken.steps):
+            taken.open(step)
+        taken.close()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken.windows > 8
+    assert found.train.x.nbytes > 2 * budget
+    assert peak < budget
+
+
+def test_rows_of_a_table_come_no_more_than_asked_for_at_a_time(file) -> None:
+    pieces = list(both(file)[1].pieces(["town", "size"], 320))
+    assert max(piece.rows for piece in pieces) <= 320
+    assert sum(piece.rows for piece in pieces) == ROWS
+    assert [piece.row(0) for piece in pieces][1] == f"row {pieces[0].rows + 1:,}"
+    assert pieces[0].columns == ["town", "size"]
+
+
+def test_texts_take_room_for_each_that_there_may_be(tmp_path) -> None:
+    def need(texts: list[str]) -> int:
+        whole = table().append_column("text", pa.array(texts))
+        pq.write_table(whole, tmp_path / "t.parquet", row_group_size=500)
+        source = read(str(tmp_path / "t.parquet"), budget=SMALL)
+        assert source.streams
+        return source.table.need
+
+    few, many = (
+        need([f"text {i % 3}" for i in range(ROWS)]),
+        need([f"text {i}" for i in range(ROWS)]),
+    )
+    assert many > few + 90 * ROWS

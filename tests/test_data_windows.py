@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from gpunet.data import Dataset
 from gpunet.data.rows import RowFile, Spool
 from gpunet.data.windows import Place, Windows, windows
+from gpunet.device import Device
 from gpunet.device.cpu import Cpu
 from gpunet.errors import DataError
 from gpunet.random import permutation
@@ -159,3 +160,36 @@ def test_targets_take_the_precision_of_the_network() -> None:
     part = Dataset(data(20).x, np.ones((20, 1), np.float32))
     assert windows(part, CPU, "float64", 4, None, 0).y.dtype == np.float64
     assert windows(data(20), CPU, "float64", 4, None, 0).y.dtype == np.int32
+
+
+class Elsewhere(Cpu):
+    """A device whose arrays are not the host's."""
+
+    kind = "elsewhere"
+
+    def asarray(self, values: object, dtype: object = None) -> np.ndarray:
+        return np.array(values, dtype)
+
+
+def holds_what_the_cpu_holds(device: Device) -> None:
+    part = data(500)
+    part = Dataset(file_of(part.x), part.y)
+    here, there = (windows(part, on, "float32", 8, 0, 64 * ROW) for on in (CPU, device))
+    for step in (*range(2 * here.steps), 5):
+        first, stop = span = here.open(step)
+        assert there.open(step) == span
+        order = device.to_host(there.order)[first:stop]
+        np.testing.assert_array_equal(order, here.order[first:stop])
+        np.testing.assert_array_equal(device.to_host(there.x)[order], here.x[order])
+        np.testing.assert_array_equal(device.to_host(there.y)[order], here.y[order])
+    here.close()
+    there.close()
+
+
+def test_windows_are_copied_to_a_device_with_memory_of_its_own() -> None:
+    holds_what_the_cpu_holds(Elsewhere("numpy"))
+
+
+@pytest.mark.gpu
+def test_windows_on_a_gpu_hold_what_those_of_the_cpu_hold(gpu) -> None:
+    holds_what_the_cpu_holds(gpu)

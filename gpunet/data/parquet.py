@@ -6,13 +6,13 @@ and binary columns, and pages with a wrong checksum.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpunet.data.cells import is_text
 from gpunet.data.files import Bytes
 from gpunet.data.limits import automatic, check_fits
-from gpunet.data.rows import PER_ROW
+from gpunet.data.rows import PER_PLACED_ROW, PER_ROW
 from gpunet.data.source import MAX_ROWS, Source, check_names
 from gpunet.data.words import listed
 from gpunet.errors import DataError
@@ -23,23 +23,24 @@ if TYPE_CHECKING:
 PAGES = 4 << 20
 """Bytes that a column takes while its rows are read in order: a dictionary and a page or two."""
 BUFFER = 1 << 16
-TEXT_COPIES = 3
-"""Of a text column while its distinct texts are found."""
+TEXT_COPIES, PER_TEXT, LEAST_TEXT = 3, 220, 5
+"""Of a text column while its distinct texts are found: copies of it, bytes for each text beside
+them, and the bytes that a file spends on a text at least."""
 
 
 class ParquetTable:
     """A Parquet file as a table that is read a column, or a few rows, at a time.
 
-    Texts come as dictionaries. Every read raises DataError for what is damaged.
+    Whole columns of texts come as dictionaries. Every read raises DataError for what is damaged.
     """
 
-    def __init__(self, file: "pa.parquet.ParquetFile", name: str, columns: list[str]) -> None:
-        self.file, self.name, self.column_names = file, name, columns
-
-    @property
-    def texts(self) -> list[bool]:
-        """Of each column in the file, whether it holds texts."""
-        return [is_text(field.type) for field in self.file.schema_arrow]
+    def __init__(self, path: str, name: str, columns: list[str]) -> None:
+        self.name, self.column_names = name, columns
+        self.file = _open(path, name, BUFFER)
+        self.texts = [is_text(field.type) for field in self.file.schema_arrow]
+        names = self.file.schema_arrow.names
+        texts = [title for title, is_one in zip(names, self.texts) if is_one]
+        self.encoded = _open(path, name, BUFFER, texts)
 
     @property
     def num_rows(self) -> int:
@@ -49,7 +50,7 @@ class ParquetTable:
         """All of one column."""
         _release()
         try:
-            table = self.file.read(columns=[name], use_threads=False)
+            table = self.encoded.read(columns=[name], use_threads=False)
             return _checked(table).column(name)
         except _errors() as error:
             raise _damaged(self.name, error) from None
@@ -82,7 +83,10 @@ class ParquetTable:
         ]
         pages = sum(min(PAGES, 2 * max(sizes)) for sizes in chunks)
         texts = [sum(sizes) for sizes, text in zip(chunks, self.texts, strict=True) if text]
-        return int(self.num_rows * PER_ROW + max(pages, TEXT_COPIES * max(texts, default=0)))
+        largest = max(texts, default=0)
+        distinct = min(self.num_rows, largest // LEAST_TEXT) * PER_TEXT
+        fitting = self.num_rows * PER_ROW + TEXT_COPIES * largest + distinct
+        return int(max(fitting, self.num_rows * PER_PLACED_ROW + pages))
 
 
 def read_parquet(data: Bytes, name: str, budget: int | None = None) -> Source:
@@ -111,10 +115,8 @@ def stream_parquet(path: str, name: str, budget: int) -> Source | None:
     if os.path.getsize(path) + _unpacked(file) + cells + cells // 2 <= budget:
         return None
     index = _index(schema)
-    texts = [field.name for field in schema if is_text(field.type)]
-    columns = [title for title in schema.names if title not in index]
-    table = ParquetTable(_open(path, name, texts), name, columns)
-    _check_shape(name, table.num_rows, len(columns))
+    table = ParquetTable(path, name, [title for title in schema.names if title not in index])
+    _check_shape(name, table.num_rows, len(table.column_names))
     check_fits(name, table.need, budget, "use fewer rows")
     return Source(name, table, notes=_index_note(name, index), streams=True)
 
@@ -129,19 +131,22 @@ def from_table(table: "pa.Table", name: str) -> Source:
     return Source(name, table, notes=_index_note(name, index))
 
 
-def _open(place: Any, name: str, texts: list[str] | None = None) -> "pa.parquet.ParquetFile":
-    """A file whose names and types are as they should be; `texts` are read as dictionaries."""
+def _open(
+    place: Any, name: str, buffer: int = 0, texts: Sequence[str] = ()
+) -> "pa.parquet.ParquetFile":
+    """A file whose names and types are as they should be, read `buffer` bytes at a time (0: a
+    column of a row group at once); `texts` are read as dictionaries."""
     from pyarrow import parquet
 
     try:
         file = parquet.ParquetFile(
             place,
-            read_dictionary=texts,
+            read_dictionary=list(texts),
             page_checksum_verification=True,
             thrift_string_size_limit=16 << 20,
             thrift_container_size_limit=1 << 20,
-            pre_buffer=texts is None,
-            buffer_size=0 if texts is None else BUFFER,
+            pre_buffer=buffer == 0,
+            buffer_size=buffer,
         )
         schema = file.schema_arrow
     except _errors() as error:

@@ -242,8 +242,8 @@ def _fit(
     """The schema, x of each part, and notes."""
     budget = automatic() if budget is None else budget
     if source.streams:
-        row = PER_ROW + 4 * max(len(target.labels), len(target.names))
-        check_fits(source.name, source.rows * row, budget, "use fewer rows")
+        row = PER_ROW + 4 * max(0, len(target.labels) - 2)  # a prediction is in PER_ROW
+        check_fits(source.name, source.rows * row, budget, "use fewer rows or fewer classes")
     if source.x is not None:
         schema, x = _fit_arrays(source, target, parts, standardise, budget)
         return schema, _settled(x, budget), []

@@ -24,6 +24,8 @@ BLOCK = 1 << 24
 PER_ROW = 88
 """Memory that a row takes however wide it is: its place in the split, its target, its hash, and a
 cell while its column is fitted."""
+PER_PLACED_ROW = 64
+"""Of these, what is left while rows are encoded."""
 ROOMY = "/var/tmp"
 
 
