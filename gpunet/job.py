@@ -306,7 +306,7 @@ def plan(
     settings = auto.with_memory(gather(flags, file, _recipe(source)))
     choice = resolve(settings.config.device)
     auto.check_device(settings, choice.device)
-    location = _location(source, folder)
+    place = location(source, folder)
     source, config = _read(source, settings, folder), settings.config
     if source.test is not None and settings.given("test") and config.test:
         raise UsageError(f"{source.name} has a test part of its own", "leave out --test")
@@ -330,7 +330,7 @@ def plan(
     dtype = "float64" if config.precision == "fp64" else "float32"
     choice.device.set_tf32(config.precision == "tf32")
     trained = Model(network, schema, config)
-    return Job(source.name, location, settings, choice, prepared, trained, dtype)
+    return Job(source.name, place, settings, choice, prepared, trained, dtype)
 
 
 def train(
@@ -367,7 +367,7 @@ def _recipe(source: Any) -> Mapping[str, Any]:
     return data.recipe(source) if isinstance(source, str) else {}
 
 
-def _location(source: Any, folder: Path | str) -> str | None:
+def location(source: Any, folder: Path | str = ".") -> str | None:
     """Where the data can be read again; None for objects in memory and standard input."""
     if not isinstance(source, (str, Path)) or source == "-":
         return None

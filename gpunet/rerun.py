@@ -43,10 +43,13 @@ def is_run(path: object) -> bool:
 
 
 def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job:
-    """The job of a run, from its settings and its data (or `data`, where they have moved)."""
+    """The job of a run, from its settings and its data (or `data`, where they have moved).
+
+    The data are seen from here; other files of its settings from where the run was begun.
+    """
     path = Path(path)
     found = identity(path)
-    source = found["data"] if data is None else data
+    source = found["data"] if data is None else job.location(data) or data
     if source is None:
         hint = "give the data again: gpunet resume RUN DATA, or gpunet.resume(run, data)"
         raise UsageError(f"{path}: was trained on data in memory", hint)
@@ -258,12 +261,22 @@ def _extend(resumed: Job, more: str) -> None:
 
 
 def _write_again(resumed: Job) -> None:
-    """Make `metrics.jsonl` what the checkpoint knows, and count on from the time spent."""
+    """Make the records of epochs what the checkpoint knows, and count on from the time spent."""
     assert resumed.run is not None
     resumed.run.write(METRICS, "".join(resumed.lines))
-    with suppress(OSError, ValueError, KeyError, IndexError, TypeError):
-        lines = (resumed.run.path / TIMING).read_text().splitlines()
-        resumed.seconds = float(json.loads(lines[-1])["seconds"])
+    done = 0 if resumed.start is None else resumed.start.step
+    spent = [line for line in _timings(resumed.run.path / TIMING) if line["step"] <= done]
+    resumed.run.write(TIMING, "".join(f"{json.dumps(line)}\n" for line in spent))
+    resumed.seconds = spent[-1]["seconds"] if spent else 0.0
+
+
+def _timings(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file of timings that are whole: nothing follows from them."""
+    with suppress(OSError):
+        for line in files.read(path).splitlines():
+            with suppress(ValueError, RecursionError):
+                if forms.fits(found := json.loads(line), forms.TIMING):
+                    yield found
 
 
 def _recorded(path: Path) -> list[dict[str, Any]]:

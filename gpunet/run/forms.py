@@ -19,6 +19,8 @@ LINE = {
     "chain": str,
 }
 """A line of `metrics.jsonl`."""
+TIMING = {"step": int, "rows_per_second": NUMBER, "seconds": NUMBER}
+"""A line of `timing.jsonl`."""
 PLACE = {
     "done": int,
     "reported": int,
