@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -102,9 +103,8 @@ class Campaign:
         shutil.rmtree(run, ignore_errors=True)
         return wrong
 
-    def kills(self, count: int) -> Found:
+    def kills(self, found: Found, count: int) -> None:
         """SIGKILL at random instants, several to a run."""
-        found = Found("kills")
 
         def one(number: int) -> tuple[int, list[str]]:
             rng, which, killed, wrong = random.Random(number), number % len(VARIANTS), 0, []
@@ -128,14 +128,12 @@ class Campaign:
                     found.count += killed
                     found.wrong += wrong
                 number += 8
-        return found
 
-    def calls(self, stride: int) -> Found:
+    def calls(self, found: Found, stride: int) -> None:
         """Every write-type system call of a run killed, or failed, once."""
-        found = Found("calls")
         if shutil.which("strace") is None:
             found.wrong.append("strace is not installed")
-            return found
+            return
         jobs = [(call, fault) for call in CALLS for fault in FAULTS]
 
         def one(job: tuple[str, str]) -> tuple[int, list[str]]:
@@ -162,11 +160,10 @@ class Campaign:
             for done, wrong in pool.map(one, jobs):
                 found.count += done
                 found.wrong += wrong
-        return found
 
-    def signals(self, count: int) -> Found:
+    def signals(self, found: Found, count: int) -> None:
         """SIGINT and SIGTERM at random instants from the start to the end."""
-        found, rng = Found("signals"), random.Random(1)
+        rng = random.Random(1)
         for number in range(count):
             for kind in (signal.SIGINT, signal.SIGTERM):
                 run = self.folder / f"signal-{number}-{kind.name}"
@@ -179,12 +176,11 @@ class Campaign:
                     found.wrong.append(f"{run.name}: exit {going.returncode}: {err[-200:]}")
                 found.wrong += [*torn(run), *self.judge(run, 0)]
                 found.count += 1
-        return found
 
-    def flips(self, count: int) -> Found:
+    def flips(self, found: Found, count: int) -> None:
         """Bits of a checkpoint and a model flipped, and files cut at every byte."""
-        found, run, rng = Found("flips"), self.folder / "small", random.Random(2)
-        tiny = ["train", "penguins", "--hidden", "4", "--epochs", "2", "-d", "cpu", "-q"]
+        run, rng = self.folder / "small", random.Random(2)
+        tiny = ["train", "penguins", "--hidden", "12", "--epochs", "4", "-d", "cpu", "-q"]
         gpunet(*tiny, "-o", str(run)).communicate(timeout=60)
         contents = [checkpoints(run)[0].read_bytes(), (run / "model.safetensors").read_bytes()]
         bits = [(i, bit) for i, each in enumerate(contents) for bit in range(8 * len(each))]
@@ -197,7 +193,6 @@ class Campaign:
             for size in range(0, len(content), 1 if count >= len(bits) else 50):
                 found.wrong += _accepted(content[:size], f"file {i}, {size} bytes")
                 found.count += 1
-        return found
 
 
 def _accepted(content: bytes, what: str) -> list[str]:
@@ -218,15 +213,16 @@ def main() -> int:
     quick, every = given.quick, []
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(Path(folder))
-        campaigns: dict[str, Callable[[], Found]] = {
-            "kills": lambda: campaign.kills(20 if quick else given.kills),
-            "calls": lambda: campaign.calls(15 if quick else 1),
-            "flips": lambda: campaign.flips(5_000 if quick else 10**9),
-            "signals": lambda: campaign.signals(4 if quick else 50),
+        campaigns: dict[str, Callable[[Found], None]] = {
+            "kills": lambda found: campaign.kills(found, 20 if quick else given.kills),
+            "calls": lambda found: campaign.calls(found, 15 if quick else 1),
+            "flips": lambda found: campaign.flips(found, 5_000 if quick else 10**9),
+            "signals": lambda found: campaign.signals(found, 4 if quick else 50),
         }
         for name in given.only.split(","):
-            began = time.perf_counter()
-            found = campaigns[name]()
+            began, found = time.perf_counter(), Found(name)
+            with suppress(KeyboardInterrupt):  # what was found so far counts
+                campaigns[name](found)
             found.seconds = time.perf_counter() - began
             every.append(found)
             print(f"{name:8} {found.count:9,} {len(found.wrong):4} wrong {found.seconds:8.1f} s")
