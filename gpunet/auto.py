@@ -1,6 +1,7 @@
 """What `auto` means: every setting that was left open, decided from the data, with its reason."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import ceil
 from typing import Any
 
@@ -37,6 +38,7 @@ def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
         ("epochs", lambda config: _epochs(config, rows)),
         ("patience", lambda config: _patience(config, prepared)),
         ("threads", lambda config: (device.threads, "the cores that are there")),
+        ("split", lambda config: _split(config, schema.width, schema.target.outputs, device)),
         ("device", lambda config: (device.name, choice.reason)),
         (
             "precision",
@@ -54,6 +56,19 @@ def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
 
 def _hidden(width: int) -> tuple[tuple[int, ...], str]:
     return ((256, 128) if width > 256 else (128, 64)), f"{width:,} inputs"
+
+
+def _split(config: Config, inputs: int, targets: int, device: Device) -> tuple[str, str]:
+    """As the engine splits products: by columns those that are wider than the batch."""
+    if device.kind != "cpu" or config.kernels == "numpy" or config.deterministic:
+        return "rows", "deterministic" if config.deterministic else "not by native loops"
+    hidden = config.hidden if isinstance(config.hidden, tuple) else ()
+    widths, batch = (inputs, *hidden, targets), int(config.batch_size)
+    forward = [(n, k) for k, n in pairwise(widths)]
+    products = [*forward, *pairwise(widths[1:])]
+    if device.threads > 1 and any(native.is_wide(batch, n, k) for n, k in products):
+        return "columns", f"a layer is wider than a batch of {batch:,}"
+    return "rows", f"no layer is wider than a batch of {batch:,}"
 
 
 def _batch_size(rows: int) -> tuple[int, str]:
@@ -93,10 +108,15 @@ def check_device(settings: Settings, device: Device) -> None:
     if device.kind == "cpu":
         device.kernels = config.kernels
         device.threads = device.threads if config.threads == "auto" else int(config.threads)
-    for name in ("kernels", "threads"):
-        if device.kind != "cpu" and settings.given(name):
+        device.split, device.deterministic = config.split, config.deterministic
+    for name in ("kernels", "threads", "split"):
+        if device.kind != "cpu" and settings.origin[name] == "flag":
             raise UsageError(f"--{name} has no meaning on {device.name}")
-    if config.kernels == "native":
+    if device.kind != "cpu" and config.deterministic:
+        raise UsageError("--deterministic is not offered on CUDA yet", "use --device cpu")
+    if config.kernels == "native" or (
+        settings.origin["split"] == "flag" and config.split != "auto"
+    ):
         native.load()
     if device.kind == "cpu" and precision in ("tf32", "bf16"):
         raise UsageError(f"--precision {precision} is for CUDA", "use fp32 or fp64 on the CPU")

@@ -52,6 +52,7 @@ Init = Literal["auto", "he", "xavier", "lecun", "normal"]
 Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion"]
 Schedule = Literal["constant", "linear", "cosine", "onecycle", "plateau"]
 Kernels = Literal["auto", "native", "numpy"]
+Split = Literal["auto", "rows", "columns"]
 Precision = Literal["auto", "fp64", "fp32", "tf32", "bf16"]
 
 DATA, NETWORK, TRAINING, HARDWARE = "Data", "Network", "Training", "Hardware"
@@ -117,6 +118,10 @@ class Config:
     device: str = _setting("auto", HARDWARE, "auto, cpu, cuda or cuda:N.")
     threads: Count | Auto = _setting("auto", HARDWARE, "Threads on the CPU.")
     kernels: Kernels = _setting("auto", HARDWARE, "What runs on the CPU.")
+    split: Split = _setting(
+        "auto", HARDWARE, "What threads share out: rows, or columns of layers wider than the batch."
+    )
+    deterministic: bool = _setting(False, HARDWARE, "The same bits for any number of threads.")
     precision: Precision = _setting("auto", HARDWARE, "auto: fp32 on the CPU, tf32 on CUDA.")
     max_memory: Count | Auto = _setting("auto", HARDWARE, "Memory for data: 512M, 1.5GiB.")
 
@@ -326,6 +331,8 @@ def _check_conflicts(settings: Settings) -> None:
         ("patience", "validation", config.validation == 0 and config.patience != 0),
         ("schedule", "validation", config.validation == 0 and config.schedule == "plateau"),
         ("warmup", "schedule", config.schedule == "onecycle" and config.warmup > 0),
+        ("split", "kernels", config.kernels == "numpy" and config.split == "columns"),
+        ("split", "deterministic", config.deterministic and config.split == "columns"),
         ("split_column", "validation", True),
         ("split_column", "test", True),
         ("features", "drop", bool(set(config.features) & set(config.drop))),

@@ -7,7 +7,7 @@ number that changes from step to step is read from device memory.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any, Literal
@@ -70,13 +70,22 @@ class Slot:
 
 @dataclass(frozen=True)
 class Launch:
-    """One entry of the list: what runs, on which slots, and which of them it writes."""
+    """One entry of the list: what runs, on which slots, and which of them it writes; last of all
+    its scratch, if it has any."""
 
     name: str
     arguments: tuple[Any, ...]
     writes: tuple[Slot, ...]
     bind: Callable[..., Callable[[], None]]
     sizes: tuple[int, ...] = ()
+    has_work: bool = False
+
+    @property
+    def without_work(self) -> "Launch":
+        """The same without the scratch that NumPy and CUDA want."""
+        if not self.has_work:
+            return self
+        return replace(self, arguments=self.arguments[:-1], writes=self.writes[:-1], has_work=False)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -85,6 +94,12 @@ class Launch:
     @property
     def reads(self) -> tuple[Slot, ...]:
         return tuple(slot for slot in self.slots if slot not in self.writes)
+
+    @property
+    def step(self) -> native.Step:
+        """In plain parts, with its slots' arrays."""
+        arguments = (a.array if isinstance(a, Slot) else a for a in self.arguments)
+        return native.Step(self.name, tuple(arguments), self.sizes)
 
     @property
     def flops(self) -> int | None:
@@ -348,10 +363,10 @@ class _Lowering:
             arguments = (*arguments, self.slot(f"{kernel.name}.work", (size,)))
         named = dict(zip(kernel.parameters, arguments))
         writes = tuple(named[name] for name in kernel.outputs if isinstance(named[name], Slot))
-        scratch = (named["work"],) if kernel.work is not None else ()
-        self.launches.append(
-            Launch(kernel.name, arguments, (*writes, *scratch), kernel.bind, sizes)
-        )
+        has_work = kernel.work is not None
+        writes = (*writes, named["work"]) if has_work else writes
+        launch = Launch(kernel.name, arguments, writes, kernel.bind, sizes, has_work)
+        self.launches.append(launch)
 
     def product(
         self, a: Slot, b: Slot, out: Slot, flip_a: bool = False, flip_b: bool = False
@@ -452,21 +467,17 @@ class _Lowering:
     def bind(self, prediction: Node) -> LaunchList:
         """Give every slot its place, and every launch its arrays."""
         device, library = self.store.device, self._library()
-        team = native.team_for(self.batch, device.threads, device.split == "columns")
+        if library is not None:
+            self.launches = [launch.without_work for launch in self.launches]
         self.values[prediction].array = None
         places, total = plan(self.launches, (self.values[prediction],), reuse=library is None)
         arena = device.empty((max(1, total),), np.uint8)
         for slot, offset in places.items():
             part = arena[offset : offset + slot.nbytes]
             slot.array = part.view(slot.dtype).reshape(slot.shape)
-        calls = [
-            launch.bind(device, *(a.array if isinstance(a, Slot) else a for a in launch.arguments))
-            for launch in self.launches
-        ]
-        assert self.clock.array is not None
         return LaunchList(
             self.launches,
-            calls,
+            self._calls() if library is None else [],
             device,
             self.feed,
             self.batch,
@@ -475,8 +486,13 @@ class _Lowering:
             self.totals.array,
             self.values[prediction],
             total,
-            None if library is None else self._program(library, team),
+            None if library is None else self._program(library),
         )
+
+    def _calls(self) -> list[Callable[[], None]]:
+        """Every launch, bound."""
+        device = self.store.device
+        return [launch.bind(device, *launch.step.arguments) for launch in self.launches]
 
     def _library(self) -> native.Library | None:
         """The native loops, if the device wants them and they cover the list."""
@@ -485,27 +501,20 @@ class _Lowering:
             return None
         try:
             library = native.load()
-            native.check(library, self._plain_steps(), self.dtype)
+            native.check(library, {launch.name for launch in self.launches}, self.dtype)
         except Unavailable:
             if device.kernels == "native":
                 raise
             return None
         return library
 
-    def _program(self, library: native.Library, team: native.Team) -> native.Program:
-        clock, hyper = self.clock.array, self.hyper.array
-        steps = self._plain_steps()
-        return native.Program(library, steps, clock, hyper, self.store.gradient, self.batch, team)
-
-    def _plain_steps(self) -> list[native.Step]:
-        return [
-            native.Step(
-                launch.name,
-                tuple(a.array if isinstance(a, Slot) else a for a in launch.arguments),
-                launch.sizes,
-            )
-            for launch in self.launches
-        ]
+    def _program(self, library: native.Library) -> native.Program:
+        device, steps = self.store.device, [launch.step for launch in self.launches]
+        team = native.team_for(self.batch, device.threads, steps, device.split)
+        if device.deterministic:
+            team = native.fixed_team(self.batch, device.threads)
+        scalars = self.clock.array, self.hyper.array, self.store.gradient
+        return native.Program(library, steps, *scalars, self.batch, team)
 
 
 def plan(

@@ -23,7 +23,7 @@ from gpunet.device import Choice, resolve
 from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, GpunetError, UsageError
 from gpunet.loop import Control, Report, Snapshot
-from gpunet.predict import MODEL_FILE, Model, outputs
+from gpunet.predict import MODEL_FILE, Model
 from gpunet.run import IDENTITY, SETTINGS, Run, forms, pack
 from gpunet.view import finite
 
@@ -67,7 +67,7 @@ class Job:
     @property
     def outputs(self) -> int:
         """k, the width of the network's prediction."""
-        return outputs(self.prepared.schema)
+        return self.prepared.schema.target.outputs
 
     @property
     def parameters(self) -> int:
@@ -326,7 +326,7 @@ def plan(
     )
     settings = auto.decide(settings, prepared, choice)
     config, schema = settings.config, prepared.schema
-    network = model.build(config, schema.width, outputs(schema), schema.target.task)
+    network = model.build(config, schema.width, schema.target.outputs, schema.target.task)
     dtype = "float64" if config.precision == "fp64" else "float32"
     choice.device.set_tf32(config.precision == "tf32")
     trained = Model(network, schema, config)

@@ -117,8 +117,8 @@ def load(path: Path | str) -> Model:
     try:
         schema = Schema.from_dict(state["schema"])
         config = gather(recipe=dict(state["network"])).config
-        _check_widths(weights, (schema.width, *config.hidden, outputs(schema)))
-        network = model.build(config, schema.width, outputs(schema), schema.target.task)
+        _check_widths(weights, (schema.width, *config.hidden, schema.target.outputs))
+        network = model.build(config, schema.width, schema.target.outputs, schema.target.task)
         network.load(weights)
     except ModelInvalid:
         raise
@@ -133,12 +133,6 @@ def _check_widths(weights: dict[str, np.ndarray], widths: tuple[Any, ...]) -> No
         name = "output.weight" if i == len(widths) - 1 else f"hidden{i}.weight"
         if name not in weights or weights[name].shape != shape:
             raise ValueError(f"{name} is not {' x '.join(map(str, shape))}")
-
-
-def outputs(schema: Schema) -> int:
-    """k, the width of the network's prediction."""
-    target = schema.target
-    return len(target.labels) if target.task == "multiclass" else len(target.names)
 
 
 def labels(schema: Schema, output: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from gpunet.run import SETTINGS, Checkpoint, Run, files, forms, identity, readab
 
 TOLERANCE = 1e-3
 """Relative, between losses where the bits cannot be the same."""
-ON_ANOTHER_DEVICE = ("threads", "kernels", "precision")
+ON_ANOTHER_DEVICE = ("threads", "kernels", "split", "precision")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,11 @@ class Target:
     std: tuple[float, ...]
     reason: str
 
+    @property
+    def outputs(self) -> int:
+        """k, the width of the network's prediction."""
+        return len(self.labels) if self.task == "multiclass" else len(self.names)
+
 
 @dataclass(frozen=True, eq=False)
 class Answer:

@@ -28,7 +28,8 @@ class Memory:
 class Device:
     """One place where arrays live. `name` is `cpu` or `cuda:N`; `kind` is `cpu` or `cuda`.
 
-    `kernels` (auto, native or numpy) and `threads` say how a launch list runs on a CPU.
+    `kernels` (auto, native or numpy), `threads`, `split` (auto, rows or columns) and
+    `deterministic` (the same bits for any number of threads) say how a launch list runs on a CPU.
     """
 
     name: str
@@ -36,7 +37,8 @@ class Device:
     xp: ModuleType
     kernels: str = "numpy"
     threads: int = 1
-    split: str = "rows"
+    split: str = "auto"
+    deterministic: bool = False
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype)

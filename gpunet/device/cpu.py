@@ -42,12 +42,13 @@ class Cpu(Device):
         return np.asarray(values, dtype)
 
     def working(self, flops: int) -> AbstractContextManager[Any]:
-        """One BLAS thread for small products: waking a second costs more than it brings. For
-        others OPENBLAS_NUM_THREADS, or `threads`."""
+        """One BLAS thread for small products: waking a second costs more than it brings; and where
+        bits must not depend on threads. For others OPENBLAS_NUM_THREADS, or `threads`."""
         from threadpoolctl import threadpool_limits
 
         most = _threads(("OPENBLAS_NUM_THREADS",), self.threads)
-        return threadpool_limits(1 if flops < THREADED_FLOPS else most, "blas")
+        is_alone = self.deterministic or flops < THREADED_FLOPS
+        return threadpool_limits(1 if is_alone else most, "blas")
 
     def to_host(self, array: Any) -> np.ndarray:
         return np.asarray(array)
@@ -74,7 +75,7 @@ class Cpu(Device):
         blas: dict[str, Any] = pools[0] if pools else {}
         words = (blas.get(name) for name in ("internal_api", "version", "architecture"))
         found = {"blas": " ".join(str(word) for word in words if word), "simd": _simd()}
-        return {**found, "threads": str(self.threads)}
+        return found if self.deterministic else {**found, "threads": str(self.threads)}
 
     def launcher(self, source: str, entry: str) -> Launcher | None:
         return None

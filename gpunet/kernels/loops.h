@@ -269,6 +269,120 @@ ENTRY(layer_norm_backward) {
                    lane.copy<T>(call, 6), lane.copy<T>(call, 7), lane.rows(), m);
 }
 
+// ---- Batch norm. The lanes' own statistics first, then after a barrier every lane merges all of
+// them alike. (x, gain, bias, running_mean, running_var, clock, y, mean, rstd, parts),
+// (grad, x, gain, mean, rstd, clock, dx, dgain, dbias), (x, gain, bias, mean, variance, y) | n, m
+
+static CLONES void column_statistics(const T* x, T* mean, T* spread, long long n, long long m) {
+    add_rows(x, mean, n, m);
+    EVERY(j, m) mean[j] = n ? mean[j] / n : T(0);
+    EVERY(j, m) spread[j] = 0;
+    for (long long i = 0; i < n; ++i, x += m)
+        EVERY(j, m) spread[j] += (x[j] - mean[j]) * (x[j] - mean[j]);
+}
+
+ENTRY(batch_norm_statistics) {
+    long long m = call.sizes[1];
+    T* mine = call.at<T>(9) + 2 * m * lane.index;
+    column_statistics(lane.row<T>(call, 0, m), mine, mine + m, lane.valid(), m);
+}
+
+// Chan, Golub and LeVeque, 1979: sums of squared distances of parts, from their means.
+static CLONES void merge_statistics(const Lane& lane, const T* parts, T* mean, T* spread,
+                                    long long rows, long long m) {
+    EVERY(j, m) mean[j] = spread[j] = 0;
+    for (int each = 0; each < lane.count; ++each) {
+        T share = rows ? T(lane.valid_of(each)) / rows : T(0);
+        EVERY(j, m) mean[j] += share * parts[2 * m * each + j];
+    }
+    for (int each = 0; each < lane.count; ++each) {
+        const T* middle = parts + 2 * m * each;
+        T count = T(lane.valid_of(each));
+        EVERY(j, m) spread[j] += middle[m + j] + count * (middle[j] - mean[j]) * (middle[j] - mean[j]);
+    }
+}
+
+static CLONES void normalise_columns(const T* x, const T* gain, const T* bias, const T* mean,
+                                     const T* rstd, T* y, long long n, long long m) {
+    for (long long i = 0; i < n; ++i, x += m, y += m)
+        EVERY(j, m) y[j] = (x[j] - mean[j]) * rstd[j] * gain[j] + bias[j];
+}
+
+static void keep_statistics(const Call& call, const T* mean, const T* spread, const T* rstd,
+                            bool renews, long long rows, long long m) {
+    T *running_mean = call.at<T>(3), *running_var = call.at<T>(4);
+    for (long long j = 0; j < m; ++j) {
+        call.at<T>(7)[j] = mean[j];
+        call.at<T>(8)[j] = rstd[j];
+        if (!renews) continue;
+        running_mean[j] = renewed(running_mean[j], mean[j]);
+        running_var[j] = renewed(running_var[j], spread[j] / (rows > 1 ? rows - 1 : 1));
+    }
+}
+
+ENTRY(batch_norm_forward) {
+    long long m = call.sizes[1], rows = lane.valid_of(0, lane.batch);
+    T *mean = (T*)lane.scratch, *spread = mean + m, *rstd = spread + m;
+    merge_statistics(lane, call.at<T>(9), mean, spread, rows, m);
+    for (long long j = 0; j < m; ++j) rstd[j] = norm_scale(spread[j] / (rows > 1 ? rows : 1));
+    if (lane.index == 0)
+        keep_statistics(call, mean, spread, rstd, rows > 0 && !lane.clock[FAULT], rows, m);
+    normalise_columns(lane.row<T>(call, 0, m), call.at<T>(1), call.at<T>(2), mean, rstd,
+                      lane.row<T>(call, 6, m), lane.rows(), m);
+}
+
+static CLONES void column_slopes(const T* grad, const T* x, const T* mean, const T* rstd, T* dgain,
+                                 T* dbias, long long n, long long m) {
+    EVERY(j, m) dgain[j] = dbias[j] = 0;
+    for (long long i = 0; i < n; ++i, grad += m, x += m) EVERY(j, m) {
+        dgain[j] += grad[j] * ((x[j] - mean[j]) * rstd[j]);
+        dbias[j] += grad[j];
+    }
+}
+
+ENTRY(batch_norm_sums) {
+    long long m = call.sizes[1];
+    column_slopes(lane.row<T>(call, 0, m), lane.row<T>(call, 1, m), call.at<T>(3), call.at<T>(4),
+                  lane.copy<T>(call, 7), lane.copy<T>(call, 8), lane.valid(), m);
+}
+
+static CLONES void add_copies(const Lane& lane, const T* first, T* out, long long m) {
+    EVERY(j, m) out[j] = 0;
+    for (int each = 0; each < lane.count; ++each) {
+        const T* copy = (const T*)((const char*)first + each * lane.stride);
+        EVERY(j, m) out[j] += copy[j];
+    }
+}
+
+static CLONES void normalise_columns_back(const T* grad, const T* x, const T* gain, const T* mean,
+                                          const T* rstd, const T* dgain, const T* dbias, T* dx,
+                                          long long valid, long long n, long long m) {
+    for (long long i = 0; i < n; ++i, grad += m, x += m, dx += m) EVERY(j, m) {
+        T h = (x[j] - mean[j]) * rstd[j];
+        T away = grad[j] - dbias[j] / valid - h * (dgain[j] / valid);
+        dx[j] = gain[j] * rstd[j] * away;
+    }
+}
+
+ENTRY(batch_norm_backward) {
+    long long m = call.sizes[1], rows = lane.valid();
+    T *dgain = (T*)lane.scratch, *dbias = dgain + m, *dx = lane.row<T>(call, 6, m);
+    add_copies(lane, call.at<T>(7), dgain, m);
+    add_copies(lane, call.at<T>(8), dbias, m);
+    normalise_columns_back(lane.row<T>(call, 0, m), lane.row<T>(call, 1, m), call.at<T>(2),
+                           call.at<T>(3), call.at<T>(4), dgain, dbias, dx,
+                           lane.valid_of(0, lane.batch), rows, m);
+    EVERY(j, (lane.rows() - rows) * m) dx[rows * m + j] = 0;
+}
+
+ENTRY(batch_norm_apply) {
+    long long m = call.sizes[1];
+    T* rstd = (T*)lane.scratch;
+    for (long long j = 0; j < m; ++j) rstd[j] = norm_scale(call.at<T>(4)[j]);
+    normalise_columns(lane.row<T>(call, 0, m), call.at<T>(1), call.at<T>(2), call.at<T>(3), rstd,
+                      lane.row<T>(call, 5, m), lane.rows(), m);
+}
+
 // ---- Losses: rows first, then after a barrier every lane adds all rows up alike.
 // (pred, target, weight, parameter, clock, grad, rows, totals | n, k, mean)
 

@@ -5,7 +5,7 @@ the BLAS that NumPy has loaded. Where either is missing `load` says why, and Num
 """
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ ROWS_OF_WEIGHT = 4
 """Slabs of a weight are cut at multiples of it, as in loops.h."""
 LEAST_ROWS, LEAST_COLUMNS = 32, 64
 """Of a slice, for its products to be quick."""
+LEAST_FLOPS = 4_000_000
+"""Of a product that is worth two barriers: about 20 µs of a core."""
 LINE = 64
 """Bytes of a cache line."""
 FIXED_LANES = 8
@@ -32,6 +34,9 @@ BLOCK_BYTES = 1 << 21
 GEMM_NAMES = ("scipy_cblas_{}gemm64_", "cblas_{}gemm64_", "scipy_cblas_{}gemm", "cblas_{}gemm")
 WHOLE = ("squared_norm", "clip", *OPTIMIZERS)
 """Kernels that work on all rows' results: a barrier comes before them."""
+BATCH_NORM = ("batch_norm_forward", "batch_norm_backward", "batch_norm_apply")
+BATCH_NORM_PARTS = 9
+"""Where the forward pass is given the lanes' own statistics: they take the scratch's place."""
 BY_COLUMNS = 4
 """The bit of a product's flips that has it split by columns."""
 
@@ -158,6 +163,7 @@ class Program:
         self.matrices = max((self._end(step) for step in self.weights), default=0)
         self.copies = gradient if lanes == 1 else _lines(lanes, gradient.size, self.dtype)
         self.scratch = _lines(lanes, self._room(), self.dtype)
+        self.statistics: list[Array] = []
         found = list(self._operations())
         self.operations = (_Operation * len(found))(*found)
         pieces = [self._pieces(lane) for lane in range(lanes)]
@@ -201,12 +207,25 @@ class Program:
 
     def _of_rows(self, step: Step) -> Iterator[_Operation]:
         """A step of the rows' way forward and backward, with the barriers that it needs."""
-        if not (self.team.by_columns and _is_wide(step)):
+        if step.name == "batch_norm_forward":
+            call = self._call(step)
+            self.statistics.append(_lines(1, 2 * step.sizes[1] * self.team.lanes, self.dtype))
+            call.pointers[BATCH_NORM_PARTS] = self.statistics[-1].ctypes.data
+            yield _Operation(self._function("batch_norm_statistics"), call)
+            yield _Operation()
+            yield _Operation(self._function(step.name), call)
+        elif step.name == "batch_norm_backward":
+            yield _Operation()
+            yield _Operation(self._function("batch_norm_sums"), self._call(step))
+            yield _Operation()
             yield self._operation(step)
-            return
-        yield _Operation()
-        yield self._operation(step._replace(sizes=(*step.sizes[:3], step.sizes[3] | BY_COLUMNS)))
-        yield _Operation()
+        elif self.team.by_columns and _is_wide(step):
+            flips = step.sizes[-1] | BY_COLUMNS
+            yield _Operation()
+            yield self._operation(step._replace(sizes=(*step.sizes[:-1], flips)))
+            yield _Operation()
+        else:
+            yield self._operation(step)
 
     def _move_at_once(self) -> None:
         """Have products of weights' gradients call the update."""
@@ -220,8 +239,9 @@ class Program:
         return operation.function == self._function(name)
 
     def _room(self) -> int:
-        """Elements of scratch a lane: a block of a gradient, or two rows of numbers."""
-        rows = [2 * step.sizes[1] for step in self.steps if step.name == "gather"]
+        """Elements of scratch a lane: a block of a gradient, or three rows of numbers."""
+        wanted = ("gather", *BATCH_NORM)
+        rows = [3 * step.sizes[1] for step in self.steps if step.name in wanted]
         blocks = [self._block(*step.sizes[:2]) for step in self.weights if self.moves_at_once]
         return max([*rows, *blocks, 0])
 
@@ -297,34 +317,41 @@ def permutation(n: int, seed: int, purpose: Purpose = Purpose.SHUFFLE, *, epoch:
     return order
 
 
-def check(library: Library, steps: Sequence[Step], dtype: str) -> None:
-    """Raise Unavailable where a kernel has no native loop: batch norm, formulas of the user's."""
-    for step in steps:
-        if step.name != "gather" and not hasattr(library.loops, f"{step.name}_{dtype}"):
-            raise Unavailable(f"no native loop for {step.name}", "use --kernels auto or numpy")
+def check(library: Library, names: Iterable[str], dtype: str) -> None:
+    """Raise Unavailable where a kernel has no native loop: formulas of the user's."""
+    for name in names:
+        entry = name if name != "gather" else "gather_uint8"
+        if not hasattr(library.loops, f"{entry}_{dtype}"):
+            raise Unavailable(f"no native loop for {name}", "use --kernels auto or numpy")
 
 
-def team_for(batch: int, threads: int, by_columns: bool = False) -> Team:
-    """Threads, each with a slice of the batch that keeps enough rows for its products to be quick,
-    or by columns with any."""
-    most = threads if by_columns else min(threads, batch // LEAST_ROWS)
-    lanes = max(1, min(most, MOST_LANES))
-    return Team(lanes, lanes, by_columns and lanes > 1)
+def team_for(batch: int, threads: int, steps: Sequence[Step] = (), split: str = "rows") -> Team:
+    """Threads, each with a slice of the batch that keeps enough rows for its products to be quick;
+    with another split than `rows` also as many as wide products have columns for."""
+    widths = [step.sizes[1] for step in steps if split != "rows" and _is_wide(step)]
+    most = max(batch // LEAST_ROWS, max(widths, default=0) // LEAST_COLUMNS)
+    lanes = max(1, min(threads, most, MOST_LANES))
+    return Team(lanes, lanes, bool(widths) and lanes > 1)
+
+
+def is_wide(rows: int, columns: int, inner: int) -> bool:
+    """Whether a product (rows, inner) @ (inner, columns) is split by columns where that is allowed:
+    wider than high, so that lanes share out what is more to read, and worth two barriers."""
+    return columns > rows and 2 * rows * columns * inner >= LEAST_FLOPS
 
 
 def fixed_team(batch: int, threads: int) -> Team:
-    """Slices by the batch alone, so that sums are the same for any number of threads."""
+    """Slices by the batch alone, so that every sum is the same for any number of threads."""
     lanes = max(1, min(FIXED_LANES, batch // LEAST_ROWS))
     return Team(lanes, min(threads, lanes))
 
 
-def _is_wide(step: Step) -> bool:
-    """Whether a product has enough columns to share out."""
-    return step.name == "gemm" and step.sizes[1] >= 2 * LEAST_COLUMNS
-
-
 def _pointer(array: Array) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
+
+
+def _is_wide(step: Step) -> bool:
+    return step.name == "gemm" and not step.is_weight_gradient and is_wide(*step.sizes[:3])
 
 
 def _address(library: ctypes.CDLL, name: str) -> int:
