@@ -339,11 +339,15 @@ def _check_conflicts(settings: Settings) -> None:
     ]
     for first, second, conflict in rules:
         if conflict and settings.given(first) and settings.given(second):
-            one = f"{flag(first)} {_shown(getattr(config, first))}"
-            other = f"{flag(second)} {_shown(getattr(config, second))}"
+            one, other = (_as_given(name, getattr(config, name)) for name in (first, second))
             raise UsageError(f"{one} and {other} conflict", "leave one of them out")
         if conflict and settings.given(first) and first in ("momentum", "betas"):
             raise UsageError(f"{flag(first)} has no meaning for --optimizer {config.optimizer}")
+
+
+def _as_given(name: str, value: Any) -> str:
+    """A setting as the command line has it."""
+    return flag(name) if value is True else f"{flag(name)} {_shown(value)}"
 
 
 def _one_line(text: str) -> str:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_engine
+from emulation import Emulated
 from test_engine import BASE, GRAPHS, ROWS, build, label, lower
 
-from gpunet import engine, job
-from gpunet.config import Config
+from gpunet import auto, engine, job
+from gpunet.config import Config, gather
 from gpunet.device.cpu import Cpu
 from gpunet.engine import Feed, LaunchList, Store
-from gpunet.errors import Unavailable
+from gpunet.errors import Unavailable, UsageError
 from gpunet.kernels import native
 from gpunet.optim import OPTIMIZERS
 from gpunet.random import permutation
@@ -297,3 +298,64 @@ def test_after_the_last_rows_come_the_first(kernels: str) -> None:
         return store.values
 
     assert (moved(1) == moved(2)).all()
+
+
+def test_threads_that_a_program_does_not_take_leave_it_alone() -> None:
+    for turn in range(300):
+        lanes = (5, 1, 2, 4)[turn % 4]
+        steps = [native.Step("tick", (np.zeros(8, np.int64), np.zeros(16), np.zeros(2), 9), (2,))]
+        clock, hyper, gradient = np.zeros(8, np.int64), np.zeros(16), np.zeros(1)
+        team = native.Team(lanes, lanes)
+        program = native.Program(native.load(), steps, clock, hyper, gradient, 9, team)
+        program.run(3)
+        assert clock[0] == 3
+        del program
+
+
+@pytest.mark.parametrize(
+    ("settings", "split", "reason"),
+    [
+        ({"hidden": (512,), "batch_size": 64}, "columns", "a layer is wider than a batch of 64"),
+        ({"hidden": (64, 32), "batch_size": 64}, "rows", "no layer is wider than a batch of 64"),
+        ({"hidden": (512,), "batch_size": 64, "deterministic": True}, "rows", "deterministic"),
+        ({"hidden": (512,), "batch_size": 64, "kernels": "numpy"}, "rows", "not by native loops"),
+    ],
+)
+def test_the_split_is_decided_as_the_engine_runs_it(
+    settings: dict[str, object], split: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "LEAST_ROWS", 32)
+    planned = job.plan("digits", {"device": "cpu", "threads": 2, **settings})
+    assert planned.settings.config.split == split
+    assert planned.settings.origin["split"] == f"auto: {reason}"
+    program = planned.launches.program
+    assert (program is not None and program.team.by_columns) == (split == "columns")
+
+
+def test_a_whole_deterministic_run_is_the_same_for_any_number_of_threads() -> None:
+    def chains(threads: int) -> list[str]:
+        settings = {"device": "cpu", "epochs": 2, "deterministic": True, "threads": threads}
+        return [report.chain for report in job.plan("digits", settings).reports()]
+
+    assert chains(1) == chains(2) == chains(3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"split": "columns", "deterministic": True},
+            "--split columns and --deterministic conflict",
+        ),
+        ({"split": "columns", "kernels": "numpy"}, "--split columns and --kernels numpy conflict"),
+    ],
+)
+def test_what_cannot_be_had_together_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        gather({"split": "columns", **settings})
+
+
+@pytest.mark.parametrize("settings", [{"deterministic": True}, {"split": "rows"}])
+def test_a_gpu_refuses_what_is_for_the_cpu(settings: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"CUDA yet|has no meaning on emulated"):
+        auto.check_device(gather(settings), Emulated())

@@ -86,7 +86,8 @@ class Team {
     std::vector<std::thread> threads;
     std::vector<Lane> lanes;
     Program* program = nullptr;
-    long long steps = 0;
+    int wanted = 0;                            // threads that the program takes: the others must not
+    long long steps = 0;                       // look at it, it may be gone when they wake
     unsigned round = 0;
     Barrier barrier;
 
@@ -145,10 +146,10 @@ class Team {
                 std::unique_lock<std::mutex> lock(guard);
                 called.wait(lock, [&] { return round != seen; });
                 seen = round;
-                given = program;
+                given = index < wanted ? program : nullptr;
                 count = steps;
             }
-            if (index < given->threads) run_thread(*given, index, count);
+            if (given) run_thread(*given, index, count);
         }
     }
 
@@ -163,6 +164,7 @@ public:
                 threads.emplace_back([this, index, now = round] { serve(index, now); });
             }
             program = &given;
+            wanted = given.threads;
             steps = count;
             ++round;
         }
