@@ -118,8 +118,9 @@ class Launch:
 class Store:
     """A network's parameters on a device, flat: values, gradient, optimiser state.
 
-    Matrices come first, since weight decay is for them alone. `statistics` are the running
-    figures of batch norms. Both layouts are by name, so what is saved does not depend on order.
+    The weights of products come first, since weight decay is for them alone and their gradients
+    are made otherwise. `statistics` are the running figures of batch norms. Both layouts are by
+    name, so what is saved does not depend on order.
     """
 
     device: Device
@@ -164,10 +165,12 @@ class Store:
 
 def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store:
     """The flat vectors of a network, with its present values and `slots` zeroed state vectors."""
-    nodes = sorted(network.graph.parameters.values(), key=lambda node: node.value.ndim < 2)
+    graph = network.graph
+    weights = {node.inputs[1] for node in graph.nodes if isinstance(node.gate, gates.MatMul)}
+    nodes = sorted(graph.parameters.values(), key=lambda node: node not in weights)
     sizes = [node.value.size for node in nodes]
     ends = np.cumsum([0, *sizes]).tolist()
-    decayed = sum(size for node, size in zip(nodes, sizes) if node.value.ndim >= 2)
+    decayed = sum(size for node, size in zip(nodes, sizes) if node in weights)
     flat = [np.ravel(node.value) for node in nodes] or [np.zeros(0)]
     values = device.empty((ends[-1],), dtype)
     values[...] = device.asarray(np.concatenate(flat).astype(dtype))
