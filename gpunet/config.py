@@ -48,9 +48,13 @@ def _is_pace(text: str) -> bool:
 Pace = Annotated[str, Predicate(_is_pace)]
 Task = Literal["auto", "regression", "binary", "multiclass", "multilabel"]
 Norm = Literal["none", "layer", "batch"]
-Init = Literal["auto", "he", "xavier", "lecun", "normal"]
+Preset = Literal["auto", "fast", "best", "plain"]
+Init = Literal["auto", "he", "xavier", "lecun", "normal", "data"]
+Parametrisation = Literal["standard", "ntk"]
 Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion"]
-Schedule = Literal["constant", "linear", "cosine", "onecycle", "plateau"]
+Schedule = Literal["constant", "linear", "cosine", "coslog4", "onecycle", "plateau"]
+Fade = Literal["none", "cosine"]
+BestBy = Literal["loss", "accuracy", "log_loss"]
 Kernels = Literal["auto", "native", "numpy"]
 Split = Literal["auto", "rows", "columns"]
 Precision = Literal["auto", "fp64", "fp32", "tf32", "bf16"]
@@ -84,14 +88,24 @@ class Config:
     standardise: bool = _setting(True, DATA, "Inputs and targets in their own units.")
     shuffle: bool = _setting(True, DATA, "The same order of rows every epoch.")
 
+    preset: Preset = _setting(
+        "auto", NETWORK, "What else is left open: the recipe for tables, or a plain network."
+    )
+    input_scale: bool = _setting(False, NETWORK, "A learned factor for each input.")
     hidden: tuple[Count, ...] | Auto = _setting(
         "auto", NETWORK, "Widths of hidden layers, or none."
     )
     activation: str = _setting("relu", NETWORK, "A name, or a formula of x.")
+    parametric: bool = _setting(
+        False, NETWORK, "Each hidden unit learns its share of the activation."
+    )
     norm: Norm = _setting("none", NETWORK, "Normalisation before each activation.")
     dropout: Rate = _setting(0.0, NETWORK, "Fraction of hidden units dropped while training.")
     bias: bool = _setting(True, NETWORK, "Layers without a bias.")
     init: Init = _setting("auto", NETWORK, "Distribution of the first weights.")
+    parametrisation: Parametrisation = _setting(
+        "standard", NETWORK, "ntk: steps of weights shrink with the root of a layer's inputs."
+    )
     loss: str = _setting(
         "auto", NETWORK, "A name, pinball(0.9), huber(2), or a formula of pred and target."
     )
@@ -102,6 +116,9 @@ class Config:
     schedule: Schedule = _setting("cosine", TRAINING, "How the learning rate changes.")
     warmup: Rate | Count = _setting(0.0, TRAINING, "Steps of warm-up, or a share of all.")
     weight_decay: NotNegative = _setting(0.01, TRAINING, "Pull of weights, not biases, to zero.")
+    fade: Fade = _setting(
+        "none", TRAINING, "cosine: dropout and weight decay end over the second half."
+    )
     momentum: Rate | None = _setting(None, TRAINING, "Share of the last move that is kept.")
     betas: tuple[Rate, Rate] | None = _setting(None, TRAINING, "Decay of the two moments.")
     batch_size: Count | Auto = _setting("auto", TRAINING, "Rows a step.")
@@ -110,6 +127,7 @@ class Config:
     patience: Annotated[int, Ge(0)] | Auto = _setting(
         "auto", TRAINING, "Epochs to wait for a better one; 0: never stop."
     )
+    best_by: BestBy = _setting("loss", TRAINING, "What says which epoch was best.")
     clip_norm: Positive | None = _setting(None, TRAINING, "Largest norm of the whole gradient.")
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = _setting(
         0, TRAINING, "Of split, weights, order, dropout."
@@ -149,6 +167,17 @@ class Settings:
         if self.origin[name] == "file":
             return bool(value != getattr(Config(), name))
         return self.origin[name] == "flag" and value != "auto"
+
+    def is_open(self, name: str) -> bool:
+        """Whether nobody chose a value, so that a preset may."""
+        return self.origin[name] == "default"
+
+    def preset(self, name: str, value: Any) -> "Settings":
+        """The same settings with a value of the preset."""
+        return Settings(
+            replace(self.config, **{name: value}),
+            {**self.origin, name: f"preset {self.config.preset}"},
+        )
 
     def resolve(self, name: str, value: Any, reason: str) -> "Settings":
         """The same settings with an `auto` value decided, and why."""
@@ -327,7 +356,9 @@ def _check_conflicts(settings: Settings) -> None:
         ("dropout", "hidden", config.hidden == () and config.dropout > 0),
         ("norm", "hidden", config.hidden == () and config.norm != "none"),
         ("activation", "hidden", config.hidden == ()),
-        ("init", "hidden", config.hidden == () and config.init != "normal"),
+        ("init", "hidden", config.hidden == () and config.init not in ("normal", "data")),
+        ("parametric", "hidden", config.hidden == () and config.parametric),
+        ("best_by", "validation", config.validation == 0),
         ("patience", "validation", config.validation == 0 and config.patience != 0),
         ("schedule", "validation", config.validation == 0 and config.schedule == "plateau"),
         ("warmup", "schedule", config.schedule == "onecycle" and config.warmup > 0),

@@ -23,7 +23,6 @@ from gpunet.kernels.slots import (
     BETA1,
     BETA2,
     CLIP,
-    DECAY,
     EPSILON,
     FAULT,
     LIMIT,
@@ -32,7 +31,7 @@ from gpunet.kernels.slots import (
     START,
     STEP,
 )
-from gpunet.model import Network
+from gpunet.model import Network, Pace
 from gpunet.optim import Optimizer
 from gpunet.random import Purpose
 
@@ -118,9 +117,9 @@ class Launch:
 class Store:
     """A network's parameters on a device, flat: values, gradient, optimiser state.
 
-    The weights of products come first, since weight decay is for them alone and their gradients
-    are made otherwise. `statistics` are the running figures of batch norms. Both layouts are by
-    name, so what is saved does not depend on order.
+    The weights of products come first, since their gradients are made otherwise. Segments of equal
+    pace are listed by where they start. `statistics` are the running figures of batch norms. Both
+    layouts are by name, so what is saved does not depend on order.
     """
 
     device: Device
@@ -130,11 +129,8 @@ class Store:
     views: dict[str, tuple[slice, tuple[int, ...]]]
     statistics: dict[str, Array]
     starts: Array
+    rates: Array
     decays: Array
-
-    @property
-    def rates(self) -> Array:
-        return self.device.xp.ones_like(self.decays)
 
     def slot(self, name: str, of: Literal["values", "gradient"] = "values") -> Slot:
         where, shape = self.views[name]
@@ -170,11 +166,13 @@ def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store
     nodes = sorted(graph.parameters.values(), key=lambda node: node not in weights)
     sizes = [node.value.size for node in nodes]
     ends = np.cumsum([0, *sizes]).tolist()
-    decayed = sum(size for node, size in zip(nodes, sizes) if node in weights)
     flat = [np.ravel(node.value) for node in nodes] or [np.zeros(0)]
     values = device.empty((ends[-1],), dtype)
     values[...] = device.asarray(np.concatenate(flat).astype(dtype))
-    bounds = sorted({0, decayed, ends[-1]})
+    usual = {node.name: Pace(decay=float(node in weights)) for node in nodes}
+    paces = [network.paces.get(node.name, usual[node.name]) for node in nodes]
+    first = [i for i, pace in enumerate(paces) if i == 0 or pace != paces[i - 1]]
+    starts = [*(ends[i] for i in first), ends[-1]]
     return Store(
         device,
         values,
@@ -185,8 +183,9 @@ def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store
             for node, start, end in zip(nodes, ends, ends[1:])
         },
         {name: device.asarray(a.astype(dtype)) for name, a in network.statistics.items()},
-        device.asarray(bounds, np.int64),
-        device.asarray([1.0 if start < decayed else 0.0 for start in bounds[:-1]], np.float64),
+        device.asarray(starts, np.int64),
+        device.asarray([paces[i].rate for i in first], np.float64),
+        device.asarray([paces[i].decay for i in first], np.float64),
     )
 
 
@@ -307,15 +306,15 @@ def lower(
     *,
     optimizer: Optimizer | None = None,
     schedule: np.ndarray | None = None,
-    weight_decay: float = 0.0,
     clip_norm: float | None = None,
     seed: int = 0,
 ) -> LaunchList:
-    """The launch list of one step of `batch` rows; `train` wants an optimiser and a schedule."""
+    """The launch list of one step of `batch` rows; `train` wants an optimiser and a schedule
+    (S+1, 3): learning rate, decay and share of dropout of each step."""
     device, dtype = store.device, str(store.values.dtype)
     work = _Lowering(network.graph, feed, store, batch, mode == "train", dtype)
-    hyper, table = np.zeros(16), np.zeros(2) if schedule is None else schedule
-    hyper[[DECAY, CLIP, SCALE, LIMIT]] = weight_decay, 1.0, 1.0, clip_norm or 0.0
+    hyper, table = np.zeros(16), np.zeros((1, 3)) if schedule is None else schedule
+    hyper[[CLIP, SCALE, LIMIT]] = 1.0, 1.0, clip_norm or 0.0
     if optimizer is not None:
         hyper[[BETA1, BETA2, EPSILON]] = optimizer.beta1, optimizer.beta2, optimizer.epsilon
     work.hyper.array = device.asarray(hyper)
@@ -577,7 +576,7 @@ def _add_forward(work: _Lowering, node: Node) -> None:
     """A bias: left to the activation behind it where there is one."""
     z, bias = node.inputs
     users = work.users(node)
-    if len(users) == 1 and isinstance(users[0].gate, gates.Activation):
+    if len(users) == 1 and isinstance(users[0].gate, gates.Activation | gates.Parametric):
         work.values[node] = work.values[z]
         work.biases[node] = work.values[bias]
     else:
@@ -612,6 +611,40 @@ def _activation_backward(work: _Lowering, node: Node) -> None:
     work.launch(gate.pair[1], grad, z, bias, work.values[node], grad, dbias)
 
 
+def _parametric_forward(work: _Lowering, node: Node) -> None:
+    gate, (source, share) = node.gate, node.inputs
+    assert isinstance(gate, gates.Parametric)
+    z, bias = work.values[source], work.biases.get(source)
+    y = work.slot(node.name, z.shape) if work.training or source.gate is None else z
+    work.values[node] = y
+    work.launch(gate.pair[0], z, bias, work.values[share], y)
+
+
+def _parametric_backward(work: _Lowering, node: Node) -> None:
+    gate, (source, share), grad = node.gate, node.inputs, work.grads[node]
+    assert isinstance(gate, gates.Parametric)
+    bias = work.biases.get(source)
+    dbias = None if bias is None else work.gradient(source.inputs[1])
+    work.grads[source] = grad
+    given = (grad, work.values[source], bias, work.values[share])
+    work.launch(gate.pair[1], *given, grad, dbias, work.gradient(share))
+
+
+def _scale_forward(work: _Lowering, node: Node) -> None:
+    """A product with one factor a column."""
+    x, scale = (work.values[i] for i in node.inputs)
+    y = work.values[node] = work.slot(node.name, x.shape)
+    work.launch(REGISTRY["scale_forward"], x, scale, y)
+
+
+def _scale_backward(work: _Lowering, node: Node) -> None:
+    (x, scale), grad = node.inputs, work.grads[node]
+    if work.wants(x):
+        work.grads[x] = grad
+    given = (grad, work.values[x], work.values[scale])
+    work.launch(REGISTRY["scale_backward"], *given, work.grads.get(x), work.gradient(scale))
+
+
 def _dropout_forward(work: _Lowering, node: Node) -> None:
     x = work.values[node.inputs[0]]
     work.values[node] = x
@@ -629,7 +662,8 @@ def _dropout(work: _Lowering, node: Node, x: Slot, y: Slot) -> None:
     gate = node.gate
     assert isinstance(gate, gates.Dropout)
     rate = work.outside("rate", work.store.device.asarray([gate.rate], work.dtype))
-    work.launch(REGISTRY["dropout"], x, rate, work.key, work.clock, gate.layer, y)
+    given = (x, rate, work.hyper, work.key, work.clock, gate.layer)
+    work.launch(REGISTRY["dropout"], *given, y)
 
 
 def _layer_norm_forward(work: _Lowering, node: Node) -> None:
@@ -701,6 +735,8 @@ _FORWARD: dict[type, Callable[[_Lowering, Node], None]] = {
     gates.MatMul: _matmul_forward,
     gates.Add: _add_forward,
     gates.Activation: _activation_forward,
+    gates.Parametric: _parametric_forward,
+    gates.Multiply: _scale_forward,
     gates.Dropout: _dropout_forward,
     gates.LayerNorm: _layer_norm_forward,
     gates.BatchNorm: _batch_norm_forward,
@@ -710,6 +746,8 @@ _BACKWARD: dict[type, Callable[[_Lowering, Node], None]] = {
     gates.MatMul: _matmul_backward,
     gates.Add: _add_backward,
     gates.Activation: _activation_backward,
+    gates.Parametric: _parametric_backward,
+    gates.Multiply: _scale_backward,
     gates.Dropout: _dropout_backward,
     gates.LayerNorm: _layer_norm_backward,
     gates.BatchNorm: _batch_norm_backward,

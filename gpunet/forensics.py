@@ -87,16 +87,19 @@ class Fault:
         return f"try --lr {float(config.lr) / 10:g}"
 
 
-def find(network: Network, x: np.ndarray, y: np.ndarray | None, step: int) -> Place | None:
+def find(
+    network: Network, x: np.ndarray, y: np.ndarray | None, step: int, fade: float = 1.0
+) -> Place | None:
     """The first non-finite value of a training step, forward then backward; None if there is none.
 
-    x (n, d) in the precision of the run, y as the loss wants it; the network holds the weights
-    before the step. Its batch norms' running figures are left as they were.
+    x (n, d) in the precision of the run, y as the loss wants it; `fade` as the step's dropout has
+    it; the network holds the weights before the step. Its batch norms' running figures are left as
+    they were.
     """
     graph, kept = network.graph, {n: a.copy() for n, a in network.statistics.items()}
     for node in graph.nodes:
         if isinstance(node.gate, gates.Dropout):
-            node.gate.step = step
+            node.gate.step, node.gate.fade = step, fade
     given = {"x": x, "target": y}
     graph.forward({name: given[name] for name in graph.inputs})
     found = _first(graph.nodes, "forward", "value")

@@ -14,7 +14,7 @@ from gpunet import kernels
 from gpunet.device import Array
 from gpunet.graph import Gate, Shape
 from gpunet.kernels import REGISTRY
-from gpunet.kernels.slots import STEP, VALID
+from gpunet.kernels.slots import FADE, STEP, VALID
 from gpunet.random import Purpose
 
 
@@ -335,6 +335,39 @@ class Mish(Activation):
     local = ("tanh(softplus(x)) + x * (1 - tanh(softplus(x)) ** 2) * sigmoid(x)",)
 
 
+class Parametric(Gate):
+    """z = x + a * (f(x) - x), a the share of an activation f that each column takes;
+    dx = dz * (1 + a * (f'(x) - 1)), da = dz * (f(x) - x), added up by column."""
+
+    saves = ("inputs",)
+
+    def __init__(self, activation: Activation) -> None:
+        self.activation = activation
+
+    @property
+    def op(self) -> str:
+        return f"parametric_{self.activation.op}"
+
+    @property
+    def pair(self) -> tuple[kernels.Kernel, kernels.Kernel]:
+        """The forward and the backward kernel."""
+        return kernels.activation.PARAMETRIC[self.activation.op]
+
+    def shape(self, *shapes: Shape) -> Shape:
+        x, share = shapes
+        if not x or share != x[-1:]:
+            raise ValueError(f"a {self.op} of {x} with a share of {share}")
+        return x
+
+    def _forward(self, xp: Any, out: Array, x: Array, share: Array) -> None:
+        self.pair[0](_matrix(x), None, share, _matrix(out))
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        x, share = self.inputs
+        dx, dshare = _all(xp, self.inputs, grads)
+        self.pair[1](_matrix(grad), _matrix(x), None, share, _matrix(dx), None, dshare)
+
+
 class MatMul(Gate):
     """z = x @ y; dx = dz @ yᵀ, dy = xᵀ @ dz. Vectors count as a row on the left, a column on
     the right; leading axes broadcast."""
@@ -562,7 +595,12 @@ class Concatenate(Gate):
 
 
 class Dropout(Gate):
-    """z = x * mask / keep while training, else x; the mask is a function of (seed, step, layer)."""
+    """z = x * mask / keep while training, else x; the mask is a function of (seed, step, layer).
+
+    `fade` multiplies the rate at the step.
+    """
+
+    fade = 1.0
 
     def __init__(self, rate: float = 0.5, seed: int = 0, layer: int = 0, step: int = 0) -> None:
         if not 0 <= rate < 1:
@@ -576,8 +614,9 @@ class Dropout(Gate):
         clock = _clock(xp, 0)
         clock[STEP] = self.step
         key = xp.asarray([self.seed, Purpose.DROPOUT], np.uint64)
-        rate = xp.asarray([self.rate], x.dtype)
-        REGISTRY["dropout"](_matrix(x), rate, key, clock, self.layer, _matrix(out))
+        rate, hyper = xp.asarray([self.rate], x.dtype), xp.ones(16)
+        hyper[FADE] = self.fade
+        REGISTRY["dropout"](_matrix(x), rate, hyper, key, clock, self.layer, _matrix(out))
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
         self._forward(xp, grads[0], grad)

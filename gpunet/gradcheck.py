@@ -20,7 +20,7 @@ from gpunet.errors import CheckFailed, UsageError
 from gpunet.graph import Gate, Graph
 from gpunet.kernels import REGISTRY
 from gpunet.kernels import slots as at
-from gpunet.kernels.activation import PAIRS
+from gpunet.kernels.activation import PAIRS, PARAMETRIC
 from gpunet.kernels.loss import LOSSES
 from gpunet.random import Purpose, bits, stream
 
@@ -431,12 +431,45 @@ def _activation(name: str) -> Callable[[Bench], Difference]:
     return case
 
 
+def _parametric(name: str) -> Callable[[Bench], Difference]:
+    def case(bench: Bench) -> Difference:
+        z, share = bench.apart((5, 3), (3,))
+        start, none = {"z": z, "share": share}, np.full_like(z, nan)
+
+        def forward(at: Point) -> np.ndarray:
+            found = bench.run(f"parametric_{name}_forward", at["z"], None, at["share"], none)
+            return found["y"]
+
+        def backward(grad: np.ndarray) -> Point:
+            given = (grad, z, None, share, none, None, np.full(3, nan))
+            found = bench.run(f"parametric_{name}_backward", *given)
+            return {"z": found["dz"], "share": found["dshare"]}
+
+        return bench.pair(start, forward, backward)
+
+    return case
+
+
+def _scale(bench: Bench) -> Difference:
+    x, scale = bench.apart((5, 3), (3,))
+
+    def backward(grad: np.ndarray) -> Point:
+        found = bench.run("scale_backward", grad, x, scale, np.full_like(x, nan), np.full(3, nan))
+        return {"x": found["dx"], "scale": found["dscale"]}
+
+    def forward(at: Point) -> np.ndarray:
+        return bench.run("scale_forward", at["x"], at["scale"], np.full_like(x, nan))["y"]
+
+    return bench.pair({"x": x, "scale": scale}, forward, backward)
+
+
 def _dropout(bench: Bench) -> Difference:
     (x,) = bench.apart((5, 7))
-    key, rate = np.array([1, Purpose.DROPOUT], np.uint64), np.array([0.3])
+    key, rate = np.array([1, Purpose.DROPOUT], np.uint64), np.array([0.6])
 
     def masked(array: np.ndarray) -> np.ndarray:
-        return bench.run("dropout", array, rate, key, _clock(STEP=3), 2, np.full_like(x, nan))["y"]
+        hyper, clock = _hyper(FADE=0.5), _clock(STEP=3)
+        return bench.run("dropout", array, rate, hyper, key, clock, 2, np.full_like(x, nan))["y"]
 
     words = bits(1, Purpose.DROPOUT, step=3, layer=2).random_raw(12)
     kept = words.astype("<u8").view("<u2")[: x.size].reshape(x.shape) < round(0.7 * 65536)
@@ -575,9 +608,11 @@ def _tick(bench: Bench) -> Difference:
     """The last batch of an epoch, past the end of the table of rates."""
     clock, hyper = _clock(STEP=4, START=16, ROWS=22), _hyper(BETA1=0.9, BETA2=0.99, SCALE=0.5)
     wanted = hyper.copy()
-    wanted[[at.LR, at.CORRECTION1, at.CORRECTION2]] = 0.5 * 0.3, 1 - 0.9**5, 1 - 0.99**5
+    wanted[[at.LR, at.DECAY, at.FADE]] = 0.5 * 0.3, 0.2, 0.1
+    wanted[[at.CORRECTION1, at.CORRECTION2]] = 1 - 0.9**5, 1 - 0.99**5
+    table = np.array([[0.1, 0.4, 1.0], [0.2, 0.3, 0.5], [0.3, 0.2, 0.1]])
     return matches(
-        bench.run("tick", clock, hyper, np.array([0.1, 0.2, 0.3]), 4),
+        bench.run("tick", clock, hyper, table, 4),
         {"clock": _clock(STEP=5, START=20, ROWS=22, VALID=2), "hyper": wanted},
     )
 
@@ -645,6 +680,10 @@ KERNELS: dict[str, Callable[[Bench], Difference]] = {
     **{f"{name}_backward": _activation(name) for name in PAIRS},
     **{name: _loss(name) for name in LOSSES},
     **{name: _update(name) for name in UPDATES},
+    **{f"parametric_{name}_forward": _parametric(name) for name in PARAMETRIC},
+    **{f"parametric_{name}_backward": _parametric(name) for name in PARAMETRIC},
+    "scale_forward": _scale,
+    "scale_backward": _scale,
     "dropout": _dropout,
     "layer_norm_forward": _layer_norm,
     "layer_norm_backward": _layer_norm,

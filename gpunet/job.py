@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet import about, auto, data, loop, model
+from gpunet import about, auto, data, initial, loop, model, presets
 from gpunet.config import Settings, gather
 from gpunet.data import Prepared, Source
 from gpunet.device import Choice, resolve
@@ -307,7 +307,9 @@ def plan(
     choice = resolve(settings.config.device)
     auto.check_device(settings, choice.device)
     place = location(source, folder)
-    source, config = _read(source, settings, folder), settings.config
+    source = _read(source, settings, folder)
+    settings = presets.of_data(settings, source.table is not None)
+    config = settings.config
     if source.test is not None and settings.given("test") and config.test:
         raise UsageError(f"{source.name} has a test part of its own", "leave out --test")
     prepared = data.prepare(
@@ -324,9 +326,13 @@ def plan(
         seed=config.seed,
         budget=int(config.max_memory),
     )
+    settings = presets.of_network(settings, prepared.schema.target.task)
     settings = auto.decide(settings, prepared, choice)
     config, schema = settings.config, prepared.schema
     network = model.build(config, schema.width, schema.target.outputs, schema.target.task)
+    if config.init == "data":
+        rows = initial.sample(prepared.train.rows, config.seed)
+        initial.fit(network, schema.scaled(prepared.train.x[rows]), config.seed)
     dtype = "float64" if config.precision == "fp64" else "float32"
     choice.device.set_tf32(config.precision == "tf32")
     trained = Model(network, schema, config)

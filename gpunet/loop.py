@@ -18,7 +18,7 @@ from gpunet.data.windows import Windows, windows
 from gpunet.device import Device
 from gpunet.engine import Feed, LaunchList, Store
 from gpunet.errors import Diverged, ModelInvalid
-from gpunet.kernels.slots import ARRIVED, FAULT, LR, PENDING, ROWS, SCALE, START, STEP, VALID
+from gpunet.kernels.slots import ARRIVED, FADE, FAULT, LR, PENDING, ROWS, SCALE, START, STEP, VALID
 from gpunet.model import Network
 
 EVALUATION_ROWS, EVALUATION_BYTES = 4096, 1 << 25
@@ -183,7 +183,6 @@ def lower(
         "train",
         optimizer=optimizer,
         schedule=rates(config, taken.rows, legs),
-        weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
         seed=config.seed,
     )
@@ -191,7 +190,8 @@ def lower(
 
 
 def rates(config: Config, rows: int, legs: Legs = ()) -> np.ndarray:
-    """The learning rate of every update from 1 on; each leg runs through the schedule anew."""
+    """Learning rate, decay and share of dropout of every update from 1 on, (steps + 1, 3); each
+    leg runs through the schedule anew."""
     table = _rates(config, steps_in_all(config, rows))
     for first, steps in legs:
         table = np.concatenate([table[: first + 1], _rates(config, steps)[1:]])
@@ -201,7 +201,9 @@ def rates(config: Config, rows: int, legs: Legs = ()) -> np.ndarray:
 def _rates(config: Config, steps: int) -> np.ndarray:
     warmup = config.warmup
     rising = round(warmup * steps) if isinstance(warmup, float) else min(warmup, steps - 1)
-    return optim.schedule(config.schedule, float(config.lr), steps, rising)
+    rate = optim.schedule(config.schedule, float(config.lr), steps, rising)
+    fade = optim.fading(steps) if config.fade == "cosine" else np.ones(steps + 1)
+    return np.stack([rate, config.weight_decay * fade, fade], axis=1)
 
 
 class _Run:
@@ -443,12 +445,10 @@ class _Run:
         """Look at every value of the step that comes next."""
         rows, dtype = self._next_rows(), self.store.values.dtype
         part, schema, before = self.data.train, self.data.schema, self.store.weights()
-        x = np.asarray(part.x[rows], np.float64)
-        x = x if schema.scale is None else x * schema.scale
-        x = (x if schema.shift is None else x + schema.shift).astype(str(dtype))
+        x = schema.scaled(part.x[rows]).astype(str(dtype))
         y = None if part.y is None else part.y[rows]
         self.network.load({name: array.copy() for name, array in before.items()})
-        place = forensics.find(self.network, x, y, step)
+        place = forensics.find(self.network, x, y, step, float(self.list.hyper[FADE]))
         if place is None and what == "weight":
             place = self._unmoved(before)
         return forensics.Fault(step, self._epoch_of(step), what, place, rows, x, y, trail)
@@ -480,16 +480,23 @@ class _Run:
         return {"loss": loss if isfinite(loss) else None, **judge(self.data.schema, part.y, raw)}
 
     def _keep_if_best(self, found: dict[str, float | None]) -> bool:
-        """Keep the weights of the lowest validation loss; of equals the latest."""
+        """Keep the weights of the best epoch; of equals the latest."""
         if self.check is None:
             return True
-        loss = found["loss"]
+        loss = self._cost(found)
         if loss is None or loss > self.lowest:
             self.stale += 1
             return False
         self.stale = 0 if loss < self.lowest else self.stale + 1
         self.lowest, self.best = loss, self.store.weights()
         return True
+
+    def _cost(self, found: dict[str, float | None]) -> float | None:
+        """What the best epoch has least of; none where the loss was not finite."""
+        best_by, value = self.config.best_by, found[self.config.best_by]
+        if value is None or found["loss"] is None:
+            return None
+        return 1 - value if best_by == "accuracy" else value
 
     def _decide_end(self) -> None:
         """Whether the run is at its end; on a plateau the learning rate drops first."""

@@ -4,9 +4,10 @@ Knows settings and sizes; knows no data, no device and no file.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from math import inf, nan, sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,12 +26,28 @@ TASK_LOSSES = {
 }
 
 
+class Pace(NamedTuple):
+    """How quickly a parameter moves: a factor on the learning rate, and one on weight decay."""
+
+    rate: float = 1.0
+    decay: float = 1.0
+
+
+SCALE_PACE, BIAS_PACE, SHARE_PACE = Pace(6.0, 6.0), Pace(0.1, 0.0), Pace(0.1, 0.1)
+"""Of the factors of inputs, biases under the neural tangent parametrisation, and shares of
+activations; Holzmüller et al., 2024 (RealMLP)."""
+
+
 @dataclass(frozen=True)
 class Network:
-    """A graph from the input `x` (n, d) to `loss`, by way of the `prediction` (n, k)."""
+    """A graph from the input `x` (n, d) to `loss`, by way of the `prediction` (n, k).
+
+    `paces` are those of parameters by name; of the others the weights of products alone decay.
+    """
 
     graph: Graph
     prediction: Node
+    paces: Mapping[str, Pace] = field(default_factory=dict)
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
@@ -71,23 +88,79 @@ def build(config: Config, inputs: int, outputs: int, task: str) -> Network:
 
     `config` is resolved: no `auto` among hidden, activation, init, loss.
     """
-    graph = Graph()
+    made = _Builder(config)
+    graph = made.graph
     h, width = graph.input("x", (None, inputs)), inputs
+    if config.input_scale:
+        h = made.scale(h, width)
     assert config.hidden != "auto"
     for i, units in enumerate(config.hidden, 1):
-        h = _linear(graph, h, f"hidden{i}", width, units, config, i)
-        h = _norm(graph, h, f"hidden{i}", units, config)
-        h = graph.apply(activation(config.activation), h, name=f"hidden{i}")
-        if config.dropout:
-            mask = gates.Dropout(config.dropout, config.seed, layer=i)
-            h = graph.apply(mask, h, name=f"hidden{i}.dropout")
+        h = made.hidden(h, i, width, units)
         width = units
-    last = len(config.hidden) + 1
-    prediction = _linear(graph, h, "output", width, outputs, config, last)
+    prediction = made.linear(h, "output", width, outputs, len(config.hidden) + 1)
     shape = (None,) if task == "multiclass" else (None, outputs)
     gate = loss(config.loss, task, config.label_smoothing)
     graph.output = graph.apply(gate, prediction, graph.input("target", shape), name="loss")
-    return Network(graph, prediction)
+    return Network(graph, prediction, made.paces)
+
+
+class _Builder:
+    """A graph in the making, and the paces of its parameters."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.graph = config, Graph()
+        self.paces: dict[str, Pace] = {}
+
+    def parameter(self, name: str, value: np.ndarray, pace: Pace | None = None) -> Node:
+        if pace is not None:
+            self.paces[name] = pace
+        return self.graph.parameter(name, value)
+
+    def scale(self, h: Node, width: int) -> Node:
+        """A learned factor for each input."""
+        factor = self.parameter("scale", np.ones(width), SCALE_PACE)
+        return self.graph.apply(gates.Multiply(), h, factor, name="scaled")
+
+    def hidden(self, h: Node, i: int, width: int, units: int) -> Node:
+        config, graph, name = self.config, self.graph, f"hidden{i}"
+        h = self.linear(h, name, width, units, i)
+        h = self.norm(h, name, units)
+        h = self.activation(h, name, units)
+        if config.dropout:
+            mask = gates.Dropout(config.dropout, config.seed, layer=i)
+            h = graph.apply(mask, h, name=f"{name}.dropout")
+        return h
+
+    def linear(self, h: Node, name: str, width: int, units: int, layer: int) -> Node:
+        config, graph = self.config, self.graph
+        rng = stream(config.seed, Purpose.INIT, layer=layer)
+        spread = _spread(config, width, units, is_output=name == "output")
+        is_ntk = config.parametrisation == "ntk"
+        pace = Pace(1 / sqrt(width), sqrt(width)) if is_ntk else None
+        weights = rng.standard_normal((width, units)) * spread
+        w = self.parameter(f"{name}.weight", weights, pace)
+        h = graph.apply(gates.MatMul(), h, w, name=f"{name}.product")
+        if not config.bias:
+            return h
+        b = self.parameter(f"{name}.bias", np.zeros(units), BIAS_PACE if is_ntk else None)
+        return graph.apply(gates.Add(), h, b, name=f"{name}.sum")
+
+    def norm(self, h: Node, name: str, units: int) -> Node:
+        if self.config.norm == "none":
+            return h
+        gate = gates.LayerNorm() if self.config.norm == "layer" else gates.BatchNorm(units)
+        gain = self.parameter(f"{name}.gain", np.ones(units))
+        shift = self.parameter(f"{name}.shift", np.zeros(units))
+        return self.graph.apply(gate, h, gain, shift, name=f"{name}.norm")
+
+    def activation(self, h: Node, name: str, units: int) -> Node:
+        gate = activation(self.config.activation)
+        if not self.config.parametric:
+            return self.graph.apply(gate, h, name=name)
+        if not isinstance(gate, gates.Activation):
+            raise UsageError("--parametric has no meaning for a formula")
+        share = self.parameter(f"{name}.share", np.ones(units), SHARE_PACE)
+        return self.graph.apply(gates.Parametric(gate), h, share, name=name)
 
 
 def activation(text: str) -> Gate:
@@ -141,28 +214,6 @@ def _check_name(setting: str, text: str, known: Iterable[str], inputs: str) -> N
         raise UsageError(f"--{setting} {text}: no such {setting}", hint)
 
 
-def _linear(
-    graph: Graph, h: Node, name: str, width: int, units: int, config: Config, layer: int
-) -> Node:
-    rng = stream(config.seed, Purpose.INIT, layer=layer)
-    spread = _spread(config, width, units, is_output=name == "output")
-    w = graph.parameter(f"{name}.weight", rng.standard_normal((width, units)) * spread)
-    h = graph.apply(gates.MatMul(), h, w, name=f"{name}.product")
-    if not config.bias:
-        return h
-    b = graph.parameter(f"{name}.bias", np.zeros(units))
-    return graph.apply(gates.Add(), h, b, name=f"{name}.sum")
-
-
-def _norm(graph: Graph, h: Node, name: str, units: int, config: Config) -> Node:
-    if config.norm == "none":
-        return h
-    gate = gates.LayerNorm() if config.norm == "layer" else gates.BatchNorm(units)
-    gain = graph.parameter(f"{name}.gain", np.ones(units))
-    shift = graph.parameter(f"{name}.shift", np.zeros(units))
-    return graph.apply(gate, h, gain, shift, name=f"{name}.norm")
-
-
 def outcome(task: str, raw: np.ndarray) -> np.ndarray:
     """What a prediction (n, k) means: probabilities, float64 (n, k), or the values themselves."""
     raw = raw.astype(np.float64)
@@ -185,6 +236,6 @@ def _spread(config: Config, width: int, units: int, is_output: bool) -> float:
     """The standard deviation of the first weights; He 2015, Glorot 2010, LeCun 1998."""
     if config.init == "normal":
         return 1.0
-    if is_output or config.init == "lecun":
+    if is_output or config.init in ("lecun", "data"):
         return sqrt(1 / width)
     return sqrt(2 / width) if config.init == "he" else sqrt(2 / (width + units))

@@ -46,8 +46,9 @@ def schedule(name: str, lr: float, steps: int, warmup: int = 0) -> np.ndarray:
     """The learning rate of every step, float64 (steps + 1,): entry t is for update t, from 1.
 
     A warm-up of `warmup` steps rises linearly to `lr`. `linear` and `cosine` then fall to 0;
-    `onecycle` rises over the first 30 % and falls to lr / 10,000 (Smith, 2018); `plateau` is
-    constant here: the loop lowers it.
+    `coslog4` makes four waves from near 0 to `lr`, each twice as long as the last (Holzmüller et
+    al., 2024); `onecycle` rises over the first 30 % and falls to lr / 10,000 (Smith, 2018);
+    `plateau` is constant here: the loop lowers it.
     """
     done = np.clip((np.arange(steps + 1) - 1 - warmup) / max(1, steps - warmup), 0, 1)
     table: np.ndarray = lr * SCHEDULES[name](done)
@@ -58,6 +59,17 @@ def schedule(name: str, lr: float, steps: int, warmup: int = 0) -> np.ndarray:
 
 def _cosine(done: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.cos(np.pi * done))
+
+
+def fading(steps: int) -> np.ndarray:
+    """What is left of dropout and weight decay at every step, float64 (steps + 1,), as `schedule`
+    counts them: 1 over the first half, then down to 0 along a cosine."""
+    done = np.clip((np.arange(steps + 1) - 1) / steps, 0, 1)
+    return _cosine(np.maximum(2 * done - 1, 0))
+
+
+def _coslog4(done: np.ndarray) -> np.ndarray:
+    return np.maximum(1 - _cosine(2 * np.log2(1 + 15 * done)), 1e-3)  # no step is for nothing
 
 
 def _onecycle(done: np.ndarray) -> np.ndarray:
@@ -71,5 +83,6 @@ SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "plateau": np.ones_like,
     "linear": lambda done: 1 - done,
     "cosine": _cosine,
+    "coslog4": _coslog4,
     "onecycle": _onecycle,
 }

@@ -21,7 +21,10 @@ from gpunet.model import Network
 
 MODEL_FILE = "model.safetensors"
 FORMATS = (".csv", ".parquet", ".jsonl")
-NETWORK_SETTINGS = ("hidden", "activation", "norm", "dropout", "bias", "init", "loss")
+NETWORK_SETTINGS = (
+    *("input_scale", "hidden", "activation", "parametric", "norm", "dropout", "bias", "init"),
+    "loss",
+)
 
 
 @dataclass(frozen=True)

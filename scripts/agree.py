@@ -66,8 +66,7 @@ def losses(config: Config, task: str, device: Device, dtype: str, steps: int) ->
         BATCH,
         "train",
         optimizer=optimizer,
-        schedule=optim.schedule("constant", config.lr, steps),
-        weight_decay=config.weight_decay,
+        schedule=np.array([[config.lr, config.weight_decay, 1.0]]),
         clip_norm=config.clip_norm,
     )
     found = np.empty(steps)

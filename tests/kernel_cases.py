@@ -111,14 +111,86 @@ def activation_backward(
         yield Case(kernel, f"at {value}", given, {"dz": dz, "dbias": None}, sizes={"dz": 1.0})
 
 
+@maker(*(f"parametric_{name}_forward" for name in reference.ACTIVATIONS if name != "identity"))
+def parametric_forward(
+    name: str, kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    z, share = (3 * rng.standard_normal((n, m))).astype(dtype), rng.uniform(-1, 2, m).astype(dtype)
+    bias = None if sparse else rng.standard_normal(m).astype(dtype)
+    u, wide_share = wide(z, share)
+    u = u if bias is None else u + bias.astype(float)
+    value = reference.ACTIVATIONS[name.split("_")[1]](u)
+    given = {"z": z, "bias": bias, "share": share}
+    yield Case(kernel, "", given, {"y": u + wide_share * (value - u)}, shares={"y": "z"})
+
+
+@maker(*(f"parametric_{name}_backward" for name in reference.ACTIVATIONS if name != "identity"))
+def parametric_backward(
+    name: str, kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    f, slope = (each[name.split("_")[1]] for each in (reference.ACTIVATIONS, reference.SLOPES))
+    grad = rng.standard_normal((n, m)).astype(dtype)
+    z, share = (3 * rng.standard_normal((n, m))).astype(dtype), rng.uniform(-1, 2, m).astype(dtype)
+    bias = None if sparse else rng.standard_normal(m).astype(dtype)
+    wide_grad, wide_z, a, b = wide(grad, z, share, np.zeros(m) if bias is None else bias)
+    u = wide_z + b
+    dz, dshare = wide_grad * (1 + a * (slope(u) - 1)), (wide_grad * (f(u) - u)).sum(0)
+    yield Case(
+        kernel,
+        "",
+        {"grad": grad, "z": z, "bias": bias, "share": share},
+        {"dz": dz, "dbias": None if sparse else dz.sum(0), "dshare": dshare},
+        shares={"dz": "grad"},
+        sizes={"dshare": float(np.sqrt(n)), "dbias": float(np.sqrt(n))},
+        slopes=Slopes(
+            lambda z, share: float((wide_grad * (z + b + share * (f(z + b) - z - b))).sum()),
+            {"z": wide_z, "share": a},
+            {"z": "dz", "share": "dshare"},
+        ),
+    )
+
+
+@maker("scale_forward")
+def scale_forward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    x, scale = rng.standard_normal((n, m)).astype(dtype), rng.standard_normal(m).astype(dtype)
+    wide_x, wide_scale = wide(x, scale)
+    yield Case(kernel, "", {"x": x, "scale": scale}, {"y": wide_x * wide_scale}, shares={"y": "x"})
+
+
+@maker("scale_backward")
+def scale_backward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    grad, x = rng.standard_normal((2, n, m)).astype(dtype)
+    scale = rng.standard_normal(m).astype(dtype)
+    g, wide_x, wide_scale = wide(grad, x, scale)
+    dx = None if sparse else g * wide_scale
+    yield Case(
+        kernel,
+        "",
+        {"grad": grad, "x": x, "scale": scale},
+        {"dx": dx, "dscale": (g * wide_x).sum(0)},
+        sizes={"dscale": float(np.sqrt(n))},
+        shares={} if sparse else {"dx": "grad"},
+        slopes=Slopes(
+            lambda x, scale: float((g * x * scale).sum()),
+            {"x": wide_x, "scale": wide_scale},
+            {"scale": "dscale"} if sparse else {"x": "dx", "scale": "dscale"},
+        ),
+    )
+
+
 @maker("dropout")
 def dropout(
     kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
 ) -> Iterator[Case]:
-    x = rng.standard_normal((n, m)).astype(dtype)
-    rate, clock = np.array([0.0 if sparse else 0.3], dtype), clock_at(STEP=7)
-    y = reference.dropout(x.astype(float), float(rate[0]), KEY, 7, 5)
-    given = {"x": x, "rate": rate, "key": KEY, "clock": clock, "layer": 5}
+    x, hyper = rng.standard_normal((n, m)).astype(dtype), np.zeros(16)
+    hyper[at.FADE] = 0.5
+    rate, clock = np.array([0.0 if sparse else 0.6], dtype), clock_at(STEP=7)
+    y = reference.dropout(x.astype(float), float(rate[0]) * 0.5, KEY, 7, 5)
+    given = {"x": x, "rate": rate, "hyper": hyper, "key": KEY, "clock": clock, "layer": 5}
     yield Case(kernel, "", given, {"y": y}, shares={"y": "x"})
 
 
@@ -429,7 +501,7 @@ def _hyper(step: int = 3, clip: float = 1.0) -> Array:
 def tick(
     kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
 ) -> Iterator[Case]:
-    table, hyper, batch = rng.uniform(0.1, 1, 4), _hyper(), m
+    table, hyper, batch = rng.uniform(0.1, 1, (4, 3)), _hyper(), m
     for label, step, rows, fault in (
         ("", 1, 3 * m + n, 0),
         ("past the table", 9, 3 * m + n, 0),
@@ -442,7 +514,7 @@ def tick(
             start = 3 * m if 3 * m < rows else 0
             valid = min(m, rows - start)
             expected["clock"][[at.STEP, at.START, at.VALID]] = step + 1, start, valid
-            expected["hyper"][at.LR] = table[min(step + 1, 3)] * 0.5
+            expected["hyper"][[at.LR, at.DECAY, at.FADE]] = table[min(step + 1, 3)] * [0.5, 1, 1]
             expected["hyper"][at.CORRECTION1] = 1 - 0.9 ** (step + 1)
             expected["hyper"][at.CORRECTION2] = 1 - 0.99 ** (step + 1)
         given = {"table": table, "batch": batch}

@@ -29,6 +29,8 @@ GRAPHS = [
     ("multiclass", replace(BASE, hidden=())),
     ("multiclass", replace(BASE, label_smoothing=0.1)),
     ("multiclass", replace(BASE, dropout=0.3)),
+    ("multiclass", replace(BASE, parametric=True, activation="selu", bias=False)),
+    ("regression", replace(BASE, input_scale=True, parametric=True, parametrisation="ntk")),
     *((task, replace(BASE, loss=name)) for task, names in TASK_LOSSES.items() for name in names),
     ("regression", replace(BASE, loss="sqrt(1 + (pred - target)**2) - 1")),
     ("regression", replace(BASE, loss="sum(abs(pred - target)**1.5)")),
@@ -74,8 +76,7 @@ def lower(
         batch,
         "train",
         optimizer=optimizer,
-        schedule=optim.schedule("constant", float(config.lr), 1000),
-        weight_decay=config.weight_decay,
+        schedule=np.array([[float(config.lr), config.weight_decay, 1.0]]),
         clip_norm=config.clip_norm,
     )
     launches.rewind()

@@ -303,7 +303,9 @@ def test_after_the_last_rows_come_the_first(kernels: str) -> None:
 def test_threads_that_a_program_does_not_take_leave_it_alone() -> None:
     for turn in range(300):
         lanes = (5, 1, 2, 4)[turn % 4]
-        steps = [native.Step("tick", (np.zeros(8, np.int64), np.zeros(16), np.zeros(2), 9), (2,))]
+        steps = [
+            native.Step("tick", (np.zeros(8, np.int64), np.zeros(16), np.zeros((2, 3)), 9), (2,))
+        ]
         clock, hyper, gradient = np.zeros(8, np.int64), np.zeros(16), np.zeros(1)
         team = native.Team(lanes, lanes)
         program = native.Program(native.load(), steps, clock, hyper, gradient, 9, team)

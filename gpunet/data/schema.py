@@ -84,6 +84,12 @@ class Schema:
             check_columns(source, names)
         return spool(source, names, parts, self.width, self.dtype, encode)
 
+    def scaled(self, x: np.ndarray) -> np.ndarray:
+        """Rows x (n, width) as the network takes them, float64."""
+        x = np.asarray(x, np.float64)
+        x = x if self.scale is None else x * self.scale
+        return x if self.shift is None else x + self.shift
+
     def encode_target(self, source: Source) -> np.ndarray:
         """y as `Dataset.y` has it; raises DataError for gaps, unknown labels, no target at all."""
         if source.table is not None:

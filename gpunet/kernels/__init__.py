@@ -1,6 +1,6 @@
 """Every fused kernel: a NumPy reference, a CUDA source, one table of both."""
 
-from gpunet.kernels import activation, dropout, loss, norm, rows, slots, update
+from gpunet.kernels import activation, dropout, loss, norm, rows, scale, slots, update
 from gpunet.kernels.registry import REGISTRY, Kernel, register
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "norm",
     "register",
     "rows",
+    "scale",
     "slots",
     "update",
 ]

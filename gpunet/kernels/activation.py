@@ -1,7 +1,8 @@
 """Activations with their bias: y = f(z + bias), and dz = grad * f'(z + bias) with its column sums.
 
 `z` may be `y`, and `dz` may be `grad`. Where f' follows from y alone, `z` is not read, so a
-caller that has no other use for it may let `y` take its place.
+caller that has no other use for it may let `y` take its place. A parametric activation has a share
+a of f for each column: y = u + a * (f(u) - u), u = z + bias; its backward reads z.
 """
 
 from collections.abc import Callable, Sequence
@@ -235,6 +236,65 @@ def backward_of(activation: Activation) -> Reference:
     return backward
 
 
+def parametric_forward_of(activation: Activation) -> Reference:
+    """The reference of y = u + share * (f(u) - u), u = z + bias."""
+
+    def forward(z: Array, bias: Array | None, share: Array, y: Array, work: Array) -> Run:
+        tiles = [(before, after, scratch(work, after, 3)) for before, after in tiled(z, y)]
+
+        def run() -> None:
+            for before, after, (u, *spare) in tiles:
+                _add_bias(before, bias, after)
+                np.copyto(u, after)
+                activation.value(after, spare)
+                np.subtract(after, u, out=after)
+                np.multiply(after, share, out=after)
+                np.add(after, u, out=after)
+
+        return run
+
+    return forward
+
+
+def parametric_backward_of(activation: Activation) -> Reference:
+    """The reference of dz = grad * (1 + share * (f'(u) - 1)), with its column sums, and of
+    dshare = the column sums of grad * (f(u) - u)."""
+
+    def backward(
+        grad: Array,
+        z: Array,
+        bias: Array | None,
+        share: Array,
+        dz: Array,
+        dbias: Array | None,
+        dshare: Array,
+        work: Array,
+    ) -> Run:
+        tiles = [(scratch(work, each[0], 5), *each) for each in tiled(grad, z, dz)]
+        ones, part = np.ones(len(dz), dz.dtype), np.empty_like(dshare)
+
+        def run() -> None:
+            dshare.fill(0)
+            for (u, value, slope, *spare), upstream, before, out in tiles:
+                _add_bias(before, bias, u)
+                np.copyto(value, u)
+                activation.value(value, spare)
+                activation.slope(u, value, slope, spare)
+                np.subtract(value, u, out=value)
+                np.multiply(value, upstream, out=value)
+                np.add(dshare, np.matmul(ones[: len(value)], value, out=part), out=dshare)
+                np.subtract(slope, 1, out=slope)
+                np.multiply(slope, share, out=slope)
+                np.add(slope, 1, out=slope)
+                np.multiply(upstream, slope, out=out)
+            if dbias is not None:
+                np.matmul(ones, dz, out=dbias)
+
+        return run
+
+    return backward
+
+
 def _add_bias(z: Array, bias: Array | None, out: Array) -> None:
     if bias is None:
         np.copyto(out, z)
@@ -275,5 +335,37 @@ def _register_pair(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
     return forward, backward
 
 
+def _register_parametric(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
+    forward = register(
+        parametric_forward_of(activation),
+        "parametric.cu",
+        name=f"parametric_{name}_forward",
+        variant=name,
+        outputs="y",
+        typed_by="z",
+        sizes=shape2,
+        stages=(Stage("forward", column_tiles),),
+        work=lambda z, *rest: 3 * tile_size(z),
+    )
+    backward = register(
+        parametric_backward_of(activation),
+        "parametric.cu",
+        name=f"parametric_{name}_backward",
+        variant=name,
+        outputs="dz dbias dshare",
+        typed_by="grad",
+        sizes=shape2,
+        stages=(Stage("backward", column_tiles), Stage("fold_gradients", column_strips)),
+        work=lambda grad, *rest: max(5 * tile_size(grad), 2 * column_chunks(grad) * grad.shape[1]),
+    )
+    return forward, backward
+
+
 PAIRS = {name: _register_pair(name, activation) for name, activation in ACTIVATIONS.items()}
 """Name of the activation → its forward and backward kernel."""
+PARAMETRIC = {
+    name: _register_parametric(name, activation)
+    for name, activation in ACTIVATIONS.items()
+    if name != "identity"
+}
+"""The same of its parametric form."""

@@ -2,10 +2,10 @@
 
 #define LANES 16
 
-KERNEL dropout(const T* x, const T* rate, const unsigned long long* key, const long long* clock,
-               long long layer, T* y, long long n, long long m) {
+KERNEL dropout(const T* x, const T* rate, const double* hyper, const unsigned long long* key,
+               const long long* clock, long long layer, T* y, long long n, long long m) {
     __shared__ unsigned long long words[4 * THREADS];
-    double kept = rint((1.0 - (double)rate[0]) * 65536.0);
+    double kept = rint((1.0 - (double)rate[0] * hyper[FADE]) * 65536.0);
     unsigned keep16 = (unsigned)kept;
     T scale = T(65536.0 / kept);
     unsigned long long step = clock[STEP], place = layer;

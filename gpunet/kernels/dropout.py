@@ -11,22 +11,25 @@ import numpy as np
 
 from gpunet.device import Array
 from gpunet.kernels.registry import Run, Stage, register
-from gpunet.kernels.slots import STEP, THREADS
+from gpunet.kernels.slots import FADE, STEP, THREADS
 from gpunet.kernels.tiles import TILE, shape2
 
 LANES = 16
 """Elements that a Philox block decides: its four words are sixteen lanes of 16 bits, low first."""
 
 
-def dropout(x: Array, rate: Array, key: Array, clock: Array, layer: int, y: Array) -> Run:
+def dropout(
+    x: Array, rate: Array, hyper: Array, key: Array, clock: Array, layer: int, y: Array
+) -> Run:
     """Element i of x (n, m) stays where lane i % 16 of Philox block i // 16 is below
-    keep16 = round((1 - rate) * 65536), times 65536 / keep16. rate (1,), key uint64 (2,)."""
+    keep16 = round((1 - rate * hyper[FADE]) * 65536), times 65536 / keep16. rate (1,), key uint64
+    (2,)."""
     step = LANES * max(1, TILE // (LANES * max(1, x.shape[1])))
     parts = [slice(first, first + step) for first in range(0, len(x), step)]
     tiles = [(x[part], y[part]) for part in parts]
 
     def run() -> None:
-        keep16 = int(np.rint((1.0 - float(rate[0])) * 65536))
+        keep16 = int(np.rint((1.0 - float(rate[0]) * float(hyper[FADE])) * 65536))
         scale = 65536 / keep16 if keep16 else 0.0
         generator = np.random.Philox(key=key, counter=[0, 0, int(clock[STEP]), layer])
         for inside, outside in tiles:

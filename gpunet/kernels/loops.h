@@ -18,7 +18,10 @@ ENTRY(tick) {
     if (lane.clock[START] >= lane.clock[ROWS]) lane.clock[START] = 0;
     long long left = lane.clock[ROWS] - lane.clock[START];
     lane.clock[VALID] = left < batch ? left : batch;
-    lane.hyper[LR] = call.at<double>(2)[step < entries ? step : entries - 1] * lane.hyper[SCALE];
+    const double* now = call.at<double>(2) + 3 * (step < entries ? step : entries - 1);
+    lane.hyper[LR] = now[0] * lane.hyper[SCALE];
+    lane.hyper[DECAY] = now[1];
+    lane.hyper[FADE] = now[2];
     lane.hyper[CORRECTION1] = 1 - __builtin_pow(lane.hyper[BETA1], (double)step);
     lane.hyper[CORRECTION2] = 1 - __builtin_pow(lane.hyper[BETA2], (double)step);
 }
@@ -186,6 +189,73 @@ ACTIVATION(gelu, true)
 ACTIVATION(silu, true)
 ACTIVATION(mish, true)
 
+// Each column takes a share of the activation: y = u + share * (f(u) - u), u = z + bias.
+// (z, bias, share, y), (grad, z, bias, share, dz, dbias, dshare) | n, m
+
+#define PARAMETRIC(name) \
+    static CLONES void name##_mixed(const T* z, const T* bias, const T* share, T* y, long long n, \
+                                    long long m) { \
+        for (long long i = 0; i < n; ++i, z += m, y += m) EVERY(j, m) { \
+            T u = bias ? z[j] + bias[j] : z[j]; \
+            y[j] = u + share[j] * (f_##name(u) - u); \
+        } \
+    } \
+    ENTRY(parametric_##name##_forward) { \
+        long long m = call.sizes[1]; \
+        name##_mixed(lane.row<T>(call, 0, m), call.at<T>(1), call.at<T>(2), lane.row<T>(call, 3, m), \
+                     lane.rows(), m); \
+    } \
+    static CLONES void name##_mixed_slopes(const T* grad, const T* z, const T* bias, const T* share, \
+                                           T* dz, T* dbias, T* dshare, long long n, long long m) { \
+        if (dbias) EVERY(j, m) dbias[j] = 0; \
+        EVERY(j, m) dshare[j] = 0; \
+        for (long long i = 0; i < n; ++i, grad += m, z += m, dz += m) { \
+            EVERY(j, m) { \
+                T g = grad[j], u = bias ? z[j] + bias[j] : z[j], value = f_##name(u); \
+                dshare[j] += g * (value - u); \
+                dz[j] = g + share[j] * (f_##name##_grad(g, u, value) - g); \
+            } \
+            if (dbias) EVERY(j, m) dbias[j] += dz[j]; \
+        } \
+    } \
+    ENTRY(parametric_##name##_backward) { \
+        long long m = call.sizes[1]; \
+        name##_mixed_slopes(lane.row<T>(call, 0, m), lane.row<T>(call, 1, m), call.at<T>(2), \
+                            call.at<T>(3), lane.row<T>(call, 4, m), lane.copy<T>(call, 5), \
+                            lane.copy<T>(call, 6), lane.rows(), m); \
+    }
+
+PARAMETRIC(sigmoid)
+PARAMETRIC(tanh)
+PARAMETRIC(relu)
+PARAMETRIC(selu)
+PARAMETRIC(gelu)
+PARAMETRIC(silu)
+PARAMETRIC(mish)
+
+// ---- A factor a column. (x, scale, y), (grad, x, scale, dx, dscale) | n, m
+
+static CLONES void scale_rows(const T* x, const T* scale, T* y, long long n, long long m) {
+    for (long long i = 0; i < n; ++i) EVERY(j, m) y[i * m + j] = x[i * m + j] * scale[j];
+}
+
+ENTRY(scale_forward) {
+    long long m = call.sizes[1];
+    scale_rows(lane.row<T>(call, 0, m), call.at<T>(1), lane.row<T>(call, 2, m), lane.rows(), m);
+}
+
+static CLONES void add_products(const T* grad, const T* x, T* out, long long n, long long m) {
+    EVERY(j, m) out[j] = 0;
+    for (long long i = 0; i < n; ++i) EVERY(j, m) out[j] += grad[i * m + j] * x[i * m + j];
+}
+
+ENTRY(scale_backward) {
+    long long m = call.sizes[1];
+    const T* grad = lane.row<T>(call, 0, m);
+    add_products(grad, lane.row<T>(call, 1, m), lane.copy<T>(call, 4), lane.rows(), m);
+    if (T* dx = lane.row<T>(call, 3, m)) scale_rows(grad, call.at<T>(2), dx, lane.rows(), m);
+}
+
 static CLONES void add_rows(const T* x, T* out, long long n, long long m) {
     EVERY(j, m) out[j] = 0;
     for (long long i = 0; i < n; ++i) EVERY(j, m) out[j] += x[i * m + j];
@@ -196,17 +266,17 @@ ENTRY(column_sums) {                                   // (x, out | n, m)
     add_rows(lane.row<T>(call, 0, m), lane.copy<T>(call, 1), lane.rows(), m);
 }
 
-// ---- Dropout. (x, rate, key, clock, layer, y | layer, n, m)
+// ---- Dropout. (x, rate, hyper, key, clock, layer, y | layer, n, m)
 
 ENTRY(dropout) {
     enum { LANES = 16 };
     long long m = call.sizes[2], low = lane.first * m, high = lane.last * m;
     const T* x = call.at<T>(0);
-    T* y = call.at<T>(5);
-    double kept = __builtin_rint((1.0 - (double)call.at<T>(1)[0]) * 65536.0);
+    T* y = call.at<T>(6);
+    double kept = __builtin_rint((1.0 - (double)call.at<T>(1)[0] * lane.hyper[FADE]) * 65536.0);
     unsigned keep = (unsigned)kept;
     T scale = T(65536.0 / kept);
-    const unsigned long long* key = call.at<unsigned long long>(2);
+    const unsigned long long* key = call.at<unsigned long long>(3);
     unsigned long long step = lane.clock[STEP], layer = call.sizes[0];
     for (long long block = low / LANES; block * LANES < high; ++block) {
         Words drawn = philox({(unsigned long long)block + 1, 0, step, layer}, key[0], key[1]);

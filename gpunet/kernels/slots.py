@@ -5,9 +5,9 @@ STEP, START, VALID, FAULT, ROWS, PENDING, ARRIVED = range(7)
 """Places in `clock`, int64 (8,): updates done, first row of the batch, valid rows in it, fault
 bits, rows of the epoch. PENDING and ARRIVED are zero between kernels."""
 
-LR, DECAY, BETA1, BETA2, EPSILON, CORRECTION1, CORRECTION2, CLIP, SCALE, LIMIT = range(10)
+LR, DECAY, BETA1, BETA2, EPSILON, CORRECTION1, CORRECTION2, CLIP, SCALE, LIMIT, FADE = range(11)
 """Places in `hyper`, float64 (16,). CLIP multiplies gradients, SCALE the learning rate of the
-table; LIMIT is the largest gradient norm."""
+table, FADE the rates of dropout; LIMIT is the largest gradient norm."""
 
 FAULT_LOSS, FAULT_GRADIENT, FAULT_PARAMETER = 1, 2, 4
 """Bits of clock[FAULT]: what was not finite."""

@@ -24,6 +24,7 @@ from gpunet.kernels.slots import (
     CORRECTION2,
     DECAY,
     EPSILON,
+    FADE,
     FAULT,
     FAULT_GRADIENT,
     FAULT_PARAMETER,
@@ -183,10 +184,11 @@ def lion(
 
 
 def tick(clock: Array, hyper: Array, table: Array, batch: int) -> Run:
-    """Open a step: count it, move to its rows, set its rate and Adam's corrections.
+    """Open a step: count it, move to its rows, set what changes with it and Adam's corrections.
 
-    A step past the last row takes the first ones again. table float64 (S+1,) holds the rate of
-    each step, the last one for all later ones. After a fault nothing moves.
+    A step past the last row takes the first ones again. table float64 (S+1, 3) holds the learning
+    rate, the decay and the share of dropout of each step, the last ones for all later steps.
+    After a fault nothing moves.
     """
 
     def run() -> None:
@@ -196,7 +198,8 @@ def tick(clock: Array, hyper: Array, table: Array, batch: int) -> Run:
         start = 0 if start >= rows else start
         clock[STEP], clock[START] = step, start
         clock[VALID] = min(batch, rows - start)
-        hyper[LR] = table[min(step, len(table) - 1)] * hyper[SCALE]
+        hyper[LR], hyper[DECAY], hyper[FADE] = table[min(step, len(table) - 1)]
+        hyper[LR] *= hyper[SCALE]
         hyper[CORRECTION1] = 1 - float(hyper[BETA1]) ** step
         hyper[CORRECTION2] = 1 - float(hyper[BETA2]) ** step
 

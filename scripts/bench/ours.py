@@ -44,7 +44,7 @@ def lower(given: Given, on: Device) -> tuple[LaunchList, Store]:
         work.batch,
         "train",
         optimizer=optimizer,
-        schedule=optim.schedule("constant", work.lr, 1),
+        schedule=np.array([[work.lr, 0.0, 1.0]]),
     )
     return launches, store
 

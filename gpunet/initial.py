@@ -1,0 +1,65 @@
+"""First weights fitted to the data, layer by layer; Holzmüller et al., 2024 (RealMLP).
+
+Each unit's pre-activation gets variance 1 over the rows, and a bias by which it is 0 near rows that
+there are: the activation bends where the data lie.
+"""
+
+import numpy as np
+
+from gpunet import gates
+from gpunet.graph import Graph, Node
+from gpunet.model import Network
+from gpunet.random import Purpose, stream
+
+ROWS = 8192
+"""Of the training part, drawn for the fit."""
+NEAR, TINY = 5, 1e-12
+"""Rows that a bias is a mean of; no variance to divide by."""
+
+
+def fit(network: Network, x: np.ndarray, seed: int) -> None:
+    """Scale the weights of products and set their biases from rows x (n, d) of the network's
+    input, in place."""
+    kept = {name: array.copy() for name, array in network.statistics.items()}
+    graph = network.graph
+    graph.inputs["x"].value = np.asarray(x, np.float64)
+    for layer, node in enumerate(_gates(graph, network.prediction)):
+        if isinstance(node.gate, gates.MatMul):
+            _scale(node)
+        elif isinstance(node.gate, gates.Add):
+            _shift(node, stream(seed, Purpose.INIT, step=1, layer=layer))
+        _forward(node)
+    network.load({**network.weights, **kept})
+
+
+def sample(rows: int, seed: int) -> np.ndarray:
+    """The numbers, ascending, of the rows to fit to."""
+    drawn = stream(seed, Purpose.INIT, step=2).permutation(rows)[:ROWS]
+    return np.sort(drawn)
+
+
+def _gates(graph: Graph, last: Node) -> list[Node]:
+    nodes = graph.nodes[: graph.nodes.index(last) + 1]
+    return [node for node in nodes if node.gate is not None]
+
+
+def _forward(node: Node) -> None:
+    assert node.gate is not None
+    node.gate.training = not isinstance(node.gate, gates.Dropout)
+    node.value = node.gate.forward(*(i.value for i in node.inputs))
+    node.gate.training = True
+
+
+def _scale(node: Node) -> None:
+    x, weight = node.inputs
+    spread = (x.value @ weight.value).std(axis=0)
+    weight.value = weight.value / np.where(spread > TINY, spread, 1.0)
+
+
+def _shift(node: Node, rng: np.random.Generator) -> None:
+    z, bias = node.inputs
+    n, units = z.value.shape
+    rows = rng.integers(0, n, (NEAR, units))
+    shares = rng.standard_exponential((NEAR, units))
+    near = z.value[rows, np.arange(units)]
+    bias.value = -(shares * near).sum(axis=0) / shares.sum(axis=0)

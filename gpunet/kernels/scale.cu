@@ -1,0 +1,28 @@
+// A factor for each column.
+
+KERNEL scale_forward(const T* x, const T* scale, T* y, long long n, long long m) {
+    Tile tile(n, m, blockIdx.x, blockIdx.y);
+    T factor = tile.column < m ? scale[tile.column] : T(0);
+    EACH_TILE_ROW(row, tile) y[row * m + tile.column] = x[row * m + tile.column] * factor;
+}
+
+KERNEL scale_backward(const T* grad, const T* x, const T* scale, T* dx, T* dscale, T* work,
+                      long long n, long long m) {
+    __shared__ T shared[THREADS];
+    Tile tile(n, m, blockIdx.x, blockIdx.y);
+    T total = 0, factor = tile.column < m ? scale[tile.column] : T(0);
+    EACH_TILE_ROW(row, tile) {
+        long long i = row * m + tile.column;
+        T upstream = grad[i];
+        total += upstream * x[i];
+        if (dx) dx[i] = upstream * factor;
+    }
+    total = tile.sum(total, shared);
+    if (tile.leads(m)) work[blockIdx.x * m + tile.column] = total;
+}
+
+KERNEL fold_scale(const T* grad, const T* x, const T* scale, T* dx, T* dscale, T* work, long long n,
+                  long long m) {
+    __shared__ T shared[THREADS];
+    fold_chunks(work, dscale, n, m, shared);
+}
