@@ -320,6 +320,10 @@ def _array_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
             case(gates.MatMul(), (3,), (2, 3, 2)),
             case(gates.MatMul(), (2, 1, 2, 3), (2, 3, 1)),
         ],
+        gates.Parametric: [
+            case(gates.Parametric(gates.Mish()), (2, 3), (3,)),
+            case(gates.Parametric(gates.SELU()), (2, 3), (3,)),
+        ],
         gates.Sum: [case(gates.Sum()), case(gates.Sum(0)), case(gates.Sum(-1, True))],
         gates.Mean: [case(gates.Mean()), case(gates.Mean(0)), case(gates.Mean((0, 1), True))],
         gates.Max: [case(gates.Max()), case(gates.Max(0)), case(gates.Max(1, True))],

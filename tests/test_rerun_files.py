@@ -15,7 +15,10 @@ from gpunet import rerun, run
 from gpunet.errors import InputMissing, ModelInvalid, RunBusy, UsageError
 from gpunet.run import Run
 
-SETTINGS = {"epochs": 6, "hidden": (8,), "device": "cpu", "patience": 0, "checkpoint_every": 10}
+SETTINGS = {
+    **{"epochs": 6, "hidden": (8,), "batch_size": 32, "patience": 0},
+    **{"device": "cpu", "checkpoint_every": 10},
+}
 Edit = Callable[[Path], object]
 
 
