@@ -7,7 +7,7 @@ from typing import Any
 
 from gpunet import loop, model, optim
 from gpunet.config import Config, Settings
-from gpunet.data import Prepared
+from gpunet.data import Prepared, Schema
 from gpunet.data.limits import automatic, available, shown
 from gpunet.device import Choice, Device
 from gpunet.errors import UsageError
@@ -22,6 +22,19 @@ def with_memory(settings: Settings) -> Settings:
     if settings.config.max_memory != "auto":
         return settings
     return settings.resolve("max_memory", automatic(), f"half of {shown(available())}")
+
+
+def with_encoding(settings: Settings) -> Settings:
+    """How columns and targets become numbers is decided before they are read."""
+    decisions = [
+        ("scaling", "standard", "mean 0 and deviation 1"),
+        ("one_hot_levels", "all", "every level is an input"),
+        ("clamp", "off", "any number may be predicted"),
+    ]
+    for name, value, reason in decisions[0 if settings.config.standardise else 1 :]:
+        if getattr(settings.config, name) == "auto":
+            settings = settings.resolve(name, value, reason)
+    return settings
 
 
 def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
@@ -50,6 +63,7 @@ def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
         if getattr(settings.config, name) == "auto" and not counted_in_steps:
             settings = settings.resolve(name, *decide(settings.config))
     _check_parts(settings.config, prepared)
+    _check_encoding(settings, schema)
     _check_warmup(settings.config, rows)
     return settings
 
@@ -93,6 +107,16 @@ def _check_parts(config: Config, prepared: Prepared) -> None:
     if prepared.validation is None and (config.patience or config.schedule == "plateau"):
         name = "--patience" if config.patience else "--schedule plateau"
         raise UsageError(f"{name} needs a validation part", "set --validation")
+
+
+def _check_encoding(settings: Settings, schema: Schema) -> None:
+    config, task = settings.config, schema.target.task
+    if task != "regression" and settings.given("clamp") and config.clamp == "on":
+        raise UsageError(f"--clamp on has no meaning for a {task} target")
+    if schema.layout.codes:
+        raise UsageError(
+            f"--one-hot-levels {config.one_hot_levels} wants a network with embeddings", "use all"
+        )
 
 
 def _check_warmup(config: Config, rows: int) -> None:

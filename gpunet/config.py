@@ -47,6 +47,7 @@ def _is_pace(text: str) -> bool:
 
 Pace = Annotated[str, Predicate(_is_pace)]
 Task = Literal["auto", "regression", "binary", "multiclass", "multilabel"]
+Scaling = Literal["auto", "robust", "standard"]
 Norm = Literal["none", "layer", "batch"]
 Preset = Literal["auto", "fast", "best", "plain"]
 Init = Literal["auto", "he", "xavier", "lecun", "normal", "data"]
@@ -55,6 +56,7 @@ Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "
 Schedule = Literal["constant", "linear", "cosine", "coslog4", "onecycle", "plateau"]
 Fade = Literal["none", "cosine"]
 BestBy = Literal["loss", "accuracy", "log_loss"]
+Choose = Literal["auto", "on", "off"]
 Kernels = Literal["auto", "native", "numpy"]
 Split = Literal["auto", "rows", "columns"]
 Precision = Literal["auto", "fp64", "fp32", "tf32", "bf16"]
@@ -63,6 +65,7 @@ DATA, NETWORK, TRAINING, HARDWARE = "Data", "Network", "Training", "Hardware"
 OUTPUT = "Output"
 USES_MOMENTUM = ("sgd", "momentum", "nesterov")
 USES_BETAS = ("adam", "adamw", "lion")
+NEEDS_OTHER = ("momentum", "betas", "scaling")
 INSTEAD = {"steps": "epochs", "epochs": "steps"}
 """Either takes the place of the other where that comes from further away."""
 
@@ -86,6 +89,13 @@ class Config:
     header: bool = _setting(True, DATA, "Text files have no line of column names.")
     drop_missing_target: bool = _setting(False, DATA, "Leave out rows that have no target.")
     standardise: bool = _setting(True, DATA, "Inputs and targets in their own units.")
+    scaling: Scaling = _setting(
+        "auto", DATA, "Inputs of a table by mean and deviation, or by quartiles and clipped softly."
+    )
+    one_hot_levels: Annotated[int, Interval(ge=1, le=64)] | Literal["auto", "all"] = _setting(
+        "auto", DATA, "Categories with more levels take an embedding."
+    )
+    clamp: Choose = _setting("auto", DATA, "Keep predicted numbers within the training targets'.")
     shuffle: bool = _setting(True, DATA, "The same order of rows every epoch.")
 
     preset: Preset = _setting(
@@ -364,6 +374,7 @@ def _check_conflicts(settings: Settings) -> None:
         ("warmup", "schedule", config.schedule == "onecycle" and config.warmup > 0),
         ("split", "kernels", config.kernels == "numpy" and config.split == "columns"),
         ("split", "deterministic", config.deterministic and config.split == "columns"),
+        ("scaling", "standardise", not config.standardise),
         ("split_column", "validation", True),
         ("split_column", "test", True),
         ("features", "drop", bool(set(config.features) & set(config.drop))),
@@ -372,13 +383,16 @@ def _check_conflicts(settings: Settings) -> None:
         if conflict and settings.given(first) and settings.given(second):
             one, other = (_as_given(name, getattr(config, name)) for name in (first, second))
             raise UsageError(f"{one} and {other} conflict", "leave one of them out")
-        if conflict and settings.given(first) and first in ("momentum", "betas"):
-            raise UsageError(f"{flag(first)} has no meaning for --optimizer {config.optimizer}")
+        if conflict and settings.given(first) and first in NEEDS_OTHER:
+            other = _as_given(second, getattr(config, second))
+            raise UsageError(f"{flag(first)} has no meaning for {other}")
 
 
 def _as_given(name: str, value: Any) -> str:
     """A setting as the command line has it."""
-    return flag(name) if value is True else f"{flag(name)} {_shown(value)}"
+    if isinstance(value, bool):
+        return flag(name if value else f"no_{name}")
+    return f"{flag(name)} {_shown(value)}"
 
 
 def _one_line(text: str) -> str:

@@ -308,7 +308,7 @@ def plan(
     auto.check_device(settings, choice.device)
     place = location(source, folder)
     source = _read(source, settings, folder)
-    settings = presets.of_data(settings, source.table is not None)
+    settings = auto.with_encoding(presets.of_data(settings, source.table is not None))
     config = settings.config
     if source.test is not None and settings.given("test") and config.test:
         raise UsageError(f"{source.name} has a test part of its own", "leave out --test")
@@ -323,6 +323,9 @@ def plan(
         split_column=config.split_column,
         drop_missing_target=config.drop_missing_target,
         standardise=config.standardise,
+        scaling="robust" if config.scaling == "robust" else "standard",
+        one_hot_levels=None if isinstance(config.one_hot_levels, str) else config.one_hot_levels,
+        clamp=config.clamp == "on",
         seed=config.seed,
         budget=int(config.max_memory),
     )

@@ -152,7 +152,7 @@ def judge(schema: Schema, y: np.ndarray, raw: np.ndarray) -> dict[str, float | N
         return metrics.of_logits(y, raw)
     output = model.outcome(task, raw)
     if task == "regression":
-        return metrics.of_task(task, schema.decode(y.astype(np.float64)), schema.decode(output))
+        return metrics.of_task(task, schema.decode_target(y), schema.decode(output))
     return metrics.of_task(task, y, output)
 
 

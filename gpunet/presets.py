@@ -9,7 +9,7 @@ from typing import Any
 
 from gpunet.config import USES_BETAS, Config, Settings
 
-DATA: Mapping[str, Any] = {}
+DATA: Mapping[str, Any] = {"scaling": "robust", "clamp": "on"}
 """What has to be known before the data are encoded."""
 COMMON: Mapping[str, Any] = {
     "input_scale": True,

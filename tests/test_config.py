@@ -72,6 +72,9 @@ def test_text_is_read_as_the_settings_type(text: str, name: str, value: object) 
         ({"hidden": "none", "dropout": "0.1"}, "conflict"),
         ({"schedule": "onecycle", "warmup": "0.1"}, "conflict"),
         ({"validation": "0", "patience": "3"}, "conflict"),
+        ({"one_hot_levels": "65"}, "--one-hot-levels 65: must be less than or equal to 64"),
+        ({"clamp": "yes"}, "--clamp yes: must be one of auto, on, off"),
+        ({"scaling": "robust", "standardise": False}, "robust and --no-standardise conflict"),
         ({"split_column": "s", "test": "0.1"}, "--split-column s and --test 0.1 conflict"),
     ],
 )

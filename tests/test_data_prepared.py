@@ -52,8 +52,8 @@ def test_the_parts_are_what_the_schema_encodes():
 
 def test_the_training_part_has_mean_zero_and_deviation_one():
     x = prepare(SOURCE, target=("kind",)).train.x
-    np.testing.assert_allclose(x[:, 2].mean(), 0, atol=1e-5)  # rooms; size has two inputs
-    np.testing.assert_allclose(x[:, 2].std(), 1, atol=1e-5)
+    np.testing.assert_allclose(x[:, 1].mean(), 0, atol=1e-5)  # rooms
+    np.testing.assert_allclose(x[:, 1].std(), 1, atol=1e-5)
 
 
 def held_out(**options):
@@ -63,9 +63,10 @@ def held_out(**options):
     return sorted(set(range(200)) - set(train.x[:, 0].astype(int).tolist()))
 
 
+@pytest.mark.parametrize("encoding", [{}, {"scaling": "robust", "one_hot_levels": 3}])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_rows_that_do_not_train_leave_no_trace(seed):
-    first = prepare(SOURCE, target=("kind",), seed=seed)
+def test_rows_that_do_not_train_leave_no_trace(seed, encoding):
+    first = prepare(SOURCE, target=("kind",), seed=seed, **encoding)
     changed = {name: list(cells) for name, cells in VALUES.items()}
     for row in held_out(seed=seed):
         changed["size"][row] = "1e9"
@@ -73,7 +74,7 @@ def test_rows_that_do_not_train_leave_no_trace(seed):
         changed["town"][row] = f"elsewhere {row}"
         changed["garden"][row] = "perhaps"
         changed["sold"][row] = "1850-01-01T12:00"
-    again = prepare(columns(changed), target=("kind",), seed=seed)
+    again = prepare(columns(changed), target=("kind",), seed=seed, **encoding)
     assert saved(again) == saved(first)
     assert again.train.x.tobytes() == first.train.x.tobytes()
     assert again.train.y.tobytes() == first.train.y.tobytes()
@@ -92,8 +93,8 @@ def test_targets_of_rows_that_do_not_train_leave_no_trace():
     marks = columns({"row": list(range(200)), "y": [f"{v}.5" for v in range(200)]})
     train = prepare(marks, target=("y",), standardise=False).train.x[:, 0].astype(int)
     y = [f"{v}.5" if v in set(train.tolist()) else "1e6" for v in range(200)]
-    again = prepare(columns({"row": list(range(200)), "y": y}), target=("y",))
-    assert saved(again) == saved(prepare(marks, target=("y",)))
+    again = prepare(columns({"row": list(range(200)), "y": y}), target=("y",), clamp=True)
+    assert saved(again) == saved(prepare(marks, target=("y",), clamp=True))
 
 
 def test_arrays_leave_no_trace_either():
@@ -144,6 +145,13 @@ def test_features_and_drop_choose_the_columns():
         ),
         ({"target": ("kind",), "task": "regression"}, DataError, "regression wants numbers"),
         ({"target": ("kind",), "validation": 1.5}, UsageError, "wanted a share"),
+        ({"target": ("kind",), "scaling": "quantile"}, UsageError, "wanted standard or robust"),
+        ({"target": ("kind",), "one_hot_levels": 65}, UsageError, "levels 65: wanted 1 to 64"),
+        (
+            {"target": ("kind",), "scaling": "robust", "standardise": False},
+            UsageError,
+            "robust scaling of inputs in their own units",
+        ),
         ({"target": ("kind",), "split_column": "town"}, DataError, "none of train, validation"),
         (
             {"target": ("kind",), "split_column": "town", "test": SOURCE},
@@ -163,6 +171,10 @@ def test_arrays_have_no_columns_to_choose(name):
         prepare(read((IMAGES, LABELS)), **{name: ("a",)})
     with pytest.raises(UsageError, match="the target is the array y"):
         prepare(read((IMAGES, LABELS)), target=("a",))
+    with pytest.raises(UsageError, match="robust scaling is for tables"):
+        prepare(read((IMAGES, LABELS)), scaling="robust")
+    with pytest.raises(UsageError, match="one-hot levels are for tables"):
+        prepare(read((IMAGES, LABELS)), one_hot_levels=8)
     with pytest.raises(DataError, match="no targets; wanted an array y beside x"):
         prepare(read(IMAGES))
 

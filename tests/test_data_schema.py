@@ -10,24 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import columns, csv, mixed, text_of
 
-from gpunet.data import Schema, prepare, read
+from gpunet.data import Layout, Schema, prepare, read
 from gpunet.errors import DataError, ModelInvalid
 
 VALUES = mixed()
 SOURCE = columns(VALUES)
 SCHEMA = prepare(SOURCE, target=("kind",)).schema
+CODED = prepare(SOURCE, target=("kind",), scaling="robust", one_hot_levels=3).schema
+REGRESSION = prepare(SOURCE, target=("rooms", "size"), drop_missing_target=True, clamp=True).schema
 INPUTS = [name for name in VALUES if name != "kind"]
 IMAGES = np.arange(240, dtype=np.uint8).reshape(10, 6, 4)
 LABELS = np.arange(10) % 2
 WHOLE = {"validation": 0.0, "test": 0.0}
 
 
-def test_a_saved_schema_comes_back_exactly():
-    again = Schema.from_dict(json.loads(json.dumps(SCHEMA.to_dict())))
-    assert again.to_dict() == SCHEMA.to_dict()
-    assert again.columns == SCHEMA.columns
-    assert again.target == SCHEMA.target
-    assert again.encode(SOURCE)[0].tobytes() == SCHEMA.encode(SOURCE)[0].tobytes()
+@pytest.mark.parametrize("schema", [SCHEMA, CODED, REGRESSION])
+def test_a_saved_schema_comes_back_exactly(schema):
+    again = Schema.from_dict(json.loads(json.dumps(schema.to_dict())))
+    assert again.to_dict() == schema.to_dict()
+    assert again.columns == schema.columns
+    assert again.target == schema.target
+    assert again.layout == schema.layout
+    assert again.encode(SOURCE)[0].tobytes() == schema.encode(SOURCE)[0].tobytes()
 
 
 @pytest.mark.parametrize(
@@ -59,6 +63,21 @@ def test_the_width_is_that_of_x():
     assert unseen == {}
 
 
+def test_numbers_come_first_then_plain_inputs_then_codes():
+    assert (SCHEMA.layout, CODED.layout) == (Layout(4, 11, ()), Layout(4, 6, (5,)))
+    assert CODED.layout.width == CODED.width == 11
+    x, _ = CODED.encode(SOURCE)
+    places = {column.name: column for column in CODED.columns}
+    towns = ["unknown", *places["town"].levels]
+    assert [towns[int(code)] for code in x[:, -1]] == VALUES["town"]
+    np.testing.assert_array_equal(x[:, 4] > 0.5, [v == "NA" for v in VALUES["size"]])
+    assert len(set(zip(x[:, 5].tolist(), VALUES["garden"], strict=True))) == 2
+    rooms = np.array(VALUES["rooms"])
+    assert (np.diff(x[np.argsort(rooms), 1]) >= 0).all()
+    arrays = prepare(read((IMAGES, LABELS)), **WHOLE).schema
+    assert arrays.layout == Layout(0, 24, ())
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.permutations(INPUTS), st.booleans())
 def test_the_order_of_columns_does_not_matter_and_extra_ones_are_ignored(order, extra):
@@ -70,10 +89,11 @@ def test_the_order_of_columns_does_not_matter_and_extra_ones_are_ignored(order, 
 
 
 def test_a_row_alone_is_encoded_as_among_others():
-    x, _ = SCHEMA.encode(SOURCE)
-    for row in (0, 3, 199):
-        alone = columns({name: [cells[row]] for name, cells in VALUES.items()})
-        assert SCHEMA.encode(alone)[0].tobytes() == x[row].tobytes()
+    for schema in (SCHEMA, CODED):
+        x, _ = schema.encode(SOURCE)
+        for row in (0, 3, 199):
+            alone = columns({name: [cells[row]] for name, cells in VALUES.items()})
+            assert schema.encode(alone)[0].tobytes() == x[row].tobytes()
 
 
 def test_the_same_data_with_types_is_encoded_alike():
@@ -183,8 +203,8 @@ def test_decoding_gives_the_targets_own_units():
     np.testing.assert_allclose(back[:, 0], VALUES["rooms"], rtol=1e-6)
 
 
-def damaged(change):
-    saved = json.loads(json.dumps(SCHEMA.to_dict()))
+def damaged(change, schema=SCHEMA):
+    saved = json.loads(json.dumps(schema.to_dict()))
     change(saved)
     return saved
 
@@ -197,7 +217,7 @@ COLUMN = {name: i for i, name in enumerate(INPUTS)}
     [
         lambda s: s.pop("width"),
         lambda s: s.update(extra=1),
-        lambda s: s.update(version=2),
+        lambda s: s.update(version=1),
         lambda s: s.update(width=s["width"] + 1),
         lambda s: s.update(width=True),
         lambda s: s.update(kind="graph"),
@@ -218,11 +238,15 @@ COLUMN = {name: i for i, name in enumerate(INPUTS)}
         lambda s: s["columns"][0].update(rare=None),
         lambda s: s["columns"][0].update(fill=float("nan")),
         lambda s: s["columns"][0].update(fill="0"),
-        lambda s: s["columns"][0].update(mean=[0.0, 1.0]),
-        lambda s: s["columns"][0].update(mean=0.0),
-        lambda s: s["columns"][0].update(std=[-1.0]),
-        lambda s: s["columns"][0].update(std=[float("inf")]),
+        lambda s: s["columns"][0].update(centre=[0.0, 1.0]),
+        lambda s: s["columns"][0].update(centre=0.0),
+        lambda s: s["columns"][0].update(spread=[-1.0]),
+        lambda s: s["columns"][0].update(spread=[float("inf")]),
         lambda s: s["columns"][0].update(levels=["a"]),
+        lambda s: s["columns"][0].update(robust=True),
+        lambda s: s["columns"][0].update(coded=True),
+        lambda s: s["columns"][COLUMN["town"]].update(robust=True),
+        lambda s: s["columns"][COLUMN["town"]].update(coded=True),
         lambda s: s["columns"][COLUMN["town"]].update(levels=["a", "a", "b", "c"]),
         lambda s: s["columns"][COLUMN["town"]].update(levels=[1, 2, 3, 4]),
         lambda s: s["columns"][COLUMN["town"]].update(levels=[]),
@@ -248,6 +272,30 @@ def test_a_damaged_schema_is_refused(change):
         Schema.from_dict(damaged(change))
 
 
+@pytest.mark.parametrize(
+    ("schema", "change"),
+    [
+        (CODED, lambda s: s["columns"][0].update(robust=False)),
+        (CODED, lambda s: s["columns"][COLUMN["town"]].update(coded=False)),
+        (CODED, lambda s: s["columns"][COLUMN["town"]].update(robust=True)),
+        (CODED, lambda s: s["columns"][COLUMN["town"]].update(coded=1)),
+        (
+            CODED,
+            lambda s: s["columns"][COLUMN["town"]].update(levels=[str(i) for i in range(10_001)]),
+        ),
+        (CODED, lambda s: s["target"].update(low=[0.0], high=[1.0])),
+        (REGRESSION, lambda s: s["target"].update(low=[])),
+        (REGRESSION, lambda s: s["target"].update(high=[1.0])),
+        (REGRESSION, lambda s: s["target"].update(high=[-1e9, 1e9])),
+        (REGRESSION, lambda s: s["target"].update(low=[float("nan"), 0.0])),
+        (REGRESSION, lambda s: s["target"].update(low=None)),
+    ],
+)
+def test_a_damaged_schema_of_other_encodings_is_refused(schema, change):
+    with pytest.raises(ModelInvalid, match="the schema"):
+        Schema.from_dict(damaged(change, schema))
+
+
 @pytest.mark.parametrize("junk", [None, [], "schema", 5, {}, {"version": 1}])
 def test_what_is_no_schema_at_all(junk):
     with pytest.raises(ModelInvalid, match="the schema"):
@@ -261,7 +309,7 @@ JUNK |= st.lists(JUNK, max_size=2) | st.dictionaries(st.text(max_size=2), JUNK, 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_any_part_replaced_by_junk_is_refused_or_a_schema(data):
-    saved = copy.deepcopy(SCHEMA.to_dict())
+    saved = copy.deepcopy(data.draw(st.sampled_from([SCHEMA, CODED, REGRESSION])).to_dict())
     place = saved
     while isinstance(place, (dict, list)) and place:
         keys = list(place) if isinstance(place, dict) else range(len(place))

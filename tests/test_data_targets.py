@@ -12,6 +12,7 @@ from gpunet.data.targets import (
     Target,
     check_present,
     choose_task,
+    decode_answers,
     decode_values,
     encode_answers,
     fit_target,
@@ -173,6 +174,18 @@ def test_numbers_are_standardised_and_come_back():
     assert encoded(raw, source).tolist() == [[1.5], [2], [10]]
     with pytest.raises(ValueError, match="have no units"):
         decode_values(Target(("y",), "binary", ("a", "b"), (0.0,), (1.0,), ""), y)
+
+
+def test_clamped_predictions_stay_within_the_targets_that_train():
+    source = columns({"a": ["1.5", "2.5", "7", "90.5"], "b": ["4", "0.5", "4", "-9"]})
+    answers, rows = answers_of(source, "a", "b"), np.arange(4)
+    target = fit_target(answers, rows, rows[:3], "regression", "", True, clamp=True)
+    assert (target.low, target.high) == ((1.5, 0.5), (7.0, 4.0))
+    y = encode_answers(target, source, answers, rows, np.dtype("float64"))
+    np.testing.assert_allclose(decode_answers(target, y)[3], [90.5, -9])
+    np.testing.assert_allclose(decode_values(target, y)[2:], [[7, 4], [7, 0.5]])
+    classes = text(["a", "b"])
+    assert fit_target(answers_of(classes), rows[:2], rows[:2], "binary", "", True, True).low == ()
 
 
 def test_numbers_that_float32_cannot_hold_are_refused():

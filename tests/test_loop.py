@@ -174,3 +174,12 @@ def test_a_control_is_optional() -> None:
     assert len(list(loop.train(network, prepared, config, CPU, "float32"))) == 1
     assert isinstance(config, Config)
     assert Control().ended == ""
+
+
+def test_targets_beyond_the_limits_of_a_clamp_are_judged_as_they_are() -> None:
+    y = np.arange(40.0) + 0.5
+    prepared = data.prepare(data.read((X[:40], y)), test=0.0, clamp=True, shuffle_split=False)
+    part, schema = prepared.validation, prepared.schema
+    assert part is not None
+    found = loop.judge(schema, part.y, np.full((part.rows, 1), 1e6, np.float32))
+    assert found["mae"] == pytest.approx(np.mean(y[-part.rows :] - y[-part.rows - 1]))

@@ -9,7 +9,7 @@ from gpunet.data.columns import Column
 from gpunet.data.formats import read
 from gpunet.data.prepared import Dataset, Prepared, prepare
 from gpunet.data.profiles import ColumnProfile, profile
-from gpunet.data.schema import Schema
+from gpunet.data.schema import Layout, Schema
 from gpunet.data.source import Source
 from gpunet.data.targets import Target
 
@@ -18,6 +18,7 @@ __all__ = [
     "Column",
     "ColumnProfile",
     "Dataset",
+    "Layout",
     "Prepared",
     "Schema",
     "Source",

@@ -3,125 +3,175 @@
 Refuses to look at other rows when fitting, and to let anything but finite float32 out.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gpunet.data.cells import Cells
+from gpunet.data.scales import median, moments, robust, scaled, smooth_clip
 from gpunet.data.words import counted
 
 MOST_LEVELS = 64
+MOST_CODES = 10_000
 EXACT = 2.0**53  # above it float64 skips whole numbers
 ID_ROWS = 50  # texts that all differ in more rows than this name the rows
 KINDS = ("numeric", "boolean", "date", "timestamp", "category")
 CONSTANT, EMPTY, NAMES = "constant", "without values", "a different text in every row"
+LIMIT = float(np.finfo(np.float32).max)
 
-# Inputs besides the one for missing cells; of dates: year, month (sine, cosine), weekday (sine,
-# cosine), day since 1970; of timestamps also the time of day (sine, cosine).
+# Inputs besides the one for missing cells; of dates: year, day since 1970, month (sine, cosine),
+# weekday (sine, cosine); of timestamps also the time of day (sine, cosine).
 INPUTS = {"numeric": 1, "boolean": 1, "date": 6, "timestamp": 8}
-SCALED = {"numeric": (0,), "boolean": (0,), "date": (0, 5), "timestamp": (0, 5)}
+NUMBERS = {"numeric": 1, "date": 2, "timestamp": 2}
+STANDARDISED = {**NUMBERS, "boolean": 1}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How columns become inputs.
+
+    scaling: `none`; `standard`, numbers to mean 0 and deviation 1; `robust`, every input by median
+    and quartiles, then a smooth clip to ±3. Categories of more than `one_hot_levels` levels are
+    codes for an embedding; None: all are one-hot.
+    """
+
+    scaling: str = "standard"
+    one_hot_levels: int | None = None
 
 
 @dataclass(frozen=True)
 class Column:
-    """How a column becomes inputs.
+    """How a column becomes inputs: numbers, then plain ones, or one code.
 
-    Numbers are imputed with `fill` and standardised; a category is one of `levels`, or unknown,
-    which takes the levels that are `rare` too. `missing`: missing cells were seen in training and
-    have an input of their own.
+    Numbers are imputed with `fill`; the first inputs become (x - centre) / spread, 0 where the
+    spread is; `robust`: all of them do, and are clipped smoothly. A category is one of `levels`,
+    or unknown, which takes the levels that are `rare` too; `coded`: one number for an embedding.
+    `missing`: missing cells were seen in training and have an input or a code of their own.
     """
 
     name: str
     kind: str
     missing: bool
     fill: float = 0.0
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    centre: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
     levels: tuple[str, ...] = ()
     rare: bool = False
+    robust: bool = False
+    coded: bool = False
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """How many inputs are numbers, plain, codes."""
+        if self.coded:
+            return 0, 0, 1
+        if self.kind == "category":
+            count = len(self.levels) + self._has_unknown + self.missing
+            return 0, 1 if self._is_sign else count, 0
+        numbers = NUMBERS.get(self.kind, 0)
+        return numbers, INPUTS[self.kind] - numbers + self.missing, 0
 
     @property
     def width(self) -> int:
         """The number of inputs."""
-        own = len(self.levels) + 1 if self.kind == "category" else INPUTS[self.kind]
-        return own + self.missing
+        return sum(self.widths)
+
+    @property
+    def codes(self) -> int:
+        """The number of codes: 0 is unknown, then missing if it has one, then the levels."""
+        return 1 + self.missing + len(self.levels)
+
+    @property
+    def scales(self) -> int:
+        """How many inputs have a centre and a spread."""
+        numbers, plain, _ = self.widths
+        return numbers + plain if self.robust else STANDARDISED.get(self.kind, 0)
 
     @property
     def cell_kind(self) -> str:
         """The kind of cells that it takes: a timestamp's are dates."""
         return "date" if self.kind == "timestamp" else self.kind
 
-    def write(self, cells: Cells, rows: np.ndarray | slice, out: np.ndarray) -> int:
-        """Fill out (n, width) for `rows`; returns how many cells hold a category never seen."""
-        if self.kind == "category":
+    def write(self, cells: Cells, rows: np.ndarray | slice, out: Sequence[np.ndarray]) -> int:
+        """Fill out, (n, k) each of the `widths`, for `rows`; returns how many cells hold a category
+        never seen."""
+        if self.cell_kind == "category":
             return self._write_category(cells, rows, out)
         values = cells.values[rows]
         gone, unseen = np.isnan(values), values < 0 if self.kind == "boolean" else np.zeros(0)
         parts = _parts(self.kind, np.where(gone, self.fill, values))
-        for place, mean, std in zip(SCALED[self.kind], self.mean, self.std, strict=True):
-            parts[:, place] = standardised(parts[:, place], mean, std)
+        parts = np.column_stack((parts, gone)) if self.missing else parts
+        inputs = self._scaled(parts)
         if unseen.any():
-            parts[unseen] = 0.0
-        limit = np.finfo(np.float32).max
-        out[:, : parts.shape[1]] = np.clip(parts, -limit, limit)
-        if self.missing:
-            out[:, -1] = gone
+            inputs[unseen, 0] = 0.0
+        numbers = self.widths[0]
+        out[0][:], out[1][:] = inputs[:, :numbers], inputs[:, numbers:]
         return int(unseen.sum())
 
-    def _write_category(self, cells: Cells, rows: np.ndarray | slice, out: np.ndarray) -> int:
-        assert cells.absent is not None
-        place = {level: i for i, level in enumerate(self.levels)}
-        unknown = len(self.levels)
-        gone = unknown + self.missing
-        slots = np.array(
-            [
-                place.get(level, gone if absent else unknown)
-                for level, absent in zip(cells.levels, cells.absent.tolist(), strict=True)
-            ]
-            + [gone],
-            np.intp,
-        )
-        codes = cells.values[rows]
-        out[:] = 0.0
-        out[np.arange(len(codes)), slots[codes]] = 1.0
+    def _write_category(
+        self, cells: Cells, rows: np.ndarray | slice, out: Sequence[np.ndarray]
+    ) -> int:
+        slots, codes = self._slots(cells), cells.values[rows]
+        if self.coded:
+            out[2][:, 0] = slots[codes]
+        else:
+            out[1][:] = self._scaled(self._table()).astype(np.float32)[slots[codes]]
         if self.rare:
             return 0
-        new = np.append((slots[:-1] == unknown) & ~cells.absent, False)
+        assert cells.absent is not None
+        new = np.append((slots[:-1] == 0) & ~cells.absent, False)
         return int(new[codes].sum())
 
+    def _slots(self, cells: Cells) -> np.ndarray:
+        """The code of each of the cells' levels, and last that of a missing cell."""
+        assert cells.absent is not None
+        first = 1 + self.missing
+        place = {level: first + i for i, level in enumerate(self.levels)}
+        gone = int(self.missing)
+        found = zip(cells.levels, cells.absent.tolist(), strict=True)
+        slots = [place.get(level, gone if absent else 0) for level, absent in found]
+        return np.array([*slots, gone], np.intp)
 
-def standardised(values: np.ndarray, mean: float, std: float) -> np.ndarray:
-    """(values - mean) / std, and 0 where std is 0."""
-    if std == 0.0:
-        return np.zeros_like(values)
-    with np.errstate(over="ignore"):
-        return (values - mean) / std
+    @property
+    def _is_sign(self) -> bool:
+        """Whether one input is -1 for the first level, 1 for the second, 0 for unknown."""
+        return self.robust and len(self.levels) == 2 and not (self.rare or self.missing)
 
+    @property
+    def _has_unknown(self) -> bool:
+        """Whether unknown is an input: by quartiles only one that training rows have set says
+        something, so that others are all zeros."""
+        return self.rare or not self.robust
 
-def moments(values: np.ndarray) -> tuple[float, float]:
-    """Mean and (population) standard deviation of values (n,), exact zeros for equal values."""
-    low, high = float(values.min()), float(values.max())
-    if low == high:
-        return low, 0.0
-    size = max(abs(low), abs(high))
-    scale = 1.0 if 1e-150 < size < 1e150 else size  # squares must neither overflow nor vanish
-    values = values / scale
-    return float(values.mean()) * scale, float(values.std()) * scale
+    def _table(self) -> np.ndarray:
+        """The inputs (codes, k) of each code before scaling: the levels, unknown, missing."""
+        if self._is_sign:
+            return np.array([[0.0], [-1.0], [1.0]])
+        count, first = len(self.levels), 1 + self.missing
+        table = np.zeros((first + count, sum(self.widths)))
+        table[first:, :count] = np.eye(count)
+        if self._has_unknown:
+            table[0, count] = 1.0
+        if self.missing:
+            table[1, -1] = 1.0
+        return table
 
-
-def median(values: np.ndarray) -> float:
-    """The median of values (n,), finite even where two of them cannot be added."""
-    with np.errstate(over="ignore"):
-        middle = float(np.median(values))
-    return middle if np.isfinite(middle) else 2 * float(np.median(values / 2))
+    def _scaled(self, parts: np.ndarray) -> np.ndarray:
+        """Inputs (n, k) from what they are before scaling, which may be overwritten."""
+        for i, (centre, spread) in enumerate(zip(self.centre, self.spread, strict=True)):
+            parts[:, i] = scaled(parts[:, i], centre, spread)
+        parts = np.clip(parts, -LIMIT, LIMIT)
+        return smooth_clip(parts) if self.robust else parts
 
 
 def fit(
-    name: str, cells: Cells, rows: np.ndarray, standardise: bool = True
+    name: str, cells: Cells, rows: np.ndarray, encoding: Encoding | None = None
 ) -> tuple[Column | None, str | None]:
     """A column fitted on `rows`, and a note; without a column the note is the reason."""
+    encoding = encoding or Encoding()
     if cells.kind == "category":
-        return _fit_category(name, cells, rows)
+        return _fit_category(name, cells, rows, encoding)
     values = cells.values[rows]
     gone = np.isnan(values)
     known = values[~gone]
@@ -130,10 +180,8 @@ def fit(
     if not gone.any() and known.min() == known.max():
         return None, CONSTANT
     kind = "timestamp" if cells.kind == "date" and np.any(known % 1) else cells.kind
-    fill = median(known)
-    parts = _parts(kind, np.where(gone, fill, values))
-    scales = [moments(parts[:, i]) if standardise else (0.0, 1.0) for i in SCALED[kind]]
-    mean, std = zip(*scales, strict=True)
+    fill, has_gaps = median(known), bool(gone.any())
+    scales = _scales(kind, values, fill, encoding.scaling)
     note = cells.note
     if (
         kind == "numeric"
@@ -143,10 +191,29 @@ def fit(
         note = f"{name}: rises by one from row to row, like a row number; leave it out if it is one"
     if kind == "numeric" and np.abs(known).max() > EXACT and not np.any(known % 1):
         note = f"{name}: whole numbers above {int(EXACT):,} lose their last digits"
-    return Column(name, kind, bool(gone.any()), fill, mean, std), note
+    column = Column(name, kind, has_gaps, fill, robust=encoding.scaling == "robust")
+    return _with_scales(column, scales), note
 
 
-def _fit_category(name: str, cells: Cells, rows: np.ndarray) -> tuple[Column | None, str | None]:
+def _scales(kind: str, values: np.ndarray, fill: float, scaling: str) -> list[tuple[float, float]]:
+    """Centre and spread of each scaled input; quartiles are those of the cells that are there."""
+    gone = np.isnan(values)
+    if scaling == "robust":
+        parts = _parts(kind, values[~gone])
+        return [robust(part) for part in (*parts.T, *([gone.astype(float)] if gone.any() else []))]
+    parts = _parts(kind, np.where(gone, fill, values))
+    count = STANDARDISED[kind]
+    return [(0.0, 1.0) if scaling == "none" else moments(parts[:, i]) for i in range(count)]
+
+
+def _with_scales(column: Column, scales: Sequence[tuple[float, float]]) -> Column:
+    centre, spread = zip(*scales, strict=True)
+    return replace(column, centre=centre, spread=spread)
+
+
+def _fit_category(
+    name: str, cells: Cells, rows: np.ndarray, encoding: Encoding
+) -> tuple[Column | None, str | None]:
     gone = cells.missing[rows]
     counts = np.bincount(cells.values[rows][~gone], minlength=len(cells.levels))
     seen = np.flatnonzero(counts)
@@ -156,15 +223,39 @@ def _fit_category(name: str, cells: Cells, rows: np.ndarray) -> tuple[Column | N
         return None, CONSTANT
     if len(seen) == len(rows) - gone.sum() > ID_ROWS:
         return None, NAMES
-    order = sorted(seen.tolist(), key=lambda code: (-counts[code], cells.levels[code]))
-    levels = tuple(sorted(cells.levels[code] for code in order[:MOST_LEVELS]))
+    most = encoding.one_hot_levels
+    kept = _kept(cells.levels, counts, most)
+    if not kept:
+        return None, NAMES
     note = cells.note
-    if rare := len(seen) > MOST_LEVELS:
+    if rare := len(seen) > len(kept):
         note = (
-            f"{name}: {counted(len(seen), 'category')}; all but the {MOST_LEVELS} most frequent "
+            f"{name}: {counted(len(seen), 'category')}; all but the {len(kept):,} most frequent "
             "share one input"
         )
-    return Column(name, "category", bool(gone.any()), levels=levels, rare=rare), note
+    coded = most is not None and len(kept) > most
+    by_quartiles = encoding.scaling == "robust" and not coded
+    column = Column(name, "category", bool(gone.any()), levels=tuple(sorted(kept)), rare=rare)
+    column = replace(column, robust=by_quartiles, coded=coded)
+    return _scaled_category(column, cells, rows) if by_quartiles else column, note
+
+
+def _kept(levels: Sequence[str], counts: np.ndarray, most: int | None) -> list[str]:
+    """The levels that have an input or a code of their own, the most frequent first.
+
+    A code is learnt from the rows that have it, so that a level seen once has none.
+    """
+    seen = np.flatnonzero(counts).tolist()
+    order = sorted(seen, key=lambda code: (-counts[code], levels[code]))
+    if most is not None and len(seen) > most:
+        order = [code for code in order if counts[code] > 1]
+    return [levels[code] for code in order[: MOST_LEVELS if most is None else MOST_CODES]]
+
+
+def _scaled_category(column: Column, cells: Cells, rows: np.ndarray) -> Column:
+    table = column._table()
+    held = np.bincount(column._slots(cells)[cells.values[rows]], minlength=len(table))
+    return _with_scales(column, [robust(np.repeat(values, held)) for values in table.T])
 
 
 def _parts(kind: str, values: np.ndarray) -> np.ndarray:
@@ -179,4 +270,4 @@ def _parts(kind: str, values: np.ndarray) -> np.ndarray:
         turns.append(values - day)
     circle = [f(2 * np.pi * turn) for turn in turns for f in (np.sin, np.cos)]
     year = dates.astype("datetime64[Y]").astype(np.int64) + 1970.0
-    return np.stack([year, *circle[:4], values, *circle[4:]], axis=1)
+    return np.stack([year, values, *circle], axis=1)

@@ -12,10 +12,10 @@ from hashlib import sha256
 import numpy as np
 
 from gpunet.data.cells import Cells, read_cells
-from gpunet.data.columns import CONSTANT, EMPTY, NAMES, Column, fit
+from gpunet.data.columns import CONSTANT, EMPTY, MOST_LEVELS, NAMES, Column, Encoding, fit
 from gpunet.data.limits import automatic, check_fits
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
-from gpunet.data.schema import Schema, check_columns, encode_cells, flat
+from gpunet.data.schema import Layout, Schema, check_columns, encode_cells, flat
 from gpunet.data.source import Source
 from gpunet.data.split import Parts, split, split_by
 from gpunet.data.targets import (
@@ -100,6 +100,9 @@ def prepare(
     drop_missing_target: bool = False,
     shuffle_split: bool = True,
     standardise: bool = True,
+    scaling: str = "standard",
+    one_hot_levels: int | None = None,
+    clamp: bool = False,
     seed: int = 0,
     budget: int | None = None,
 ) -> Prepared:
@@ -109,7 +112,10 @@ def prepare(
     shares of the rows, or sources of their own; a source's own test part goes before a share of
     the rows. `split_column` names each row's part and goes before both. What is encoded lies in a
     file where it takes more than `budget` bytes (half of the machine's memory).
+    `scaling` (standard, robust) and `one_hot_levels`: as in Encoding. `clamp`: predicted numbers
+    stay within the targets that train.
     """
+    encoding = _encoding(source, standardise, scaling, one_hot_levels)
     names = _target_names(source, tuple(target))
     inputs = _feature_names(source, names, features, drop, split_column)
     answers = read_answers(source, names, task in CLASSES)
@@ -118,23 +124,34 @@ def prepare(
 
     marked = split_by(source, split_column, kept) if split_column else None
     seen = marked.train if marked else kept
-    chosen = tuple(answer.take(seen) for answer in answers)
-    task, reason = choose_task(chosen, task, source.table is None)
-    strata = chosen[0].codes if task in CLASSES else None
+    task, reason, strata = _task(source, answers, seen, task)
     parts = marked or split(kept, *shares, seed=seed, shuffle=shuffle_split, strata=strata)
-    fitted = fit_target(answers, seen, parts.train, task, reason, standardise)
-    if task in CLASSES:
-        notes += _class_notes(answers[0], seen, parts.train)
+    fitted = fit_target(answers, seen, parts.train, task, reason, standardise, clamp)
+    notes += _class_notes(answers[0], seen, parts.train) if task in CLASSES else []
 
-    schema, x, more = _fit(source, inputs, fitted, parts, standardise, budget)
-    held = {
-        part: Dataset(x[part], encode_answers(fitted, source, answers, rows, schema.target_dtype))
-        for part, rows in _used(parts).items()
+    schema, x, more = _fit(source, inputs, fitted, parts, encoding, budget)
+    held = _encode_own(schema, source, x, answers, parts)
+    held |= {
+        part: _encode_other(schema, s, part, drop_missing_target) for part, s in others.items()
     }
-    for part, other in others.items():
-        held[part] = _encode_other(schema, other, part, drop_missing_target)
     notes += [*source.notes, *more, *_duplicates(held)]
     return Prepared(schema, held["train"], held.get("validation"), held.get("test"), tuple(notes))
+
+
+def _encoding(
+    source: Source, standardise: bool, scaling: str, one_hot_levels: int | None
+) -> Encoding:
+    """The encoding that is wanted; raises UsageError where it has no meaning."""
+    if scaling not in ("standard", "robust"):
+        raise UsageError(f"scaling {scaling}: wanted standard or robust")
+    if scaling == "robust" and not standardise:
+        raise UsageError("robust scaling of inputs in their own units: wanted one of the two")
+    if one_hot_levels is not None and not 1 <= one_hot_levels <= MOST_LEVELS:
+        raise UsageError(f"one-hot levels {one_hot_levels}: wanted 1 to {MOST_LEVELS}")
+    if source.table is None and (scaling == "robust" or one_hot_levels is not None):
+        what = "robust scaling is" if scaling == "robust" else "one-hot levels are"
+        raise UsageError(f"{source.name}: {what} for tables; these are arrays")
+    return Encoding(scaling if standardise else "none", one_hot_levels)
 
 
 def _target_names(source: Source, target: tuple[str, ...]) -> tuple[str, ...]:
@@ -207,6 +224,15 @@ def _shares(
     return [0.0 if part in others else float(given[part]) for part in given], others  # type: ignore[arg-type]
 
 
+def _task(
+    source: Source, answers: tuple[Answer, ...], seen: np.ndarray, task: str
+) -> tuple[str, str, np.ndarray | None]:
+    """The task, why, and the classes of the rows `seen`, to split by."""
+    chosen = tuple(answer.take(seen) for answer in answers)
+    task, reason = choose_task(chosen, task, source.table is None)
+    return task, reason, chosen[0].codes if task in CLASSES else None
+
+
 def _class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray) -> list[str]:
     counts = np.bincount(answer.codes[seen], minlength=len(answer.labels))
     here = np.bincount(answer.codes[train], minlength=len(answer.labels))
@@ -236,7 +262,7 @@ def _fit(
     inputs: list[str],
     target: Target,
     parts: Parts,
-    standardise: bool,
+    encoding: Encoding,
     budget: int | None,
 ) -> tuple[Schema, Mapping[str, Rows], list[str]]:
     """The schema, x of each part, and notes."""
@@ -245,10 +271,10 @@ def _fit(
         row = PER_ROW + 4 * max(0, len(target.labels) - 2)  # a prediction is in PER_ROW
         check_fits(source.name, source.rows * row, budget, "use fewer rows or fewer classes")
     if source.x is not None:
-        schema, x = _fit_arrays(source, target, parts, standardise, budget)
+        schema, x = _fit_arrays(source, target, parts, encoding.scaling != "none", budget)
         return schema, _settled(x, budget), []
-    columns, cells, notes = _fit_columns(source, inputs, parts.train, standardise)
-    width = sum(column.width for column in columns)
+    columns, cells, notes = _fit_columns(source, inputs, parts.train, encoding)
+    width = Layout.of(columns).width
     schema = Schema("table", tuple(columns), target, width)
     if source.streams or 4 * width * source.rows > budget:
         return schema, _settled(schema.spool(source, _used(parts), Counter()), budget), notes
@@ -270,13 +296,13 @@ def _settled(x: Mapping[str, Rows], budget: int) -> dict[str, Rows]:
 
 
 def _fit_columns(
-    source: Source, inputs: list[str], train: np.ndarray, standardise: bool
+    source: Source, inputs: list[str], train: np.ndarray, encoding: Encoding
 ) -> tuple[list[Column], list[Cells], list[str]]:
     """The columns, notes, and the cells where they are in memory anyway."""
     columns, cells, dropped, notes = [], [], {}, []
     for name in inputs:
         read = read_cells(source, name, rows=train)
-        column, note = fit(name, read, train, standardise)
+        column, note = fit(name, read, train, encoding)
         if column is None:
             dropped[name] = note
             continue
@@ -351,6 +377,20 @@ def _float_moments(x: Rows) -> tuple[np.ndarray, np.ndarray]:
 def _blocks(x: Rows) -> Iterator[np.ndarray]:
     """The rows of x (n, d), a few megabytes at a time."""
     return (part for _, part in blocks(x, max(1, BLOCK // x.shape[1])))
+
+
+def _encode_own(
+    schema: Schema,
+    source: Source,
+    x: Mapping[str, Rows],
+    answers: tuple[Answer, ...],
+    parts: Parts,
+) -> dict[str, Dataset]:
+    dtype = schema.target_dtype
+    return {
+        part: Dataset(x[part], encode_answers(schema.target, source, answers, rows, dtype))
+        for part, rows in _used(parts).items()
+    }
 
 
 def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool) -> Dataset:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpunet.data.cells import DAY, Cells, read_cells
-from gpunet.data.columns import CONSTANT, EMPTY, fit, median
+from gpunet.data.columns import CONSTANT, EMPTY, fit
 from gpunet.data.rows import blocks
+from gpunet.data.scales import median
 from gpunet.data.schema import check_columns
 from gpunet.data.source import Source
 from gpunet.data.targets import array_names, check_present, choose_task, read_answers

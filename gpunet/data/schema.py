@@ -6,13 +6,13 @@ Matches columns by name, never by place. Refuses a saved schema with anything un
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from gpunet.data.cells import Cells, read_cells
-from gpunet.data.columns import KINDS, MOST_LEVELS, SCALED, Column
+from gpunet.data.columns import KINDS, MOST_CODES, MOST_LEVELS, Column
 from gpunet.data.rows import RowFile, Rows
 from gpunet.data.source import Source
 from gpunet.data.stream import spool
@@ -21,6 +21,7 @@ from gpunet.data.targets import (
     TASKS,
     Target,
     check_present,
+    decode_answers,
     decode_values,
     encode_answers,
     read_answers,
@@ -28,8 +29,32 @@ from gpunet.data.targets import (
 from gpunet.data.words import closest, counted, listed
 from gpunet.errors import DataError, ModelInvalid
 
-VERSION = 1
+VERSION = 2
 DTYPES = ("uint8", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What x's columns are, from the left: `numeric` numbers (years and days among them), `plain`
+    other ones (booleans, one-hot, cycles, indicators), and for each coded category one with row
+    numbers of its embedding, which has as many rows as `codes` says."""
+
+    numeric: int
+    plain: int
+    codes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, columns: Iterable[Column]) -> "Layout":
+        """The layout of a table's columns."""
+        columns = tuple(columns)
+        codes = tuple(column.codes for column in columns if column.coded)
+        numeric, plain = (sum(column.widths[i] for column in columns) for i in range(2))
+        return cls(numeric, plain, codes)
+
+    @property
+    def width(self) -> int:
+        """The number of x's columns."""
+        return self.numeric + self.plain + len(self.codes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +72,11 @@ class Schema:
     dtype: str = "float32"
     scale: np.ndarray | None = None
     shift: np.ndarray | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """What x's columns are; of arrays all are plain."""
+        return Layout.of(self.columns) if self.kind == "table" else Layout(0, self.width, ())
 
     def encode(self, source: Source) -> tuple[Rows, dict[str, int]]:
         """x (n, width) of a source, and for each column how many cells were never-seen categories.
@@ -100,8 +130,12 @@ class Schema:
         return encode_answers(self.target, source, answers, rows, self.target_dtype)
 
     def decode(self, output: np.ndarray) -> np.ndarray:
-        """Regression outputs (n, k) in the target's own units, float64."""
+        """Regression outputs (n, k) in the target's own units, float64, within its limits."""
         return decode_values(self.target, output)
+
+    def decode_target(self, y: np.ndarray) -> np.ndarray:
+        """Encoded regression targets (n, k) in their own units, float64."""
+        return decode_answers(self.target, y)
 
     @property
     def target_dtype(self) -> np.dtype:
@@ -174,13 +208,15 @@ def check_columns(source: Source, names: list[str] | tuple[str, ...]) -> None:
 def encode_cells(
     columns: Iterable[Column], cells: Iterable[Cells], rows: np.ndarray | slice, count: int
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """x (count, d) float32 of `rows`, the columns' inputs side by side, and the unseen cells."""
+    """x (count, d) float32 of `rows`, laid out as Layout says, and the unseen cells."""
     columns = tuple(columns)
-    x = np.empty((count, sum(column.width for column in columns)), np.float32)
-    unseen, at = {}, 0
+    layout = Layout.of(columns)
+    x = np.empty((count, layout.width), np.float32)
+    unseen, at = {}, [0, layout.numeric, layout.numeric + layout.plain]
     for column, part in zip(columns, cells, strict=True):
-        new = column.write(part, rows, x[:, at : at + column.width])
-        at += column.width
+        ends = [first + width for first, width in zip(at, column.widths, strict=True)]
+        views = [x[:, first:end] for first, end in zip(at, ends, strict=True)]
+        new, at = column.write(part, rows, views), ends
         if new:
             unseen[column.name] = new
     return x, unseen
@@ -213,7 +249,7 @@ def _schema(saved: object) -> Schema:
     _need((parts["scale"] is None) == (parts["shift"] is None), "scale")
     if is_table:
         _need(parts["dtype"] == "float32" and parts["scale"] is None, "dtype")
-        _need(width == sum(column.width for column in columns), "width")
+        _need(width == Layout.of(columns).width, "width")
     scale, shift = (_affine(parts[key], width, key) for key in ("scale", "shift"))
     return Schema(parts["kind"], columns, target, width, parts["dtype"], scale, shift)
 
@@ -230,20 +266,19 @@ def _column(saved: object) -> Column:
     parts = _record(saved, [field.name for field in fields(Column)], "column")
     kind = _text(parts["kind"], "kind")
     _need(kind in KINDS, "kind")
-    scaled = len(SCALED.get(kind, ()))
     levels = tuple(_text(level, "levels") for level in _sequence(parts["levels"], "levels"))
-    _need(len(set(levels)) == len(levels) <= MOST_LEVELS, "levels")
     _need((kind == "category") == bool(levels), "levels")
-    _need(type(parts["missing"]) is bool and type(parts["rare"]) is bool, "missing")
-    return Column(
-        _text(parts["name"], "name"),
-        kind,
-        parts["missing"],
-        _numbers([parts["fill"]], 1, "fill")[0],
-        _numbers(parts["mean"], scaled, "mean"),
-        _numbers(parts["std"], scaled, "std", least=0.0),
-        levels,
-        parts["rare"],
+    flags = {name: parts[name] for name in ("missing", "rare", "robust", "coded")}
+    _need(all(type(value) is bool for value in flags.values()), "missing")
+    _need(not flags["coded"] or (kind == "category" and not flags["robust"]), "coded")
+    most = MOST_CODES if flags["coded"] else MOST_LEVELS
+    _need(len(set(levels)) == len(levels) <= most, "levels")
+    fill = _numbers([parts["fill"]], 1, "fill")[0]
+    column = Column(_text(parts["name"], "name"), kind, fill=fill, levels=levels, **flags)
+    return replace(
+        column,
+        centre=_numbers(parts["centre"], column.scales, "centre"),
+        spread=_numbers(parts["spread"], column.scales, "spread", least=0.0),
     )
 
 
@@ -262,7 +297,10 @@ def _target(saved: object) -> Target:
         _need(not labels, "labels")
     mean = _numbers(parts["mean"], len(names), "mean")
     std = _numbers(parts["std"], len(names), "std", least=5e-324)
-    return Target(names, task, labels, mean, std, _text(parts["reason"], "reason"))
+    clamps = task == "regression" and parts["low"] != []
+    low, high = (_numbers(parts[key], len(names) * clamps, key) for key in ("low", "high"))
+    _need(all(a <= b for a, b in zip(low, high, strict=True)), "low")
+    return Target(names, task, labels, mean, std, _text(parts["reason"], "reason"), low, high)
 
 
 def _need(fine: bool, what: str) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 
 from gpunet.data.arrays import check_finite
 from gpunet.data.cells import distinct, is_text, read_cells
-from gpunet.data.columns import EXACT, moments
+from gpunet.data.columns import EXACT
+from gpunet.data.scales import moments
 from gpunet.data.source import Source
 from gpunet.data.words import MISSING, counted, is_number, listed, quoted
 from gpunet.errors import DataError, UsageError
@@ -28,7 +29,8 @@ class Target:
 
     `labels` are the classes as the training file spells them, () for regression and multilabel;
     `mean` and `std` standardise regression, one of each a target, 0 and 1 when that is off;
-    `reason` says in words why this task was chosen.
+    `reason` says in words why this task was chosen. `low` and `high`: predictions are kept within
+    these, one of each a target; () when they are not.
     """
 
     names: tuple[str, ...]
@@ -37,6 +39,8 @@ class Target:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     reason: str
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
 
     @property
     def outputs(self) -> int:
@@ -276,18 +280,30 @@ def fit_target(
     task: str,
     reason: str,
     standardise: bool,
+    clamp: bool = False,
 ) -> Target:
-    """A target with the labels of the rows `seen` and the moments of the rows `train`."""
+    """A target with the labels of the rows `seen`, and the moments of the rows `train`; `clamp`:
+    their limits too."""
     labels: tuple[Label, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
     mean, std = (0.0,) * len(answers), (1.0,) * len(answers)
     if task in CLASSES:
         used = np.unique(answers[0].codes[seen])
         labels = tuple(answers[0].labels[code] for code in used.tolist())
-    if task == "regression" and standardise:
-        numbers = [answer.numbers[train] for answer in answers if answer.numbers is not None]
+    numbers = [] if task != "regression" else [_numbers(answer)[train] for answer in answers]
+    if numbers and standardise:
         mean, std = zip(*map(moments, numbers), strict=True)
         std = tuple(value or 1.0 for value in std)
-    return Target(tuple(answer.name for answer in answers), task, labels, mean, std, reason)
+    if numbers and clamp:
+        low, high = (tuple(float(limit(each)) for each in numbers) for limit in (np.min, np.max))
+    names = tuple(answer.name for answer in answers)
+    return Target(names, task, labels, mean, std, reason, low, high)
+
+
+def _numbers(answer: Answer) -> np.ndarray:
+    assert answer.numbers is not None
+    return answer.numbers
 
 
 def encode_answers(
@@ -319,11 +335,17 @@ def encode_answers(
     return y
 
 
-def decode_values(target: Target, output: np.ndarray) -> np.ndarray:
-    """Regression outputs (n, k) in the target's own units, float64."""
+def decode_answers(target: Target, y: np.ndarray) -> np.ndarray:
+    """Regression targets (n, k) from `encode_answers` in their own units again, float64."""
     if target.task != "regression":
         raise ValueError(f"{target.task} outputs have no units")
-    return np.asarray(output, np.float64) * target.std + target.mean
+    return np.asarray(y, np.float64) * target.std + target.mean
+
+
+def decode_values(target: Target, output: np.ndarray) -> np.ndarray:
+    """Regression outputs (n, k) in the target's own units, float64, within its limits if any."""
+    values = decode_answers(target, output)
+    return np.clip(values, target.low, target.high) if target.low else values
 
 
 def _class_codes(target: Target, source: Source, answer: Answer, rows: np.ndarray) -> np.ndarray:

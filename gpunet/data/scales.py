@@ -1,0 +1,57 @@
+"""Where the values of an input lie and how far they spread: by moments, or by quartiles.
+
+Plain float64 arithmetic that stays finite for whatever is finite. Refuses to know what a column is.
+"""
+
+import numpy as np
+
+SMOOTH = 3.0
+"""Scaled by quartiles, inputs lie within this of 0."""
+
+
+def scaled(values: np.ndarray, centre: float, spread: float) -> np.ndarray:
+    """(values - centre) / spread, and 0 where spread is 0."""
+    if spread == 0.0:
+        return np.zeros_like(values)
+    with np.errstate(over="ignore"):
+        return (values - centre) / spread
+
+
+def moments(values: np.ndarray) -> tuple[float, float]:
+    """Mean and (population) standard deviation of values (n,), exact zeros for equal values."""
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return low, 0.0
+    size = max(abs(low), abs(high))
+    scale = 1.0 if 1e-150 < size < 1e150 else size  # squares must neither overflow nor vanish
+    values = values / scale
+    return float(values.mean()) * scale, float(values.std()) * scale
+
+
+def median(values: np.ndarray) -> float:
+    """The median of values (n,), finite even where two of them cannot be added."""
+    return quantiles(values, (0.5,))[0]
+
+
+def quantiles(values: np.ndarray, shares: tuple[float, ...]) -> list[float]:
+    """The values (n,) below which these shares lie, interpolated between neighbours."""
+    places = np.array(shares) * (len(values) - 1)
+    below, above = np.floor(places).astype(np.intp), np.ceil(places).astype(np.intp)
+    ordered = np.partition(values, np.unique((below, above)))
+    low, high, part = ordered[below], ordered[above], places - below
+    between = low * (1 - part) + high * part
+    return np.where(low == high, low, between).tolist()
+
+
+def robust(values: np.ndarray) -> tuple[float, float]:
+    """Median, and the distance of the quartiles; where they are equal half of the whole range."""
+    low, middle, high = quantiles(values, (0.25, 0.5, 0.75))
+    if low == high:
+        half = float(values.max()) / 2 - float(values.min()) / 2
+        return middle, half
+    return middle, min(high - low, float(np.finfo(np.float64).max))
+
+
+def smooth_clip(values: np.ndarray) -> np.ndarray:
+    """values / sqrt(1 + (values / 3)^2): near 0 itself, never beyond 3 (arXiv:2407.04491)."""
+    return values / np.hypot(1.0, values / SMOOTH)
