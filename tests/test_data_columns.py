@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tables import columns
 
 from gpunet.data.cells import read_cells
-from gpunet.data.columns import CONSTANT, EMPTY, NAMES, Column, Encoding, fit
+from gpunet.data.columns import ALMOST_NAMES, CONSTANT, EMPTY, NAMES, Column, Encoding, fit
 
 NAN = np.nan
 
@@ -281,3 +281,26 @@ def test_robust_inputs_are_within_three(train, later):
     if column is not None:
         out, _ = written(column, [repr(later), *(repr(v) for v in train), "NA"])
         assert (np.abs(out) <= 3).all()
+
+
+def test_many_texts_that_are_mostly_seen_once_are_hashed():
+    texts = [f"t{i}" for i in range(1_001)] + ["t0", "t1"] * 60 + ["NA"]
+    column, note = fitted(texts, levels=8)
+    assert (column.kind, column.widths, column.codes) == ("hashed", (0, 0, 1), 257)
+    assert note == "a: 1,001 different texts, as one of 256 hashes"
+    out, unseen = written(column, [*texts, "never seen", ""])
+    codes = out[:, 0]
+    assert (codes[-3:].tolist(), unseen) == ([0, codes[-2], 0], 0)
+    assert (codes[:1_001].min(), codes[:1_001].max()) == (1, 256)
+    assert (codes[1_001:1_121] == np.tile(codes[:2], 60)).all()
+    counts = np.bincount(codes[:1_001].astype(int))[1:]
+    assert 2 < counts.var() < 6  # as of 256 equal shares: 1001 / 256 = 3.9
+    assert codes[:3].tolist() == [223, 204, 27]  # 1 + the first byte of b2sum -l 64
+
+
+def test_texts_that_hardly_repeat_are_left_out_and_others_are_codes():
+    texts = [f"t{i}" for i in range(1_001)]
+    assert fitted([*texts, *["t0"] * 50], levels=8) == (None, ALMOST_NAMES)
+    assert fitted([*texts, *["t0"] * 50])[0].kind == "category"
+    assert fitted([*texts[1:], *["t1"] * 200], levels=8)[0].kind == "category"
+    assert fitted([*texts, *texts[:501]], levels=8)[0].kind == "category"

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tables import columns, csv, mixed, text_of
 
-from gpunet.data import prepare, read
+from gpunet.data import Layout, prepare, read
 from gpunet.data.source import Source
 from gpunet.errors import DataError, UsageError
 
@@ -241,6 +241,19 @@ def test_columns_that_say_nothing_are_named():
         "left out none: without values",
         "left out id: a different text in every row",
     )
+
+
+def test_columns_that_are_hashed_are_noted_and_others_left_out():
+    texts = [f"t{i}" for i in range(1_001)]
+    values = {"a": [*texts, *texts[:200]], "b": [*texts, *["t0"] * 200], "c": ["t"] * 1_200 + ["u"]}
+    values["b"][-150:] = [f"u{i}" for i in range(150)]
+    source = columns(values | {"y": [0, 1, 1] * 400 + [1]})
+    prepared = prepare(source, target=("y",), one_hot_levels=8, **WHOLE)
+    assert prepared.notes == (
+        "left out b: a different text in almost every row",
+        "a: 1,001 different texts, as one of 256 hashes",
+    )
+    assert prepared.schema.layout == Layout(0, 3, (257,))
 
 
 def test_rows_held_out_that_also_train_are_counted():

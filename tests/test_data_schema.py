@@ -15,23 +15,26 @@ from gpunet.errors import DataError, ModelInvalid
 
 VALUES = mixed()
 SOURCE = columns(VALUES)
+WHOLE = {"validation": 0.0, "test": 0.0}
 SCHEMA = prepare(SOURCE, target=("kind",)).schema
 CODED = prepare(SOURCE, target=("kind",), scaling="robust", one_hot_levels=3).schema
+TEXTS = columns({"a": [f"t{i % 1_100}" for i in range(1_400)], "y": [0, 1] * 700})
+HASHED = prepare(TEXTS, target=("y",), one_hot_levels=8, **WHOLE).schema
 REGRESSION = prepare(SOURCE, target=("rooms", "size"), drop_missing_target=True, clamp=True).schema
 INPUTS = [name for name in VALUES if name != "kind"]
 IMAGES = np.arange(240, dtype=np.uint8).reshape(10, 6, 4)
 LABELS = np.arange(10) % 2
-WHOLE = {"validation": 0.0, "test": 0.0}
 
 
-@pytest.mark.parametrize("schema", [SCHEMA, CODED, REGRESSION])
+@pytest.mark.parametrize("schema", [SCHEMA, CODED, HASHED, REGRESSION])
 def test_a_saved_schema_comes_back_exactly(schema):
     again = Schema.from_dict(json.loads(json.dumps(schema.to_dict())))
     assert again.to_dict() == schema.to_dict()
     assert again.columns == schema.columns
     assert again.target == schema.target
     assert again.layout == schema.layout
-    assert again.encode(SOURCE)[0].tobytes() == schema.encode(SOURCE)[0].tobytes()
+    source = TEXTS if schema is HASHED else SOURCE
+    assert again.encode(source)[0].tobytes() == schema.encode(source)[0].tobytes()
 
 
 @pytest.mark.parametrize(
@@ -284,6 +287,10 @@ def test_a_damaged_schema_is_refused(change):
             lambda s: s["columns"][COLUMN["town"]].update(levels=[str(i) for i in range(10_001)]),
         ),
         (CODED, lambda s: s["target"].update(low=[0.0], high=[1.0])),
+        (HASHED, lambda s: s["columns"][0].update(coded=False)),
+        (HASHED, lambda s: s["columns"][0].update(kind="category")),
+        (HASHED, lambda s: s["columns"][0].update(levels=["a"])),
+        (HASHED, lambda s: s["columns"][0].update(centre=[0.0], spread=[1.0])),
         (REGRESSION, lambda s: s["target"].update(low=[])),
         (REGRESSION, lambda s: s["target"].update(high=[1.0])),
         (REGRESSION, lambda s: s["target"].update(high=[-1e9, 1e9])),
@@ -309,7 +316,7 @@ JUNK |= st.lists(JUNK, max_size=2) | st.dictionaries(st.text(max_size=2), JUNK, 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_any_part_replaced_by_junk_is_refused_or_a_schema(data):
-    saved = copy.deepcopy(data.draw(st.sampled_from([SCHEMA, CODED, REGRESSION])).to_dict())
+    saved = copy.deepcopy(data.draw(st.sampled_from([SCHEMA, CODED, HASHED, REGRESSION])).to_dict())
     place = saved
     while isinstance(place, (dict, list)) and place:
         keys = list(place) if isinstance(place, dict) else range(len(place))

@@ -5,6 +5,7 @@ Refuses to look at other rows when fitting, and to let anything but finite float
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 
@@ -16,8 +17,12 @@ MOST_LEVELS = 64
 MOST_CODES = 10_000
 EXACT = 2.0**53  # above it float64 skips whole numbers
 ID_ROWS = 50  # texts that all differ in more rows than this name the rows
-KINDS = ("numeric", "boolean", "date", "timestamp", "category")
+TEXTS = 1_000  # a column of more texts, most of them seen once, is hashed
+HASHES = 256
+REPEATED = 0.1  # of the cells of such a column, or it is of no use
+KINDS = ("numeric", "boolean", "date", "timestamp", "category", "hashed")
 CONSTANT, EMPTY, NAMES = "constant", "without values", "a different text in every row"
+ALMOST_NAMES = "a different text in almost every row"
 LIMIT = float(np.finfo(np.float32).max)
 
 # Inputs besides the one for missing cells; of dates: year, day since 1970, month (sine, cosine),
@@ -33,7 +38,8 @@ class Encoding:
 
     scaling: `none`; `standard`, numbers to mean 0 and deviation 1; `robust`, every input by median
     and quartiles, then a smooth clip to ±3. Categories of more than `one_hot_levels` levels are
-    codes for an embedding; None: all are one-hot.
+    codes for an embedding, and columns of many texts, most of them seen once, are hashed to such
+    codes; None: all are one-hot.
     """
 
     scaling: str = "standard"
@@ -47,6 +53,7 @@ class Column:
     Numbers are imputed with `fill`; the first inputs become (x - centre) / spread, 0 where the
     spread is; `robust`: all of them do, and are clipped smoothly. A category is one of `levels`,
     or unknown, which takes the levels that are `rare` too; `coded`: one number for an embedding.
+    A `hashed` one has no levels: its code is a hash of the text.
     `missing`: missing cells were seen in training and have an input or a code of their own.
     """
 
@@ -79,7 +86,10 @@ class Column:
 
     @property
     def codes(self) -> int:
-        """The number of codes: 0 is unknown, then missing if it has one, then the levels."""
+        """The number of codes: 0 is unknown, then missing if it has one, then the levels; hashed,
+        0 is missing."""
+        if self.kind == "hashed":
+            return 1 + HASHES
         return 1 + self.missing + len(self.levels)
 
     @property
@@ -90,8 +100,8 @@ class Column:
 
     @property
     def cell_kind(self) -> str:
-        """The kind of cells that it takes: a timestamp's are dates."""
-        return "date" if self.kind == "timestamp" else self.kind
+        """The kind of cells that it takes: a timestamp's are dates, hashed are categories."""
+        return {"timestamp": "date", "hashed": "category"}.get(self.kind, self.kind)
 
     def write(self, cells: Cells, rows: np.ndarray | slice, out: Sequence[np.ndarray]) -> int:
         """Fill out, (n, k) each of the `widths`, for `rows`; returns how many cells hold a category
@@ -126,10 +136,12 @@ class Column:
     def _slots(self, cells: Cells) -> np.ndarray:
         """The code of each of the cells' levels, and last that of a missing cell."""
         assert cells.absent is not None
+        found = zip(cells.levels, cells.absent.tolist(), strict=True)
+        if self.kind == "hashed":
+            return np.array([*(0 if absent else _hash(level) for level, absent in found), 0])
         first = 1 + self.missing
         place = {level: first + i for i, level in enumerate(self.levels)}
         gone = int(self.missing)
-        found = zip(cells.levels, cells.absent.tolist(), strict=True)
         slots = [place.get(level, gone if absent else 0) for level, absent in found]
         return np.array([*slots, gone], np.intp)
 
@@ -224,6 +236,8 @@ def _fit_category(
     if len(seen) == len(rows) - gone.sum() > ID_ROWS:
         return None, NAMES
     most = encoding.one_hot_levels
+    if most is not None and len(seen) > TEXTS and 2 * (counts == 1).sum() > len(seen):
+        return _hashed(name, counts, bool(gone.any()))
     kept = _kept(cells.levels, counts, most)
     if not kept:
         return None, NAMES
@@ -238,6 +252,20 @@ def _fit_category(
     column = Column(name, "category", bool(gone.any()), levels=tuple(sorted(kept)), rare=rare)
     column = replace(column, robust=by_quartiles, coded=coded)
     return _scaled_category(column, cells, rows) if by_quartiles else column, note
+
+
+def _hashed(name: str, counts: np.ndarray, has_gaps: bool) -> tuple[Column | None, str | None]:
+    """A column of many texts, of which most are seen once."""
+    if counts[counts > 1].sum() < REPEATED * counts.sum():
+        return None, ALMOST_NAMES
+    texts = counted(int((counts > 0).sum()), "different text")
+    note = f"{name}: {texts}, as one of {HASHES} hashes"
+    return Column(name, "hashed", has_gaps, coded=True), note
+
+
+def _hash(text: str) -> int:
+    """A code from 1 on that is the same in every process."""
+    return 1 + int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") % HASHES
 
 
 def _kept(levels: Sequence[str], counts: np.ndarray, most: int | None) -> list[str]:

@@ -12,7 +12,16 @@ from hashlib import sha256
 import numpy as np
 
 from gpunet.data.cells import Cells, read_cells
-from gpunet.data.columns import CONSTANT, EMPTY, MOST_LEVELS, NAMES, Column, Encoding, fit
+from gpunet.data.columns import (
+    ALMOST_NAMES,
+    CONSTANT,
+    EMPTY,
+    MOST_LEVELS,
+    NAMES,
+    Column,
+    Encoding,
+    fit,
+)
 from gpunet.data.limits import automatic, check_fits
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
 from gpunet.data.schema import Layout, Schema, check_columns, encode_cells, flat
@@ -318,7 +327,7 @@ def _fit_columns(
 
 def _drop_notes(dropped: dict[str, str | None]) -> list[str]:
     notes = []
-    for reason in (CONSTANT, EMPTY, NAMES):
+    for reason in (CONSTANT, EMPTY, NAMES, ALMOST_NAMES):
         names = [name for name, why in dropped.items() if why == reason]
         if names:
             notes.append(f"left out {listed(names)}: {reason}")

@@ -270,7 +270,8 @@ def _column(saved: object) -> Column:
     _need((kind == "category") == bool(levels), "levels")
     flags = {name: parts[name] for name in ("missing", "rare", "robust", "coded")}
     _need(all(type(value) is bool for value in flags.values()), "missing")
-    _need(not flags["coded"] or (kind == "category" and not flags["robust"]), "coded")
+    can_be = {"category": (False, True), "hashed": (True,)}.get(kind, (False,))
+    _need(flags["coded"] in can_be and not (flags["coded"] and flags["robust"]), "coded")
     most = MOST_CODES if flags["coded"] else MOST_LEVELS
     _need(len(set(levels)) == len(levels) <= most, "levels")
     fill = _numbers([parts["fill"]], 1, "fill")[0]
