@@ -85,6 +85,7 @@ class Config:
     validation: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
     test: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
     split_column: str | None = _setting(None, DATA, "Column that says train, validation or test.")
+    weight: str | None = _setting(None, DATA, "Column that says how much each row counts.")
     delimiter: str | None = _setting(None, DATA, "What stands between cells; found if not given.")
     header: bool = _setting(True, DATA, "Text files have no line of column names.")
     drop_missing_target: bool = _setting(False, DATA, "Leave out rows that have no target.")
@@ -120,6 +121,9 @@ class Config:
         "auto", NETWORK, "A name, pinball(0.9), huber(2), or a formula of pred and target."
     )
     label_smoothing: Rate = _setting(0.0, NETWORK, "Share of each label spread over the others.")
+    class_weight: tuple[str, ...] = _setting(
+        (), NETWORK, "Weights of classes in the loss: balanced, or a=1,b=5."
+    )
 
     optimizer: Optimizer = _setting("adamw", TRAINING, "How gradients move the weights.")
     lr: Positive | Auto = _setting("auto", TRAINING, "Learning rate, at its highest.")
@@ -156,6 +160,11 @@ class Config:
     checkpoint_every: Pace = _setting(
         "30s", OUTPUT, "Steps between checkpoints, or a time: 500, 30s, 5m."
     )
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether rows count differently in the loss."""
+        return self.weight is not None or bool(self.class_weight)
 
     @property
     def between_checkpoints(self) -> int | float:

@@ -194,7 +194,8 @@ class Feed:
     """Rows on a device, in their own dtype, and the order in which they are taken.
 
     x (N, d); y as the loss wants it, or None; scale and shift (d,) of the gather; order (N,)
-    int32, or None for as they lie.
+    int32, or None for as they lie; weight (N,) of each row's loss, in the network's dtype, for a
+    network that has such an input.
     """
 
     x: Array
@@ -202,6 +203,7 @@ class Feed:
     scale: Array | None = None
     shift: Array | None = None
     order: Array | None = None
+    weight: Array | None = None
 
     @property
     def rows(self) -> int:
@@ -390,8 +392,8 @@ class _Lowering:
         for name, node in self.graph.inputs.items():
             if name == "x":
                 self.values[node] = self._input(self.outside("data.x", self.feed.x))
-            elif self.feed.y is not None:
-                self.values[node] = self._target(self.outside("data.y", self.feed.y))
+            elif (given := self._given("y" if name == "target" else name)) is not None:
+                self.values[node] = self._beside(name, given)
 
     def _is_whole(self, data: Slot) -> bool:
         """Whether every batch is all of the data as it lies, so that there is nothing to gather."""
@@ -407,13 +409,15 @@ class _Lowering:
         self.launch(REGISTRY["gather"], x, scale, shift, order, self.clock, slot)
         return slot
 
-    def _target(self, y: Slot) -> Slot:
+    def _beside(self, name: str, y: Slot) -> Slot:
+        """The targets of the batch, or its weights."""
         if self._is_whole(y):
             return y
-        order = self._given("order")
-        slot = self.slot("target", (self.batch, *y.shape[1:]), "int32" if y.ndim == 1 else None)
+        order, is_label = self._given("order"), y.dtype == "int32"
+        slot = self.slot(name, (self.batch, *y.shape[1:]), "int32" if is_label else None)
         if y.ndim == 1:
-            self.launch(REGISTRY["gather_labels"], y, order, self.clock, slot)
+            kernel = REGISTRY["gather_labels" if is_label else "gather_weights"]
+            self.launch(kernel, y, order, self.clock, slot)
         else:
             self.launch(REGISTRY["gather"], y, None, None, order, self.clock, slot)
         return slot
@@ -708,7 +712,7 @@ def _batch_norm_backward(work: _Lowering, node: Node) -> None:
 
 
 def _loss_forward(work: _Lowering, node: Node) -> None:
-    gate, (pred, target) = node.gate, node.inputs
+    gate, (pred, target, *weight) = node.gate, node.inputs
     assert isinstance(gate, gates.Loss)
     logits = work.values[pred]
     parameter = work.store.device.asarray([gate.parameter], work.dtype)
@@ -718,7 +722,7 @@ def _loss_forward(work: _Lowering, node: Node) -> None:
         gate.kernel,
         logits,
         work.values[target],
-        None,
+        work.values[weight[0]] if weight else None,
         work.outside("parameter", parameter),
         work.clock,
         work.grads.get(pred),

@@ -49,7 +49,8 @@ class Place:
 class Fault:
     """A step that was not made, and what led to it.
 
-    rows (n,): the batch's rows of the training part; x (n, d) and y: what the network was given.
+    rows (n,): the batch's rows of the training part; x (n, d), y and the weight (n,) of each row's
+    loss: what the network was given.
     trail: step, loss and learning rate of the last steps before, the faulty one last.
     """
 
@@ -61,6 +62,7 @@ class Fault:
     x: np.ndarray
     y: np.ndarray | None
     trail: tuple[dict[str, float], ...]
+    weight: np.ndarray | None = None
 
     @property
     def where(self) -> str:
@@ -88,19 +90,24 @@ class Fault:
 
 
 def find(
-    network: Network, x: np.ndarray, y: np.ndarray | None, step: int, fade: float = 1.0
+    network: Network,
+    x: np.ndarray,
+    y: np.ndarray | None,
+    step: int,
+    fade: float = 1.0,
+    weight: np.ndarray | None = None,
 ) -> Place | None:
     """The first non-finite value of a training step, forward then backward; None if there is none.
 
-    x (n, d) in the precision of the run, y as the loss wants it; `fade` as the step's dropout has
-    it; the network holds the weights before the step. Its batch norms' running figures are left as
-    they were.
+    x (n, d) in the precision of the run, y and weight as the loss wants them; `fade` as the step's
+    dropout has it; the network holds the weights before the step. Its batch norms' running figures
+    are left as they were.
     """
     graph, kept = network.graph, {n: a.copy() for n, a in network.statistics.items()}
     for node in graph.nodes:
         if isinstance(node.gate, gates.Dropout):
             node.gate.step, node.gate.fade = step, fade
-    given = {"x": x, "target": y}
+    given = {"x": x, "target": y, "weight": weight}
     graph.forward({name: given[name] for name in graph.inputs})
     found = _first(graph.nodes, "forward", "value")
     if found is None:

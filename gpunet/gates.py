@@ -723,7 +723,7 @@ class Loss(Gate):
         self.kernel(
             rows,
             target if self.indices else target.astype(rows.dtype).reshape(rows.shape),
-            weight,
+            None if weight is None else weight.astype(rows.dtype),
             xp.asarray([self.parameter], rows.dtype),
             _clock(xp, len(rows)),
             self._grad,

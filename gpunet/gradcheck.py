@@ -570,11 +570,13 @@ def _gather(bench: Bench) -> Difference:
     )
 
 
-def _gather_labels(bench: Bench) -> Difference:
-    y, order = np.array([7, 8, 9], np.int32), np.array([2, 0, 1], np.int32)
-    clock = _clock(START=1, VALID=2)
-    found = bench.run("gather_labels", y, order, clock, np.full(3, -1, np.int32))
-    return matches(found, {"out": np.array([7.0, 8.0, 0.0])})
+def _gather_each(name: str, dtype: str) -> Callable[[Bench], Difference]:
+    def case(bench: Bench) -> Difference:
+        y, order = np.array([7, 8, 9], dtype), np.array([2, 0, 1], np.int32)
+        found = bench.run(name, y, order, _clock(START=1, VALID=2), np.full(3, -1, dtype))
+        return matches(found, {"out": np.array([7.0, 8.0, 0.0])})
+
+    return case
 
 
 def _take(bench: Bench) -> Difference:
@@ -695,7 +697,8 @@ KERNELS: dict[str, Callable[[Bench], Difference]] = {
     "batch_norm_backward": _batch_norm,
     "batch_norm_apply": _batch_norm_apply,
     "gather": _gather,
-    "gather_labels": _gather_labels,
+    "gather_labels": _gather_each("gather_labels", "int32"),
+    "gather_weights": _gather_each("gather_weights", "float64"),
     "take": _take,
     "scatter_add": _take,
     "column_sums": _column_sums,

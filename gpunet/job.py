@@ -214,7 +214,7 @@ class Job:
     def _judge(self, part: data.Dataset) -> dict[str, float | None]:
         raw = self.model.run(part, self.choice.device)
         assert part.y is not None
-        return loop.judge(self.prepared.schema, part.y, raw)
+        return loop.judge(self.prepared.schema, part.y, raw, part.sample_weight)
 
     def _note(self, report: Report) -> None:
         self.last = report
@@ -270,6 +270,7 @@ class Job:
         assert self.run is not None
         place = None if fault.place is None else vars(fault.place)
         batch = {"rows": fault.rows.astype(np.int64), "x": fault.x, "y": fault.y}
+        batch["weight"] = fault.weight
         facts = {"step": fault.step, "epoch": fault.epoch, "what": fault.what, "place": place}
         self.run.write_json(f"{FAULT}.json", {**facts, "trail": list(fault.trail)})
         present = {
@@ -321,6 +322,8 @@ def plan(
         validation=_part(config.validation, settings, folder),
         test=_part(config.test, settings, folder),
         split_column=config.split_column,
+        weight=config.weight,
+        class_weight=config.class_weight,
         drop_missing_target=config.drop_missing_target,
         standardise=config.standardise,
         scaling="robust" if config.scaling == "robust" else "standard",

@@ -130,7 +130,7 @@ def feed(taken: Windows, schema: Schema, device: Device) -> Feed:
     scale, shift = (
         None if each is None else device.asarray(each) for each in (schema.scale, schema.shift)
     )
-    return Feed(taken.x, taken.y, scale, shift, taken.order)
+    return Feed(taken.x, taken.y, scale, shift, taken.order, taken.weight)
 
 
 def training_rows(data: Prepared, config: Config, device: Device, dtype: str) -> Windows:
@@ -145,15 +145,18 @@ def judged_rows(part: Dataset, device: Device, dtype: str) -> Windows:
     return windows(part, device, dtype, EVALUATION_ROWS, None, EVALUATION_BYTES)
 
 
-def judge(schema: Schema, y: np.ndarray, raw: np.ndarray) -> dict[str, float | None]:
-    """The task's metrics of raw predictions (n, k) against targets, in the target's own units."""
+def judge(
+    schema: Schema, y: np.ndarray, raw: np.ndarray, weight: np.ndarray | None = None
+) -> dict[str, float | None]:
+    """The task's metrics of raw predictions (n, k) against targets, in the target's own units,
+    rows counting by their `weight` (n,)."""
     task = schema.target.task
     if task == "multiclass":
-        return metrics.of_logits(y, raw)
+        return metrics.of_logits(y, raw, weight)
     output = model.outcome(task, raw)
     if task == "regression":
-        return metrics.of_task(task, schema.decode_target(y), schema.decode(output))
-    return metrics.of_task(task, y, output)
+        y, output = schema.decode_target(y), schema.decode(output)
+    return metrics.of_task(task, y, output, weight)
 
 
 def steps_in_all(config: Config, rows: int, legs: Legs = ()) -> int:
@@ -446,12 +449,13 @@ class _Run:
         rows, dtype = self._next_rows(), self.store.values.dtype
         part, schema, before = self.data.train, self.data.schema, self.store.weights()
         x = schema.scaled(part.x[rows]).astype(str(dtype))
-        y = None if part.y is None else part.y[rows]
+        y, weight = (None if each is None else each[rows] for each in (part.y, part.weight))
         self.network.load({name: array.copy() for name, array in before.items()})
-        place = forensics.find(self.network, x, y, step, float(self.list.hyper[FADE]))
+        fade = float(self.list.hyper[FADE])
+        place = forensics.find(self.network, x, y, step, fade, weight)
         if place is None and what == "weight":
             place = self._unmoved(before)
-        return forensics.Fault(step, self._epoch_of(step), what, place, rows, x, y, trail)
+        return forensics.Fault(step, self._epoch_of(step), what, place, rows, x, y, trail, weight)
 
     def _unmoved(self, before: dict[str, np.ndarray]) -> forensics.Place | None:
         """The first weight that the next step cannot move."""
@@ -477,7 +481,8 @@ class _Run:
             return {}
         raw, loss = self.check.evaluate(self.judged.sweep(), part.rows)
         assert part.y is not None
-        return {"loss": loss if isfinite(loss) else None, **judge(self.data.schema, part.y, raw)}
+        found = judge(self.data.schema, part.y, raw, part.sample_weight)
+        return {"loss": loss if isfinite(loss) else None, **found}
 
     def _keep_if_best(self, found: dict[str, float | None]) -> bool:
         """Keep the weights of the best epoch; of equals the latest."""

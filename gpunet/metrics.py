@@ -1,4 +1,7 @@
-"""How good predictions are, on plain arrays of the host: accuracy, log-loss, AUC, RMSE, MAE, R²."""
+"""How good predictions are, on plain arrays of the host: accuracy, log-loss, AUC, RMSE, MAE, R².
+
+A `weight` (n,), positive, says how much each row counts; None: all alike.
+"""
 
 import numpy as np
 
@@ -6,38 +9,50 @@ TINY = 1e-15
 ROWS = 1 << 14
 
 
-def accuracy(target: np.ndarray, label: np.ndarray) -> float:
+Weight = np.ndarray | None
+
+
+def row_mean(values: np.ndarray, weight: Weight = None) -> float:
+    """The mean of (n,) or (n, k) over columns and, weighted, over rows."""
+    if weight is None:
+        return float(np.mean(values, dtype=np.float64))
+    each = values if values.ndim == 1 else values.mean(axis=1, dtype=np.float64)
+    return float(np.average(each, weights=weight))
+
+
+def accuracy(target: np.ndarray, label: np.ndarray, weight: Weight = None) -> float:
     """The share of right rows: target and label (n,), or (n, k) with every column right."""
     right = target == label
-    return float(np.mean(right if right.ndim == 1 else right.all(axis=1)))
+    return row_mean(right if right.ndim == 1 else right.all(axis=1), weight)
 
 
-def log_loss(target: np.ndarray, probability: np.ndarray) -> float:
+def log_loss(target: np.ndarray, probability: np.ndarray, weight: Weight = None) -> float:
     """Mean of -log p, for class codes (n,) or 0/1 (n, k), with p (n, k)."""
     p = np.clip(probability.astype(np.float64), TINY, 1 - TINY)
     if target.ndim == 1:
-        return float(-np.mean(np.log(p[np.arange(len(target)), target])))
-    return float(-np.mean(np.where(target > 0.5, np.log(p), np.log1p(-p))))
+        return -row_mean(np.log(p[np.arange(len(target)), target]), weight)
+    return -row_mean(np.where(target > 0.5, np.log(p), np.log1p(-p)), weight)
 
 
-def auc(target: np.ndarray, score: np.ndarray) -> float | None:
+def auc(target: np.ndarray, score: np.ndarray, weight: Weight = None) -> float | None:
     """Area under the ROC curve of a 0/1 target (n,); None when only one of them is there."""
     positive = target > 0.5
-    n_positive = int(positive.sum())
-    n_negative = positive.size - n_positive
-    if n_positive == 0 or n_negative == 0:
-        return None
-    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2
-    above = ranks[place][positive].sum() - n_positive * (n_positive + 1) / 2
-    return float(above / (n_positive * n_negative))
+    _, place = np.unique(score, return_inverse=True)
+    held = (
+        np.where(each, 1.0 if weight is None else weight, 0.0) for each in (positive, ~positive)
+    )
+    ones, zeros = (np.bincount(place, each) for each in held)
+    pairs = ones.sum() * zeros.sum()
+    below = np.cumsum(zeros) - zeros / 2
+    return float(ones @ below / pairs) if pairs else None
 
 
-def mean_auc(target: np.ndarray, probability: np.ndarray) -> float | None:
+def mean_auc(target: np.ndarray, probability: np.ndarray, weight: Weight = None) -> float | None:
     """The mean of each column's AUC against the rest; target codes (n,) or 0/1 (n, k)."""
     if target.ndim == 1:
         target = target[:, None] == np.arange(probability.shape[1])
-    return _mean([auc(target[:, j], probability[:, j]) for j in range(probability.shape[1])])
+    columns = range(probability.shape[1])
+    return _mean([auc(target[:, j], probability[:, j], weight) for j in columns])
 
 
 def _mean(each: list[float | None]) -> float | None:
@@ -45,47 +60,66 @@ def _mean(each: list[float | None]) -> float | None:
     return float(np.mean(known)) if len(known) == len(each) else None
 
 
-def rmse(target: np.ndarray, value: np.ndarray) -> float:
+def rmse(target: np.ndarray, value: np.ndarray, weight: Weight = None) -> float:
     """Root of the mean squared error."""
     error = np.abs(target - value, dtype=np.float64)
     unit = error.max() or 1.0  # squares must neither overflow nor vanish
-    return float(unit * np.sqrt(np.mean(np.square(error / unit))))
+    return float(unit * np.sqrt(row_mean(np.square(error / unit), weight)))
 
 
-def mae(target: np.ndarray, value: np.ndarray) -> float:
+def mae(target: np.ndarray, value: np.ndarray, weight: Weight = None) -> float:
     """Mean absolute error."""
-    return float(np.mean(np.abs(target - value), dtype=np.float64))
+    return row_mean(np.abs(target - value), weight)
 
 
-def r2(target: np.ndarray, value: np.ndarray) -> float | None:
+def r2(target: np.ndarray, value: np.ndarray, weight: Weight = None) -> float | None:
     """1 - error / variance, the mean over columns (n, k); None when a target is constant."""
-    off = np.subtract(target, target.mean(axis=0), dtype=np.float64)
-    unit = np.abs(off).max(axis=0)
-    if np.any(unit == 0):
+    if (target == target[0]).all(axis=0).any():
         return None
-    error = np.square(np.subtract(target, value, dtype=np.float64) / unit).sum(axis=0)
-    return float(np.mean(1 - error / np.square(off / unit).sum(axis=0)))
+    off = np.subtract(target, np.average(target, axis=0, weights=weight), dtype=np.float64)
+    unit = np.abs(off).max(axis=0)
+    error = np.square(np.subtract(target, value, dtype=np.float64) / unit)
+    shares = [np.average(each, axis=0, weights=weight) for each in (error, np.square(off / unit))]
+    return float(np.mean(1 - shares[0] / shares[1]))
 
 
-def of_task(task: str, target: np.ndarray, output: np.ndarray) -> dict[str, float | None]:
-    """The task's metrics by name; `output` holds probabilities, or values in the target's units."""
+def of_task(
+    task: str, target: np.ndarray, output: np.ndarray, weight: Weight = None
+) -> dict[str, float | None]:
+    """The task's metrics by name; `output` holds probabilities, or values in the target's units.
+
+    Here rows may have the weight 0: they are left out.
+    """
+    target, output, weight = _counting(target, output, weight)
     if task == "regression":
         return {
-            "rmse": rmse(target, output),
-            "mae": mae(target, output),
-            "r2": r2(target, output),
+            "rmse": rmse(target, output, weight),
+            "mae": mae(target, output, weight),
+            "r2": r2(target, output, weight),
         }
     label = output.argmax(axis=1) if task == "multiclass" else output > 0.5
     return {
-        "accuracy": accuracy(target if task == "multiclass" else target > 0.5, label),
-        "log_loss": log_loss(target, output),
-        "auc": mean_auc(target, output),
+        "accuracy": accuracy(target if task == "multiclass" else target > 0.5, label, weight),
+        "log_loss": log_loss(target, output, weight),
+        "auc": mean_auc(target, output, weight),
     }
 
 
-def of_logits(target: np.ndarray, raw: np.ndarray) -> dict[str, float | None]:
+def _counting(
+    target: np.ndarray, output: np.ndarray, weight: Weight
+) -> tuple[np.ndarray, np.ndarray, Weight]:
+    """The rows that count at all."""
+    if weight is None or weight.all():
+        return target, output, weight
+    return target[weight > 0], output[weight > 0], weight[weight > 0]
+
+
+def of_logits(
+    target: np.ndarray, raw: np.ndarray, weight: Weight = None
+) -> dict[str, float | None]:
     """`of_task` of class codes (n,) and logits (n, k), in memory for n rows and not for n k
     probabilities: to the bit as if it were given their softmax."""
+    target, raw, weight = _counting(target, raw, weight)
     top, total = np.empty(len(raw)), np.empty(len(raw))
     right, chosen = np.empty(len(raw), bool), np.empty(len(raw))
     for first in range(0, len(raw), ROWS):
@@ -98,12 +132,12 @@ def of_logits(target: np.ndarray, raw: np.ndarray) -> dict[str, float | None]:
         right[rows] = p.argmax(axis=1) == target[rows]
         chosen[rows] = p[np.arange(len(p)), target[rows]]
     each = (
-        auc(target == j, np.exp(raw[:, j].astype(np.float64) - top) / total)
+        auc(target == j, np.exp(raw[:, j].astype(np.float64) - top) / total, weight)
         for j in range(raw.shape[1])
     )
     return {
-        "accuracy": float(np.mean(right)),
-        "log_loss": float(-np.mean(np.log(np.clip(chosen, TINY, 1 - TINY)))),
+        "accuracy": row_mean(right, weight),
+        "log_loss": -row_mean(np.log(np.clip(chosen, TINY, 1 - TINY)), weight),
         "auc": _mean(list(each)),
     }
 

@@ -43,6 +43,7 @@ class Network:
     """A graph from the input `x` (n, d) to `loss`, by way of the `prediction` (n, k).
 
     `paces` are those of parameters by name; of the others the weights of products alone decay.
+    The loss takes the `target` and, of a run with weights, each row's `weight` (n,).
     """
 
     graph: Graph
@@ -100,7 +101,9 @@ def build(config: Config, inputs: int, outputs: int, task: str) -> Network:
     prediction = made.linear(h, "output", width, outputs, len(config.hidden) + 1)
     shape = (None,) if task == "multiclass" else (None, outputs)
     gate = loss(config.loss, task, config.label_smoothing)
-    graph.output = graph.apply(gate, prediction, graph.input("target", shape), name="loss")
+    given = [graph.input("target", shape)]
+    given += [graph.input("weight", (None,))] if config.is_weighted else []
+    graph.output = graph.apply(gate, prediction, *given, name="loss")
     return Network(graph, prediction, made.paces)
 
 

@@ -81,7 +81,8 @@ class Model:
         x, _ = self.schema.encode(source)
         y = self.schema.encode_target(source)
         raw = self.run(Dataset(x, y), device)
-        return loop.judge(self.schema, y, raw)
+        weight = self.schema.encode_weight(source, np.arange(source.rows), "whole")
+        return loop.judge(self.schema, y, raw, weight)
 
     def save(self, path: Path | str) -> None:
         """Write all of it to one safetensors file, whole or not at all."""

@@ -388,6 +388,17 @@ def gather_labels(
     yield Case(kernel, "", given, {"out": out}, dtypes={"out": "int32"})
 
 
+@maker("gather_weights")
+def gather_weights(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    for case in gather_labels(kernel, dtype, rng, n, m, sparse):
+        y = case.given["y"].astype(dtype) + 0.5
+        valid = int(case.given["clock"][at.VALID])
+        out = case.expected["out"] + np.where(np.arange(n) < valid, 0.5, 0)
+        yield replace(case, given={**case.given, "y": y}, expected={"out": out}, dtypes={})
+
+
 @maker("take")
 def take(
     kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool

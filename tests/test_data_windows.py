@@ -193,3 +193,18 @@ def test_windows_are_copied_to_a_device_with_memory_of_its_own() -> None:
 @pytest.mark.gpu
 def test_windows_on_a_gpu_hold_what_those_of_the_cpu_hold(gpu) -> None:
     holds_what_the_cpu_holds(gpu)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_weights_go_with_their_rows(in_memory: bool) -> None:
+    part, rows = data(200), np.arange(200)
+    x = part.x if in_memory else file_of(part.x)
+    part = Dataset(x, part.y, None, rows + 0.5)
+    given = windows(part, CPU, "float32", 8, 3, 32 * (ROW + 8))
+    for step in range(2 * given.steps):
+        first, stop = given.open(step)
+        places = given.order[first : min(first + given.batch, stop)]
+        assert given.weight.dtype == np.float32
+        np.testing.assert_array_equal(given.weight[places], given.y[places] + 0.5)
+    given.close()
+    assert (given.windows == 1) == in_memory

@@ -31,6 +31,9 @@ GRAPHS = [
     ("multiclass", replace(BASE, dropout=0.3)),
     ("multiclass", replace(BASE, parametric=True, activation="selu", bias=False)),
     ("regression", replace(BASE, input_scale=True, parametric=True, parametrisation="ntk")),
+    *((task, replace(BASE, loss=names[0], weight="w")) for task, names in TASK_LOSSES.items()),
+    ("regression", replace(BASE, loss="sum_squares", weight="w")),
+    ("binary", replace(BASE, loss="mean(softplus(pred) - target*pred)", weight="w")),
     *((task, replace(BASE, loss=name)) for task, names in TASK_LOSSES.items() for name in names),
     ("regression", replace(BASE, loss="sqrt(1 + (pred - target)**2) - 1")),
     ("regression", replace(BASE, loss="sum(abs(pred - target)**1.5)")),
@@ -57,6 +60,12 @@ def build(task: str, config: Config) -> tuple[Network, np.ndarray, np.ndarray]:
     network = model.build(config, COLUMNS, 1 if task == "binary" else OUTPUTS, task)
     x = np.random.default_rng(0).standard_normal((ROWS, COLUMNS))
     return network, x, target(task)
+
+
+def weights(config: Config, dtype: str = "float64") -> np.ndarray | None:
+    """Weights of rows for a config that has them, some of them 0."""
+    drawn = np.random.default_rng(2).choice([0.0, 0.5, 2.0], ROWS).astype(dtype)
+    return drawn if config.is_weighted else None
 
 
 def lower(
@@ -86,12 +95,14 @@ def lower(
 @pytest.mark.parametrize(("task", "config"), GRAPHS, ids=label)
 def test_the_list_gives_the_graphs_loss_and_gradients(task: str, config: Config) -> None:
     network, x, y = build(task, config)
-    launches, store = lower(network, Feed(x, y), config, ROWS)
+    weight = weights(config)
+    launches, store = lower(network, Feed(x, y, weight=weight), config, ROWS)
     launches.run()
     for node in network.graph.nodes:
         if hasattr(node.gate, "step"):
             node.gate.step = launches.step
-    loss = network.graph.forward(x=x, target=y)
+    given = {"x": x, "target": y} | ({"weight": weight} if config.is_weighted else {})
+    loss = network.graph.forward(given)
     grads = network.graph.backward()
     assert float(launches.totals[0]) == pytest.approx(float(loss), rel=1e-12)
     for name, (where, shape) in store.views.items():
@@ -102,8 +113,9 @@ def test_the_list_gives_the_graphs_loss_and_gradients(task: str, config: Config)
 @pytest.mark.parametrize(("task", "config"), GRAPHS, ids=label)
 def test_a_short_batch_is_as_if_the_other_rows_were_not_there(task: str, config: Config) -> None:
     network, x, y = build(task, replace(config, dropout=0.0))
-    alone, store_alone = lower(network, Feed(x, y), config, ROWS)
-    padded, store_padded = lower(network, Feed(x, y), config, ROWS + 5)
+    feed = Feed(x, y, weight=weights(config))
+    alone, store_alone = lower(network, feed, config, ROWS)
+    padded, store_padded = lower(network, feed, config, ROWS + 5)
     alone.run()
     padded.run()
     assert int(padded.clock[VALID]) == ROWS
@@ -116,7 +128,7 @@ def test_slots_never_overlap_while_alive_and_are_written_before_they_are_read(
     task: str, config: Config
 ) -> None:
     network, x, y = build(task, replace(config, optimizer="adamw", clip_norm=1.0))
-    feed = Feed(x, y, order=np.arange(ROWS, dtype=np.int32))
+    feed = Feed(x, y, order=np.arange(ROWS, dtype=np.int32), weight=weights(config))
     launches, _ = lower(network, feed, replace(config, optimizer="adamw", clip_norm=1.0), 8)
     check_plan(launches.launches, launches.arena_bytes)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from emulation import Emulated
 from test_engine import BASE, CPU, GRAPHS, ROWS, build, label, lower
+from test_engine import weights as row_weights
 
 from gpunet.config import Config
 from gpunet.device import Device
@@ -28,9 +29,10 @@ def agree(task: str, config: Config, device: Device, dtype: str, rtol: float) ->
     for each in (CPU, device):
         network, x, y = build(task, config)
         y = y if y.ndim == 1 else y.astype(dtype)
-        moved = (each.asarray(array) for array in (x.astype(dtype), y, ORDER))
-        x, y, order = moved
-        launches, store = lower(network, Feed(x, y, order=order), config, 9, dtype, each)
+        given = (x.astype(dtype), y, ORDER, row_weights(config, dtype))
+        x, y, order, weight = (None if a is None else each.asarray(a) for a in given)
+        feed = Feed(x, y, order=order, weight=weight)
+        launches, store = lower(network, feed, config, 9, dtype, each)
         for _ in range(2):
             launches.rewind()
             launches.run(launches.steps)

@@ -35,6 +35,44 @@ def test_logits_give_the_bits_of_their_probabilities(kind, monkeypatch) -> None:
     assert metrics.of_logits(target, raw) == expected
 
 
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "regression"])
+def test_weighted_metrics_are_scikit_learns(task: str) -> None:
+    n, weight = 300, rng.choice([0.0, 0.5, 1.0, 3.0], 300)
+    raw = np.round(rng.standard_normal((n, 1 if task == "binary" else 3)), 1)
+    p = outcome(task, raw)
+    target = rng.integers(0, 3, n) if task == "multiclass" else rng.integers(0, 2, raw.shape)
+    target = target + 0.5 * raw if task == "regression" else target
+    sk, of = sklearn_metrics, {"sample_weight": weight}
+    if task == "regression":
+        expected = {
+            "rmse": sk.mean_squared_error(target, p, **of) ** 0.5,
+            "mae": sk.mean_absolute_error(target, p, **of),
+            "r2": sk.r2_score(target, p, **of),
+        }
+    elif task == "multiclass":
+        expected = {
+            "accuracy": sk.accuracy_score(target, p.argmax(axis=1), **of),
+            "log_loss": sk.log_loss(target, p, **of),
+            "auc": np.mean([sk.roc_auc_score(target == j, p[:, j], **of) for j in range(3)]),
+        }
+        assert metrics.of_logits(target, raw, weight) == pytest.approx(expected)
+    else:
+        each = [sk.log_loss(target[:, j], p[:, j], **of) for j in range(raw.shape[1])]
+        expected = {
+            "accuracy": sk.accuracy_score(target, p > 0.5, **of),
+            "log_loss": np.mean(each),
+            "auc": sk.roc_auc_score(target, p, average="macro", **of),
+        }
+    assert metrics.of_task(task, target, p, weight) == pytest.approx(expected)
+
+
+def test_rows_without_weight_are_as_if_not_there() -> None:
+    target, value = np.array([[1.0], [1.0], [5.0]]), np.array([[1.0], [2.0], [3.0]])
+    assert metrics.of_task("regression", target, value, np.array([1.0, 1.0, 0.0]))["r2"] is None
+    p, weight = np.array([[0.2], [0.7], [0.6]]), np.array([2.0, 0.0, 1.0])
+    assert metrics.of_task("binary", np.array([[0], [1], [0]]), p, weight)["auc"] is None
+
+
 def test_binary_with_ties() -> None:
     target = rng.integers(0, 2, (500, 1)).astype(np.float32)
     p = np.round(rng.random((500, 1)), 1).clip(0.01, 0.99)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import test_engine
 from emulation import Emulated
-from test_engine import BASE, GRAPHS, ROWS, build, label, lower
+from test_engine import BASE, GRAPHS, ROWS, build, label, lower, weights
 
 from gpunet import auto, engine, job
 from gpunet.config import Config, gather
@@ -40,9 +40,9 @@ def trained(
 ) -> tuple[LaunchList, Store]:
     network, x, y = build(task, config)
     y = y if y.ndim == 1 else y.astype(dtype)
-    launches, store = lower(
-        network, Feed(x.astype(dtype), y, order=ORDER), config, 13, dtype, device
-    )
+    weight = weights(config, dtype)
+    feed = Feed(x.astype(dtype), y, order=ORDER, weight=weight)
+    launches, store = lower(network, feed, config, 13, dtype, device)
     for _ in range(passes):
         launches.rewind()
         launches.run(launches.steps)

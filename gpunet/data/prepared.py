@@ -38,6 +38,7 @@ from gpunet.data.targets import (
     fit_target,
     read_answers,
 )
+from gpunet.data.weights import class_factors, read_weights, scaled
 from gpunet.data.words import counted, listed, quoted
 from gpunet.errors import DataError, UsageError
 
@@ -54,10 +55,14 @@ class Dataset:
     x is a RowFile where it does not fit in memory.
     y: multiclass int32 codes (n,); binary float32 (n, 1) and multilabel (n, k) of 0 and 1;
     regression (n, k), standardised if the schema says so; None where it is not known.
+    sample_weight (n,): how much each row counts in the metrics, and `weight` (n,) in the loss,
+    where the weights of classes are multiplied in; float64 of mean 1, None for all alike.
     """
 
     x: Rows
     y: np.ndarray | None = None
+    sample_weight: np.ndarray | None = None
+    weight: np.ndarray | None = None
 
     @property
     def rows(self) -> int:
@@ -88,7 +93,7 @@ class Prepared:
         """A SHA-256 of the schema and of every row of every part, in order."""
         digest = sha256(json.dumps(self.schema.to_dict(), sort_keys=True).encode())
         for name, part in self.parts.items():
-            for array in () if part is None else (part.x, part.y):
+            for array in () if part is None else (part.x, part.y, part.weight):
                 if array is not None:
                     digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
                     for _, rows in blocks(array):
@@ -106,6 +111,8 @@ def prepare(
     validation: float | Source = SHARE,
     test: float | Source = SHARE,
     split_column: str | None = None,
+    weight: str | None = None,
+    class_weight: tuple[str, ...] = (),
     drop_missing_target: bool = False,
     shuffle_split: bool = True,
     standardise: bool = True,
@@ -119,14 +126,15 @@ def prepare(
 
     Tables: `features` (all by default) less `drop` predict `target`. `validation` and `test` are
     shares of the rows, or sources of their own; a source's own test part goes before a share of
-    the rows. `split_column` names each row's part and goes before both. What is encoded lies in a
-    file where it takes more than `budget` bytes (half of the machine's memory).
-    `scaling` (standard, robust) and `one_hot_levels`: as in Encoding. `clamp`: predicted numbers
-    stay within the targets that train.
+    the rows. `split_column` names each row's part and goes before both. `weight` is the column of
+    the rows' weights; `class_weight` is as `class_factors` has it. `scaling` (standard, robust)
+    and `one_hot_levels`: as in Encoding. `clamp`: predicted numbers stay within the targets that
+    train. What is encoded lies in a file where it takes more than `budget` bytes (half of the
+    machine's memory).
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels)
     names = _target_names(source, tuple(target))
-    inputs = _feature_names(source, names, features, drop, split_column)
+    inputs = _feature_names(source, names, features, drop, split_column, weight)
     answers = read_answers(source, names, task in CLASSES)
     kept, notes = _with_target(source, answers, drop_missing_target)
     shares, others = _shares(source, validation, test, split_column)
@@ -135,14 +143,15 @@ def prepare(
     seen = marked.train if marked else kept
     task, reason, strata = _task(source, answers, seen, task)
     parts = marked or split(kept, *shares, seed=seed, shuffle=shuffle_split, strata=strata)
-    fitted = fit_target(answers, seen, parts.train, task, reason, standardise, clamp)
+    fitted = fit_target(answers, seen, parts.train, task, reason, standardise, clamp, weight)
     notes += _class_notes(answers[0], seen, parts.train) if task in CLASSES else []
 
     schema, x, more = _fit(source, inputs, fitted, parts, encoding, budget)
-    held = _encode_own(schema, source, x, answers, parts)
+    held = _own_parts(schema, source, answers, parts, x)
     held |= {
         part: _encode_other(schema, s, part, drop_missing_target) for part, s in others.items()
     }
+    held = _weighed(held, fitted, class_weight)
     notes += [*source.notes, *more, *_duplicates(held)]
     return Prepared(schema, held["train"], held.get("validation"), held.get("test"), tuple(notes))
 
@@ -182,15 +191,22 @@ def _feature_names(
     features: Sequence[str],
     drop: Sequence[str],
     split_column: str | None,
+    weight: str | None,
 ) -> list[str]:
-    named = [*features, *drop, *([split_column] if split_column else [])]
+    places = [split_column] if split_column else []
+    others = [*places, *([weight] if weight else [])]
+    named = [*features, *drop, *others]
     if source.table is None:
         if named:
             raise UsageError(f"{source.name}: arrays have no columns to choose from")
         return []
     check_columns(source, list(dict.fromkeys(named)))
-    apart = {*target, *([split_column] if split_column else [])}
+    apart = {*target, *others}
     for what, clash in (
+        (
+            "the weight and a target, feature, split or left out column",
+            {weight} & {*target, *features, *drop, *places},
+        ),
         ("both a feature and left out", set(features) & set(drop)),
         ("the target and a feature or left out", set(target) & {*named}),
         ("the split column and a feature or left out", {split_column} & {*features, *drop}),
@@ -388,18 +404,23 @@ def _blocks(x: Rows) -> Iterator[np.ndarray]:
     return (part for _, part in blocks(x, max(1, BLOCK // x.shape[1])))
 
 
-def _encode_own(
+def _own_parts(
     schema: Schema,
     source: Source,
-    x: Mapping[str, Rows],
     answers: tuple[Answer, ...],
     parts: Parts,
+    x: Mapping[str, Rows],
 ) -> dict[str, Dataset]:
-    dtype = schema.target_dtype
-    return {
-        part: Dataset(x[part], encode_answers(schema.target, source, answers, rows, dtype))
-        for part, rows in _used(parts).items()
-    }
+    """The parts that are rows of the source, with targets and weights."""
+    held, used, name = {}, _used(parts), schema.target.weight
+    weights = {}
+    if name is not None:
+        read = read_weights(source, name, np.sort(np.concatenate([*used.values()])))
+        weights = {part: scaled(read[rows], name, part) for part, rows in used.items()}
+    for part, rows in used.items():
+        y = encode_answers(schema.target, source, answers, rows, schema.target_dtype)
+        held[part] = Dataset(x[part], y, weights.get(part))
+    return held
 
 
 def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool) -> Dataset:
@@ -415,9 +436,28 @@ def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool)
         else:
             x = schema.encode(source)[0]
             x = x if len(kept) == len(x) else x[kept]
-        return Dataset(x, encode_answers(schema.target, source, answers, kept, schema.target_dtype))
+        y = encode_answers(schema.target, source, answers, kept, schema.target_dtype)
+        return Dataset(x, y, schema.encode_weight(source, kept, part))
     except DataError as error:
         raise DataError(f"{part} part: {error.message}", error.hint) from None
+
+
+def _weighed(
+    held: dict[str, Dataset], target: Target, class_weight: tuple[str, ...]
+) -> dict[str, Dataset]:
+    """The parts with weights for the loss: the rows' times their classes', these found in the
+    training part alone."""
+    if not class_weight:
+        return {part: replace(data, weight=data.sample_weight) for part, data in held.items()}
+    if target.task not in CLASSES:
+        raise UsageError(f"--class-weight has no meaning for a {target.task} target")
+    codes = {part: np.asarray(data.y, np.int64).ravel() for part, data in held.items()}
+    factors = class_factors(class_weight, target, codes["train"], held["train"].sample_weight)
+    result = {}
+    for part, data in held.items():
+        own = 1.0 if data.sample_weight is None else data.sample_weight
+        result[part] = replace(data, weight=scaled(factors[codes[part]] * own, "weights", part))
+    return result
 
 
 def _duplicates(held: dict[str, Dataset]) -> list[str]:

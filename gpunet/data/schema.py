@@ -26,6 +26,7 @@ from gpunet.data.targets import (
     encode_answers,
     read_answers,
 )
+from gpunet.data.weights import read_weights, scaled
 from gpunet.data.words import closest, counted, listed
 from gpunet.errors import DataError, ModelInvalid
 
@@ -128,6 +129,17 @@ class Schema:
         check_present(source, answers, "leave those rows out")
         rows = np.arange(source.rows)
         return encode_answers(self.target, source, answers, rows, self.target_dtype)
+
+    def encode_weight(self, source: Source, rows: np.ndarray, part: str) -> np.ndarray | None:
+        """The weights (n,) of some rows, of mean 1; None where training had none.
+
+        Raises DataError, which names the `part`, for weights that are missing, negative or all 0.
+        """
+        name = self.target.weight
+        if name is None:
+            return None
+        check_columns(source, [name])
+        return scaled(read_weights(source, name, rows)[rows], name, part)
 
     def decode(self, output: np.ndarray) -> np.ndarray:
         """Regression outputs (n, k) in the target's own units, float64, within its limits."""
@@ -240,8 +252,9 @@ def _schema(saved: object) -> Schema:
         raise ModelInvalid(f"the schema is not of version {VERSION}")
     columns = tuple(_column(item) for item in _sequence(parts["columns"], "columns"))
     target = _target(parts["target"])
-    titles = [column.name for column in columns]
-    _need(len({*titles, *target.names}) == len(titles) + len(target.names), "column names")
+    titles = [column.name for column in columns] + list(target.names)
+    titles += [] if target.weight is None else [target.weight]
+    _need(len(set(titles)) == len(titles), "column names")
     width, is_table = parts["width"], parts["kind"] == "table"
     _need(parts["kind"] in ("table", "arrays") and parts["dtype"] in DTYPES, "kind")
     _need(type(width) is int and 0 < width < 1 << 31, "width")
@@ -301,7 +314,9 @@ def _target(saved: object) -> Target:
     clamps = task == "regression" and parts["low"] != []
     low, high = (_numbers(parts[key], len(names) * clamps, key) for key in ("low", "high"))
     _need(all(a <= b for a, b in zip(low, high, strict=True)), "low")
-    return Target(names, task, labels, mean, std, _text(parts["reason"], "reason"), low, high)
+    weight = None if parts["weight"] is None else _text(parts["weight"], "weight")
+    reason = _text(parts["reason"], "reason")
+    return Target(names, task, labels, mean, std, reason, low, high, weight)
 
 
 def _need(fine: bool, what: str) -> None:

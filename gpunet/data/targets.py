@@ -30,7 +30,8 @@ class Target:
     `labels` are the classes as the training file spells them, () for regression and multilabel;
     `mean` and `std` standardise regression, one of each a target, 0 and 1 when that is off;
     `reason` says in words why this task was chosen. `low` and `high`: predictions are kept within
-    these, one of each a target; () when they are not.
+    these, one of each a target; () when they are not. `weight` is the column that says how much
+    each row counts.
     """
 
     names: tuple[str, ...]
@@ -41,6 +42,7 @@ class Target:
     reason: str
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    weight: str | None = None
 
     @property
     def outputs(self) -> int:
@@ -281,6 +283,7 @@ def fit_target(
     reason: str,
     standardise: bool,
     clamp: bool = False,
+    weight: str | None = None,
 ) -> Target:
     """A target with the labels of the rows `seen`, and the moments of the rows `train`; `clamp`:
     their limits too."""
@@ -298,7 +301,7 @@ def fit_target(
     if numbers and clamp:
         low, high = (tuple(float(limit(each)) for each in numbers) for limit in (np.min, np.max))
     names = tuple(answer.name for answer in answers)
-    return Target(names, task, labels, mean, std, reason, low, high)
+    return Target(names, task, labels, mean, std, reason, low, high, weight)
 
 
 def _numbers(answer: Answer) -> np.ndarray:
@@ -354,7 +357,7 @@ def _class_codes(target: Target, source: Source, answer: Answer, rows: np.ndarra
             f"{answer.name}: holds numbers with fractions; wanted the classes "
             f"{listed(target.labels)}"
         )
-    codes = _places(answer.labels, target.labels)[answer.codes[rows]]
+    codes = places(answer.labels, target.labels)[answer.codes[rows]]
     unknown = rows[codes < 0]
     if len(unknown):
         first = int(unknown[0])
@@ -365,7 +368,7 @@ def _class_codes(target: Target, source: Source, answer: Answer, rows: np.ndarra
     return codes
 
 
-def _places(own: tuple[Label, ...], wanted: tuple[Label, ...]) -> np.ndarray:
+def places(own: tuple[Label, ...], wanted: tuple[Label, ...]) -> np.ndarray:
     """Where each label stands among those wanted, -1 if nowhere: 1, "1" and "1.0" are one number,
     True and "true" one truth."""
     numeric = all(map(_is_numeric, wanted))

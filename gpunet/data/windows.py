@@ -7,7 +7,7 @@ Which rows a step takes is a function of the seed and the step. Refuses to keep 
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,12 +36,13 @@ class Place:
 class Windows:
     """The rows of a part for one step after the other; steps are counted from 0 over all epochs.
 
-    x (N, d), y and order (N,) int32 are arrays on a device that stay where they are, while `open`
-    changes what they hold; order is None where rows are taken as they lie.
+    x (N, d), y, weight (N,) and order (N,) int32 are arrays on a device that stay where they are,
+    while `open` changes what they hold; order is None where rows are taken as they lie.
     """
 
     x: Array
     y: Array = None
+    weight: Array = None
     order: Array = None
 
     def __init__(self, rows: int, batch: int, window_rows: int, seed: int | None) -> None:
@@ -123,12 +124,17 @@ class Windows:
 def windows(
     part: Dataset, device: Device, dtype: str, batch: int, seed: int | None, room: int
 ) -> Windows:
-    """A part's rows in the order of `seed` (None: as they lie), float targets in `dtype`.
+    """A part's rows in the order of `seed` (None: as they lie), float targets and weights in
+    `dtype`.
 
     A part that lies in a file takes `room` bytes of memory, or two batches where that is more.
     """
-    y = part.y
-    part = Dataset(part.x, y.astype(dtype) if y is not None and y.ndim > 1 else y)
+    y, weight = part.y, part.weight
+    part = replace(
+        part,
+        y=y.astype(dtype) if y is not None and y.ndim > 1 else y,
+        weight=None if weight is None else weight.astype(dtype),
+    )
     batch = min(batch, part.rows)
     if isinstance(part.x, RowFile):
         return _Buffered(part, part.x, device, batch, seed, room)
@@ -141,7 +147,9 @@ class _Whole(Windows):
     def __init__(self, part: Dataset, device: Device, batch: int, seed: int | None) -> None:
         super().__init__(part.rows, batch, part.rows, seed)
         self.device, self.x = device, device.asarray(part.x)
-        self.y = None if part.y is None else device.asarray(part.y)
+        self.y, self.weight = (
+            None if each is None else device.asarray(each) for each in (part.y, part.weight)
+        )
         if seed is not None:
             self.order = device.asarray(np.arange(part.rows, dtype=np.int32))
 
@@ -174,18 +182,21 @@ class _Buffered(Windows):
         room: int,
     ) -> None:
         self.part, self.file, self.device = part, file, device
-        y = part.y
-        target_bytes = 0 if y is None else y.nbytes // len(y)
-        row = 2 * (file.row_bytes + target_bytes + 4) + ORDER_BYTES
+        beside = [each for each in (part.y, part.weight) if each is not None]
+        beside_bytes = sum(each.nbytes // len(each) for each in beside)
+        row = 2 * (file.row_bytes + beside_bytes + 4) + ORDER_BYTES
         size = min(part.rows, max(batch, room // row // batch * batch))
         super().__init__(part.rows, batch, size, seed)
         self.block = max(1, min(BLOCK_BYTES // file.row_bytes, size // LEAST_BLOCKS))
         self.host_x = np.empty((2 * size, *file.shape[1:]), file.dtype)
-        self.host_y = None if y is None else np.empty((2 * size, *y.shape[1:]), y.dtype)
+        self.host_y, self.host_weight = (
+            None if each is None else np.empty((2 * size, *each.shape[1:]), each.dtype)
+            for each in (part.y, part.weight)
+        )
         self.host_order = None if seed is None else np.zeros(2 * size, np.int32)
-        self.x, self.y, self.order = (
+        self.x, self.y, self.weight, self.order = (
             None if each is None else device.asarray(each)
-            for each in (self.host_x, self.host_y, self.host_order)
+            for each in (self.host_x, self.host_y, self.host_weight, self.host_order)
         )
         self.reader = ThreadPoolExecutor(1)
         self.ahead: tuple[int, Future[None]] | None = None
@@ -209,15 +220,26 @@ class _Buffered(Windows):
         for first, stop in self._runs(number):
             here = slice(at, at + stop - first)
             self.file.read(first, self.host_x[here])
-            if self.host_y is not None and self.part.y is not None:
-                self.host_y[here] = self.part.y[first:stop]
+            for host, whole in self._beside:
+                host[here] = whole[first:stop]
             at = here.stop
         if self.host_order is not None:
             np.add(self._order_of(number), base, out=self.host_order[base:at])
 
+    @property
+    def _beside(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What lies in memory beside the file: its window in the host's arrays, and all of it."""
+        pairs = ((self.host_y, self.part.y), (self.host_weight, self.part.weight))
+        return [(host, whole) for host, whole in pairs if host is not None and whole is not None]
+
     def _upload(self, base: int) -> None:
         half = slice(base, base + self.window_rows)
-        arrays = ((self.x, self.host_x), (self.y, self.host_y), (self.order, self.host_order))
+        arrays = (
+            (self.x, self.host_x),
+            (self.y, self.host_y),
+            (self.weight, self.host_weight),
+            (self.order, self.host_order),
+        )
         for there, here in arrays:
             if here is not None:
                 there[half] = self.device.asarray(here[half])

@@ -80,12 +80,17 @@ GATHER(uint8, unsigned char, T)
 GATHER(float32, float, double)
 GATHER(float64, double, double)
 
-ENTRY(gather_labels) {                                 // (y, order, clock, out | n)
-    const int *y = call.at<int>(0), *order = call.at<int>(1);
-    int* out = lane.row<int>(call, 3, 1);
-    for (long long i = 0; i < lane.rows(); ++i)
-        out[i] = i < lane.valid() ? y[source_row(order, lane, i)] : 0;
-}
+#define GATHER_EACH(name, Y)                           /* (y, order, clock, out | n) */ \
+    ENTRY(name) { \
+        const Y* y = call.at<Y>(0); \
+        const int* order = call.at<int>(1); \
+        Y* out = lane.row<Y>(call, 3, 1); \
+        for (long long i = 0; i < lane.rows(); ++i) \
+            out[i] = i < lane.valid() ? y[source_row(order, lane, i)] : Y(0); \
+    }
+
+GATHER_EACH(gather_labels, int)
+GATHER_EACH(gather_weights, T)
 
 // ---- Matrix products. (a, b, out | m, n, k, flips: 1 a, 2 b; 4: by columns)
 

@@ -1,4 +1,4 @@
-// Rows into batches, entries gather_<dtype of x> and gather_labels; and column sums.
+// Rows into batches, entries gather_<dtype of x>, gather_labels and gather_weights; and column sums.
 
 HD long long source_row(const int* order, const long long* clock, long long i) {
     long long place = clock[START] + i;
@@ -22,10 +22,13 @@ GATHER(uint8, unsigned char)
 GATHER(float32, float)
 GATHER(float64, double)
 
-KERNEL gather_labels(const int* y, const int* order, const long long* clock, int* out,
-                     long long n) {
-    EACH(i, n) out[i] = i < clock[VALID] ? y[source_row(order, clock, i)] : 0;
-}
+#define GATHER_EACH(name, Y) \
+    KERNEL name(const Y* y, const int* order, const long long* clock, Y* out, long long n) { \
+        EACH(i, n) out[i] = i < clock[VALID] ? y[source_row(order, clock, i)] : (Y)0; \
+    }
+
+GATHER_EACH(gather_labels, int)
+GATHER_EACH(gather_weights, T)
 
 KERNEL column_sums(const T* x, T* out, T* work, long long n, long long m) {
     __shared__ T shared[THREADS];

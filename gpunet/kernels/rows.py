@@ -60,7 +60,10 @@ def gather(
 
 
 def gather_labels(y: Array, order: Array | None, clock: Array, out: Array) -> Run:
-    """out[i] = y[order[start + i]] for the valid rows i of the batch, else 0. y (N,), out int32."""
+    """out[i] = y[order[start + i]] for the valid rows i of the batch, else 0.
+
+    y (N,), out (n,): int32, or as `gather_weights` both of the network's type.
+    """
     index, find = _finder(order, clock, len(out))
     pick = _picker(y)
 
@@ -153,6 +156,15 @@ GATHER_LABELS = register(
     typed_by=None,
     sizes=lambda y, order, clock, out: (out.shape[0],),
     stages=(Stage("gather_labels", lambda y, order, clock, out: per_element(out)),),
+)
+GATHER_WEIGHTS = register(
+    gather_labels,
+    "rows.cu",
+    name="gather_weights",
+    outputs="out",
+    typed_by="out",
+    sizes=lambda y, order, clock, out: (out.shape[0],),
+    stages=(Stage("gather_weights", lambda y, order, clock, out: per_element(out)),),
 )
 TAKE = register(
     take,
