@@ -282,6 +282,7 @@ class LaunchList:
         for first, stop in ((0, rows),) if spans is None else spans:
             self.rewind(first, stop)
             for start in range(first, stop, self.batch):
+                self.clock[FAULT] = 0  # a loss that is not finite would hold back all that follows
                 self.run()
                 part = found[done : done + min(self.batch, stop - start)]
                 part[...] = self.device.to_host(self.prediction.array)[: len(part)]
