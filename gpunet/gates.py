@@ -5,6 +5,8 @@ in the gate's own names: inputs x, y (or a, b, … in the order taken), output z
 broadcast as NumPy does, and sum their gradients back to each input's shape.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -592,6 +594,99 @@ class Concatenate(Gate):
         for dx, part in zip(grads, xp.split(grad, ends, axis=self.axis)):
             if dx is not None:
                 xp.copyto(dx, part)
+
+
+class Columns(Gate):
+    """z = x[…, first:stop]; dx is dz there, and 0 elsewhere."""
+
+    def __init__(self, first: int, stop: int) -> None:
+        if not 0 <= first <= stop:
+            raise ValueError(f"columns {first} to {stop}")
+        self.first, self.stop = first, stop
+
+    def shape(self, *shapes: Shape) -> Shape:
+        (x,) = shapes
+        if not x or self.stop > x[-1]:
+            raise ValueError(f"columns {self.first} to {self.stop} of the shape {x}")
+        return (*x[:-1], self.stop - self.first)
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        xp.copyto(out, x[..., self.first : self.stop])
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        (dx,) = grads
+        assert dx is not None
+        dx[...] = 0
+        dx[..., self.first : self.stop] = grad
+
+
+class Periodic(Gate):
+    """z = [cos(a) @ weight + bias, x] for each feature of x (n, f), side by side: (n, f (e + 1));
+    a = 2π frequency x + phase, of frequency and phase (f, k), weight (f, k, e), bias (f, e).
+
+    With u = -sin(a) * (dz @ weightᵀ): dx = 2π frequency · u + the dz of x, and summed over the rows
+    dfrequency = 2π x u, dphase = u, dweight = cos(a)ᵀ @ dz, dbias = dz. Known as PBLD: periodic,
+    bias, linear, dense (Holzmüller et al., 2024, after Gorishniy et al., 2022).
+    """
+
+    saves = ("inputs",)
+
+    def shape(self, *shapes: Shape) -> Shape:
+        x, frequency, phase, weight, bias = shapes
+        fits = len(weight) == 3 and frequency == phase == weight[:2] and bias == weight[::2]
+        if not x or not fits or x[-1] != weight[0]:
+            raise ValueError(f"waves of {', '.join(map(str, shapes))}")
+        return (*x[:-1], x[-1] * (weight[2] + 1))
+
+    def _forward(
+        self,
+        xp: Any,
+        out: Array,
+        x: Array,
+        frequency: Array,
+        phase: Array,
+        weight: Array,
+        bias: Array,
+    ) -> None:
+        given = (_matrix(x), frequency, phase, weight, bias)
+        REGISTRY["periodic_forward"](*given, _matrix(out), 0, 0)
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        x, *waves, _ = self.inputs
+        dx, *parts = _all(xp, self.inputs, grads)
+        given = (_matrix(grad), _matrix(x), *waves, _matrix(dx))
+        REGISTRY["periodic_backward"](*given, *parts, 0, 0)
+
+
+class Embedding(Gate):
+    """z = rows of a table, side by side, (n, c e): for column j of codes (n, c), whole numbers, row
+    starts[j] + code of table (v, e), in which the columns' tables lie one below the other. dtable
+    adds dz up row by row."""
+
+    saves = ("inputs",)
+    indices = (0,)
+
+    def __init__(self, starts: Sequence[int]) -> None:
+        self.starts = tuple(starts)
+        if self.starts[:1] != (0,) or any(a >= b for a, b in pairwise(self.starts)):
+            raise ValueError(f"tables that start at {self.starts}")
+
+    def shape(self, *shapes: Shape) -> Shape:
+        codes, table = shapes
+        if codes[-1:] != (len(self.starts),) or len(table) != 2 or table[0] <= self.starts[-1]:
+            raise ValueError(f"codes of {codes} in tables of {table} that start at {self.starts}")
+        return (*codes[:-1], codes[-1] * table[1])
+
+    def _forward(self, xp: Any, out: Array, codes: Array, table: Array) -> None:
+        for column, (first, stop) in enumerate(pairwise((*self.starts, len(table)))):
+            _check_index(codes[..., column], stop - first)
+        given = (_matrix(codes).astype(table.dtype), xp.asarray(self.starts, np.int32), table)
+        REGISTRY["embedding_forward"](*given, _matrix(out), 0, 0)
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        (codes, _), (_, dtable) = self.inputs, grads
+        given = (_matrix(codes).astype(grad.dtype), xp.asarray(self.starts, np.int32))
+        REGISTRY["embedding_backward"](_matrix(grad), *given, dtable, 0, 0)
 
 
 class Dropout(Gate):

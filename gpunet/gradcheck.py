@@ -312,6 +312,7 @@ def _array_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
         return gate, _apart(rng, *(shapes or ((2, 3),)))
 
     table, index = _apart(rng, (4, 2)), np.array([0, 2, 1, 2])
+    codes = np.array([[0, 1], [2, 1], [2, 0]])
     return {
         gates.MatMul: [
             case(gates.MatMul(), (2, 3), (3, 2)),
@@ -332,6 +333,9 @@ def _array_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
         gates.Broadcast: [case(gates.Broadcast(4, 2, 3))],
         gates.Take: [(gates.Take(), [*table, index])],
         gates.Concatenate: [case(gates.Concatenate(axis=0), (2, 3), (1, 3), (3, 3))],
+        gates.Columns: [case(gates.Columns(1, 3), (2, 4))],
+        gates.Periodic: [case(gates.Periodic(), (5, 2), (2, 3), (2, 3), (2, 3, 2), (2, 2))],
+        gates.Embedding: [(gates.Embedding((0, 3)), [codes, *_apart(rng, (5, 2))])],
         gates.LayerNorm: [case(gates.LayerNorm(), (2, 2, 3), (3,), (3,))],
         gates.BatchNorm: [case(gates.BatchNorm(3), (4, 3), (3,), (3,))],
     }
@@ -590,6 +594,51 @@ def _take(bench: Bench) -> Difference:
     )
 
 
+def _periodic(bench: Bench) -> Difference:
+    """Two features between other columns, as three columns each between others."""
+    shapes = {
+        "x": (7, 4),
+        "frequency": (2, 3),
+        "phase": (2, 3),
+        "weight": (2, 3, 2),
+        "bias": (2, 2),
+    }
+    start = dict(zip(shapes, bench.apart(*shapes.values()), strict=True))
+    unset = [np.full(shape, nan) for shape in shapes.values()][1:]
+
+    def forward(at: Point) -> np.ndarray:
+        return bench.run("periodic_forward", *at.values(), np.zeros((7, 9)), 1, 2)["y"]
+
+    def backward(grad: np.ndarray) -> Point:
+        x, *waves, _ = start.values()
+        given = (grad, x, *waves, np.zeros_like(x), *unset, 1, 2)
+        found = bench.run("periodic_backward", *given)
+        return {name: found[f"d{name}"] for name in shapes}
+
+    return bench.pair(start, forward, backward)
+
+
+def _embedding(bench: Bench) -> Difference:
+    (table,) = bench.apart((5, 2))
+    x = np.array([[9.0, 0, 1], [9, 2, 1], [9, 2, 0]])
+    starts = np.array([0, 3], np.int32)
+
+    def forward(at: Point) -> np.ndarray:
+        return bench.run("embedding_forward", x, starts, at["table"], np.zeros((3, 6)), 1, 1)["y"]
+
+    def backward(grad: np.ndarray) -> Point:
+        given = (grad, x, starts, np.full_like(table, nan), 1, 1)
+        return {"table": bench.run("embedding_backward", *given)["dtable"]}
+
+    return bench.pair({"table": table}, forward, backward)
+
+
+def _copy_columns(bench: Bench) -> Difference:
+    x, y = bench.apart((5, 4), (5, 6))
+    wanted = np.hstack([y[:, :3], x[:, 1:3], y[:, 5:]])
+    return matches(bench.run("copy_columns", x, y, 1, 3, 2), {"y": wanted})
+
+
 def _column_sums(bench: Bench) -> Difference:
     (x,) = bench.apart((70, 3))
     return matches(bench.run("column_sums", x, np.full(3, nan)), {"out": x.sum(axis=0)})
@@ -701,6 +750,11 @@ KERNELS: dict[str, Callable[[Bench], Difference]] = {
     "gather_weights": _gather_each("gather_weights", "float64"),
     "take": _take,
     "scatter_add": _take,
+    "periodic_forward": _periodic,
+    "periodic_backward": _periodic,
+    "embedding_forward": _embedding,
+    "embedding_backward": _embedding,
+    "copy_columns": _copy_columns,
     "column_sums": _column_sums,
     "squared_norm": _squared_norm,
     "clip": _clip,

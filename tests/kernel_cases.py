@@ -421,6 +421,143 @@ def scatter_add(
     yield Case(kernel, "", {"grad": grad, "index": index}, {"dx": dx}, slopes=slopes)
 
 
+def _window(
+    rng: np.random.Generator, dtype: str, inside: Array, sparse: bool
+) -> tuple[Array, int, slice]:
+    """`inside` between other columns, unless sparse; its first column, and where it is."""
+    before, after = (0, 0) if sparse else (2, 3)
+    whole = rng.standard_normal((len(inside), before + inside.shape[1] + after)).astype(dtype)
+    where = slice(before, before + inside.shape[1])
+    whole[:, where] = inside
+    return whole, before, where
+
+
+def _written(whole: Array, where: slice, inside: Array) -> Array:
+    """What `whole` is, in float64, when the window holds `inside`."""
+    written = whole.astype(float)
+    written[:, where] = inside
+    return written
+
+
+def _waves(rng: np.random.Generator, dtype: str, n: int, m: int) -> dict[str, Array]:
+    f, k, e = min(m, 6), 1 + m % 17, 1 + m % 3
+    shapes = {
+        "x": (n, f),
+        "frequency": (f, k),
+        "phase": (f, k),
+        "weight": (f, k, e),
+        "bias": (f, e),
+    }
+    found = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    found["frequency"] /= 4
+    return found
+
+
+@maker("periodic_forward")
+def periodic_forward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    waves = _waves(rng, dtype, n, m)
+    inside = reference.periodic(*wide(*waves.values()))
+    x, x_first, _ = _window(rng, dtype, waves["x"], sparse)
+    y, y_first, where = _window(rng, dtype, np.zeros_like(inside), sparse)
+    given = {**waves, "x": x, "x_first": x_first, "y_first": y_first}
+    yield Case(kernel, "", given, {"y": _written(y, where, inside)}, {"y": y})
+
+
+@maker("periodic_backward")
+def periodic_backward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    waves = _waves(rng, dtype, n, m)
+    y = reference.periodic(*wide(*waves.values()))
+    inside = rng.standard_normal(y.shape).astype(dtype)
+    x, *others, _ = wide(*waves.values())
+    inner, *sums = reference.periodic_gradients(*wide(inside), x, *others)
+    whole, x_first, where = _window(rng, dtype, waves["x"], sparse)
+    grad, y_first, _ = _window(rng, dtype, inside, sparse)
+    given = {**waves, "grad": grad, "x": whole, "x_first": x_first, "y_first": y_first}
+    del given["bias"]
+    names = ("dfrequency", "dphase", "dweight", "dbias")
+    dx = rng.standard_normal(whole.shape).astype(dtype)
+    expected = {"dx": _written(dx, where, inner), **dict(zip(names, sums, strict=True))}
+    size = {name: float(np.sqrt(n) * 2 * np.pi) for name in names}
+    slopes = Slopes(
+        lambda **at: float((inside * reference.periodic(**at)).sum()),
+        dict(zip(waves, wide(*waves.values()), strict=True)),
+        {name.removeprefix("d"): name for name in ("dx", *names)},
+    )
+    yield Case(
+        kernel, "", given, expected, {"dx": dx}, sizes=size, slopes=slopes if sparse else None
+    )
+    if sparse:
+        yield Case(kernel, "no dx", {**given, "dx": None}, {**expected, "dx": None}, sizes=size)
+
+
+def _coded(rng: np.random.Generator, m: int, n: int) -> tuple[Array, Array, tuple[int, int]]:
+    """Codes (n, c), the starts of their tables, the shape of the table."""
+    sizes = rng.integers(1, 9, 1 + m % 4)
+    starts = np.cumsum([0, *sizes])
+    codes = np.stack([rng.integers(0, size, n) for size in sizes], axis=1)
+    return codes, starts[:-1].astype(np.int32), (int(starts[-1]), 1 + m % 40)
+
+
+@maker("embedding_forward")
+def embedding_forward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    codes, starts, shape = _coded(rng, m, n)
+    table = rng.standard_normal(shape).astype(dtype)
+    inside = reference.embedding(codes, starts, table.astype(float))
+    y, y_first, where = _window(rng, dtype, np.zeros_like(inside), sparse)
+    expected = {"y": _written(y, where, inside)}
+    for label, given in _within_and_outside(codes, starts, shape[0]):
+        x, x_first, _ = _window(rng, dtype, given, sparse)
+        arguments = {"x": x, "starts": starts, "table": table, "x_first": x_first}
+        yield Case(kernel, label, {**arguments, "y_first": y_first}, expected, {"y": y})
+
+
+@maker("embedding_backward")
+def embedding_backward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    codes, starts, shape = _coded(rng, m, n)
+    inside = rng.standard_normal((n, len(starts) * shape[1])).astype(dtype)
+    wide_grad = inside.astype(float)
+    dtable = reference.embedding_gradient(wide_grad, codes, starts, shape[0])
+    grad, y_first, _ = _window(rng, dtype, inside, sparse)
+    slopes = Slopes(
+        lambda table: float((wide_grad * reference.embedding(codes, starts, table)).sum()),
+        {"table": dtable + 1},
+        {"table": "dtable"},
+    )
+    for label, found in _within_and_outside(codes, starts, shape[0]):
+        x, x_first, _ = _window(rng, dtype, found, sparse)
+        given = {"grad": grad, "x": x, "starts": starts, "x_first": x_first, "y_first": y_first}
+        yield Case(kernel, label, given, {"dtable": dtable}, slopes=slopes)
+
+
+def _within_and_outside(codes: Array, starts: Array, rows: int) -> Iterator[tuple[str, Array]]:
+    """Codes, and others beside their tables that count as the same."""
+    yield "", codes.astype(float)
+    last = np.diff([*starts, rows]) - 1
+    outside = np.where(
+        codes == 0, np.where(np.arange(len(codes))[:, None] % 2, -3.0, np.nan), codes
+    )
+    yield "outside", np.where((codes == last) & (last > 0), 1e6, outside)
+
+
+@maker("copy_columns")
+def copy_columns(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    inside = rng.standard_normal((n, m)).astype(dtype)
+    x, x_first, _ = _window(rng, dtype, inside, sparse)
+    y, y_first, where = _window(rng, dtype, np.zeros_like(inside), not sparse)
+    given = {"x": x, "x_first": x_first, "y_first": y_first, "width": m}
+    yield Case(kernel, "", given, {"y": _written(y, where, inside)}, {"y": y})
+
+
 @maker("column_sums")
 def column_sums(
     kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool

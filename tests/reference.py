@@ -274,3 +274,41 @@ def central_difference(f, x: Array, step: float = 1e-6) -> Array:
         slope[i] = (above - f(x)) / (2 * step)
         x[i] = kept
     return slope
+
+
+# The first layer of a table
+
+
+def periodic(x: Array, frequency: Array, phase: Array, weight: Array, bias: Array) -> Array:
+    angle = 2 * np.pi * frequency * x[:, :, None] + phase
+    parts = np.einsum("nfk,fke->nfe", np.cos(angle), weight) + bias
+    return np.concatenate([parts, x[:, :, None]], axis=2).reshape(len(x), bias.size + len(bias))
+
+
+def periodic_gradients(
+    grad: Array, x: Array, frequency: Array, phase: Array, weight: Array
+) -> tuple[Array, ...]:
+    """Of x, frequency, phase, weight and bias."""
+    angle = 2 * np.pi * frequency * x[:, :, None] + phase
+    outer = grad.reshape(*x.shape, weight.shape[2] + 1)
+    mixed = outer[:, :, :-1]
+    slope = -np.sin(angle) * np.einsum("nfe,fke->nfk", mixed, weight)
+    return (
+        outer[:, :, -1] + 2 * np.pi * (slope * frequency).sum(2),
+        2 * np.pi * np.einsum("nfk,nf->fk", slope, x),
+        slope.sum(0),
+        np.einsum("nfk,nfe->fke", np.cos(angle), mixed),
+        mixed.sum(0),
+    )
+
+
+def embedding(codes: Array, starts: Array, table: Array) -> Array:
+    parts = [table[codes[:, j].astype(int) + starts[j]] for j in range(len(starts))]
+    return np.hstack(parts)
+
+
+def embedding_gradient(grad: Array, codes: Array, starts: Array, rows: int) -> Array:
+    total = np.zeros((rows, grad.shape[1] // len(starts)))
+    for i, j in np.ndindex(codes.shape):
+        total[int(codes[i, j]) + starts[j]] += grad[i].reshape(len(starts), -1)[j]
+    return total

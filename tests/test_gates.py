@@ -62,10 +62,20 @@ def pinball(p: np.ndarray, t: np.ndarray, weight: Any = 1.0) -> float:
     return rows(np.where(t > p, 0.3 * (t - p), 0.7 * (p - t)), weight)
 
 
+def waves(x: np.ndarray, f: np.ndarray, p: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
+    parts = []
+    for j, column in enumerate(x.T):
+        turned = np.exp(1j * (2 * np.pi * np.outer(column, f[j]) + p[j])).real
+        parts += [turned @ w[j] + b[j], column[:, None]]
+    return np.hstack(parts)
+
+
 RNG = np.random.default_rng(7)
 X, Y, COLUMN = RNG.normal(size=(4, 3)), RNG.normal(size=(4, 3)), RNG.normal(size=(4, 1))
 POSITIVE, ROW, STACK = np.abs(X) + 0.2, RNG.normal(size=3), RNG.normal(size=(2, 4, 3))
 CLASSES, WEIGHT = np.array([0, 2, 1, 2]), np.array([0.5, 1.0, 2.0, 0.1])
+WAVES = [RNG.normal(size=shape) / 2 for shape in ((3, 5), (3, 5), (3, 5, 2), (3, 2))]
+CODES = np.array([[0, 1], [1, 1], [1, 0]])
 
 Oracle = Callable[..., Any]
 CASES: list[tuple[Gate, Sequence[np.ndarray], Oracle]] = [
@@ -116,6 +126,9 @@ CASES: list[tuple[Gate, Sequence[np.ndarray], Oracle]] = [
     (gates.Take(), (ROW, np.array([2, 2])), lambda x, i: np.array([x[2], x[2]])),
     (gates.Concatenate(), (X, COLUMN, Y), lambda *parts: np.hstack(parts)),
     (gates.Concatenate(axis=0), (X, Y), lambda *parts: np.vstack(parts)),
+    (gates.Columns(1, 3), (STACK,), lambda x: np.stack([x[..., 1], x[..., 2]], axis=-1)),
+    (gates.Periodic(), (X, *WAVES), waves),
+    (gates.Embedding((0, 2)), (CODES, X), lambda i, x: np.hstack([x[i[:, 0]], x[2 + i[:, 1]]])),
     (gates.LayerNorm(), (STACK, ROW, ROW + 1), lambda x, g, b: normed(x, g, b, -1)),
     (gates.BatchNorm(3), (X, ROW, ROW + 1), lambda x, g, b: normed(x, g, b, 0)),
     (gates.SoftmaxCrossEntropy(0.1), (X, CLASSES), cross_entropy),
@@ -420,6 +433,12 @@ def test_buffers_must_fit() -> None:
         (gates.Take(), [(), (2,)]),
         (gates.Concatenate(axis=0), [(2, 3), (2, 4)]),
         (gates.Concatenate(axis=2), [(2, 3), (2, 3)]),
+        (gates.Columns(1, 4), [(2, 3)]),
+        (gates.Columns(0, 0), [()]),
+        (gates.Periodic(), [(2, 3), (3, 4), (3, 4), (3, 4, 2), (3, 4)]),
+        (gates.Periodic(), [(2, 2), (3, 4), (3, 4), (3, 4, 2), (3, 2)]),
+        (gates.Embedding((0, 3)), [(2, 1), (5, 2)]),
+        (gates.Embedding((0, 3)), [(2, 2), (3, 2)]),
         (gates.LayerNorm(), [(2, 3), (2,), (3,)]),
         (gates.LayerNorm(), [(), (), ()]),
         (gates.BatchNorm(3), [(2, 2, 3), (3,), (3,)]),
@@ -517,6 +536,26 @@ def test_rows_that_are_not_there(index: list[int]) -> None:
         gates.Take().forward(np.zeros((3, 2)), index)
     with pytest.raises(IndexError, match="a table of 3"):
         gates.SoftmaxCrossEntropy().forward(np.zeros((2, 3)), index)
+
+
+def test_codes_that_are_not_in_their_columns_table() -> None:
+    gate = gates.Embedding((0, 2))
+    assert gate.forward([[1.0, 2.0]], np.eye(5)[:, :2]).tolist() == [[0, 1, 0, 0]]
+    for codes in ([[2, 0]], [[0, 3]], [[-1, 0]]):
+        with pytest.raises(IndexError, match="of a table of"):
+            gate.forward(codes, np.zeros((5, 2)))
+
+
+@pytest.mark.parametrize("starts", [(), (1,), (0, 0), (0, 3, 2)])
+def test_tables_start_one_below_the_other(starts: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="tables that start"):
+        gates.Embedding(starts)
+
+
+@pytest.mark.parametrize("window", [(-1, 2), (2, 1)])
+def test_columns_that_make_no_sense(window: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="columns"):
+        gates.Columns(*window)
 
 
 def test_an_index_is_whole() -> None:

@@ -56,6 +56,26 @@ def softplus(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
+def pi_times(x: np.ndarray) -> np.ndarray:
+    return 4 * np.arctan(np.ones((), x.dtype)) * x
+
+
+def half_turns(x: np.ndarray) -> np.ndarray:
+    """x less whole turns, which is exact: between -1 and 1."""
+    rest = np.fmod(x, 2)
+    return rest - 2 * (rest > 1) + 2 * (rest < -1)
+
+
+def sinpi(x: np.ndarray) -> np.ndarray:
+    rest = half_turns(x)
+    away = np.abs(rest)
+    return np.copysign(np.sin(pi_times(np.minimum(away, 1 - away))), rest)
+
+
+def cospi(x: np.ndarray) -> np.ndarray:
+    return np.sin(pi_times(0.5 - np.abs(half_turns(x))))
+
+
 UNARY = {
     **reference.ACTIVATIONS,
     "negate": np.negative,
@@ -68,6 +88,8 @@ UNARY = {
     "softplus": softplus,
     "sin": np.sin,
     "cos": np.cos,
+    "sinpi": sinpi,
+    "cospi": cospi,
 }
 BINARY = {
     "add": np.add,
@@ -79,10 +101,11 @@ BINARY = {
     "minimum": np.minimum,
 }
 LOSSES = {name: rows for name, rows in reference.LOSS_ROWS.items() if name[:7] != "softmax"}
-NO_GRADIENT = ("expm1", "log1p")
+NO_GRADIENT = ("expm1", "log1p", "sinpi", "cospi")
 POSITIVE = ("log", "log1p", "sqrt", "power", "divide")
 EXACT = {"exp": (-760, 720), "expm1": (-50, 720), "log": (0, 1e300), "log1p": (-1, 3),
-         "tanh": (-25, 25), "sigmoid": (-760, 760), "softplus": (-760, 760)}  # fmt: skip
+         "tanh": (-25, 25), "sigmoid": (-760, 760), "softplus": (-760, 760),
+         "sinpi": (-1e4, 1e4), "cospi": (-1e4, 1e4)}  # fmt: skip
 
 
 def points(name: str, dtype: str, count: int = 2) -> list[np.ndarray]:
@@ -219,6 +242,11 @@ def test_special_values(dtype: str):
         ("sigmoid", -1e4, 0.0),
         ("softplus", 1e4, 1e4),
         ("softplus", -1e4, 0.0),
+        ("sinpi", tiny, np.pi * float(tiny)),
+        ("sinpi", 1e6, 0.0),
+        ("cospi", 1e6 + 1, -1.0),
+        ("cospi", 0.5, 0.0),
+        ("cospi", np.inf, np.nan),
     ):
         assert_same(run(f"f_{name}", dtype, np.array([at])), np.asarray([value], dtype))
 

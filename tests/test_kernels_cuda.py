@@ -109,7 +109,8 @@ def test_emulated(name: str, dtype: str, reverse: bool):
 STRIDING = {
     *("row_losses", "fold_rows", "layer_norm_forward", "dropout"),
     *("gather_labels", "gather_weights"),
-    *("clear_rows", "scatter_add", "sgd", "adamw"),
+    *("clear_rows", "scatter_add", "sgd", "adamw", "copy_columns", "periodic_forward"),
+    *("embedding_forward", "clear_table", "embedding_backward"),
 }
 
 

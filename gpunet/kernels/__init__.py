@@ -1,12 +1,13 @@
 """Every fused kernel: a NumPy reference, a CUDA source, one table of both."""
 
-from gpunet.kernels import activation, dropout, loss, norm, rows, scale, slots, update
+from gpunet.kernels import activation, columns, dropout, loss, norm, rows, scale, slots, update
 from gpunet.kernels.registry import REGISTRY, Kernel, register
 
 __all__ = [
     "REGISTRY",
     "Kernel",
     "activation",
+    "columns",
     "dropout",
     "loss",
     "norm",

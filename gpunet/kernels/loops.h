@@ -271,6 +271,143 @@ ENTRY(column_sums) {                                   // (x, out | n, m)
     add_rows(lane.row<T>(call, 0, m), lane.copy<T>(call, 1), lane.rows(), m);
 }
 
+// ---- Windows of columns. Waves go feature by feature over a group of rows at once; `values` has
+// room for e columns of it. (x, frequency, phase, weight, bias, y), (grad, x, frequency, phase,
+// weight, dx, dfrequency, dphase, dweight, dbias) | x_first, y_first, n, d, m, f, k, e
+
+enum { GROUP = 64 };                                   // rows at once
+
+#define TOTAL(i, count, term) \
+    T total = 0; \
+    _Pragma("omp simd reduction(+ : total)") for (long long i = 0; i < (count); ++i) total += term; \
+    return total;
+
+static inline T sum_of(const T* a, long long size) { TOTAL(i, size, a[i]) }
+static inline T sum_of_products(const T* a, const T* b, long long size) { TOTAL(i, size, a[i] * b[i]) }
+
+static inline void take_column(const T* x, long long stride, T* out, long long rows) {
+    for (long long i = 0; i < rows; ++i) out[i] = x[i * stride];
+}
+
+static inline void put_column(const T* x, long long stride, T* out, long long rows) {
+    for (long long i = 0; i < rows; ++i) out[i * stride] = x[i];
+}
+
+static CLONES void wave_values(const T* x, long long d, const T* frequency, const T* phase,
+                               const T* weight, const T* bias, T* y, long long m, T* values,
+                               long long rows, long long k, long long e) {
+    T given[GROUP], wave[GROUP];
+    take_column(x, d, given, rows);
+    for (long long q = 0; q < e; ++q) EVERY(i, rows) values[q * GROUP + i] = bias[q];
+    for (long long h = 0; h < k; ++h, weight += e) {
+        T pace = 2 * frequency[h], start = phase[h] / T(PI);
+        EVERY(i, rows) wave[i] = f_cospi(pace * given[i] + start);
+        for (long long q = 0; q < e; ++q) EVERY(i, rows) values[q * GROUP + i] += weight[q] * wave[i];
+    }
+    for (long long q = 0; q < e; ++q) put_column(values + q * GROUP, m, y + q, rows);
+    put_column(given, m, y + e, rows);
+}
+
+ENTRY(periodic_forward) {
+    const long long *s = call.sizes, d = s[3], m = s[4], f = s[5], k = s[6], e = s[7];
+    const T* x = lane.row<T>(call, 0, d) + s[0];
+    T* y = lane.row<T>(call, 5, m) + s[1];
+    for (long long first = 0, rows; (rows = lane.rows() - first) > 0; first += GROUP)
+        for (long long j = 0; j < f; ++j)
+            wave_values(x + first * d + j, d, call.at<T>(1) + j * k, call.at<T>(2) + j * k,
+                        call.at<T>(3) + j * k * e, call.at<T>(4) + j * e,
+                        y + first * m + j * (e + 1), m, (T*)lane.scratch,
+                        rows < GROUP ? rows : (long long)GROUP, k, e);
+}
+
+struct Slopes { T *dx, *frequency, *phase, *weight, *bias; };
+
+static CLONES void wave_slopes(const T* grad, long long m, const T* x, long long d,
+                               const T* frequency, const T* phase, const T* weight, Slopes to,
+                               T* values, long long rows, long long k, long long e) {
+    T given[GROUP], sine[GROUP], cosine[GROUP], slope[GROUP], along[GROUP];
+    take_column(x, d, given, rows);
+    take_column(grad + e, m, along, rows);
+    for (long long q = 0; q < e; ++q) {
+        take_column(grad + q, m, values + q * GROUP, rows);
+        to.bias[q] += sum_of(values + q * GROUP, rows);
+    }
+    for (long long h = 0; h < k; ++h, weight += e, to.weight += e) {
+        T pace = 2 * frequency[h], start = phase[h] / T(PI);
+        EVERY(i, rows) {
+            Wave wave = wave_at(half_turns(pace * given[i] + start));
+            sine[i] = -wave.sin;
+            cosine[i] = wave.cos;
+            slope[i] = 0;
+        }
+        for (long long q = 0; q < e; ++q) {
+            EVERY(i, rows) slope[i] += weight[q] * values[q * GROUP + i];
+            to.weight[q] += sum_of_products(cosine, values + q * GROUP, rows);
+        }
+        EVERY(i, rows) slope[i] *= sine[i];
+        to.phase[h] += sum_of(slope, rows);
+        to.frequency[h] += 2 * T(PI) * sum_of_products(slope, given, rows);
+        if (to.dx) EVERY(i, rows) along[i] += T(PI) * pace * slope[i];
+    }
+    if (to.dx) put_column(along, d, to.dx, rows);
+}
+
+ENTRY(periodic_backward) {
+    const long long *s = call.sizes, d = s[3], m = s[4], f = s[5], k = s[6], e = s[7];
+    const T *grad = lane.row<T>(call, 0, m) + s[1], *x = lane.row<T>(call, 1, d) + s[0];
+    T* dx = call.pointers[5] ? lane.row<T>(call, 5, d) + s[0] : nullptr;
+    Slopes to = {dx, lane.copy<T>(call, 6), lane.copy<T>(call, 7), lane.copy<T>(call, 8),
+                 lane.copy<T>(call, 9)};
+    EVERY(i, f * k) to.frequency[i] = to.phase[i] = 0;
+    EVERY(i, f * k * e) to.weight[i] = 0;
+    EVERY(i, f * e) to.bias[i] = 0;
+    for (long long first = 0, rows; (rows = lane.rows() - first) > 0; first += GROUP)
+        for (long long j = 0; j < f; ++j)
+            wave_slopes(grad + first * m + j * (e + 1), m, x + first * d + j, d,
+                        call.at<T>(2) + j * k, call.at<T>(3) + j * k, call.at<T>(4) + j * k * e,
+                        {dx ? dx + first * d + j : nullptr, to.frequency + j * k, to.phase + j * k,
+                         to.weight + j * k * e, to.bias + j * e},
+                        (T*)lane.scratch, rows < GROUP ? rows : (long long)GROUP, k, e);
+}
+
+// (x, starts, table, y), (grad, x, starts, dtable) | x_first, y_first, n, d, m, c, v, e
+
+static inline long long table_row(T code, const int* starts, long long j, long long c, long long v) {
+    long long low = starts[j], high = (j + 1 < c ? starts[j + 1] : v) - 1;
+    T most = T(high - low);
+    return low + (long long)(code > 0 ? (code < most ? code : most) : T(0));
+}
+
+ENTRY(embedding_forward) {
+    const long long *s = call.sizes, d = s[3], m = s[4], c = s[5], v = s[6], e = s[7];
+    const T *x = lane.row<T>(call, 0, d) + s[0], *table = call.at<T>(2);
+    T* y = lane.row<T>(call, 3, m) + s[1];
+    for (long long i = 0; i < lane.rows(); ++i, x += d, y += m)
+        for (long long j = 0; j < c; ++j) {
+            const T* row = table + table_row(x[j], call.at<int>(1), j, c, v) * e;
+            EVERY(q, e) y[j * e + q] = row[q];
+        }
+}
+
+ENTRY(embedding_backward) {
+    const long long *s = call.sizes, d = s[3], m = s[4], c = s[5], v = s[6], e = s[7];
+    const T *grad = lane.row<T>(call, 0, m) + s[1], *x = lane.row<T>(call, 1, d) + s[0];
+    T* table = lane.copy<T>(call, 3);
+    EVERY(i, v * e) table[i] = 0;
+    for (long long i = 0; i < lane.rows(); ++i, x += d, grad += m)
+        for (long long j = 0; j < c; ++j) {
+            T* row = table + table_row(x[j], call.at<int>(2), j, c, v) * e;
+            EVERY(q, e) row[q] += grad[j * e + q];
+        }
+}
+
+ENTRY(copy_columns) {                                  // (x, y, …) | x_first, y_first, width, n, d, m
+    const long long *s = call.sizes, width = s[2], d = s[4], m = s[5];
+    const T* x = lane.row<T>(call, 0, d) + s[0];
+    T* y = lane.row<T>(call, 1, m) + s[1];
+    for (long long i = 0; i < lane.rows(); ++i, x += d, y += m) EVERY(j, width) y[j] = x[j];
+}
+
 // ---- Dropout. (x, rate, hyper, key, clock, layer, y | layer, n, m)
 
 ENTRY(dropout) {

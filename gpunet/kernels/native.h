@@ -10,7 +10,7 @@
 
 struct Call {
     void* pointers[16];
-    long long sizes[4];
+    long long sizes[8];
     unsigned long long apart;          // bit i: pointer i is a gradient, one copy a lane
 
     template <class T> T* at(int i) const { return (T*)pointers[i]; }

@@ -18,7 +18,7 @@ from gpunet.kernels.loss import LOSSES
 from gpunet.kernels.update import OPTIMIZERS
 from gpunet.random import Purpose
 
-POINTERS, SIZES, MOST_LANES = 16, 4, 256
+POINTERS, SIZES, MOST_LANES = 16, 8, 256
 ROWS_OF_WEIGHT = 4
 """Slabs of a weight are cut at multiples of it, as in loops.h."""
 LEAST_ROWS, LEAST_COLUMNS = 32, 64
@@ -35,6 +35,8 @@ GEMM_NAMES = ("scipy_cblas_{}gemm64_", "cblas_{}gemm64_", "scipy_cblas_{}gemm", 
 WHOLE = ("squared_norm", "clip", *OPTIMIZERS)
 """Kernels that work on all rows' results: a barrier comes before them."""
 BATCH_NORM = ("batch_norm_forward", "batch_norm_backward", "batch_norm_apply")
+PERIODIC, GROUP = ("periodic_forward", "periodic_backward"), 64
+"""Kernels that take so many rows at once, as in loops.h, and want room for some columns of them."""
 BATCH_NORM_PARTS = 9
 """Where the forward pass is given the lanes' own statistics: they take the scratch's place."""
 BY_COLUMNS = 4
@@ -239,11 +241,12 @@ class Program:
         return operation.function == self._function(name)
 
     def _room(self) -> int:
-        """Elements of scratch a lane: a block of a gradient, or three rows of numbers."""
+        """Elements of scratch a lane: a block of a gradient, or some rows or columns of numbers."""
         wanted = ("gather", *BATCH_NORM)
         rows = [3 * step.sizes[1] for step in self.steps if step.name in wanted]
         blocks = [self._block(*step.sizes[:2]) for step in self.weights if self.moves_at_once]
-        return max([*rows, *blocks, 0])
+        columns = [GROUP * step.sizes[-1] for step in self.steps if step.name in PERIODIC]
+        return max([*rows, *columns, *blocks, 0])
 
     def _block(self, rows: int, columns: int) -> int:
         """Elements of the largest block of a lane's slab."""

@@ -1,4 +1,4 @@
-// Rows into batches, entries gather_<dtype of x>, gather_labels and gather_weights; and column sums.
+// Rows into batches: gather_<dtype of x>, gather_labels, gather_weights; column sums; windows.
 
 HD long long source_row(const int* order, const long long* clock, long long i) {
     long long place = clock[START] + i;
@@ -42,4 +42,12 @@ KERNEL column_sums(const T* x, T* out, T* work, long long n, long long m) {
 KERNEL fold_columns(const T* x, T* out, T* work, long long n, long long m) {
     __shared__ T shared[THREADS];
     fold_chunks(work, out, n, m, shared);
+}
+
+KERNEL copy_columns(const T* x, T* y, long long x_first, long long y_first, long long width,
+                    long long n, long long d, long long m) {
+    EACH(i, n * width) {
+        long long row = i / width, j = i % width;
+        y[row * m + y_first + j] = x[row * d + x_first + j];
+    }
 }

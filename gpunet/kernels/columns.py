@@ -1,0 +1,278 @@
+"""The first layer of a table: numbers as waves, category codes as rows of a table, columns copied.
+
+Each kernel reads a window of columns of its input, from `x_first` on, and writes one of its output,
+from `y_first` on, so that parts which lie side by side are written where they belong; what is
+outside the windows stays.
+"""
+
+from collections.abc import Iterator
+from math import ceil, pi
+from typing import NamedTuple
+
+import numpy as np
+
+from gpunet.device import Array
+from gpunet.kernels.registry import Run, Stage, per_element, register
+from gpunet.kernels.slots import THREADS
+from gpunet.kernels.tiles import TILE
+
+
+def periodic_forward(
+    x: Array,
+    frequency: Array,
+    phase: Array,
+    weight: Array,
+    bias: Array,
+    y: Array,
+    x_first: int,
+    y_first: int,
+) -> Run:
+    """For feature j of the window (n, f) of x (n, d), e + 1 columns of the window of y (n, m):
+    cos(2π frequency[j] x_j + phase[j]) @ weight[j] + bias[j], and x_j.
+
+    frequency, phase (f, k); weight (f, k, e); bias (f, e).
+    """
+    tiles = list(_wave_tiles(x, weight, y, x_first, y_first))
+
+    def run() -> None:
+        for tile in tiles:
+            np.cos(tile.angles(frequency, phase), out=tile.cosine)
+            np.matmul(tile.cosine, weight, out=tile.mixed)
+            np.add(tile.mixed, bias[:, None], out=tile.outer[..., :-1])
+            np.copyto(tile.outer[..., -1], tile.x)
+
+    return run
+
+
+def periodic_backward(
+    grad: Array,
+    x: Array,
+    frequency: Array,
+    phase: Array,
+    weight: Array,
+    dx: Array | None,
+    dfrequency: Array,
+    dphase: Array,
+    dweight: Array,
+    dbias: Array,
+    x_first: int,
+    y_first: int,
+) -> Run:
+    """The gradients of periodic_forward, from the window of grad (n, m); with a = 2π frequency x +
+    phase and u = -sin(a) * (grad @ weightᵀ), summed over the rows: dweight = cos(a)ᵀ @ grad,
+    dphase = u, dfrequency = 2π x u. dx (n, d), if wanted, has the window of x."""
+    tiles = list(_wave_tiles(x, weight, grad, x_first, y_first))
+    windows: list[Array | None] = [None] * len(tiles)
+    if dx is not None:
+        windows = [tile.x for tile in _wave_tiles(dx, weight, grad, x_first, y_first)]
+    sums = (dfrequency, dphase, dweight, dbias)
+
+    def run() -> None:
+        for total in sums:
+            total.fill(0)
+        for tile, window in zip(tiles, windows):
+            slope = _add_slopes(tile, frequency, phase, weight, sums)
+            if window is not None:
+                np.multiply(slope, frequency[:, None], out=slope)
+                np.sum(slope, axis=2, out=window)
+                window *= 2 * pi
+                window += tile.outer[..., -1]
+
+    return run
+
+
+def _add_slopes(
+    tile: "_Waves", frequency: Array, phase: Array, weight: Array, sums: tuple[Array, ...]
+) -> Array:
+    """Adds a tile's gradients to dfrequency, dphase, dweight and dbias; returns u (f, rows, k)."""
+    dfrequency, dphase, dweight, dbias = sums
+    np.copyto(tile.mixed, tile.outer[..., :-1])
+    dbias += tile.mixed.sum(axis=1)
+    np.cos(tile.angles(frequency, phase), out=tile.cosine)
+    dweight += np.matmul(tile.cosine.transpose(0, 2, 1), tile.mixed)
+    slope = tile.cosine
+    np.matmul(tile.mixed, weight.transpose(0, 2, 1), out=slope)
+    np.sin(tile.angle, out=tile.angle)
+    np.multiply(slope, tile.angle, out=slope)
+    np.negative(slope, out=slope)
+    dphase += slope.sum(axis=1)
+    np.multiply(slope, tile.x[..., None], out=tile.angle)
+    dfrequency += 2 * pi * tile.angle.sum(axis=1)
+    return slope
+
+
+class _Waves(NamedTuple):
+    """A tile of rows, features first: x (f, rows), outer (f, rows, e + 1), scratch angle and
+    cosine (f, rows, k) and mixed (f, rows, e)."""
+
+    x: Array
+    outer: Array
+    angle: Array
+    cosine: Array
+    mixed: Array
+
+    def angles(self, frequency: Array, phase: Array) -> Array:
+        np.multiply(self.x[..., None], 2 * pi * frequency[:, None], out=self.angle)
+        return np.add(self.angle, phase[:, None], out=self.angle)
+
+
+def _wave_tiles(x: Array, weight: Array, y: Array, x_first: int, y_first: int) -> Iterator[_Waves]:
+    """The windows of x and y in tiles of rows that share their scratch."""
+    f, k, e = weight.shape
+    step = max(1, min(len(x), TILE // max(1, f * max(k, e))))
+    boxes = [np.empty((f, step, width), x.dtype) for width in (k, k, e)]
+    for first in range(0, len(x), step):
+        inside = x[first : first + step, x_first : x_first + f].T
+        outer = _window(y[first : first + step], y_first, f, e + 1).transpose(1, 0, 2)
+        yield _Waves(inside, outer, *(box[:, : inside.shape[1]] for box in boxes))
+
+
+def _window(y: Array, first: int, parts: int, width: int) -> Array:
+    """A view (n, parts, width) of columns of y (n, m)."""
+    row, column = y.strides
+    window, strides = y[:, first : first + parts * width], (row, width * column, column)
+    return np.lib.stride_tricks.as_strided(window, (len(y), parts, width), strides)
+
+
+def embedding_forward(
+    x: Array, starts: Array, table: Array, y: Array, x_first: int, y_first: int
+) -> Run:
+    """For column j of the window (n, c) of x (n, d), whole numbers, e columns of the window of
+    y (n, m): row starts[j] + x_j of table (v, e), which holds the columns' tables one below the
+    other; starts int32 (c,). A number outside its table counts as the nearest in it.
+    """
+    tiles = _code_tiles(x, starts, table, y, x_first, y_first)
+
+    def run() -> None:
+        for codes, low, high, window in tiles:
+            window[...] = table[_rows(codes, low, high)]
+
+    return run
+
+
+def embedding_backward(
+    grad: Array, x: Array, starts: Array, dtable: Array, x_first: int, y_first: int
+) -> Run:
+    """dtable (v, e): row r is the sum of the parts of grad (n, m) for which embedding_forward
+    read row r, in the order of the rows."""
+    (tile,) = _code_tiles(x, starts, dtable, grad, x_first, y_first, whole=True)
+
+    def run() -> None:
+        codes, low, high, window = tile
+        rows = _rows(codes, low, high).ravel()
+        for column in range(dtable.shape[1]):
+            weights = window[..., column].ravel()
+            dtable[:, column] = np.bincount(rows, weights, len(dtable))
+
+    return run
+
+
+def _code_tiles(
+    x: Array,
+    starts: Array,
+    table: Array,
+    y: Array,
+    x_first: int,
+    y_first: int,
+    whole: bool = False,
+) -> list[tuple[Array, Array, Array, Array]]:
+    """The windows of x and y in tiles of rows, with each column's first and last row of the table;
+    `whole`: in one."""
+    columns, e = len(starts), table.shape[1]
+    step = max(1, len(x) if whole else TILE // max(1, columns * e))
+    high = np.append(starts[1:], len(table)) - 1
+    return [
+        (
+            x[first : first + step, x_first : x_first + columns],
+            starts,
+            high,
+            _window(y[first : first + step], y_first, columns, e),
+        )
+        for first in range(0, max(1, len(x)), step)
+    ]
+
+
+def _rows(codes: Array, low: Array, high: Array) -> Array:
+    inside = np.fmin(np.fmax(codes, 0), high - low)  # fmax drops NaN
+    return inside.astype(np.intp) + low
+
+
+def copy_columns(x: Array, y: Array, x_first: int, y_first: int, width: int) -> Run:
+    """Columns y_first … of y (n, m) = `width` columns of x (n, d), from x_first on."""
+    inside = x[:, x_first : x_first + width]
+    outside = y[:, y_first : y_first + width]
+    return lambda: np.copyto(outside, inside)
+
+
+def _shapes(x: Array, y: Array, weight: Array) -> tuple[int, ...]:
+    return x.shape[0], x.shape[1], y.shape[1], *weight.shape
+
+
+def _grid(threads: int) -> tuple[int, ...]:
+    return (min(ceil(threads / THREADS), 2_048),)
+
+
+PERIODIC_FORWARD = register(
+    periodic_forward,
+    "periodic.cu",
+    outputs="y",
+    typed_by="x",
+    sizes=lambda x, frequency, phase, weight, bias, y, x_first, y_first: _shapes(x, y, weight),
+    stages=(
+        Stage(
+            "periodic_forward",
+            lambda x, frequency, phase, weight, bias, *rest: _grid(
+                len(x) * (bias.size + len(bias))
+            ),
+        ),
+    ),
+)
+PERIODIC_BACKWARD = register(
+    periodic_backward,
+    "periodic.cu",
+    outputs="dx dfrequency dphase dweight dbias",
+    typed_by="x",
+    sizes=lambda grad, x, frequency, phase, weight, *rest: _shapes(x, grad, weight),
+    stages=(
+        Stage(
+            "periodic_backward",
+            lambda grad, x, frequency, *rest: (frequency.size + len(frequency),),
+        ),
+        Stage("periodic_inputs", lambda grad, x, frequency, *rest: _grid(len(x) * len(frequency))),
+    ),
+)
+EMBEDDING_FORWARD = register(
+    embedding_forward,
+    "embedding.cu",
+    outputs="y",
+    typed_by="table",
+    sizes=lambda x, starts, table, y, x_first, y_first: (*_shapes(x, y, starts), *table.shape),
+    stages=(
+        Stage(
+            "embedding_forward",
+            lambda x, starts, table, *rest: _grid(len(x) * len(starts) * table.shape[1]),
+        ),
+    ),
+)
+EMBEDDING_BACKWARD = register(
+    embedding_backward,
+    "embedding.cu",
+    outputs="dtable",
+    typed_by="dtable",
+    sizes=lambda grad, x, starts, dtable, *rest: (*_shapes(x, grad, starts), *dtable.shape),
+    stages=(
+        Stage("clear_table", lambda grad, x, starts, dtable, *rest: per_element(dtable)),
+        Stage(
+            "embedding_backward",
+            lambda grad, x, starts, dtable, *rest: (min(len(x) * len(starts), 65_536),),
+        ),
+    ),
+)
+COPY_COLUMNS = register(
+    copy_columns,
+    "rows.cu",
+    outputs="y",
+    typed_by="x",
+    sizes=lambda x, y, *rest: (*x.shape, y.shape[1]),
+    stages=(Stage("copy_columns", lambda x, y, first, to, width: _grid(len(x) * width)),),
+)
