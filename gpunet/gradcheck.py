@@ -441,17 +441,16 @@ def _activation(name: str) -> Callable[[Bench], Difference]:
 
 def _parametric(name: str) -> Callable[[Bench], Difference]:
     def case(bench: Bench) -> Difference:
-        z, share = bench.apart((5, 3), (3,))
-        start, none = {"z": z, "share": share}, np.full_like(z, nan)
+        z, bias, share = bench.apart((5, 3), (3,), (3,))
+        start, none = {"z": z, "bias": bias / 100, "share": share}, np.full_like(z, nan)
 
         def forward(at: Point) -> np.ndarray:
-            found = bench.run(f"parametric_{name}_forward", at["z"], None, at["share"], none)
-            return found["y"]
+            return bench.run(f"parametric_{name}_forward", *at.values(), none)["y"]
 
         def backward(grad: np.ndarray) -> Point:
-            given = (grad, z, None, share, none, None, np.full(3, nan))
+            given = (grad, *start.values(), none, np.full(3, nan), np.full(3, nan))
             found = bench.run(f"parametric_{name}_backward", *given)
-            return {"z": found["dz"], "share": found["dshare"]}
+            return {"z": found["dz"], "bias": found["dbias"], "share": found["dshare"]}
 
         return bench.pair(start, forward, backward)
 

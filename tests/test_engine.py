@@ -30,7 +30,7 @@ GRAPHS = [
     ("multiclass", replace(BASE, label_smoothing=0.1)),
     ("multiclass", replace(BASE, dropout=0.3)),
     ("multiclass", replace(BASE, parametric=True, activation="selu", bias=False)),
-    ("regression", replace(BASE, input_scale=True, parametric=True, parametrisation="ntk")),
+    ("regression", replace(BASE, loss="huber", input_scale=True, parametric=True)),
     *((task, replace(BASE, loss=names[0], weight="w")) for task, names in TASK_LOSSES.items()),
     ("regression", replace(BASE, loss="sum_squares", weight="w")),
     ("binary", replace(BASE, loss="mean(softplus(pred) - target*pred)", weight="w")),
