@@ -6,9 +6,10 @@ state lie in flat vectors. After that a step is the list, run: nothing is alloca
 number that changes from step to step is read from device memory.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from math import prod
 from typing import Any, Literal
 
@@ -334,7 +335,10 @@ def lower(
 
 
 class _Lowering:
-    """The walk: what is emitted so far, and where each node's value and gradient lie."""
+    """The walk: what is emitted so far, and where each node's value and gradient lie.
+
+    `firsts` has the first column of those that are windows of wider slots.
+    """
 
     def __init__(
         self, graph: Graph, feed: Feed, store: Store, batch: int, training: bool, dtype: str
@@ -346,6 +350,7 @@ class _Lowering:
         self.grads: dict[Node, Slot] = {}
         self.biases: dict[Node, Slot] = {}
         self.saved: dict[Node, tuple[Slot, ...]] = {}
+        self.firsts: dict[Node, int] = {}
         self.closed = False
         device = store.device
         self.clock = self.outside("clock", device.zeros((8,), np.int64))
@@ -432,6 +437,7 @@ class _Lowering:
         if node.kind == "parameter":
             self.values[node] = self.store.slot(node.name)
         elif node.gate is not None and not self.closed:
+            self._refuse_branch(node)
             _FORWARD[_kind(node)](self, node)
             self.closed = node is stop_at
 
@@ -440,12 +446,55 @@ class _Lowering:
         if node.gate is not None and (node in self.grads or isinstance(node.gate, gates.Loss)):
             _BACKWARD[_kind(node)](self, node)
 
+    def _refuse_branch(self, node: Node) -> None:
+        """Only windows of the data may be read twice: other values are overwritten in place, and
+        no launch adds gradients up."""
+        count = sum(other.inputs.count(node) for other in self.graph.nodes)
+        if count > 1 and (self.wants(node) or not self.is_window(node)):
+            raise TypeError(f"no launch for {node.name}, which is read {count} times")
+
+    def is_window(self, node: Node) -> bool:
+        """Whether a node is columns that all who read them find in the wider slot."""
+        is_columns = isinstance(node.gate, gates.Columns)
+        return is_columns and all(isinstance(user.gate, _WINDOWED) for user in self.users(node))
+
     def users(self, node: Node) -> list[Node]:
         return [other for other in self.graph.nodes if node in other.inputs]
 
     def wants(self, node: Node) -> bool:
         """Whether a gradient has somewhere to go."""
         return node.kind == "parameter" or any(self.wants(i) for i in node.inputs)
+
+    def shape(self, node: Node) -> tuple[int, ...]:
+        """Of a node's value, lowered or not, without what lies beside it in its slot."""
+        if node.gate is not None:
+            return node.gate.shape(*map(self.shape, node.inputs))
+        return self.values[node].shape if node.kind == "input" else node.value.shape
+
+    def joined(self, node: Node) -> Slot:
+        """Where the parts of a Concatenate lie side by side."""
+        if node not in self.values:
+            self.values[node] = self.slot(node.name, self.shape(node))
+        return self.values[node]
+
+    def parts(self, node: Node) -> Iterator[tuple[Node, int, int]]:
+        """The parts of a Concatenate: which, its first column, how many."""
+        widths = [self.shape(part)[1] for part in node.inputs]
+        return zip(node.inputs, accumulate(widths, initial=0), widths)
+
+    def windows(self, node: Node) -> tuple[int, int]:
+        """The first columns of what a node reads and of itself, in their slots."""
+        return self.firsts.get(node.inputs[0], 0), self.firsts.get(node, 0)
+
+    def place(self, node: Node) -> Slot:
+        """Where a node's value is written: in the Concatenate that reads it, or alone."""
+        users = self.users(node)
+        if [type(user.gate) for user in users] != [gates.Concatenate]:
+            self.values[node] = self.slot(node.name, self.shape(node))
+        else:
+            self.values[node] = self.joined(users[0])
+            self.firsts[node] = next(at for part, at, _ in self.parts(users[0]) if part is node)
+        return self.values[node]
 
     def gradient(self, node: Node) -> Slot:
         """Where a node's gradient is written: the flat vector for parameters."""
@@ -616,6 +665,7 @@ def _activation_backward(work: _Lowering, node: Node) -> None:
     work.launch(gate.pair[1], grad, z, bias, work.values[node], grad, dbias)
 
 
+<<<<<<< HEAD
 def _parametric_forward(work: _Lowering, node: Node) -> None:
     gate, (source, share) = node.gate, node.inputs
     assert isinstance(gate, gates.Parametric)
@@ -648,6 +698,76 @@ def _scale_backward(work: _Lowering, node: Node) -> None:
         work.grads[x] = grad
     given = (grad, work.values[x], work.values[scale])
     work.launch(REGISTRY["scale_backward"], *given, work.grads.get(x), work.gradient(scale))
+=======
+def _columns_forward(work: _Lowering, node: Node) -> None:
+    gate, (source,) = node.gate, node.inputs
+    assert isinstance(gate, gates.Columns)
+    x, first = work.values[source], work.firsts.get(source, 0) + gate.first
+    if work.is_window(node):
+        work.values[node], work.firsts[node] = x, first
+    else:
+        y = work.values[node] = work.slot(node.name, work.shape(node))
+        work.launch(REGISTRY["copy_columns"], x, y, first, 0, y.shape[1])
+
+
+def _columns_backward(work: _Lowering, node: Node) -> None:
+    """Nothing for the data; of what has a gradient, the other columns would need theirs."""
+    if work.wants(node):
+        raise TypeError(f"no launch for the gradient of {node.inputs[0].name} by some columns")
+
+
+def _concatenate_forward(work: _Lowering, node: Node) -> None:
+    gate, y = node.gate, work.joined(node)
+    assert isinstance(gate, gates.Concatenate)
+    if gate.axis not in (-1, 1):
+        raise TypeError(f"no launch for a join along axis {gate.axis}")
+    for part, first, width in work.parts(node):
+        x = work.values[part]
+        if x is not y:
+            work.launch(REGISTRY["copy_columns"], x, y, work.firsts.get(part, 0), first, width)
+
+
+def _concatenate_backward(work: _Lowering, node: Node) -> None:
+    grad = work.grads[node]
+    for part, first, width in work.parts(node):
+        if work.values[part] is work.values[node]:
+            work.grads[part] = grad
+        elif work.wants(part):
+            own = work.grads[part] = work.gradient(part)
+            work.launch(REGISTRY["copy_columns"], grad, own, first, 0, width)
+
+
+def _periodic_forward(work: _Lowering, node: Node) -> None:
+    given, y = [work.values[i] for i in node.inputs], work.place(node)
+    work.launch(REGISTRY["periodic_forward"], *given, y, *work.windows(node))
+
+
+def _periodic_backward(work: _Lowering, node: Node) -> None:
+    x, *waves = node.inputs
+    given = (work.values[i] for i in node.inputs[:-1])
+    dx = None
+    if work.wants(x):
+        dx = work.grads[x] = work.gradient(x)
+    parts = (dx, *map(work.gradient, waves))
+    work.launch(
+        REGISTRY["periodic_backward"], work.grads[node], *given, *parts, *work.windows(node)
+    )
+
+
+def _embedding_forward(work: _Lowering, node: Node) -> None:
+    gate, (codes, table) = node.gate, node.inputs
+    assert isinstance(gate, gates.Embedding)
+    starts = work.store.device.asarray(gate.starts, np.int32)
+    work.saved[node] = (work.outside(f"{node.name}.starts", starts),)
+    given = (work.values[codes], *work.saved[node], work.values[table], work.place(node))
+    work.launch(REGISTRY["embedding_forward"], *given, *work.windows(node))
+
+
+def _embedding_backward(work: _Lowering, node: Node) -> None:
+    codes, table = node.inputs
+    given = (work.grads[node], work.values[codes], *work.saved[node], work.gradient(table))
+    work.launch(REGISTRY["embedding_backward"], *given, *work.windows(node))
+>>>>>>> 2342e90 (A table's first layer is lowered: parts of a join are written where they lie)
 
 
 def _dropout_forward(work: _Lowering, node: Node) -> None:
@@ -740,8 +860,15 @@ _FORWARD: dict[type, Callable[[_Lowering, Node], None]] = {
     gates.MatMul: _matmul_forward,
     gates.Add: _add_forward,
     gates.Activation: _activation_forward,
+<<<<<<< HEAD
     gates.Parametric: _parametric_forward,
     gates.Multiply: _scale_forward,
+=======
+    gates.Columns: _columns_forward,
+    gates.Concatenate: _concatenate_forward,
+    gates.Periodic: _periodic_forward,
+    gates.Embedding: _embedding_forward,
+>>>>>>> 2342e90 (A table's first layer is lowered: parts of a join are written where they lie)
     gates.Dropout: _dropout_forward,
     gates.LayerNorm: _layer_norm_forward,
     gates.BatchNorm: _batch_norm_forward,
@@ -751,10 +878,19 @@ _BACKWARD: dict[type, Callable[[_Lowering, Node], None]] = {
     gates.MatMul: _matmul_backward,
     gates.Add: _add_backward,
     gates.Activation: _activation_backward,
+<<<<<<< HEAD
     gates.Parametric: _parametric_backward,
     gates.Multiply: _scale_backward,
+=======
+    gates.Columns: _columns_backward,
+    gates.Concatenate: _concatenate_backward,
+    gates.Periodic: _periodic_backward,
+    gates.Embedding: _embedding_backward,
+>>>>>>> 2342e90 (A table's first layer is lowered: parts of a join are written where they lie)
     gates.Dropout: _dropout_backward,
     gates.LayerNorm: _layer_norm_backward,
     gates.BatchNorm: _batch_norm_backward,
     gates.Loss: _loss_backward,
 }
+_WINDOWED = (gates.Columns, gates.Concatenate, gates.Periodic, gates.Embedding)
+"""Gates that read a window of a slot where it is."""

@@ -202,6 +202,13 @@ def test_a_step_allocates_no_array() -> None:
     scale, order = np.full(columns, 1 / 255), np.arange(rows, dtype=np.int32)
     feed = Feed(x, target("multiclass", rows), scale, -scale, order)
     launches, _ = lower(network, feed, config, rows, "float32")
+    peak = peak_of_a_step(launches)
+    numbers_a_row = peak / (4 * rows)
+    assert numbers_a_row < 32, f"{peak:,} bytes"
+
+
+def peak_of_a_step(launches: LaunchList) -> int:
+    """Bytes that a step takes, at most, after two others."""
     launches.run(2)
     launches.rewind()
     tracemalloc.start()
@@ -211,11 +218,9 @@ def test_a_step_allocates_no_array() -> None:
         before = tracemalloc.get_traced_memory()[0]
         launches.rewind()
         launches.run()
-        peak = tracemalloc.get_traced_memory()[1] - before
+        return tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    numbers_a_row = peak / (4 * rows)
-    assert numbers_a_row < 32, f"{peak:,} bytes"
 
 
 def test_evaluation_is_the_graphs_and_leaves_weights_alone() -> None:
