@@ -275,7 +275,7 @@ ENTRY(column_sums) {                                   // (x, out | n, m)
 // room for e columns of it. (x, frequency, phase, weight, bias, y), (grad, x, frequency, phase,
 // weight, dx, dfrequency, dphase, dweight, dbias) | x_first, y_first, n, d, m, f, k, e
 
-enum { GROUP = 64 };                                   // rows at once
+enum { GROUP = 128 };                                  // rows at once
 
 #define TOTAL(i, count, term) \
     T total = 0; \

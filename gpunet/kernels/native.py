@@ -35,7 +35,7 @@ GEMM_NAMES = ("scipy_cblas_{}gemm64_", "cblas_{}gemm64_", "scipy_cblas_{}gemm", 
 WHOLE = ("squared_norm", "clip", *OPTIMIZERS)
 """Kernels that work on all rows' results: a barrier comes before them."""
 BATCH_NORM = ("batch_norm_forward", "batch_norm_backward", "batch_norm_apply")
-PERIODIC, GROUP = ("periodic_forward", "periodic_backward"), 64
+PERIODIC, GROUP = ("periodic_forward", "periodic_backward"), 128
 """Kernels that take so many rows at once, as in loops.h, and want room for some columns of them."""
 BATCH_NORM_PARTS = 9
 """Where the forward pass is given the lanes' own statistics: they take the scratch's place."""
