@@ -665,7 +665,6 @@ def _activation_backward(work: _Lowering, node: Node) -> None:
     work.launch(gate.pair[1], grad, z, bias, work.values[node], grad, dbias)
 
 
-<<<<<<< HEAD
 def _parametric_forward(work: _Lowering, node: Node) -> None:
     gate, (source, share) = node.gate, node.inputs
     assert isinstance(gate, gates.Parametric)
@@ -698,7 +697,8 @@ def _scale_backward(work: _Lowering, node: Node) -> None:
         work.grads[x] = grad
     given = (grad, work.values[x], work.values[scale])
     work.launch(REGISTRY["scale_backward"], *given, work.grads.get(x), work.gradient(scale))
-=======
+
+
 def _columns_forward(work: _Lowering, node: Node) -> None:
     gate, (source,) = node.gate, node.inputs
     assert isinstance(gate, gates.Columns)
@@ -767,7 +767,6 @@ def _embedding_backward(work: _Lowering, node: Node) -> None:
     codes, table = node.inputs
     given = (work.grads[node], work.values[codes], *work.saved[node], work.gradient(table))
     work.launch(REGISTRY["embedding_backward"], *given, *work.windows(node))
->>>>>>> 2342e90 (A table's first layer is lowered: parts of a join are written where they lie)
 
 
 def _dropout_forward(work: _Lowering, node: Node) -> None:
@@ -860,15 +859,12 @@ _FORWARD: dict[type, Callable[[_Lowering, Node], None]] = {
     gates.MatMul: _matmul_forward,
     gates.Add: _add_forward,
     gates.Activation: _activation_forward,
-<<<<<<< HEAD
     gates.Parametric: _parametric_forward,
     gates.Multiply: _scale_forward,
-=======
     gates.Columns: _columns_forward,
     gates.Concatenate: _concatenate_forward,
     gates.Periodic: _periodic_forward,
     gates.Embedding: _embedding_forward,
->>>>>>> 2342e90 (A table's first layer is lowered: parts of a join are written where they lie)
     gates.Dropout: _dropout_forward,
     gates.LayerNorm: _layer_norm_forward,
     gates.BatchNorm: _batch_norm_forward,
@@ -878,15 +874,12 @@ _BACKWARD: dict[type, Callable[[_Lowering, Node], None]] = {
     gates.MatMul: _matmul_backward,
     gates.Add: _add_backward,
     gates.Activation: _activation_backward,
-<<<<<<< HEAD
     gates.Parametric: _parametric_backward,
     gates.Multiply: _scale_backward,
-=======
     gates.Columns: _columns_backward,
     gates.Concatenate: _concatenate_backward,
     gates.Periodic: _periodic_backward,
     gates.Embedding: _embedding_backward,
->>>>>>> 2342e90 (A table's first layer is lowered: parts of a join are written where they lie)
     gates.Dropout: _dropout_backward,
     gates.LayerNorm: _layer_norm_backward,
     gates.BatchNorm: _batch_norm_backward,
