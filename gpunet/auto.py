@@ -113,10 +113,6 @@ def _check_encoding(settings: Settings, schema: Schema) -> None:
     config, task = settings.config, schema.target.task
     if task != "regression" and settings.given("clamp") and config.clamp == "on":
         raise UsageError(f"--clamp on has no meaning for a {task} target")
-    if schema.layout.codes:
-        raise UsageError(
-            f"--one-hot-levels {config.one_hot_levels} wants a network with embeddings", "use all"
-        )
 
 
 def _check_warmup(config: Config, rows: int) -> None:

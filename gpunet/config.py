@@ -50,6 +50,7 @@ Task = Literal["auto", "regression", "binary", "multiclass", "multilabel"]
 Scaling = Literal["auto", "robust", "standard"]
 Norm = Literal["none", "layer", "batch"]
 Preset = Literal["auto", "fast", "best", "plain"]
+NumericEmbedding = Literal["none", "periodic"]
 Init = Literal["auto", "he", "xavier", "lecun", "normal", "data"]
 Parametrisation = Literal["standard", "ntk"]
 Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion"]
@@ -101,6 +102,9 @@ class Config:
 
     preset: Preset = _setting(
         "auto", NETWORK, "What else is left open: the recipe for tables, or a plain network."
+    )
+    numeric_embedding: NumericEmbedding = _setting(
+        "none", NETWORK, "What a number of a table becomes: itself, or learned waves as well."
     )
     input_scale: bool = _setting(False, NETWORK, "A learned factor for each input.")
     hidden: tuple[Count, ...] | Auto = _setting(

@@ -335,7 +335,7 @@ def plan(
     settings = presets.of_network(settings, prepared.schema.target.task)
     settings = auto.decide(settings, prepared, choice)
     config, schema = settings.config, prepared.schema
-    network = model.build(config, schema.width, schema.target.outputs, schema.target.task)
+    network = model.build(config, schema.layout, schema.target.outputs, schema.target.task)
     if config.init == "data":
         rows = initial.sample(prepared.train.rows, config.seed)
         initial.fit(network, schema.scaled(prepared.train.x[rows]), config.seed)

@@ -6,13 +6,15 @@ Knows settings and sizes; knows no data, no device and no file.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import inf, nan, sqrt
+from itertools import accumulate
+from math import inf, nan, pi, sqrt
 from typing import NamedTuple
 
 import numpy as np
 
 from gpunet import formula, fuse, gates
 from gpunet.config import Config
+from gpunet.data import Layout
 from gpunet.errors import UsageError
 from gpunet.gates import ACTIVATIONS, LOSSES
 from gpunet.graph import Gate, Graph, Node
@@ -36,6 +38,10 @@ class Pace(NamedTuple):
 SCALE_PACE, BIAS_PACE, SHARE_PACE = Pace(6.0, 6.0), Pace(0.1, 0.0), Pace(0.1, 0.1)
 """Of the factors of inputs, biases under the neural tangent parametrisation, and shares of
 activations; Holzmüller et al., 2024 (RealMLP)."""
+WAVES, WAVE_OUTPUTS, WAVE_SPREAD, WAVE_PACE = 16, 3, 0.1, Pace(0.1, 0.1)
+"""Of each number: waves, what they are mixed to, the deviation of their first frequencies."""
+EMBEDDING_WIDTH = 8
+"""Of a category's rows."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +90,20 @@ class Network:
             setattr(self.graph.node(owner).gate, which, weights[name])
 
 
-def build(config: Config, inputs: int, outputs: int, task: str) -> Network:
+def build(config: Config, inputs: int | Layout, outputs: int, task: str) -> Network:
     """A fresh network of d = `inputs` and k = `outputs`; its weights follow from the seed.
+
+    Of a Layout, numbers may take waves and codes take their embeddings.
 
     `config` is resolved: no `auto` among hidden, activation, init, loss.
     """
     made = _Builder(config)
     graph = made.graph
-    h, width = graph.input("x", (None, inputs)), inputs
+    layout = Layout(0, inputs, ()) if isinstance(inputs, int) else inputs
+    h, width = (
+        made.inputs(graph.input("x", (None, layout.width)), layout),
+        input_width(config, layout),
+    )
     if config.input_scale:
         h = made.scale(h, width)
     assert config.hidden != "auto"
@@ -107,6 +119,12 @@ def build(config: Config, inputs: int, outputs: int, task: str) -> Network:
     return Network(graph, prediction, made.paces)
 
 
+def input_width(config: Config, layout: Layout) -> int:
+    """The inputs of the first layer."""
+    more = WAVE_OUTPUTS if config.numeric_embedding == "periodic" else 0
+    return layout.numeric * (1 + more) + layout.plain + len(layout.codes) * EMBEDDING_WIDTH
+
+
 class _Builder:
     """A graph in the making, and the paces of its parameters."""
 
@@ -118,6 +136,46 @@ class _Builder:
         if pace is not None:
             self.paces[name] = pace
         return self.graph.parameter(name, value)
+
+    def inputs(self, x: Node, layout: Layout) -> Node:
+        """What the first layer takes: x, or its parts with their embeddings."""
+        numeric, plain, codes = layout.numeric, layout.plain, len(layout.codes)
+        waves = numeric if self.config.numeric_embedding == "periodic" else 0
+        if not waves and not codes:
+            return x
+        parts = []
+        if waves:
+            parts.append(self.waves(self.columns(x, "numbers", 0, waves), waves))
+        if numeric + plain > waves:
+            parts.append(self.columns(x, "plain", waves, numeric + plain))
+        if codes:
+            last = self.columns(x, "codes", numeric + plain, layout.width)
+            parts.append(self.embedding(last, layout.codes))
+        return self.graph.apply(gates.Concatenate(), *parts, name="inputs")
+
+    def columns(self, x: Node, name: str, first: int, stop: int) -> Node:
+        return self.graph.apply(gates.Columns(first, stop), x, name=name)
+
+    def waves(self, x: Node, features: int) -> Node:
+        """PBLD: see gates.Periodic."""
+        rng, shape = stream(self.config.seed, Purpose.INIT, step=3), (features, WAVES)
+        bound = 1 / sqrt(WAVES)
+        first = {
+            "frequency": rng.normal(0, WAVE_SPREAD, shape),
+            "phase": rng.uniform(-pi, pi, shape),
+            "weight": rng.uniform(-bound, bound, (*shape, WAVE_OUTPUTS)),
+            "bias": rng.uniform(-bound, bound, (features, WAVE_OUTPUTS)),
+        }
+        nodes = [self.parameter(f"waves.{n}", value, WAVE_PACE) for n, value in first.items()]
+        return self.graph.apply(gates.Periodic(), x, *nodes, name="waves")
+
+    def embedding(self, codes: Node, rows: tuple[int, ...]) -> Node:
+        """One table after the other, a table a coded column."""
+        starts = (0, *accumulate(rows[:-1]))
+        rng = stream(self.config.seed, Purpose.INIT, step=4)
+        table = rng.standard_normal((sum(rows), EMBEDDING_WIDTH))
+        node = self.parameter("embedding.weight", table, Pace())
+        return self.graph.apply(gates.Embedding(starts), codes, node, name="embedding")
 
     def scale(self, h: Node, width: int) -> Node:
         """A learned factor for each input."""

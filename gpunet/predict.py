@@ -22,7 +22,17 @@ from gpunet.model import Network
 MODEL_FILE = "model.safetensors"
 FORMATS = (".csv", ".parquet", ".jsonl")
 NETWORK_SETTINGS = (
-    *("input_scale", "hidden", "activation", "parametric", "norm", "dropout", "bias", "init"),
+    *(
+        "numeric_embedding",
+        "input_scale",
+        "hidden",
+        "activation",
+        "parametric",
+        "norm",
+        "dropout",
+        "bias",
+        "init",
+    ),
     "loss",
 )
 
@@ -121,8 +131,8 @@ def load(path: Path | str) -> Model:
     try:
         schema = Schema.from_dict(state["schema"])
         config = gather(recipe=dict(state["network"])).config
-        _check_widths(weights, (schema.width, *config.hidden, schema.target.outputs))
-        network = model.build(config, schema.width, schema.target.outputs, schema.target.task)
+        _check_size(weights, schema, config)
+        network = model.build(config, schema.layout, schema.target.outputs, schema.target.task)
         network.load(weights)
     except ModelInvalid:
         raise
@@ -131,10 +141,15 @@ def load(path: Path | str) -> Model:
     return Model(network, schema, config)
 
 
-def _check_widths(weights: dict[str, np.ndarray], widths: tuple[Any, ...]) -> None:
+def _check_size(weights: dict[str, np.ndarray], schema: Schema, config: Config) -> None:
     """A network is built only when the file holds weights of its size."""
-    for i, shape in enumerate(pairwise(widths), 1):
-        name = "output.weight" if i == len(widths) - 1 else f"hidden{i}.weight"
+    first = model.input_width(config, schema.layout)
+    widths = (first, *config.hidden, schema.target.outputs)
+    wanted = {f"hidden{i}.weight": shape for i, shape in enumerate(pairwise(widths[:-1]), 1)}
+    wanted["output.weight"] = widths[-2:]
+    if schema.layout.codes:
+        wanted["embedding.weight"] = (sum(schema.layout.codes), model.EMBEDDING_WIDTH)
+    for name, shape in wanted.items():
         if name not in weights or weights[name].shape != shape:
             raise ValueError(f"{name} is not {' x '.join(map(str, shape))}")
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from gpunet.config import USES_BETAS, Config, Settings
 
-DATA: Mapping[str, Any] = {"scaling": "robust", "clamp": "on"}
+DATA: Mapping[str, Any] = {"scaling": "robust", "one_hot_levels": 8, "clamp": "on"}
 """What has to be known before the data are encoded."""
 COMMON: Mapping[str, Any] = {
+    "numeric_embedding": "periodic",
     "input_scale": True,
     "hidden": (256, 256, 256),
     "parametric": True,
