@@ -97,14 +97,15 @@ def _epochs(config: Config, rows: int) -> tuple[int, str]:
 
 
 def _patience(config: Config, prepared: Prepared) -> tuple[int, str]:
-    if prepared.validation is None:
+    if prepared.validation is None and not config.folds:
         return 0, "no validation part"
     epochs = int(config.epochs) if config.steps is None else loop.REPORTS
     return max(10, epochs // 4), f"a quarter of {epochs:,} epochs, 10 at least"
 
 
 def _check_parts(config: Config, prepared: Prepared) -> None:
-    if prepared.validation is None and (config.patience or config.schedule == "plateau"):
+    is_blind = prepared.validation is None and not config.folds
+    if is_blind and (config.patience or config.schedule == "plateau"):
         name = "--patience" if config.patience else "--schedule plateau"
         raise UsageError(f"{name} needs a validation part", "set --validation")
 

@@ -85,6 +85,9 @@ class Config:
     task: Task = _setting("auto", DATA, "What is predicted.")
     validation: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
     test: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
+    folds: Annotated[int, Ge(0)] = _setting(
+        0, DATA, "Networks that each leave a fold of the rows out, instead of a validation part."
+    )
     split_column: str | None = _setting(None, DATA, "Column that says train, validation or test.")
     weight: str | None = _setting(None, DATA, "Column that says how much each row counts.")
     delimiter: str | None = _setting(None, DATA, "What stands between cells; found if not given.")
@@ -129,6 +132,7 @@ class Config:
         (), NETWORK, "Weights of classes in the loss: balanced, or a=1,b=5."
     )
 
+    members: Count = _setting(1, NETWORK, "Networks that are averaged, each from its own seed.")
     optimizer: Optimizer = _setting("adamw", TRAINING, "How gradients move the weights.")
     lr: Positive | Auto = _setting("auto", TRAINING, "Learning rate, at its highest.")
     schedule: Schedule = _setting("cosine", TRAINING, "How the learning rate changes.")
@@ -372,6 +376,9 @@ def _shown(value: Any) -> str:
 
 def _check_conflicts(settings: Settings) -> None:
     config = settings.config
+    is_blind = config.validation == 0 and not config.folds
+    if config.folds == 1:
+        raise UsageError("--folds 1: wants 2 or more, or 0 for none")
     rules = [
         ("steps", "epochs", True),
         ("momentum", "optimizer", config.optimizer not in USES_MOMENTUM),
@@ -381,9 +388,11 @@ def _check_conflicts(settings: Settings) -> None:
         ("activation", "hidden", config.hidden == ()),
         ("init", "hidden", config.hidden == () and config.init not in ("normal", "data")),
         ("parametric", "hidden", config.hidden == () and config.parametric),
-        ("best_by", "validation", config.validation == 0),
-        ("patience", "validation", config.validation == 0 and config.patience != 0),
-        ("schedule", "validation", config.validation == 0 and config.schedule == "plateau"),
+        ("best_by", "validation", is_blind),
+        ("folds", "validation", config.folds > 0 and config.validation != 0),
+        ("folds", "split_column", config.folds > 0),
+        ("patience", "validation", is_blind and config.patience != 0),
+        ("schedule", "validation", is_blind and config.schedule == "plateau"),
         ("warmup", "schedule", config.schedule == "onecycle" and config.warmup > 0),
         ("split", "kernels", config.kernels == "numpy" and config.split == "columns"),
         ("split", "deterministic", config.deterministic and config.split == "columns"),

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from gpunet import about, auto, data, initial, loop, model, presets
+from gpunet import about, auto, data, ensemble, loop, presets
 from gpunet.config import Settings, gather
 from gpunet.data import Prepared, Source
 from gpunet.device import Choice, resolve
 from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, GpunetError, UsageError
-from gpunet.loop import Control, Report, Snapshot
+from gpunet.loop import Control, Member, Report, Snapshot
 from gpunet.predict import MODEL_FILE, Model
 from gpunet.run import IDENTITY, SETTINGS, Run, forms, pack
 from gpunet.view import finite
@@ -45,6 +45,7 @@ class Job:
     settings: Settings
     choice: Choice
     prepared: Prepared
+    members: list[Member]
     model: Model
     dtype: str
     control: Control = field(default_factory=Control)
@@ -77,7 +78,12 @@ class Job:
     @property
     def steps(self) -> int:
         """Updates in all, if nothing ends the run early."""
-        return loop.steps_in_all(self.model.config, self.prepared.train.rows, self.legs)
+        return loop.steps_in_all(self.model.config, self.training_rows, self.legs)
+
+    @property
+    def training_rows(self) -> int:
+        """Rows that a network learns from: of folds, those that its fold leaves."""
+        return self.members[0].data.train.rows
 
     @property
     def is_over(self) -> bool:
@@ -88,11 +94,11 @@ class Job:
 
     @property
     def launches(self) -> LaunchList:
-        """The training step as a launch list."""
-        device, config = self.choice.device, self.model.config
-        network, prepared, dtype = self.model.network, self.prepared, self.dtype
-        rows = loop.training_rows(prepared, config, device, dtype)
-        return loop.lower(network, rows, prepared.schema, config, device, dtype, self.legs)[1]
+        """The training step of a network as a launch list."""
+        device, dtype, first = self.choice.device, self.dtype, self.members[0]
+        config, schema = first.config, self.prepared.schema
+        rows = loop.training_rows(first.data, config, device, dtype)
+        return loop.lower(first.network, rows, schema, config, device, dtype, self.legs)[1]
 
     def fingerprints(self) -> dict[str, str]:
         """What must not change if the run is to go on: SHA-256 of its data and of its settings."""
@@ -131,9 +137,7 @@ class Job:
         before = self.seconds
         try:
             for report in loop.train(
-                self.model.network,
-                self.prepared,
-                config,
+                self.members,
                 self.choice.device,
                 self.dtype,
                 control,
@@ -197,24 +201,28 @@ class Job:
                 "first": self.control.first_loss,
                 "last": None if last is None else last.loss,
             },
-            "metrics": {
-                name: self._judge(part) if part is not None and self._is_worth_judging else {}
-                for name, part in parts.items()
-            },
+            "metrics": {**{name: {} for name in parts}, **self._judged()},
         }
 
     @property
     def _is_worth_judging(self) -> bool:
         """A run that was stopped may go on; of one that broke a validated model may be good."""
-        has_best = self.prepared.validation is not None and self.best is not None
+        has_best = self.members[0].data.validation is not None and self.best is not None
         return self.control.ended in ("done", "patience") or (
             self.control.ended == "diverged" and has_best
         )
 
-    def _judge(self, part: data.Dataset) -> dict[str, float | None]:
-        raw = self.model.run(part, self.choice.device)
-        assert part.y is not None
-        return loop.judge(self.prepared.schema, part.y, raw, part.sample_weight)
+    def _judged(self) -> dict[str, dict[str, float | None]]:
+        """The metrics of each part."""
+        if not self._is_worth_judging:
+            return {}
+        found = {}
+        for name, (part, raw) in ensemble.judged(
+            self.members, self.model, self.choice.device
+        ).items():
+            assert part.y is not None
+            found[name] = loop.judge(self.prepared.schema, part.y, raw, part.sample_weight)
+        return found
 
     def _note(self, report: Report) -> None:
         self.last = report
@@ -319,7 +327,7 @@ def plan(
         features=config.features,
         drop=config.drop,
         task=config.task,
-        validation=_part(config.validation, settings, folder),
+        validation=0.0 if config.folds else _part(config.validation, settings, folder),
         test=_part(config.test, settings, folder),
         split_column=config.split_column,
         weight=config.weight,
@@ -335,14 +343,11 @@ def plan(
     settings = presets.of_network(settings, prepared.schema.target.task)
     settings = auto.decide(settings, prepared, choice)
     config, schema = settings.config, prepared.schema
-    network = model.build(config, schema.layout, schema.target.outputs, schema.target.task)
-    if config.init == "data":
-        rows = initial.sample(prepared.train.rows, config.seed)
-        initial.fit(network, schema.scaled(prepared.train.x[rows]), config.seed)
+    members = ensemble.members(prepared, config)
     dtype = "float64" if config.precision == "fp64" else "float32"
     choice.device.set_tf32(config.precision == "tf32")
-    trained = Model(network, schema, config)
-    return Job(source.name, place, settings, choice, prepared, trained, dtype)
+    trained = Model(ensemble.together(members), schema, config)
+    return Job(source.name, place, settings, choice, prepared, members, trained, dtype)
 
 
 def train(

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpunet import engine, forensics, metrics, model, optim
 from gpunet.config import Config
-from gpunet.data import Dataset, Prepared, Schema
+from gpunet.data import Dataset, Prepared, Schema, joined
 from gpunet.data.limits import automatic
 from gpunet.data.windows import Windows, windows
 from gpunet.device import Device
@@ -30,6 +30,7 @@ Legs = Sequence[tuple[int, int]]
 """What was added to a run: after which step, and how many steps."""
 SAFE_SECONDS, TRAIL = 5.0, 20
 """After a fault about so many seconds are run again, and so many steps are shown."""
+SCALARS = ("clock", "hyper", "totals")
 FAULTS = {1: "loss", 2: "gradient", 4: "weight"}
 
 
@@ -72,7 +73,7 @@ class Snapshot:
     @property
     def best(self) -> dict[str, np.ndarray]:
         """The weights to keep: of the best validation loss, or these."""
-        return _unprefixed("best", self.tensors) or _unprefixed("weight", self.tensors)
+        return {**_unprefixed("weight", self.tensors), **_unprefixed("best", self.tensors)}
 
 
 @dataclass
@@ -97,26 +98,35 @@ class Control:
     runs_on: str = ""
 
 
+@dataclass(frozen=True)
+class Member:
+    """A network of an ensemble, the rows that train and judge it, and its settings: they differ by
+    the seed alone."""
+
+    network: Network
+    data: Prepared
+    config: Config
+
+
 def train(
-    network: Network,
-    data: Prepared,
-    config: Config,
+    members: Sequence[Member],
     device: Device,
     dtype: str,
     control: Control | None = None,
     start: Snapshot | None = None,
     legs: Legs = (),
 ) -> Iterator[Report]:
-    """Train `network` in place, yielding Reports; `config` has no `auto` left.
+    """Train the networks of an ensemble in place, side by side, yielding Reports; the settings have
+    no `auto` left.
 
     With `start`, go on from a snapshot: on the same machine every bit is as if the run had never
     ended. `legs` were added later: steps from a step on, with a schedule of their own.
-    However it ends, the network then holds the weights of the best validation loss, or the last
-    ones where there is no validation part. Raises Diverged at a non-finite loss, gradient or
-    weight; weights that were reached before it are kept.
+    However it ends, each network then holds the weights of its best epoch, or the last ones where
+    there is no validation part. Raises Diverged at a non-finite loss, gradient or weight; weights
+    that were reached before it are kept.
     """
-    run = _Run(network, data, config, device, dtype, control or Control(), legs)
-    with device.working(run.list.largest_product):
+    run = _Run(members, device, dtype, control or Control(), legs)
+    with device.working(max(net.list.largest_product for net in run.nets)):
         try:
             if start is not None:
                 run.restore(start)
@@ -209,33 +219,115 @@ def _rates(config: Config, steps: int) -> np.ndarray:
     return np.stack([rate, config.weight_decay * fade, fade], axis=1)
 
 
+class _Net:
+    """A member at work: two launch lists over one store, and its best weights so far."""
+
+    def __init__(self, member: Member, label: str, device: Device, dtype: str, legs: Legs) -> None:
+        self.network, self.data, self.config = member.network, member.data, member.config
+        self.label, self.device = label, device
+        config, schema = self.config, self.data.schema
+        self.taken = training_rows(self.data, config, device, dtype)
+        self.store, self.list = lower(self.network, self.taken, schema, config, device, dtype, legs)
+        self.check = None
+        if (part := self.data.validation) is not None:
+            self.judged = judged_rows(part, device, dtype)
+            given, batch = feed(self.judged, schema, device), self.judged.batch
+            self.check = engine.lower(self.network, given, self.store, batch, "evaluate")
+        self.best: dict[str, np.ndarray] = {}
+        self.lowest = inf
+
+    def close(self) -> None:
+        """End reading, and leave the best weights in the network."""
+        self.taken.close()
+        if self.check is not None:
+            self.judged.close()
+        self.network.load(self.best or self.store.weights())
+
+    def open_step(self, done: int) -> None:
+        """Get a window's rows and their order ready where a step is its first."""
+        if self.taken.locate(done).step == 0:
+            self.list.rewind(*self.taken.open(done))
+
+    def left(self, done: int) -> int | float:
+        """Steps that can be made before a window has to be opened."""
+        has_windows = self.taken.order is not None or self.taken.windows > 1
+        return self.taken.left(done) if has_windows else inf
+
+    def moving(self) -> dict[str, np.ndarray]:
+        """Everything that a step changes, by name, copied."""
+        found = _prefixed("weight", self._labelled(self.store.weights()))
+        for i, vector in enumerate(self.store.state):
+            found |= _prefixed(f"state{i}", self._labelled(self.store.named(vector)))
+        scalars = {name: getattr(self.list, name) for name in SCALARS}
+        copies = {name: self.device.to_host(a).copy() for name, a in scalars.items()}
+        return found | self._labelled(copies)
+
+    def load(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Take what `moving` gave; other names are left alone."""
+        self.store.load(_unprefixed(f"weight.{self.label}", tensors))
+        for i, vector in enumerate(self.store.state):
+            self.store.fill(vector, _unprefixed(f"state{i}.{self.label}", tensors))
+        for name in SCALARS:
+            getattr(self.list, name)[...] = self.device.asarray(tensors[self.label + name])
+
+    def restore(self, tensors: Mapping[str, np.ndarray], lowest: float | None, done: int) -> None:
+        """Take up what `moving` gave, with the best so far."""
+        expected = self.moving()
+        mine = {name: tensors[name] for name in expected.keys() & tensors.keys()}
+        best = _unprefixed(f"best.{self.label}", tensors)
+        _check_layout(expected, mine)
+        _check_layout(self.store.weights() if best else {}, best)
+        self._check_clock(mine[f"{self.label}clock"], done)
+        self.best, self.lowest = best, inf if lowest is None else lowest
+        self.load(mine)
+        if self.taken.locate(done).step:
+            self.taken.open(done)
+
+    def keep_if_best(self, cost: float | None) -> None:
+        """Keep the weights of the best epoch; of equals the latest."""
+        if cost is not None and cost <= self.lowest:
+            self.lowest, self.best = cost, self.store.weights()
+
+    def evaluate(self) -> tuple[np.ndarray, float]:
+        """Raw predictions (n, k) for the validation part, and its loss."""
+        assert self.check is not None
+        assert self.data.validation is not None
+        return self.check.evaluate(self.judged.sweep(), self.data.validation.rows)
+
+    def _labelled(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {self.label + name: array for name, array in arrays.items()}
+
+    def _check_clock(self, clock: np.ndarray, done: int) -> None:
+        """Raise ModelInvalid for a clock that no run has: kernels take rows where it points."""
+        rows = self.list.feed.rows
+        places = (clock[START] >= -self.list.batch, clock[START] < rows, clock[ROWS] <= rows)
+        others = (clock[STEP] == done, clock[VALID] <= self.list.batch)
+        if not all((*places, *others, not clock[[FAULT, PENDING, ARRIVED]].any())):
+            raise ModelInvalid("the checkpoint's clock is not of this run")
+
+
 class _Run:
-    """Two launch lists over one store, and the best so far."""
+    """The members of an ensemble at the same step, and the best epoch of all together."""
 
     def __init__(
         self,
-        network: Network,
-        data: Prepared,
-        config: Config,
+        members: Sequence[Member],
         device: Device,
         dtype: str,
         control: Control,
         legs: Legs,
     ) -> None:
-        self.network, self.data, self.config = network, data, config
-        self.device, self.control = device, control
-        self.taken = training_rows(data, config, device, dtype)
-        self.store, self.list = lower(network, self.taken, data.schema, config, device, dtype, legs)
-        self.per_epoch = self.taken.steps
-        self.total = steps_in_all(config, self.taken.rows, legs)
+        self.config, self.device, self.control = members[0].config, device, control
+        labels = model.labels(len(members))
+        self.nets = [
+            _Net(member, label, device, dtype, legs)
+            for member, label in zip(members, labels, strict=True)
+        ]
+        first = self.nets[0]
+        self.schema, self.per_epoch = first.data.schema, first.taken.steps
+        self.total = steps_in_all(self.config, first.taken.rows, legs)
         self.joints = {first for first, _ in legs}
-        control.runs_on = self.list.runs_on
-        self.check = None
-        if (part := data.validation) is not None:
-            self.judged = judged_rows(part, device, dtype)
-            given, batch = feed(self.judged, data.schema, device), self.judged.batch
-            self.check = engine.lower(network, given, self.store, batch, "evaluate")
-        self.best: dict[str, np.ndarray] = {}
+        control.runs_on = first.list.runs_on
         self.lowest, self.stale, self.chain, self.chunk = inf, 0, "", 1
         self.done = self.reported = 0
         self.began = self.kept = self.looked = time.perf_counter()
@@ -269,28 +361,36 @@ class _Run:
                 self._be_safe()
 
     def finish(self) -> None:
-        self.taken.close()
-        if self.check is not None:
-            self.judged.close()
-        self.network.load(self.best or self.store.weights())
+        for net in self.nets:
+            net.close()
 
     def snapshot(self) -> Snapshot:
         """Where the run stands, copied to the host."""
-        lowest = self.lowest if isfinite(self.lowest) else None
         state = {
             "done": self.done,
             "reported": self.reported,
-            "lowest": lowest,
+            "lowest": self.lowest if isfinite(self.lowest) else None,
+            "members": [net.lowest if isfinite(net.lowest) else None for net in self.nets],
             "stale": self.stale,
             "chain": self.chain,
             "first_loss": self.control.first_loss,
             "ended": self.control.ended,
         }
-        return Snapshot({**self._moving(), **_prefixed("best", self.best)}, state)
+        tensors: dict[str, np.ndarray] = {}
+        for net in self.nets:
+            tensors |= {**net.moving(), **_prefixed(f"best.{net.label}".rstrip("."), net.best)}
+        return Snapshot(tensors, state)
 
     def restore(self, start: Snapshot) -> None:
         """Take the run up where a snapshot was made."""
-        state, expected = start.state, self._moving()
+        state = start.state
+        if len(state["members"]) != len(self.nets):
+            raise ModelInvalid(f"the checkpoint is of {len(state['members'])} networks")
+        known = {n for net in self.nets for n in (*net.moving(), *_best_names(net))}
+        if foreign := sorted(start.tensors.keys() - known):
+            raise ModelInvalid(f"the checkpoint does not fit the network: {foreign[0]}")
+        for net, lowest in zip(self.nets, state["members"], strict=True):
+            net.restore(start.tensors, lowest, state["done"])
         self.done, self.reported, self.stale = (state[n] for n in ("done", "reported", "stale"))
         self.control.done = self.done
         self.lowest = inf if state["lowest"] is None else state["lowest"]
@@ -298,66 +398,33 @@ class _Run:
         self.control.ended = "" if state["ended"] == "stopped" else state["ended"]
         if self.done in self.joints:
             self.control.ended, self.stale = "", 0
-        best = _unprefixed("best", start.tensors)
-        moving = {n: a for n, a in start.tensors.items() if not n.startswith("best.")}
-        weights = _unprefixed("weight", expected)
-        _check_layout(expected, moving)
-        _check_layout(weights if best else {}, best)
-        self._check_clock(moving["clock"])
-        self.best = best
-        self._load(moving)
         self.safe = start
-        if self.taken.locate(self.done).step:
-            self.taken.open(self.done)
-
-    def _check_clock(self, clock: np.ndarray) -> None:
-        """Raise ModelInvalid for a clock that no run has: kernels take rows where it points."""
-        rows = self.list.feed.rows
-        places = (clock[START] >= -self.list.batch, clock[START] < rows, clock[ROWS] <= rows)
-        others = (clock[STEP] == self.done, clock[VALID] <= self.list.batch)
-        if not all((*places, *others, not clock[[FAULT, PENDING, ARRIVED]].any())):
-            raise ModelInvalid("the checkpoint's clock is not of this run")
-
-    def _moving(self) -> dict[str, np.ndarray]:
-        """Everything that a step changes, by name, copied."""
-        found = _prefixed("weight", self.store.weights())
-        for i, vector in enumerate(self.store.state):
-            found |= _prefixed(f"state{i}", self.store.named(vector))
-        scalars = {"clock": self.list.clock, "hyper": self.list.hyper, "totals": self.list.totals}
-        return found | {name: self.device.to_host(a).copy() for name, a in scalars.items()}
-
-    def _load(self, tensors: Mapping[str, np.ndarray]) -> None:
-        self.store.load(_unprefixed("weight", tensors))
-        for i, vector in enumerate(self.store.state):
-            self.store.fill(vector, _unprefixed(f"state{i}", tensors))
-        for name in ("clock", "hyper", "totals"):
-            getattr(self.list, name)[...] = self.device.asarray(tensors[name])
 
     def _steps(self, end: int) -> None:
         """Run some steps, not past `end` or the next checkpoint, nor into a window that
         has yet to be opened."""
-        self._open_step()
-        left = end - self.done
-        if self.taken.order is not None or self.taken.windows > 1:
-            left = min(left, self.taken.left(self.done))
-        count = min(self.chunk, left, self._until_checkpoint())
+        for net in self.nets:
+            net.open_step(self.done)
+        left = min(end - self.done, *(net.left(self.done) for net in self.nets))
+        count = int(min(self.chunk, left, self._until_checkpoint()))
         began = time.perf_counter()
-        self.list.run(count)
+        for net in self.nets:
+            net.list.run(count)
         self.device.synchronize()
         self.chunk = max(1, int(count * CHUNK_SECONDS / (time.perf_counter() - began + 1e-9)))
         self.done = self.control.done = self.done + count
         if self.control.first_loss is None:
-            self.control.first_loss = float(self.list.totals[0])
-        if self.list.fault:
-            raise self._diverged(self.list.step, self.list.fault)
+            self.control.first_loss = self._last_loss()
+        for net in self.nets:
+            if net.list.fault:
+                raise self._diverged(net, net.list.step, net.list.fault)
         self.control.tick(self.done)
         if self._is_due():
             self._keep()
 
-    def _open_step(self) -> None:
-        """Get a window's rows and their order ready where a step is its first."""
-        if self.taken.locate(self.done).step == 0:
-            self.list.rewind(*self.taken.open(self.done))
+    def _last_loss(self) -> float:
+        """The mean of the members' losses of the last step."""
+        return float(np.mean([self.device.to_host(net.list.totals)[0] for net in self.nets]))
 
     def _until_checkpoint(self) -> int:
         every = self.control.every
@@ -383,20 +450,24 @@ class _Run:
         self.kept = time.perf_counter()
 
     def _report(self, steps: int, seconds: float) -> Report:
-        last, summed, _, rows = (float(v) for v in self.device.to_host(self.list.totals))
-        found = self._validate()
-        self.list.totals[1:] = 0
+        totals = np.array([self.device.to_host(net.list.totals) for net in self.nets])
+        summed, _, rows = totals.sum(axis=0)[1:].tolist()
+        found, costs = self._validate()
+        for net, cost in zip(self.nets, costs):
+            net.list.totals[1:] = 0
+            net.keep_if_best(cost)
         self._link()
-        seen = min(steps * self.list.batch, rows)
+        seen = min(steps * self.nets[0].list.batch * len(self.nets), rows)
+        is_sum = self.config.loss == "sum_squares"
         return Report(
             step=self.done,
             steps=self.total,
             epoch=self._epoch_of(self.done),
             epochs=ceil(self.total / self.per_epoch),
-            loss=last if self.config.loss == "sum_squares" else summed / max(1.0, rows),
+            loss=self._last_loss() if is_sum else summed / max(1.0, rows),
             validation=found,
-            lr=float(self.list.hyper[LR]),
-            best=self._keep_if_best(found),
+            lr=float(self.nets[0].list.hyper[LR]),
+            best=self._is_best(found),
             chain=self.chain,
             rows_per_second=seen / max(seconds, 1e-9),
             seconds=time.perf_counter() - self.began,
@@ -405,9 +476,11 @@ class _Run:
     def _link(self) -> None:
         """Add what was reached to the chain."""
         digest = sha256(self.chain.encode())
-        vectors = (self.store.values, *self.store.state, *self.store.statistics.values())
-        for vector in vectors:
-            digest.update(np.ascontiguousarray(self.device.to_host(vector)).view(np.uint8).data)
+        for net in self.nets:
+            store = net.store
+            for vector in (store.values, *store.state, *store.statistics.values()):
+                host = np.ascontiguousarray(self.device.to_host(vector))
+                digest.update(host.view(np.uint8).data)
         self.chain = digest.hexdigest()
 
     def _be_safe(self) -> None:
@@ -415,18 +488,18 @@ class _Run:
         if time.perf_counter() - self.looked >= SAFE_SECONDS:
             self.safe, self.looked = self.snapshot(), time.perf_counter()
 
-    def _diverged(self, step: int, bits: int) -> Diverged:
+    def _diverged(self, net: _Net, step: int, bits: int) -> Diverged:
         """Go back to the weights before the faulty step, and find in it what was not finite."""
         what = next(name for bit, name in FAULTS.items() if bits & bit)
-        loss = float(self.device.to_host(self.list.totals)[0])
-        trail = self._replay(step - 1)
+        loss = float(self.device.to_host(net.list.totals)[0])
+        trail = self._replay(net, step - 1)
         with suppress(Diverged):  # what led here is told below
             self._keep()
-        fault = self._examine(step, what, (*trail, {"step": step, "loss": loss}))
-        message = f"diverged at step {step:,}, epoch {fault.epoch:,}: {fault.where}"
+        fault = self._examine(net, step, what, (*trail, {"step": step, "loss": loss}))
+        message = f"diverged at step {step:,}, epoch {fault.epoch:,}: {net.label}{fault.where}"
         return Diverged(message, fault.advice(self.config), fault)
 
-    def _replay(self, last: int) -> list[dict[str, float]]:
+    def _replay(self, net: _Net, last: int) -> list[dict[str, float]]:
         """Make the steps since the safe snapshot again, up to `last`; the losses of the latest."""
         control, self.control = self.control, Control()
         self.restore(self.safe)
@@ -437,63 +510,75 @@ class _Run:
         ):
             for _ in self._advance(step):
                 pass
-            loss, lr = float(self.device.to_host(self.list.totals)[0]), float(self.list.hyper[LR])
-            trail.append({"step": step, "loss": loss, "lr": lr})
+            loss = float(self.device.to_host(net.list.totals)[0])
+            trail.append({"step": step, "loss": loss, "lr": float(net.list.hyper[LR])})
         self.control, control.done = control, self.done
         return trail[1:]
 
     def _examine(
-        self, step: int, what: str, trail: tuple[dict[str, float], ...]
+        self, net: _Net, step: int, what: str, trail: tuple[dict[str, float], ...]
     ) -> forensics.Fault:
         """Look at every value of the step that comes next."""
-        rows, dtype = self._next_rows(), self.store.values.dtype
-        part, schema, before = self.data.train, self.data.schema, self.store.weights()
-        x = schema.scaled(part.x[rows]).astype(str(dtype))
+        net.open_step(self.done)
+        rows, dtype = net.taken.taken(self.done), net.store.values.dtype
+        part, before = net.data.train, net.store.weights()
+        x = self.schema.scaled(part.x[rows]).astype(str(dtype))
         y, weight = (None if each is None else each[rows] for each in (part.y, part.weight))
-        self.network.load({name: array.copy() for name, array in before.items()})
-        fade = float(self.list.hyper[FADE])
-        place = forensics.find(self.network, x, y, step, fade, weight)
+        net.network.load({name: array.copy() for name, array in before.items()})
+        fade = float(net.list.hyper[FADE])
+        place = forensics.find(net.network, x, y, step, fade, weight)
         if place is None and what == "weight":
-            place = self._unmoved(before)
+            place = self._unmoved(net, before)
         return forensics.Fault(step, self._epoch_of(step), what, place, rows, x, y, trail, weight)
 
-    def _unmoved(self, before: dict[str, np.ndarray]) -> forensics.Place | None:
+    def _unmoved(self, net: _Net, before: dict[str, np.ndarray]) -> forensics.Place | None:
         """The first weight that the next step cannot move."""
-        kept = self._moving()
-        self._open_step()
-        self.list.run()
-        after = self.store.weights()
-        self._load(kept)
-        found = (forensics.unmoved(before[name], after[name], name) for name in self.store.views)
+        kept = net.moving()
+        net.open_step(self.done)
+        net.list.run()
+        after = net.store.weights()
+        net.load(kept)
+        found = (forensics.unmoved(before[name], after[name], name) for name in net.store.views)
         return next((place for place in found if place is not None), None)
 
     def _epoch_of(self, step: int) -> int:
         return (step - 1) // self.per_epoch + 1
 
-    def _next_rows(self) -> np.ndarray:
-        """The rows of the training part that the next step takes, (n,)."""
-        self._open_step()
-        return self.taken.taken(self.done)
+    def _validate(self) -> tuple[dict[str, float | None], list[float | None]]:
+        """The ensemble's loss and metrics on the validation part, and each member's own cost. Of
+        folds each row is judged by the network that did not learn from it."""
+        parts = [net.data.validation for net in self.nets]
+        if any(part is None for part in parts):
+            return {}, [None] * len(self.nets)
+        raws, losses = zip(*(net.evaluate() for net in self.nets), strict=True)
+        each = [
+            self._judged(part, raw, loss)
+            for part, raw, loss in zip(parts, raws, losses, strict=True)
+        ]
+        whole = each[0]
+        if len(each) > 1:
+            part, raw = held_out(parts, raws, self.schema.target.task)
+            whole = self._judged(part, raw, float(np.mean(losses)))
+        return whole, [self._cost(found) for found in each]
 
-    def _validate(self) -> dict[str, float | None]:
-        part = self.data.validation
-        if self.check is None or part is None:
-            return {}
-        raw, loss = self.check.evaluate(self.judged.sweep(), part.rows)
+    def _judged(
+        self, part: Dataset | None, raw: np.ndarray, loss: float
+    ) -> dict[str, float | None]:
+        assert part is not None
         assert part.y is not None
-        found = judge(self.data.schema, part.y, raw, part.sample_weight)
+        found = judge(self.schema, part.y, raw, part.sample_weight)
         return {"loss": loss if isfinite(loss) else None, **found}
 
-    def _keep_if_best(self, found: dict[str, float | None]) -> bool:
-        """Keep the weights of the best epoch; of equals the latest."""
-        if self.check is None:
+    def _is_best(self, found: dict[str, float | None]) -> bool:
+        """Whether no earlier epoch was better."""
+        if not found:
             return True
-        loss = self._cost(found)
-        if loss is None or loss > self.lowest:
+        cost = self._cost(found)
+        if cost is None or cost > self.lowest:
             self.stale += 1
             return False
-        self.stale = 0 if loss < self.lowest else self.stale + 1
-        self.lowest, self.best = loss, self.store.weights()
+        self.stale = 0 if cost < self.lowest else self.stale + 1
+        self.lowest = cost
         return True
 
     def _cost(self, found: dict[str, float | None]) -> float | None:
@@ -506,7 +591,8 @@ class _Run:
     def _decide_end(self) -> None:
         """Whether the run is at its end; on a plateau the learning rate drops first."""
         if self.config.schedule == "plateau" and self.stale and self.stale % PLATEAU_EPOCHS == 0:
-            self.list.hyper[SCALE] *= PLATEAU_FACTOR
+            for net in self.nets:
+                net.list.hyper[SCALE] *= PLATEAU_FACTOR
         patience = int(self.config.patience)
         if self.done in self.joints:
             self.stale = 0
@@ -516,12 +602,29 @@ class _Run:
             self.control.ended = "patience"
 
 
+def held_out(
+    parts: Sequence[Dataset | None], raws: Sequence[np.ndarray], task: str
+) -> tuple[Dataset, np.ndarray]:
+    """The rows that judge an ensemble, and its raw predictions (n, k) for them: of the same rows
+    the members' together; of folds, one part behind the other, each its own member's."""
+    folds: dict[int, list[int]] = {}
+    for i, part in enumerate(parts):
+        folds.setdefault(id(part), []).append(i)
+    together = [model.combined(task, [raws[i] for i in where]) for where in folds.values()]
+    chosen = [parts[where[0]] for where in folds.values()]
+    return joined([part for part in chosen if part is not None]), np.concatenate(together)
+
+
+def _best_names(net: _Net) -> list[str]:
+    return [f"best.{net.label}{name}" for name in net.store.weights()]
+
+
 def _prefixed(word: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"{word}.{name}": array for name, array in arrays.items()}
 
 
 def _unprefixed(word: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    start = f"{word}."
+    start = f"{word.rstrip('.')}."
     return {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
 
 

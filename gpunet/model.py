@@ -4,7 +4,7 @@ Knows settings and sizes; knows no data, no device and no file.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import inf, nan, pi, sqrt
@@ -42,6 +42,8 @@ WAVES, WAVE_OUTPUTS, WAVE_SPREAD, WAVE_PACE = 16, 3, 0.1, Pace(0.1, 0.1)
 """Of each number: waves, what they are mixed to, the deviation of their first frequencies."""
 EMBEDDING_WIDTH = 8
 """Of a category's rows."""
+TINY = 1e-15
+"""The least probability that a mean keeps."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,38 @@ class Network:
         for name in self.statistics:
             owner, _, which = name.rpartition(".")
             setattr(self.graph.node(owner).gate, which, weights[name])
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Networks whose predictions are averaged; one alone is an ensemble too."""
+
+    networks: tuple[Network, ...]
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """Every array that predicting needs, by name: `memberN.` before it if there are several."""
+        return {
+            label + name: array
+            for label, network in self._labelled()
+            for name, array in network.weights.items()
+        }
+
+    def load(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Take arrays of the same names and shapes; ValueError says which differ."""
+        if foreign := sorted(weights.keys() - self.weights.keys()):
+            raise ValueError(f"weights that do not fit the network: {', '.join(foreign[:5])}")
+        for label, network in self._labelled():
+            mine = {n: weights[label + n] for n in network.weights if label + n in weights}
+            network.load(mine)
+
+    def _labelled(self) -> Iterable[tuple[str, Network]]:
+        return zip(labels(len(self.networks)), self.networks, strict=True)
+
+
+def labels(count: int) -> list[str]:
+    """What stands before the names of each of `count` networks' arrays."""
+    return [""] if count == 1 else [f"member{i}." for i in range(1, count + 1)]
 
 
 def build(config: Config, inputs: int | Layout, outputs: int, task: str) -> Network:
@@ -285,6 +319,17 @@ def outcome(task: str, raw: np.ndarray) -> np.ndarray:
         return e / e.sum(axis=1, keepdims=True)
     e = np.exp(-np.abs(raw))
     return np.where(raw >= 0, 1, e) / (1 + e)
+
+
+def combined(task: str, raws: Sequence[np.ndarray]) -> np.ndarray:
+    """The raw prediction (n, k) of an ensemble: that of its members' mean probability or value."""
+    if len(raws) == 1:
+        return raws[0]
+    if task == "regression":
+        return np.mean(raws, axis=0)
+    mean = np.mean([outcome(task, raw) for raw in raws], axis=0)
+    mean = np.clip(mean, TINY, 1 - TINY)
+    return np.log(mean) if task == "multiclass" else np.log(mean / (1 - mean))
 
 
 def default_init(activation: str) -> str:

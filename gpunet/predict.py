@@ -3,7 +3,7 @@
 import io
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from os.path import isdir
 from pathlib import Path
@@ -17,10 +17,11 @@ from gpunet.data import Dataset, Schema, Source, read
 from gpunet.data.words import NUMBER
 from gpunet.device import Device, resolve
 from gpunet.errors import DataError, GpunetError, ModelInvalid, UsageError
-from gpunet.model import Network
+from gpunet.model import Ensemble, Network
 
 MODEL_FILE = "model.safetensors"
 FORMATS = (".csv", ".parquet", ".jsonl")
+MOST_NETWORKS = 10_000
 NETWORK_SETTINGS = (
     *(
         "numeric_embedding",
@@ -53,9 +54,9 @@ class Prediction:
 
 @dataclass(frozen=True, repr=False)
 class Model:
-    """A trained network with the schema that encodes its inputs and names its outputs."""
+    """Trained networks with the schema that encodes their inputs and names their outputs."""
 
-    network: Network
+    network: Ensemble
     schema: Schema
     config: Config
 
@@ -101,19 +102,25 @@ class Model:
     def packed(self, weights: dict[str, np.ndarray]) -> bytes:
         """The file's bytes, with these weights."""
         settings = {name: getattr(self.config, name) for name in NETWORK_SETTINGS}
-        return run.pack(weights, {"schema": self.schema.to_dict(), "network": settings})
+        count = {"networks": len(self.network.networks)}
+        return run.pack(weights, {"schema": self.schema.to_dict(), "network": settings, **count})
+
+    def of(self, network: Network) -> "Model":
+        """The model of one network alone."""
+        return replace(self, network=Ensemble((network,)))
 
     def run(self, part: Dataset, device: Device) -> np.ndarray:
-        """The network's raw predictions (n, k) for encoded rows."""
+        """The raw predictions (n, k) for encoded rows: of several networks, of their mean."""
         if not part.rows:
             raise DataError("no rows to predict")
-        dtype = "float64" if _is_double(self.network.weights) else "float32"
+        raws = [self._run(network, part, device) for network in self.network.networks]
+        return model.combined(self.schema.target.task, raws)
+
+    def _run(self, network: Network, part: Dataset, device: Device) -> np.ndarray:
+        dtype = "float64" if _is_double(network.weights) else "float32"
         rows = loop.judged_rows(Dataset(part.x, None), device, dtype)
-        given, store = (
-            loop.feed(rows, self.schema, device),
-            engine.store(self.network, device, dtype),
-        )
-        launches = engine.lower(self.network, given, store, rows.batch, "evaluate")
+        given, store = loop.feed(rows, self.schema, device), engine.store(network, device, dtype)
+        launches = engine.lower(network, given, store, rows.batch, "evaluate")
         try:
             with device.working(launches.largest_product):
                 return launches.evaluate(rows.sweep(), rows.rows)[0]
@@ -131,17 +138,27 @@ def load(path: Path | str) -> Model:
     try:
         schema = Schema.from_dict(state["schema"])
         config = gather(recipe=dict(state["network"])).config
-        _check_size(weights, schema, config)
-        network = model.build(config, schema.layout, schema.target.outputs, schema.target.task)
-        network.load(weights)
+        names = model.labels(_count(state["networks"]))
+        for label in names:
+            _check_size(weights, label, schema, config)
+        target = schema.target
+        each = (model.build(config, schema.layout, target.outputs, target.task) for _ in names)
+        networks = Ensemble(tuple(each))
+        networks.load(weights)
     except ModelInvalid:
         raise
     except (GpunetError, KeyError, TypeError, ValueError) as reason:
         raise ModelInvalid(f"{path}: a model that does not fit together: {reason}") from None
-    return Model(network, schema, config)
+    return Model(networks, schema, config)
 
 
-def _check_size(weights: dict[str, np.ndarray], schema: Schema, config: Config) -> None:
+def _count(networks: object) -> int:
+    if type(networks) is not int or not 1 <= networks <= MOST_NETWORKS:
+        raise ValueError(f"networks: {networks} is not a number from 1 to {MOST_NETWORKS}")
+    return networks
+
+
+def _check_size(weights: dict[str, np.ndarray], label: str, schema: Schema, config: Config) -> None:
     """A network is built only when the file holds weights of its size."""
     first = model.input_width(config, schema.layout)
     widths = (first, *config.hidden, schema.target.outputs)
@@ -150,8 +167,8 @@ def _check_size(weights: dict[str, np.ndarray], schema: Schema, config: Config) 
     if schema.layout.codes:
         wanted["embedding.weight"] = (sum(schema.layout.codes), model.EMBEDDING_WIDTH)
     for name, shape in wanted.items():
-        if name not in weights or weights[name].shape != shape:
-            raise ValueError(f"{name} is not {' x '.join(map(str, shape))}")
+        if label + name not in weights or weights[label + name].shape != shape:
+            raise ValueError(f"{label}{name} is not {' x '.join(map(str, shape))}")
 
 
 def labels(schema: Schema, output: np.ndarray) -> np.ndarray:

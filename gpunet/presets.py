@@ -44,7 +44,7 @@ MEANINGLESS: Mapping[str, Callable[[Config], bool]] = {
     "lr": lambda config: config.optimizer != "adamw",
     "betas": lambda config: config.optimizer not in USES_BETAS,
     "epochs": lambda config: config.steps is not None,
-    "best_by": lambda config: config.validation == 0,
+    "best_by": lambda config: config.validation == 0 and not config.folds,
     "label_smoothing": lambda config: config.loss != "auto",
 }
 """Where a piece is left out."""

@@ -25,6 +25,8 @@ class Purpose(IntEnum):
     CHECK = 6
     BLOCKS = 7
     WINDOW = 8
+    MEMBER = 9
+    FOLD = 10
 
 
 def bits(
@@ -40,6 +42,11 @@ def stream(
 ) -> np.random.Generator:
     """A generator of normals, uniforms and integers at one place."""
     return np.random.Generator(bits(seed, purpose, epoch=epoch, step=step, layer=layer))
+
+
+def member_seed(seed: int, member: int) -> int:
+    """The seed of a network of an ensemble, counted from 0; the first one's is the run's."""
+    return int(bits(seed, Purpose.MEMBER, layer=member).random_raw()) >> 1 if member else seed
 
 
 def permutation(

@@ -251,7 +251,7 @@ def _extend(resumed: Job, more: str) -> None:
     """Add epochs: behind the last step of a run that has ended, else behind the planned ones."""
     if not (more.startswith("+") and more[1:].isascii() and more[1:].isdigit() and int(more[1:])):
         raise UsageError(f"--epochs {more}: must be + and a number, as +50")
-    rows, config, start = resumed.prepared.train.rows, resumed.model.config, resumed.start
+    rows, config, start = resumed.training_rows, resumed.model.config, resumed.start
     per_epoch = -(-rows // min(int(config.batch_size), rows))
     has_ended = start is not None and start.state["ended"] in ("done", "patience")
     first = start.step if start is not None and has_ended else resumed.steps

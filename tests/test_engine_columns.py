@@ -76,8 +76,8 @@ def whole_layer() -> Network:
     waves = b.waves(b.columns(0, NUMBERS), NUMBERS)
     plain = b.columns(NUMBERS, NUMBERS + PLAIN)
     codes = b.embedding(b.columns(NUMBERS + PLAIN, COLUMNS))
-    h = b.join(waves, plain, codes)
-    return b.network(h, 3 * NUMBERS + PLAIN + len(SIZES) * WIDTH)
+    h, width = b.join(waves, plain, codes), 3 * NUMBERS + PLAIN + len(SIZES) * WIDTH
+    return b.network(b.graph.apply(gates.Multiply(), h, b.parameter("scale", width)), width)
 
 
 def between_other_gates() -> Network:
@@ -209,7 +209,7 @@ def test_parts_are_written_where_they_lie() -> None:
     launches, _ = lower(whole_layer(), Feed(x, y), CONFIG, 8)
     names = [launch.name for launch in launches.launches]
     assert names.count("copy_columns") == 1
-    forward = names[names.index("periodic_forward") : names.index("gemm")]
+    forward = names[names.index("periodic_forward") : names.index("scale_forward")]
     assert forward == ["periodic_forward", "embedding_forward", "copy_columns"]
 
 

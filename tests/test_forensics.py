@@ -54,7 +54,7 @@ def test_an_infinite_weight_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_value_of_the_batch_is_named_by_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     planned = plan(shuffle=False, standardise=False, lr=1e-9)
     planned.prepared.train.x[37, 2] = np.float32(3e38)
-    planned.model.network.graph.node("hidden1.weight").value[:] = 2.0
+    planned.model.network.networks[0].graph.node("hidden1.weight").value[:] = 2.0
     fault = broken(planned)
     assert fault.place is not None
     assert fault.place.node == "hidden1.product"
@@ -86,7 +86,7 @@ def test_a_run_that_breaks_keeps_its_last_finite_state(tmp_path: Path, kernels: 
 
 def test_a_gradient_alone_can_break() -> None:
     planned = plan(loss="mean(sqrt(abs(pred - target)) + 0*pred)", optimizer="sgd", lr=1e-6)
-    network = planned.model.network
+    network = planned.model.network.networks[0]
     for name in ("output.weight", "output.bias"):
         network.graph.node(name).value[...] = 0
     planned.prepared.train.y[...] = 0

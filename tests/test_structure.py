@@ -39,10 +39,11 @@ LAYERS = {
     "loop": 7,
     "predict": 8,
     "auto": 8,
-    "job": 9,
-    "rerun": 10,
-    "cli": 11,
-    "__main__": 12,
+    "ensemble": 9,
+    "job": 10,
+    "rerun": 11,
+    "cli": 12,
+    "__main__": 13,
     "__init__": 0,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -7,7 +7,7 @@ without a name.
 from gpunet.data.builtin import BUILTIN, recipe
 from gpunet.data.columns import Column
 from gpunet.data.formats import read
-from gpunet.data.prepared import Dataset, Prepared, prepare
+from gpunet.data.prepared import Dataset, Prepared, joined, prepare
 from gpunet.data.profiles import ColumnProfile, profile
 from gpunet.data.schema import Layout, Schema
 from gpunet.data.source import Source
@@ -23,6 +23,7 @@ __all__ = [
     "Schema",
     "Source",
     "Target",
+    "joined",
     "prepare",
     "profile",
     "read",

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from gpunet.data.limits import automatic, check_fits
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
 from gpunet.data.schema import Layout, Schema, check_columns, encode_cells, flat
 from gpunet.data.source import Source
-from gpunet.data.split import Parts, split, split_by
+from gpunet.data.split import Parts, fold_of, split, split_by
 from gpunet.data.targets import (
     CLASSES,
     Answer,
@@ -68,6 +69,25 @@ class Dataset:
     def rows(self) -> int:
         return len(self.x)
 
+    def take(self, rows: np.ndarray) -> "Dataset":
+        """Some of the rows, copied."""
+        given = (self.y, self.sample_weight, self.weight)
+        parts = (None if each is None else each[rows] for each in given)
+        return Dataset(np.asarray(self.x[rows]), *parts)
+
+
+def joined(parts: Sequence[Dataset]) -> Dataset:
+    """Parts one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def join(arrays: list[Any]) -> np.ndarray | None:
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    x = np.concatenate([np.asarray(part.x[:]) for part in parts])
+    more = ([getattr(part, name) for part in parts] for name in ("y", "sample_weight", "weight"))
+    return Dataset(x, *map(join, more))
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -83,6 +103,22 @@ class Prepared:
     def parts(self) -> dict[str, Dataset | None]:
         """The parts by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def folds(self, count: int, seed: int) -> list["Prepared"]:
+        """The training part in `count` folds: each in turn is a validation part, the others train.
+
+        What was fitted to the training part stays. Raises DataError for data that stream.
+        """
+        if isinstance(self.train.x, RowFile):
+            raise DataError("folds want the training part in memory", "raise --max-memory")
+        strata = self.train.y if self.schema.target.task in CLASSES else None
+        strata = None if strata is None else strata.reshape(-1).astype(np.int64)
+        found = fold_of(self.train.rows, count, seed=seed, strata=strata)
+        sides = [(np.flatnonzero(found != i), np.flatnonzero(found == i)) for i in range(count)]
+        return [
+            replace(self, train=self.train.take(learnt), validation=self.train.take(held))
+            for learnt, held in sides
+        ]
 
     def with_reason(self, reason: str) -> "Prepared":
         """The same, with other words on how the task was found."""

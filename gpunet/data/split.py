@@ -59,6 +59,21 @@ def split(
     return _parts(chosen, rows)
 
 
+def fold_of(n: int, folds: int, *, seed: int, strata: np.ndarray | None = None) -> np.ndarray:
+    """The fold (n,) of each of n rows: of equal sizes but for one row, each class shared out alike.
+
+    Raises DataError when there are more folds than rows.
+    """
+    if folds > n:
+        raise DataError(f"{counted(n, 'row')} are too few for {folds:,} folds", "ask for fewer")
+    order = permutation(n, seed, Purpose.FOLD)
+    if strata is not None:
+        order = order[np.argsort(strata[order], kind="stable")]
+    found = np.empty(n, np.int64)
+    found[order] = np.arange(n) % folds
+    return found
+
+
 def split_by(source: Source, name: str, rows: np.ndarray) -> Parts:
     """The parts of `rows` that a column names: train, validation (val, valid), test."""
     cells = read_cells(source, name, "category")

@@ -25,6 +25,7 @@ PLACE = {
     "done": int,
     "reported": int,
     "lowest": (*NUMBER, None),
+    "members": [(*NUMBER, None)],
     "stale": int,
     "chain": str,
     "first_loss": (*NUMBER, None),

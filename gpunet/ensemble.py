@@ -1,0 +1,63 @@
+"""The networks of a run: members that differ by their seed, and one for each fold of the rows."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from gpunet import initial, loop, model
+from gpunet.config import Config
+from gpunet.data import Dataset, Prepared
+from gpunet.device import Device
+from gpunet.loop import Member
+from gpunet.model import Ensemble
+from gpunet.predict import Model
+from gpunet.random import member_seed
+
+
+def members(prepared: Prepared, config: Config) -> list[Member]:
+    """Fresh networks of a resolved config: `members` of each fold, or of all rows that train."""
+    parts = prepared.folds(config.folds, config.seed) if config.folds else [prepared]
+    count = config.members * len(parts)
+    return [
+        _member(parts[i % len(parts)], replace(config, seed=member_seed(config.seed, i)))
+        for i in range(count)
+    ]
+
+
+def _member(data: Prepared, config: Config) -> Member:
+    schema = data.schema
+    target = schema.target
+    network = model.build(config, schema.layout, target.outputs, target.task)
+    if config.init == "data":
+        rows = initial.sample(data.train.rows, config.seed)
+        initial.fit(network, schema.scaled(data.train.x[rows]), config.seed)
+    return Member(network, data, config)
+
+
+def together(given: Sequence[Member]) -> Ensemble:
+    """Their networks."""
+    return Ensemble(tuple(member.network for member in given))
+
+
+def judged(
+    given: Sequence[Member], trained: Model, device: Device
+) -> dict[str, tuple[Dataset, np.ndarray]]:
+    """Each part, and the raw predictions (n, k) for it: of folds the validation part is all rows
+    that train, each predicted by the networks that did not learn from it."""
+    first = given[0].data
+    found = {
+        name: (part, trained.run(part, device))
+        for name, part in first.parts.items()
+        if part is not None
+    }
+    if not given[0].config.folds:
+        return found
+    parts = [member.data.validation for member in given]
+    raws = [
+        trained.of(member.network).run(part, device)
+        for member, part in zip(given, parts, strict=True)
+        if part is not None
+    ]
+    task = first.schema.target.task
+    return {**found, "validation": loop.held_out(parts, raws, task)}
