@@ -329,7 +329,7 @@ LOADING = {
         check_a_newer_format_is_refused,
     ),
     "a network as large as a file says": (
-        line(predict._check_size, "weights[name].shape != shape", "False"),
+        line(predict._check_size, "weights[label + name].shape != shape", "False"),
         check_weights_are_of_the_network_that_is_named,
     ),
     "tensors of any shape that has the size": (
