@@ -30,6 +30,7 @@ def with_encoding(settings: Settings) -> Settings:
         ("scaling", "standard", "mean 0 and deviation 1"),
         ("one_hot_levels", "all", "every level is an input"),
         ("clamp", "off", "any number may be predicted"),
+        ("target_transform", "none", "the target's own units"),
     ]
     for name, value, reason in decisions[0 if settings.config.standardise else 1 :]:
         if getattr(settings.config, name) == "auto":

@@ -57,6 +57,7 @@ Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "
 Schedule = Literal["constant", "linear", "cosine", "coslog4", "onecycle", "plateau"]
 Fade = Literal["none", "cosine"]
 BestBy = Literal["loss", "accuracy", "log_loss"]
+Transform = Literal["auto", "none", "log"]
 Choose = Literal["auto", "on", "off"]
 Kernels = Literal["auto", "native", "numpy"]
 Split = Literal["auto", "rows", "columns"]
@@ -101,6 +102,9 @@ class Config:
         "auto", DATA, "Categories with more levels take an embedding."
     )
     clamp: Choose = _setting("auto", DATA, "Keep predicted numbers within the training targets'.")
+    target_transform: Transform = _setting(
+        "auto", DATA, "What is learnt of a number above 0: itself or its logarithm."
+    )
     shuffle: bool = _setting(True, DATA, "The same order of rows every epoch.")
 
     preset: Preset = _setting(

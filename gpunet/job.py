@@ -337,6 +337,7 @@ def plan(
         scaling="robust" if config.scaling == "robust" else "standard",
         one_hot_levels=None if isinstance(config.one_hot_levels, str) else config.one_hot_levels,
         clamp=config.clamp == "on",
+        target_transform=config.target_transform,
         seed=config.seed,
         budget=int(config.max_memory),
     )

@@ -245,6 +245,7 @@ def test_version_and_no_arguments(cli) -> None:
         (["train", "penguins", "--steps", "3", "--epochs", "3"], "conflict"),
         (["train", "penguins", "--hidden", "none", "--activation", "tanh"], "conflict"),
         (["train", "penguins", "--clamp", "on"], "no meaning for a multiclass target"),
+        (["train", "penguins", "--target-transform", "log"], "no meaning for a multiclass target"),
         (["train", "penguins", "--one-hot-levels", "1"], "wants a network with embeddings"),
         (["train", "digits", "--one-hot-levels", "8"], "one-hot levels are for tables"),
         (["train", "digits", "--scaling", "robust"], "robust scaling is for tables"),

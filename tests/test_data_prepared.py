@@ -89,12 +89,26 @@ def test_a_row_that_trains_does_leave_a_trace():
     )
 
 
-def test_targets_of_rows_that_do_not_train_leave_no_trace():
+@pytest.mark.parametrize("transform", ["none", "log"])
+def test_targets_of_rows_that_do_not_train_leave_no_trace(transform):
+    options = {"clamp": True, "target_transform": transform}
     marks = columns({"row": list(range(200)), "y": [f"{v}.5" for v in range(200)]})
     train = prepare(marks, target=("y",), standardise=False).train.x[:, 0].astype(int)
     y = [f"{v}.5" if v in set(train.tolist()) else "1e6" for v in range(200)]
-    again = prepare(columns({"row": list(range(200)), "y": y}), target=("y",), clamp=True)
-    assert saved(again) == saved(prepare(marks, target=("y",), clamp=True))
+    again = prepare(columns({"row": list(range(200)), "y": y}), target=("y",), **options)
+    assert saved(again) == saved(prepare(marks, target=("y",), **options))
+
+
+def test_a_held_out_number_without_a_logarithm_is_named():
+    values = {"a": list(range(20)), "y": [f"{v}.5" for v in range(20)]}
+    values["y"][19] = "-0.5"
+    options = {"target": ("y",), "shuffle_split": False, "target_transform": "log"}
+    with pytest.raises(DataError, match=r"y: 1 of 20 values are 0 or less \(row 21: -0.5\)"):
+        prepare(columns(values), **options)
+    values["y"][19] = "19.5"
+    later = columns({"a": [1, 2], "y": ["2.5", "0"]})
+    with pytest.raises(DataError, match=r"test part: y: 1 of 2 values are 0 or less \(row 3: 0\)"):
+        prepare(columns(values), test=later, **options)
 
 
 def test_arrays_leave_no_trace_either():
@@ -146,6 +160,8 @@ def test_features_and_drop_choose_the_columns():
         ({"target": ("kind",), "task": "regression"}, DataError, "regression wants numbers"),
         ({"target": ("kind",), "validation": 1.5}, UsageError, "wanted a share"),
         ({"target": ("kind",), "scaling": "quantile"}, UsageError, "wanted standard or robust"),
+        ({"target": ("kind",), "target_transform": "log"}, UsageError, "no meaning for a multicl"),
+        ({"target": ("rooms",), "target_transform": "sqrt"}, UsageError, "wanted none, log"),
         ({"target": ("kind",), "one_hot_levels": 65}, UsageError, "levels 65: wanted 1 to 64"),
         (
             {"target": ("kind",), "scaling": "robust", "standardise": False},

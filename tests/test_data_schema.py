@@ -20,7 +20,13 @@ SCHEMA = prepare(SOURCE, target=("kind",)).schema
 CODED = prepare(SOURCE, target=("kind",), scaling="robust", one_hot_levels=3).schema
 TEXTS = columns({"a": [f"t{i % 1_100}" for i in range(1_400)], "y": [0, 1] * 700})
 HASHED = prepare(TEXTS, target=("y",), one_hot_levels=8, **WHOLE).schema
-REGRESSION = prepare(SOURCE, target=("rooms", "size"), drop_missing_target=True, clamp=True).schema
+REGRESSION = prepare(
+    SOURCE,
+    target=("rooms", "size"),
+    drop_missing_target=True,
+    clamp=True,
+    target_transform="log",
+).schema
 INPUTS = [name for name in VALUES if name != "kind"]
 IMAGES = np.arange(240, dtype=np.uint8).reshape(10, 6, 4)
 LABELS = np.arange(10) % 2
@@ -296,6 +302,9 @@ def test_a_damaged_schema_is_refused(change):
         (REGRESSION, lambda s: s["target"].update(high=[-1e9, 1e9])),
         (REGRESSION, lambda s: s["target"].update(low=[float("nan"), 0.0])),
         (REGRESSION, lambda s: s["target"].update(low=None)),
+        (REGRESSION, lambda s: s["target"].update(low=[0.0, 1.0])),
+        (REGRESSION, lambda s: s["target"].update(transform="sqrt")),
+        (CODED, lambda s: s["target"].update(transform="log")),
     ],
 )
 def test_a_damaged_schema_of_other_encodings_is_refused(schema, change):

@@ -188,6 +188,26 @@ def test_clamped_predictions_stay_within_the_targets_that_train():
     assert fit_target(answers_of(classes), rows[:2], rows[:2], "binary", "", True, True).low == ()
 
 
+def test_the_logarithm_of_a_target_is_standardised_and_comes_back():
+    source = text(["0.5", "20", "3e4"])
+    answers, rows = answers_of(source), np.arange(3)
+    target = fit_target(answers, rows, rows, "regression", "", True, transform="log")
+    logs = np.log([0.5, 20, 3e4])
+    assert (target.mean, target.std) == (
+        pytest.approx((logs.mean(),)),
+        pytest.approx((logs.std(),)),
+    )
+    y = encoded(target, source, "float64")
+    np.testing.assert_allclose(y[:, 0], (logs - logs.mean()) / logs.std())
+    np.testing.assert_allclose(decode_values(target, y)[:, 0], [0.5, 20, 3e4])
+    assert np.isfinite(decode_values(target, [[1e4]])).all()
+    plain = fit_target(answers, rows, rows, "regression", "", False, True, "log")
+    np.testing.assert_allclose(encoded(plain, source)[:, 0], logs, rtol=1e-6)
+    np.testing.assert_allclose(decode_values(plain, [[20.0], [-9.0]]), [[3e4], [0.5]])
+    with pytest.raises(DataError, match=r"2 of 3 values are 0 or less \(row 3: -1\)"):
+        encoded(target, text(["0.5", "-1", "0"]))
+
+
 def test_numbers_that_float32_cannot_hold_are_refused():
     source = typed([1e300, 1.0, 2.0])
     assert np.isfinite(encoded(fitted(source), source)).all()

@@ -33,7 +33,9 @@ from gpunet.data.targets import (
     Answer,
     Target,
     array_names,
+    check_positive,
     check_present,
+    check_transform,
     choose_task,
     encode_answers,
     fit_target,
@@ -155,6 +157,7 @@ def prepare(
     scaling: str = "standard",
     one_hot_levels: int | None = None,
     clamp: bool = False,
+    target_transform: str = "none",
     seed: int = 0,
     budget: int | None = None,
 ) -> Prepared:
@@ -163,10 +166,9 @@ def prepare(
     Tables: `features` (all by default) less `drop` predict `target`. `validation` and `test` are
     shares of the rows, or sources of their own; a source's own test part goes before a share of
     the rows. `split_column` names each row's part and goes before both. `weight` is the column of
-    the rows' weights; `class_weight` is as `class_factors` has it. `scaling` (standard, robust)
-    and `one_hot_levels`: as in Encoding. `clamp`: predicted numbers stay within the targets that
-    train. What is encoded lies in a file where it takes more than `budget` bytes (half of the
-    machine's memory).
+    the rows' weights; `class_weight` is as `class_factors` has it. `scaling` (standard, robust),
+    `one_hot_levels`: see Encoding; `clamp`, `target_transform` (none, log): see Target. What is
+    encoded lies in a file if it takes more than `budget` bytes (half of the memory).
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels)
     names = _target_names(source, tuple(target))
@@ -177,16 +179,15 @@ def prepare(
 
     marked = split_by(source, split_column, kept) if split_column else None
     seen = marked.train if marked else kept
-    task, reason, strata = _task(source, answers, seen, task)
+    task, reason, strata = _task(source, answers, seen, task, target_transform)
     parts = marked or split(kept, *shares, seed=seed, shuffle=shuffle_split, strata=strata)
-    fitted = fit_target(answers, seen, parts.train, task, reason, standardise, clamp, weight)
+    learnt = (task, reason, standardise, clamp, target_transform, weight)
+    fitted = fit_target(answers, seen, parts.train, *learnt)
     notes += _class_notes(answers[0], seen, parts.train) if task in CLASSES else []
 
     schema, x, more = _fit(source, inputs, fitted, parts, encoding, budget)
     held = _own_parts(schema, source, answers, parts, x)
-    held |= {
-        part: _encode_other(schema, s, part, drop_missing_target) for part, s in others.items()
-    }
+    held |= _other_parts(schema, others, drop_missing_target)
     held = _weighed(held, fitted, class_weight)
     notes += [*source.notes, *more, *_duplicates(held)]
     return Prepared(schema, held["train"], held.get("validation"), held.get("test"), tuple(notes))
@@ -286,11 +287,14 @@ def _shares(
 
 
 def _task(
-    source: Source, answers: tuple[Answer, ...], seen: np.ndarray, task: str
+    source: Source, answers: tuple[Answer, ...], seen: np.ndarray, task: str, transform: str
 ) -> tuple[str, str, np.ndarray | None]:
-    """The task, why, and the classes of the rows `seen`, to split by."""
+    """The task, why, and the classes of the rows `seen`, to split by; checks the transform."""
     chosen = tuple(answer.take(seen) for answer in answers)
     task, reason = choose_task(chosen, task, source.table is None)
+    check_transform(transform, task)
+    if transform == "log":
+        check_positive(source, answers, seen)
     return task, reason, chosen[0].codes if task in CLASSES else None
 
 
@@ -457,6 +461,12 @@ def _own_parts(
         y = encode_answers(schema.target, source, answers, rows, schema.target_dtype)
         held[part] = Dataset(x[part], y, weights.get(part))
     return held
+
+
+def _other_parts(
+    schema: Schema, others: Mapping[str, Source], drop_missing: bool
+) -> dict[str, Dataset]:
+    return {part: _encode_other(schema, each, part, drop_missing) for part, each in others.items()}
 
 
 def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool) -> Dataset:

@@ -19,6 +19,7 @@ from gpunet.data.stream import spool
 from gpunet.data.targets import (
     CLASSES,
     TASKS,
+    TRANSFORMS,
     Target,
     check_present,
     decode_answers,
@@ -314,9 +315,11 @@ def _target(saved: object) -> Target:
     clamps = task == "regression" and parts["low"] != []
     low, high = (_numbers(parts[key], len(names) * clamps, key) for key in ("low", "high"))
     _need(all(a <= b for a, b in zip(low, high, strict=True)), "low")
+    reason, transform = _text(parts["reason"], "reason"), _text(parts["transform"], "transform")
+    _need(transform in (TRANSFORMS if task == "regression" else ("none",)), "transform")
+    _need(transform == "none" or all(value > 0 for value in low), "low")
     weight = None if parts["weight"] is None else _text(parts["weight"], "weight")
-    reason = _text(parts["reason"], "reason")
-    return Target(names, task, labels, mean, std, reason, low, high, weight)
+    return Target(names, task, labels, mean, std, reason, low, high, transform, weight)
 
 
 def _need(fine: bool, what: str) -> None:

@@ -18,6 +18,8 @@ from gpunet.errors import DataError, UsageError
 
 CLASSES = ("binary", "multiclass")
 TASKS = ("regression", "binary", "multiclass", "multilabel")
+TRANSFORMS = ("none", "log")
+LARGEST = float(np.finfo(np.float64).max)
 FEW = 20  # whole numbers with no more different values than this are taken for classes
 
 Label = str | int | bool
@@ -30,8 +32,9 @@ class Target:
     `labels` are the classes as the training file spells them, () for regression and multilabel;
     `mean` and `std` standardise regression, one of each a target, 0 and 1 when that is off;
     `reason` says in words why this task was chosen. `low` and `high`: predictions are kept within
-    these, one of each a target; () when they are not. `weight` is the column that says how much
-    each row counts.
+    these, one of each a target; () when they are not. `transform`: what is standardised is the
+    value itself or its natural logarithm. `weight` is the column that says how much each row
+    counts.
     """
 
     names: tuple[str, ...]
@@ -42,6 +45,7 @@ class Target:
     reason: str
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    transform: str = "none"
     weight: str | None = None
 
     @property
@@ -283,6 +287,7 @@ def fit_target(
     reason: str,
     standardise: bool,
     clamp: bool = False,
+    transform: str = "none",
     weight: str | None = None,
 ) -> Target:
     """A target with the labels of the rows `seen`, and the moments of the rows `train`; `clamp`:
@@ -296,12 +301,35 @@ def fit_target(
         labels = tuple(answers[0].labels[code] for code in used.tolist())
     numbers = [] if task != "regression" else [_numbers(answer)[train] for answer in answers]
     if numbers and standardise:
-        mean, std = zip(*map(moments, numbers), strict=True)
+        forward = np.log if transform == "log" else np.asarray
+        mean, std = zip(*(moments(forward(each)) for each in numbers), strict=True)
         std = tuple(value or 1.0 for value in std)
     if numbers and clamp:
         low, high = (tuple(float(limit(each)) for each in numbers) for limit in (np.min, np.max))
     names = tuple(answer.name for answer in answers)
-    return Target(names, task, labels, mean, std, reason, low, high, weight)
+    return Target(names, task, labels, mean, std, reason, low, high, transform, weight)
+
+
+def check_transform(transform: str, task: str) -> None:
+    """Raise UsageError for a transform that there is not, or not for the task."""
+    if transform not in TRANSFORMS:
+        raise UsageError(f"target transform {transform}: wanted {listed(TRANSFORMS)}")
+    if transform != "none" and task != "regression":
+        raise UsageError(f"target transform {transform}: no meaning for a {task} target")
+
+
+def check_positive(source: Source, answers: tuple[Answer, ...], rows: np.ndarray) -> None:
+    """Raise DataError when a number in `rows` has no logarithm."""
+    for answer in answers:
+        numbers = np.ones(len(rows)) if answer.numbers is None else answer.numbers[rows]
+        wrong = rows[numbers <= 0]
+        if len(wrong):
+            first = int(wrong[0])
+            raise DataError(
+                f"{answer.name}: {len(wrong):,} of {len(rows):,} values are 0 or less "
+                f"({source.row(first)}: {_numbers(answer)[first]:g}) and have no logarithm",
+                "leave those rows out, or train without --target-transform log",
+            )
 
 
 def _numbers(answer: Answer) -> np.ndarray:
@@ -331,6 +359,9 @@ def encode_answers(
     values = np.stack([answer.numbers[rows] for answer in answers], axis=1)  # type: ignore[index]
     if target.task == "multilabel":
         return values.astype(np.float32)
+    if target.transform == "log":
+        check_positive(source, answers, rows)
+        values = np.log(values)
     with np.errstate(over="ignore"):
         y = ((values - target.mean) / target.std).astype(dtype)
     if not np.isfinite(y).all():
@@ -342,7 +373,11 @@ def decode_answers(target: Target, y: np.ndarray) -> np.ndarray:
     """Regression targets (n, k) from `encode_answers` in their own units again, float64."""
     if target.task != "regression":
         raise ValueError(f"{target.task} outputs have no units")
-    return np.asarray(y, np.float64) * target.std + target.mean
+    values = np.asarray(y, np.float64) * target.std + target.mean
+    if target.transform == "none":
+        return values
+    with np.errstate(over="ignore"):
+        return np.minimum(np.exp(values), LARGEST)
 
 
 def decode_values(target: Target, output: np.ndarray) -> np.ndarray:
