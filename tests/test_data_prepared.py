@@ -81,6 +81,48 @@ def test_rows_that_do_not_train_leave_no_trace(seed, encoding):
     assert again.test.x.tobytes() != first.test.x.tobytes()
 
 
+def homes(rows, seed):
+    """Columns that take every kind of encoding: `ref` is hashed, `street` coded, `town` one-hot."""
+    rng = np.random.default_rng(seed)
+    return mixed(rows, seed) | {
+        "ref": [f"r{i}" for i in rng.permutation(np.arange(rows) * 7 // 10)],
+        "street": [f"street {i}" for i in rng.integers(0, 300, rows)],
+        "price": np.exp(rng.normal(12, 1, rows)).round(2).tolist(),
+    }
+
+
+def test_no_encoding_learns_from_rows_that_do_not_train():
+    rows = 3_000
+    values = homes(rows, 0)
+    part = np.array(["train", "train", "train", "validation", "test"] * (rows // 5))
+    options = {
+        "target": ("price",),
+        "split_column": "part",
+        "scaling": "robust",
+        "one_hot_levels": 8,
+        "clamp": True,
+        "target_transform": "log",
+    }
+    first = prepare(columns(values | {"part": part}), **options)
+    other = homes(rows, 1)
+    other["price"] = [9e9 * price for price in other["price"]]
+    other["street"] = [f"{street} (new)" for street in other["street"]]
+    changed = {
+        name: [old if where == "train" else new for where, old, new in zip(part, *cells)]
+        for name, cells in ((name, (values[name], other[name])) for name in values)
+    }
+    again = prepare(columns(changed | {"part": part}), **options)
+    kinds = {column.name: (column.kind, column.coded) for column in first.schema.columns}
+    assert kinds["ref"] == ("hashed", True)
+    assert (kinds["street"], kinds["town"]) == (("category", True), ("category", False))
+    assert saved(again) == saved(first)
+    assert again.train.x.tobytes() == first.train.x.tobytes()
+    assert again.train.y.tobytes() == first.train.y.tobytes()
+    for name in ("validation", "test"):
+        assert again.parts[name].x.tobytes() != first.parts[name].x.tobytes()
+        assert again.parts[name].y.tobytes() != first.parts[name].y.tobytes()
+
+
 def test_a_row_that_trains_does_leave_a_trace():
     row = next(i for i in range(200) if i not in held_out())
     changed = VALUES | {"rooms": [99 if i == row else v for i, v in enumerate(VALUES["rooms"])]}

@@ -64,10 +64,11 @@ def both(file) -> tuple[Source, Source]:
 
 
 @pytest.mark.parametrize("target", ["kind", "size", "rooms", "garden"])
-def test_schema_split_notes_and_rows_are_those_of_memory(file, target) -> None:
+@pytest.mark.parametrize("encoding", [{}, {"scaling": "robust", "one_hot_levels": 3}])
+def test_schema_split_notes_and_rows_are_those_of_memory(file, target, encoding) -> None:
     held, streamed = both(file)
-    options = {"target": (target,), "drop_missing_target": True, "seed": 4}
-    want, found = prepare(held, **options), prepare(streamed, **options, budget=1 << 20)
+    options = {"target": (target,), "drop_missing_target": True, "seed": 4, **encoding}
+    want, found = prepare(held, **options), prepare(streamed, **options, budget=700_000)
     assert json.dumps(found.schema.to_dict()) == json.dumps(want.schema.to_dict())
     assert found.notes == want.notes
     for name in PARTS:
