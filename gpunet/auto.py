@@ -51,6 +51,8 @@ def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
         ("batch_size", lambda config: _batch_size(rows)),
         ("epochs", lambda config: _epochs(config, rows)),
         ("patience", lambda config: _patience(config, prepared)),
+        ("baselines", lambda config: _baselines(schema.kind)),
+        ("calibrate", lambda config: _calibrate(task, _is_blind(config, prepared))),
         ("threads", lambda config: (device.threads, "the cores that are there")),
         ("split", lambda config: _split(config, schema.width, schema.target.outputs, device)),
         ("device", lambda config: (device.name, choice.reason)),
@@ -65,6 +67,7 @@ def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
             settings = settings.resolve(name, *decide(settings.config))
     _check_parts(settings.config, prepared)
     _check_encoding(settings, schema)
+    _check_judging(settings, prepared)
     _check_warmup(settings.config, rows)
     return settings
 
@@ -98,15 +101,48 @@ def _epochs(config: Config, rows: int) -> tuple[int, str]:
 
 
 def _patience(config: Config, prepared: Prepared) -> tuple[int, str]:
-    if prepared.validation is None and not config.folds:
+    if _is_blind(config, prepared):
         return 0, "no validation part"
     epochs = int(config.epochs) if config.steps is None else loop.REPORTS
     return max(10, epochs // 4), f"a quarter of {epochs:,} epochs, 10 at least"
 
 
+def _baselines(kind: str) -> tuple[bool, str]:
+    return kind == "table", "a table" if kind == "table" else "no table"
+
+
+def _is_blind(config: Config, prepared: Prepared) -> bool:
+    """Whether nothing says while it trains how good a network is."""
+    return prepared.validation is None and not config.folds
+
+
+def _calibrate(task: str, is_blind: bool) -> tuple[bool, str]:
+    if task == "regression":
+        return False, "a regression target"
+    return not is_blind, "no validation part" if is_blind else "on rows that trained nothing"
+
+
+def _check_judging(settings: Settings, prepared: Prepared) -> None:
+    """What is fitted after training needs a task with probabilities, and rows to be fitted on."""
+    config, task = settings.config, prepared.schema.target.task
+    if config.calibrate is True and task == "regression":
+        raise UsageError("--calibrate has no meaning for a regression target")
+    if task != "binary" and (settings.given("threshold") or config.threshold == "auto"):
+        raise UsageError(f"--threshold has no meaning for a {task} target")
+    fitted = [
+        n
+        for n, value in (("calibrate", True), ("threshold", "auto"))
+        if getattr(config, n) == value
+    ]
+    if _is_blind(config, prepared) and fitted:
+        raise UsageError(f"--{fitted[0]} needs a validation part", "set --validation")
+    is_alone = prepared.validation is None and prepared.test is None
+    if is_alone and settings.given("baselines") and config.baselines:
+        raise UsageError("--baselines needs rows held out", "set --test or --validation")
+
+
 def _check_parts(config: Config, prepared: Prepared) -> None:
-    is_blind = prepared.validation is None and not config.folds
-    if is_blind and (config.patience or config.schedule == "plateau"):
+    if _is_blind(config, prepared) and (config.patience or config.schedule == "plateau"):
         name = "--patience" if config.patience else "--schedule plateau"
         raise UsageError(f"{name} needs a validation part", "set --validation")
 

@@ -231,14 +231,13 @@ def evaluate(
 
     model = predicting.load(run)
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
-    found = model.score(source, resolve(device).device)
+    answers = model.answers(source, resolve(device).device)
+    found, intervals = model.judge(*answers), model.intervals(*answers)
     if json:
-        rows = source.rows
-        view.print_json(
-            {"schema": "gpunet.evaluate/1", "run": str(run), "rows": rows, "metrics": found}
-        )
+        report = {"schema": "gpunet.evaluate/1", "run": str(run), "rows": source.rows}
+        view.print_json({**report, "metrics": found, "intervals": intervals})
     else:
-        view.metrics({source.name: found})
+        view.metrics({source.name: found}, {source.name: intervals})
 
 
 @app.command()
@@ -516,10 +515,10 @@ def _train(
     if json:
         view.print_json(summary)
     elif not is_stopped:
-        view.metrics(summary["metrics"])
+        view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
     if not quiet and not is_stopped:
         view.gap()
-        view.facts(_next_steps(summary))
+        view.facts([*_judged_facts(summary), *_next_steps(summary)])
     if is_stopped:
         where = f"step {summary['steps']:,} of {planned.steps:,}"
         hint = f"go on with: gpunet resume {planned.out}"
@@ -569,6 +568,19 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
         ("device", f"{planned.choice.device.name}, {config.precision} ({planned.choice.reason})"),
         ("run", str(planned.out)),
     ]
+
+
+def _judged_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was fitted on the validation part, and what was not reached."""
+    found, facts = summary["calibration"] or {}, []
+    if "log_loss" in found:
+        losses = " → ".join(view.number(found["log_loss"][when]) for when in ("before", "after"))
+        said = f"temperature {found['temperature']:.3g}, log-loss on validation {losses}"
+        facts.append(("calibrated", said))
+    if "f1" in found:
+        scores = " → ".join(view.number(found["f1"][when]) for when in ("before", "after"))
+        facts.append(("threshold", f"{found['threshold']:.3g}, F1 on validation {scores}"))
+    return [*facts, *(("warning", text) for text in summary["warnings"])]
 
 
 def _next_steps(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -23,6 +23,8 @@ Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Interval(gt=0, lt=inf)]
 NotNegative = Annotated[float, Interval(ge=0, lt=inf)]
 Rate = Annotated[float, Interval(ge=0, lt=1)]
+Share = Annotated[float, Interval(gt=0, lt=1)]
+Switch = bool | Auto
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -64,7 +66,7 @@ Split = Literal["auto", "rows", "columns"]
 Precision = Literal["auto", "fp64", "fp32", "tf32", "bf16"]
 
 DATA, NETWORK, TRAINING, HARDWARE = "Data", "Network", "Training", "Hardware"
-OUTPUT = "Output"
+JUDGING, OUTPUT = "Judging", "Output"
 USES_MOMENTUM = ("sgd", "momentum", "nesterov")
 USES_BETAS = ("adam", "adamw", "lion")
 NEEDS_OTHER = ("momentum", "betas", "scaling")
@@ -157,6 +159,12 @@ class Config:
     clip_norm: Positive | None = _setting(None, TRAINING, "Largest norm of the whole gradient.")
     seed: Annotated[int, Ge(0), Le(2**63 - 1)] = _setting(
         0, TRAINING, "Of split, weights, order, dropout."
+    )
+
+    baselines: Switch = _setting("auto", JUDGING, "Beside a constant and a linear model.")
+    calibrate: Switch = _setting("auto", JUDGING, "Fit a temperature on the validation part.")
+    threshold: Share | Auto = _setting(
+        0.5, JUDGING, "From where on a binary target is true; auto: the best F1 on validation."
     )
 
     device: str = _setting("auto", HARDWARE, "auto, cpu, cuda or cuda:N.")
@@ -313,7 +321,7 @@ def _known(name: str, word: str) -> None:
 
 def _plain(name: str, value: Any, word: str) -> Any:
     """A value as the type check takes it: true is no number, and one number is a list of one."""
-    if isinstance(value, bool) and _type(name) is not bool:
+    if isinstance(value, bool) and _type(name) not in (bool, Switch):
         raise UsageError(f"{name} ({word}): {value} is neither a number nor text")
     if name == "hidden" and isinstance(value, int):
         return (value,)
@@ -397,6 +405,7 @@ def _check_conflicts(settings: Settings) -> None:
         ("folds", "split_column", config.folds > 0),
         ("patience", "validation", is_blind and config.patience != 0),
         ("schedule", "validation", is_blind and config.schedule == "plateau"),
+        ("calibrate", "validation", is_blind and config.calibrate is True),
         ("warmup", "schedule", config.schedule == "onecycle" and config.warmup > 0),
         ("split", "kernels", config.kernels == "numpy" and config.split == "columns"),
         ("split", "deterministic", config.deterministic and config.split == "columns"),

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet import about, auto, data, ensemble, loop, presets
+from gpunet import about, auto, data, ensemble, evaluation, loop, presets
 from gpunet.config import Settings, gather
 from gpunet.data import Prepared, Source
 from gpunet.device import Choice, resolve
@@ -168,15 +168,21 @@ class Job:
 
         A run that was stopped is not judged: it may go on.
         """
+        judged = evaluation.unjudged(self.model, self.prepared)
+        if self._is_worth_judging:
+            device = self.choice.device
+            raw = ensemble.judged(self.members, self.model, device)
+            judged = evaluation.judge(self.model, self.prepared, raw, device, self.dtype)
+        self.model = judged.model
         self._save_model(self.model.network.weights)
-        summary = self.summary()
+        summary = {**self.summary(), **finite(judged.facts)}
         if self.run is not None:
             self.run.write_json(SUMMARY, summary)
             self._status(self.control.ended)
         return summary
 
     def summary(self) -> dict[str, Any]:
-        """The run in plain values: what `--json` prints and `summary.json` holds."""
+        """The run in plain values, without what is known of the model."""
         parts = self.prepared.parts
         target, last, best = self.prepared.schema.target, self.last, self.best
         return {
@@ -201,7 +207,6 @@ class Job:
                 "first": self.control.first_loss,
                 "last": None if last is None else last.loss,
             },
-            "metrics": {**{name: {} for name in parts}, **self._judged()},
         }
 
     @property
@@ -211,18 +216,6 @@ class Job:
         return self.control.ended in ("done", "patience") or (
             self.control.ended == "diverged" and has_best
         )
-
-    def _judged(self) -> dict[str, dict[str, float | None]]:
-        """The metrics of each part."""
-        if not self._is_worth_judging:
-            return {}
-        found = {}
-        for name, (part, raw) in ensemble.judged(
-            self.members, self.model, self.choice.device
-        ).items():
-            assert part.y is not None
-            found[name] = loop.judge(self.prepared.schema, part.y, raw, part.sample_weight)
-        return found
 
     def _note(self, report: Report) -> None:
         self.last = report

@@ -156,17 +156,29 @@ def judged_rows(part: Dataset, device: Device, dtype: str) -> Windows:
 
 
 def judge(
-    schema: Schema, y: np.ndarray, raw: np.ndarray, weight: np.ndarray | None = None
+    schema: Schema,
+    y: np.ndarray,
+    raw: np.ndarray,
+    weight: np.ndarray | None = None,
+    temperature: float = 1.0,
+    threshold: float = 0.5,
 ) -> dict[str, float | None]:
     """The task's metrics of raw predictions (n, k) against targets, in the target's own units,
     rows counting by their `weight` (n,)."""
     task = schema.target.task
     if task == "multiclass":
-        return metrics.of_logits(y, raw, weight)
-    output = model.outcome(task, raw)
-    if task == "regression":
-        y, output = schema.decode_target(y), schema.decode(output)
-    return metrics.of_task(task, y, output, weight)
+        return metrics.of_logits(y, raw, weight, temperature)
+    return metrics.of_task(task, *in_units(schema, y, raw, temperature), weight, threshold)
+
+
+def in_units(
+    schema: Schema, y: np.ndarray, raw: np.ndarray, temperature: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Targets, and what raw predictions (n, k) mean: probabilities, or values in their units."""
+    output = model.outcome(schema.target.task, raw, temperature)
+    if schema.target.task == "regression":
+        return schema.decode_target(y), schema.decode(output)
+    return y, output
 
 
 def steps_in_all(config: Config, rows: int, legs: Legs = ()) -> int:

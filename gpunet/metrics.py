@@ -3,6 +3,9 @@
 A `weight` (n,), positive, says how much each row counts; None: all alike.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
 TINY = 1e-15
@@ -84,11 +87,16 @@ def r2(target: np.ndarray, value: np.ndarray, weight: Weight = None) -> float | 
 
 
 def of_task(
-    task: str, target: np.ndarray, output: np.ndarray, weight: Weight = None
+    task: str,
+    target: np.ndarray,
+    output: np.ndarray,
+    weight: Weight = None,
+    threshold: float = 0.5,
 ) -> dict[str, float | None]:
     """The task's metrics by name; `output` holds probabilities, or values in the target's units.
 
-    Here rows may have the weight 0: they are left out.
+    What has more than `threshold` is taken for true, in binary and multilabel tasks. Here rows may
+    have the weight 0: they are left out.
     """
     target, output, weight = _counting(target, output, weight)
     if task == "regression":
@@ -97,7 +105,7 @@ def of_task(
             "mae": mae(target, output, weight),
             "r2": r2(target, output, weight),
         }
-    label = output.argmax(axis=1) if task == "multiclass" else output > 0.5
+    label = output.argmax(axis=1) if task == "multiclass" else output > threshold
     return {
         "accuracy": accuracy(target if task == "multiclass" else target > 0.5, label, weight),
         "log_loss": log_loss(target, output, weight),
@@ -114,31 +122,49 @@ def _counting(
     return target[weight > 0], output[weight > 0], weight[weight > 0]
 
 
-def of_logits(
-    target: np.ndarray, raw: np.ndarray, weight: Weight = None
-) -> dict[str, float | None]:
-    """`of_task` of class codes (n,) and logits (n, k), in memory for n rows and not for n k
-    probabilities: to the bit as if it were given their softmax."""
-    target, raw, weight = _counting(target, raw, weight)
+@dataclass(frozen=True)
+class ClassRows:
+    """Rows of class codes judged: right (n,) and -log p of the true class (n,); `score` gives the
+    probabilities (n,) of one class, in memory for n rows and not for n k probabilities."""
+
+    right: np.ndarray
+    loss: np.ndarray
+    score: Callable[[int], np.ndarray]
+
+
+def class_rows(target: np.ndarray, raw: np.ndarray, temperature: float = 1.0) -> ClassRows:
+    """Class codes (n,) and logits (n, k), which are divided by the temperature."""
     top, total = np.empty(len(raw)), np.empty(len(raw))
     right, chosen = np.empty(len(raw), bool), np.empty(len(raw))
     for first in range(0, len(raw), ROWS):
         rows = slice(first, first + ROWS)
-        logits = raw[rows].astype(np.float64)
+        logits = raw[rows].astype(np.float64) / temperature
         top[rows] = logits.max(axis=1)
         e = np.exp(logits - top[rows, None])
         total[rows] = e.sum(axis=1)
         p = e / total[rows, None]
         right[rows] = p.argmax(axis=1) == target[rows]
         chosen[rows] = p[np.arange(len(p)), target[rows]]
-    each = (
-        auc(target == j, np.exp(raw[:, j].astype(np.float64) - top) / total, weight)
-        for j in range(raw.shape[1])
-    )
+    loss = -np.log(np.clip(chosen, TINY, 1 - TINY))
+
+    def score(j: int) -> np.ndarray:
+        return np.exp(raw[:, j].astype(np.float64) / temperature - top) / total
+
+    return ClassRows(right, loss, score)
+
+
+def of_logits(
+    target: np.ndarray, raw: np.ndarray, weight: Weight = None, temperature: float = 1.0
+) -> dict[str, float | None]:
+    """`of_task` of class codes (n,) and logits (n, k): to the bit as if it were given the softmax
+    of raw / temperature."""
+    target, raw, weight = _counting(target, raw, weight)
+    found = class_rows(target, raw, temperature)
+    each = [auc(target == j, found.score(j), weight) for j in range(raw.shape[1])]
     return {
-        "accuracy": row_mean(right, weight),
-        "log_loss": -row_mean(np.log(np.clip(chosen, TINY, 1 - TINY)), weight),
-        "auc": _mean(list(each)),
+        "accuracy": row_mean(found.right, weight),
+        "log_loss": row_mean(found.loss, weight),
+        "auc": _mean(each),
     }
 
 

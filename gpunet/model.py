@@ -309,11 +309,15 @@ def _check_name(setting: str, text: str, known: Iterable[str], inputs: str) -> N
         raise UsageError(f"--{setting} {text}: no such {setting}", hint)
 
 
-def outcome(task: str, raw: np.ndarray) -> np.ndarray:
-    """What a prediction (n, k) means: probabilities, float64 (n, k), or the values themselves."""
+def outcome(task: str, raw: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """What a prediction (n, k) means: probabilities, float64 (n, k), or the values themselves.
+
+    Logits are divided by the temperature.
+    """
     raw = raw.astype(np.float64)
     if task == "regression":
         return raw
+    raw /= temperature
     if task == "multiclass":
         e = np.exp(raw - raw.max(axis=1, keepdims=True))
         return e / e.sum(axis=1, keepdims=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from gpunet.config import Config, flag
+from gpunet.config import Config, Switch, flag
 
 SHORT = {"target": "-t", "epochs": "-e", "batch_size": "-b", "device": "-d"}
 
@@ -26,7 +26,7 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _option(each: "Field[Any]") -> Parameter:
-    is_switch = each.type is bool
+    is_switch = each.type in (bool, Switch)
     names = _switch(each) if is_switch else [flag(each.name)]
     names += [SHORT[each.name]] if each.name in SHORT else []
     option = typer.Option(
@@ -42,7 +42,9 @@ def _option(each: "Field[Any]") -> Parameter:
 
 
 def _switch(each: "Field[Any]") -> list[str]:
-    """The one flag that changes the default."""
+    """The one flag that changes the default; both where the data decide."""
+    if each.type == Switch:
+        return [f"{flag(each.name)}/{flag('no_' + each.name)}"]
     return [f" /{flag('no_' + each.name)}"] if each.default else [flag(each.name)]
 
 

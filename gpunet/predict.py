@@ -5,13 +5,15 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf
 from os.path import isdir
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpunet import engine, loop, model, run
+from gpunet import bootstrap, engine, loop, model, run
+from gpunet.bootstrap import RowValues
 from gpunet.config import Config, gather
 from gpunet.data import Dataset, Schema, Source, read
 from gpunet.data.words import NUMBER
@@ -22,6 +24,8 @@ from gpunet.model import Ensemble, Network
 MODEL_FILE = "model.safetensors"
 FORMATS = (".csv", ".parquet", ".jsonl")
 MOST_NETWORKS = 10_000
+Answers = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""Targets of rows, raw predictions (n, k) for them, and what each row counts (n,)."""
 NETWORK_SETTINGS = (
     *(
         "numeric_embedding",
@@ -54,11 +58,17 @@ class Prediction:
 
 @dataclass(frozen=True, repr=False)
 class Model:
-    """Trained networks with the schema that encodes their inputs and names their outputs."""
+    """Trained networks with the schema that encodes their inputs and names their outputs.
+
+    Logits are divided by the temperature; of a binary target the second class is predicted where
+    its probability is above the threshold.
+    """
 
     network: Ensemble
     schema: Schema
     config: Config
+    temperature: float = 1.0
+    threshold: float = 0.5
 
     def __repr__(self) -> str:
         target, size = self.schema.target, sum(w.size for w in self.network.weights.values())
@@ -82,18 +92,47 @@ class Model:
         """Probabilities or values, labels, and never-seen categories."""
         x, unseen = self.schema.encode(source)
         raw = self.run(Dataset(x, None), device)
-        output = model.outcome(self.schema.target.task, raw)
+        output = model.outcome(self.schema.target.task, raw, self.temperature)
         if self.schema.target.task == "regression":
             output = self.schema.decode(output)
-        return Prediction(output, labels(self.schema, output), unseen)
+        return Prediction(output, labels(self.schema, output, self.threshold), unseen)
 
     def score(self, source: Source, device: Device) -> dict[str, float | None]:
         """The task's metrics, on a device."""
+        return self.judge(*self.answers(source, device))
+
+    def answers(self, source: Source, device: Device) -> Answers:
+        """The targets of a source, the raw predictions for its rows, and what each row counts."""
         x, _ = self.schema.encode(source)
-        y = self.schema.encode_target(source)
-        raw = self.run(Dataset(x, y), device)
+        y, weight = self.targets(source)
+        return y, self.run(Dataset(x, None), device), weight
+
+    def targets(self, source: Source) -> tuple[np.ndarray, np.ndarray | None]:
+        """The targets of a source, and what each row counts."""
         weight = self.schema.encode_weight(source, np.arange(source.rows), "whole")
-        return loop.judge(self.schema, y, raw, weight)
+        return self.schema.encode_target(source), weight
+
+    def judge(
+        self, y: np.ndarray, raw: np.ndarray, weight: np.ndarray | None = None
+    ) -> dict[str, float | None]:
+        """The task's metrics of raw predictions (n, k)."""
+        return loop.judge(self.schema, y, raw, weight, self.temperature, self.threshold)
+
+    def row_values(
+        self, y: np.ndarray, raw: np.ndarray, weight: np.ndarray | None = None
+    ) -> RowValues:
+        """What those metrics are made of, row by row."""
+        task = self.schema.target.task
+        if task == "multiclass":
+            return bootstrap.of_logits(y, raw, weight, self.temperature)
+        judged = loop.in_units(self.schema, y, raw, self.temperature)
+        return bootstrap.of_task(task, *judged, weight, self.threshold)
+
+    def intervals(
+        self, y: np.ndarray, raw: np.ndarray, weight: np.ndarray | None = None
+    ) -> dict[str, bootstrap.Interval]:
+        """For each metric the interval in which it lies for 95 of 100 samples of rows."""
+        return self.row_values(y, raw, weight).intervals(self.config.seed)
 
     def save(self, path: Path | str) -> None:
         """Write all of it to one safetensors file, whole or not at all."""
@@ -102,8 +141,9 @@ class Model:
     def packed(self, weights: dict[str, np.ndarray]) -> bytes:
         """The file's bytes, with these weights."""
         settings = {name: getattr(self.config, name) for name in NETWORK_SETTINGS}
-        count = {"networks": len(self.network.networks)}
-        return run.pack(weights, {"schema": self.schema.to_dict(), "network": settings, **count})
+        decided = {"temperature": self.temperature, "threshold": self.threshold}
+        state = {"schema": self.schema.to_dict(), "network": settings, **decided}
+        return run.pack(weights, {**state, "networks": len(self.network.networks)})
 
     def of(self, network: Network) -> "Model":
         """The model of one network alone."""
@@ -145,11 +185,21 @@ def load(path: Path | str) -> Model:
         each = (model.build(config, schema.layout, target.outputs, target.task) for _ in names)
         networks = Ensemble(tuple(each))
         networks.load(weights)
+        temperature = _number(state, "temperature", 1.0, inf)
+        threshold = _number(state, "threshold", 0.5, 1.0)
     except ModelInvalid:
         raise
     except (GpunetError, KeyError, TypeError, ValueError) as reason:
         raise ModelInvalid(f"{path}: a model that does not fit together: {reason}") from None
-    return Model(networks, schema, config)
+    return Model(networks, schema, config, temperature, threshold)
+
+
+def _number(state: dict[str, Any], name: str, default: float, below: float) -> float:
+    """A number above 0 and below a limit; older files have none."""
+    value = state.get(name, default)
+    if type(value) is not float or not 0 < value < below:
+        raise ValueError(f"{name} {value!r}")
+    return value
 
 
 def _count(networks: object) -> int:
@@ -171,13 +221,13 @@ def _check_size(weights: dict[str, np.ndarray], label: str, schema: Schema, conf
             raise ValueError(f"{label}{name} is not {' x '.join(map(str, shape))}")
 
 
-def labels(schema: Schema, output: np.ndarray) -> np.ndarray:
+def labels(schema: Schema, output: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """What is predicted, from probabilities or values (n, k), written as in the training file."""
     target = schema.target
     if target.task == "multiclass":
         return np.array(target.labels)[output.argmax(axis=1)]
     if target.task == "binary":
-        return np.array(target.labels)[(output[:, 0] > 0.5).astype(np.int64)]
+        return np.array(target.labels)[(output[:, 0] > threshold).astype(np.int64)]
     if target.task == "multilabel":
         return (output > 0.5).astype(np.int64)
     return output[:, 0] if output.shape[1] == 1 else output

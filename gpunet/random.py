@@ -27,6 +27,8 @@ class Purpose(IntEnum):
     WINDOW = 8
     MEMBER = 9
     FOLD = 10
+    BOOTSTRAP = 11
+    PERMUTE = 12
 
 
 def bits(

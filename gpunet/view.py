@@ -104,12 +104,40 @@ def table(
     _print(out(), grid)
 
 
-def metrics(found: Mapping[str, Mapping[str, float | None]]) -> None:
-    """Metrics by part, a column a part."""
-    parts = [part for part, values in found.items() if values]
-    names = [name for name in METRIC_ORDER if any(name in found[part] for part in parts)]
-    rows = [[name, *(number(found[part].get(name)) for part in parts)] for name in names]
-    table(["", *parts], rows, right=range(1, len(parts) + 1))
+Metrics = Mapping[str, float | None]
+
+
+def metrics(
+    found: Mapping[str, Metrics],
+    intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    baselines: Mapping[str, Mapping[str, Metrics]] | None = None,
+) -> None:
+    """Metrics by part, a column a part: 0.861 (0.852…0.869) where an interval is known. Behind them
+    the baselines, on the last part that they were judged on."""
+    shown = {part: values for part, values in found.items() if values}
+    for name, parts in (baselines or {}).items():
+        part = list(parts)[-1]
+        shown[f"{name}, {part}"] = parts[part]
+    known = {name for values in shown.values() for name in values}
+    names = [*(n for n in METRIC_ORDER if n in known), *sorted(known - set(METRIC_ORDER))]
+    rows = [
+        [
+            name,
+            *(
+                figure(of.get(name), (intervals or {}).get(part, {}).get(name))
+                for part, of in shown.items()
+            ),
+        ]
+        for name in names
+    ]
+    table(["", *shown], rows, right=range(1, len(shown) + 1))
+
+
+def figure(value: float | None, interval: Sequence[float | None] | None) -> str:
+    """A number, with its interval where that is known."""
+    if interval is None or value is None:
+        return number(value)
+    return f"{number(value)} ({number(interval[0])}…{number(interval[1])})"
 
 
 def trail(fault: Any) -> None:

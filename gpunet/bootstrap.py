@@ -1,0 +1,215 @@
+"""How sure a metric is: resampled rows, and what the metric would have been on them.
+
+Every metric is a function of means over rows, so that a resample is one row of a matrix product and
+nothing is predicted again. AUC is resampled through its placements, to first order (DeLong, 1988).
+Percentile intervals (Efron, 1979).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpunet import metrics
+from gpunet.metrics import Weight
+from gpunet.random import Purpose, permutation, stream
+
+RESAMPLES, LEVEL = 1000, 0.95
+CELLS = 2048
+"""Of more rows than this, cells of rows drawn at random are resampled: the spread is the same."""
+MANY_CLASSES = 100
+"""Of more classes the mean AUC has no interval: each would cost a sorting of all rows."""
+CHUNK = 128
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RowValues:
+    """What metrics are made of: values (n, m) of n rows, and metrics of their means (…, m).
+
+    weight (n,): what each row counts, None for all alike.
+    """
+
+    values: np.ndarray
+    combine: Callable[[np.ndarray], dict[str, np.ndarray]]
+    weight: Weight = None
+
+    @property
+    def metrics(self) -> dict[str, np.ndarray]:
+        """The metrics of all rows, as they are resampled."""
+        return self.combine(np.average(self.values, axis=0, weights=self.weight))
+
+    @property
+    def rows(self) -> int:
+        """How many rows count at all."""
+        return len(self.values) if self.weight is None else int(np.count_nonzero(self.weight))
+
+    def intervals(self, seed: int) -> dict[str, Interval]:
+        """For each metric its interval."""
+        drawn = self.combine(draws(self.values, seed, self.weight))
+        found = {name: interval(of) for name, of in drawn.items()}
+        if "accuracy" in found:
+            found["accuracy"] = _unseen(found["accuracy"], self.rows)
+        return found
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric's difference between two predictions of the same rows.
+
+    `share`: like a p-value, twice the share of resamples on the far side of no difference.
+    """
+
+    value: float
+    interval: Interval
+    share: float
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether no difference is within the interval."""
+        return self.interval[0] <= 0 <= self.interval[1]
+
+
+def differences(a: RowValues, b: RowValues, seed: int) -> dict[str, Difference]:
+    """b's metrics less a's, of the same n rows in the same order and with the same weights, by a
+    paired bootstrap."""
+    drawn = draws(np.hstack([a.values, b.values]), seed, a.weight)
+    width = a.values.shape[1]
+    first, second = a.combine(drawn[:, :width]), b.combine(drawn[:, width:])
+    points = a.metrics, b.metrics
+    found = {}
+    for name in (name for name in first if name in second):
+        off = second[name] - first[name]
+        share = 2 * min(float(np.mean(off <= 0)), float(np.mean(off >= 0)))
+        value = float(points[1][name] - points[0][name])
+        found[name] = Difference(value, interval(off), min(1.0, share))
+    return found
+
+
+def interval(drawn: np.ndarray) -> Interval:
+    """The middle `LEVEL` of resampled figures (B,); those that are not defined are left out."""
+    tail = 50 * (1 - LEVEL)
+    known = drawn[np.isfinite(drawn)]
+    low, high = np.percentile(known, [tail, 100 - tail]) if len(known) else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def _unseen(found: Interval, n: int) -> Interval:
+    """No resample holds a mistake (or a hit) that n rows have not shown: then the exact interval of
+    a share (Clopper and Pearson, 1934) takes its place."""
+    rest = ((1 - LEVEL) / 2) ** (1 / n)
+    return {(1.0, 1.0): (rest, 1.0), (0.0, 0.0): (0.0, 1 - rest)}.get(found, found)
+
+
+def draws(values: np.ndarray, seed: int, weight: Weight = None) -> np.ndarray:
+    """Means (RESAMPLES, m) of values (n, m) over rows drawn with replacement.
+
+    The draws follow from n and the seed alone, so that equal rows are drawn for all that are asked.
+    """
+    w = np.ones(len(values)) if weight is None else weight
+    sums = _cells(np.hstack([values * w[:, None], w[:, None]]), seed)
+    rng, found = stream(seed, Purpose.BOOTSTRAP), np.empty((RESAMPLES, values.shape[1]))
+    for first in range(0, RESAMPLES, CHUNK):
+        drawn = _weights(rng, min(CHUNK, RESAMPLES - first), len(sums)) @ sums
+        with np.errstate(invalid="ignore"):  # a resample may hold rows that do not count alone
+            found[first : first + CHUNK] = drawn[:, :-1] / drawn[:, -1:]
+    return found
+
+
+def _weights(rng: np.random.Generator, count: int, cells: int) -> np.ndarray:
+    """How often each cell is drawn, (count, cells)."""
+    drawn = rng.integers(0, cells, (count, cells)) + cells * np.arange(count)[:, None]
+    return np.bincount(drawn.ravel(), minlength=count * cells).reshape(count, cells).astype(float)
+
+
+def _cells(values: np.ndarray, seed: int) -> np.ndarray:
+    """Sums of values (n, m) by cell; a row each where there are few."""
+    if len(values) <= CELLS:
+        return values
+    order = permutation(len(values), seed, Purpose.BOOTSTRAP)
+    firsts = np.linspace(0, len(values), CELLS, endpoint=False).astype(np.int64)
+    return np.stack([np.add.reduceat(of[order], firsts) for of in values.T], axis=1)
+
+
+def of_task(
+    task: str,
+    target: np.ndarray,
+    output: np.ndarray,
+    weight: Weight = None,
+    threshold: float = 0.5,
+) -> RowValues:
+    """The rows behind `metrics.of_task`: of regression, binary and multilabel predictions."""
+    if task == "regression":
+        return _regression(target, output, weight)
+    true, p = target > 0.5, np.clip(output, metrics.TINY, 1 - metrics.TINY)
+    right = (true == (output > threshold)).all(axis=1)
+    loss = -np.where(true, np.log(p), np.log1p(-p)).mean(axis=1)
+    ranked = [_placements(true[:, j], output[:, j], weight) for j in range(output.shape[1])]
+    return _classes(right, loss, ranked, weight)
+
+
+def of_logits(
+    target: np.ndarray, raw: np.ndarray, weight: Weight = None, temperature: float = 1.0
+) -> RowValues:
+    """The rows behind `metrics.of_logits`."""
+    found = metrics.class_rows(target, raw, temperature)
+    classes = range(raw.shape[1] if raw.shape[1] <= MANY_CLASSES else 0)
+    ranked = [_placements(target == j, found.score(j), weight) for j in classes]
+    return _classes(found.right, found.loss, ranked, weight)
+
+
+def _regression(target: np.ndarray, output: np.ndarray, weight: Weight) -> RowValues:
+    error = np.subtract(target, output, dtype=np.float64)
+    middle = np.average(target, axis=0, weights=weight)
+    off = np.subtract(target, middle, dtype=np.float64)
+    # of the target alone: values of several predictions may be averaged
+    unit, spread = np.abs(target).max() or 1.0, np.abs(off).max(axis=0)
+    counting = target if weight is None else target[weight > 0]
+    k, is_constant = target.shape[1], bool((counting == counting[0]).all(axis=0).any())
+    columns = [np.square(error / unit).mean(axis=1)[:, None], np.abs(error).mean(axis=1)[:, None]]
+    if not is_constant:
+        columns += [np.square(error / spread), off / spread, np.square(off / spread)]
+
+    def combine(means: np.ndarray) -> dict[str, np.ndarray]:
+        found = {"rmse": unit * np.sqrt(means[..., 0]), "mae": means[..., 1]}
+        if is_constant:
+            return found
+        left, shift, square = (means[..., 2 + i * k :][..., :k] for i in range(3))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {**found, "r2": (1 - left / (square - shift**2)).mean(axis=-1)}
+
+    return RowValues(np.hstack(columns), combine, weight)
+
+
+def _classes(
+    right: np.ndarray, loss: np.ndarray, ranked: list[np.ndarray | None], weight: Weight
+) -> RowValues:
+    known = [each for each in ranked if each is not None]
+    has_auc = bool(known) and len(known) == len(ranked)
+    columns = [right, loss, *([np.mean(known, axis=0)] if has_auc else [])]
+
+    def combine(means: np.ndarray) -> dict[str, np.ndarray]:
+        found = {"accuracy": means[..., 0], "log_loss": means[..., 1]}
+        return {**found, "auc": np.clip(means[..., 2], 0, 1)} if has_auc else found
+
+    return RowValues(np.stack(columns, axis=1).astype(np.float64), combine, weight)
+
+
+def _placements(positive: np.ndarray, score: np.ndarray, weight: Weight) -> np.ndarray | None:
+    """Figures (n,) whose mean is the AUC, and moves with the rows as the AUC does; or None."""
+    w = np.ones(len(score)) if weight is None else weight
+    held = w[positive].sum(), w[~positive].sum()
+    if not all(held):
+        return None
+
+    def below(of: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """The share of the chosen rows' weight that lies below each of `of`, ties by half."""
+        order = np.argsort(score[chosen])
+        against, sums = score[chosen][order], np.append(0.0, np.cumsum(w[chosen][order]))
+        sides = (np.searchsorted(against, of, "left"), np.searchsorted(against, of, "right"))
+        return (sums[sides[0]] + sums[sides[1]]) / (2 * sums[-1])
+
+    place = np.where(positive, below(score, ~positive), 1 - below(score, positive))
+    area = np.average(place[positive], weights=w[positive])
+    return area + (place - area) * w.sum() / np.where(positive, *held)

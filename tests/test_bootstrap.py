@@ -1,0 +1,129 @@
+"""Intervals against plain resampling of scikit-learn's metrics, and what they promise: coverage."""
+
+import numpy as np
+import pytest
+
+from gpunet import bootstrap, metrics
+from gpunet.model import outcome
+
+sklearn_metrics = pytest.importorskip("sklearn.metrics")
+rng = np.random.default_rng(0)
+
+
+def cases() -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
+    truth = rng.integers(0, 2, (200, 1)).astype(np.float32)
+    p = np.round(1 / (1 + np.exp(-(2 * truth - 1 + rng.standard_normal(truth.shape)))), 2)
+    several = rng.integers(0, 2, (150, 3)).astype(np.float32)
+    y = rng.standard_normal((120, 2)) * [1, 100]
+    return {
+        "binary": ("binary", truth, p),
+        "multilabel": ("multilabel", several, rng.random((150, 3))),
+        "regression": ("regression", y, y + rng.standard_normal((120, 2))),
+    }
+
+
+@pytest.mark.parametrize("name", ["binary", "multilabel", "regression"])
+def test_the_means_of_all_rows_give_the_metrics(name: str) -> None:
+    task, target, output = cases()[name]
+    rows = bootstrap.of_task(task, target, output)
+    found = rows.combine(rows.values.mean(axis=0))
+    assert found == pytest.approx(metrics.of_task(task, target, output))
+
+
+def test_the_means_of_all_rows_give_the_metrics_of_logits() -> None:
+    target, raw = rng.integers(0, 4, 300).astype(np.int32), rng.standard_normal((300, 4))
+    for temperature in (1.0, 2.5):
+        rows = bootstrap.of_logits(target, raw, None, temperature)
+        expected = metrics.of_task(
+            "multiclass", target, outcome("multiclass", raw.copy(), temperature)
+        )
+        assert rows.combine(rows.values.mean(axis=0)) == pytest.approx(expected)
+        assert metrics.of_logits(target, raw, None, temperature) == pytest.approx(expected)
+
+
+def test_intervals_are_those_of_plain_resampling() -> None:
+    _, target, p = cases()["binary"]
+    found = bootstrap.of_task("binary", target, p).intervals(seed=0)
+    oracle = {
+        "accuracy": lambda i: sklearn_metrics.accuracy_score(target[i], p[i] > 0.5),
+        "log_loss": lambda i: sklearn_metrics.log_loss(target[i, 0], p[i, 0]),
+        "auc": lambda i: sklearn_metrics.roc_auc_score(target[i], p[i]),
+    }
+    for name, of in oracle.items():
+        drawn = [of(rng.integers(0, len(target), len(target))) for _ in range(1000)]
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        assert found[name] == pytest.approx((low, high), abs=0.15 * (high - low)), name
+
+
+@pytest.mark.parametrize("n", [60, 5000])
+def test_intervals_hold_the_truth_as_often_as_they_say(n: int) -> None:
+    """The mean absolute error of standard normals is the square root of 2 / pi."""
+    held = 0
+    for seed in range(200):
+        error = np.random.default_rng(seed).standard_normal((n, 1))
+        low, high = bootstrap.of_task("regression", error * 0, error).intervals(seed)["mae"]
+        held += low <= np.sqrt(2 / np.pi) <= high
+    assert 0.88 <= held / 200 <= 0.99
+
+
+def test_a_share_without_a_mistake_has_the_exact_interval() -> None:
+    truth = np.array([[0.0], [1.0]] * 15)
+    found = bootstrap.of_task("binary", truth, truth).intervals(0)["accuracy"]
+    assert found == pytest.approx((0.8843, 1.0), abs=1e-4)  # of 30 of 30, by Clopper and Pearson
+    wrong = bootstrap.of_task("binary", truth, 1 - truth).intervals(0)["accuracy"]
+    assert wrong == pytest.approx((0.0, 1 - 0.8843), abs=1e-4)
+
+
+def test_what_is_not_defined_has_no_interval() -> None:
+    one = bootstrap.of_task("binary", np.ones((9, 1)), rng.random((9, 1))).intervals(0)
+    assert set(one) == {"accuracy", "log_loss"}
+    constant = bootstrap.of_task("regression", np.ones((9, 1)), rng.random((9, 1))).intervals(0)
+    assert set(constant) == {"rmse", "mae"}
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    _, target, p = cases()["binary"]
+    rows = bootstrap.of_task("binary", target, p)
+    assert rows.intervals(3) == rows.intervals(3) != rows.intervals(4)
+
+
+def test_differences_are_paired() -> None:
+    y = 100 * rng.standard_normal((300, 1))
+    error = 10 * rng.standard_normal((300, 1))
+    a = bootstrap.of_task("regression", y, y + error)
+    b = bootstrap.of_task("regression", y, y + 0.9 * error)
+    found = bootstrap.differences(a, b, seed=0)["rmse"]
+    expected = metrics.rmse(y, y + 0.9 * error) - metrics.rmse(y, y + error)
+    assert found.value == pytest.approx(expected)
+    assert not found.is_noise  # unpaired, the intervals of a and b overlap
+    assert found.share == 0.0
+    assert a.intervals(0)["rmse"][0] < b.intervals(0)["rmse"][1]
+    same = bootstrap.differences(a, a, seed=0)["rmse"]
+    assert (same.value, same.interval, same.share, same.is_noise) == (0.0, (0.0, 0.0), 1.0, True)
+
+
+@pytest.mark.parametrize("name", ["binary", "multilabel", "regression", "multiclass"])
+def test_rows_count_by_their_weight(name: str) -> None:
+    if name == "multiclass":
+        target, output = rng.integers(0, 3, 200).astype(np.int32), rng.standard_normal((200, 3))
+        weight = rng.integers(0, 3, 200).astype(float)
+        rows, expected = (each.of_logits(target, output, weight) for each in (bootstrap, metrics))
+    else:
+        task, target, output = cases()[name]
+        weight = rng.integers(0, 3, len(target)).astype(float)
+        rows, expected = (
+            each.of_task(task, target, output, weight) for each in (bootstrap, metrics)
+        )
+    assert rows.metrics == pytest.approx(expected)
+    found = rows.intervals(0)
+    for metric, (low, high) in found.items():
+        assert low < expected[metric] < high, metric
+
+
+def test_weights_widen_an_interval_as_repeated_rows_do() -> None:
+    """Ten rows that count a thousandfold leave little of what a thousand others say."""
+    error = rng.standard_normal((1000, 1))
+    weight = np.where(np.arange(1000) < 10, 1000.0, 1.0)
+    rows = bootstrap.of_task("regression", error * 0, error, weight).intervals(0)["mae"]
+    alike = bootstrap.of_task("regression", error * 0, error).intervals(0)["mae"]
+    assert rows[1] - rows[0] > 5 * (alike[1] - alike[0])

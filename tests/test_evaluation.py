@@ -1,0 +1,285 @@
+"""What is said of a trained model: calibrated, with intervals, beside simple models."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import gpunet
+from gpunet import baselines, job, loop
+from gpunet import run as runs
+from gpunet.cli import _run
+from gpunet.errors import ModelInvalid, UsageError
+
+pytest.importorskip("sklearn")
+rng = np.random.default_rng(0)
+N = 400
+X = rng.standard_normal((N, 3))
+NOISY = pa.table(
+    {
+        "a": X[:, 0],
+        "b": X[:, 1],
+        "c": X[:, 2],
+        "y": np.where(X[:, 0] + rng.logistic(size=N) > 0.8, "yes", "no"),
+    }
+)
+BENT = pa.table({"a": X[:, 0], "b": X[:, 1], "y": np.abs(X[:, 0]) + 0.1 * X[:, 2]})
+SHORT = {"preset": "plain", "device": "cpu", "hidden": (32,), "epochs": 30, "patience": 0}
+
+
+def planned(table: pa.Table, **settings: object) -> job.Job:
+    return job.plan(table, {"target": "y", **SHORT, **settings})
+
+
+def summary(table: pa.Table, **settings: object) -> tuple[job.Job, dict]:
+    found = planned(table, **settings)
+    for _ in found.reports():
+        pass
+    return found, found.finish()
+
+
+def put(done: job.Job, **parts: object) -> None:
+    """Other parts in a job that is planned."""
+    done.prepared = dataclasses.replace(done.prepared, **parts)
+    done.members = [
+        dataclasses.replace(each, data=dataclasses.replace(each.data, **parts))
+        for each in done.members
+    ]
+
+
+@pytest.fixture(scope="module")
+def overfitted() -> tuple[job.Job, dict]:
+    """Trained far past its best epoch: the last of the settings make the loop keep the last one."""
+    found = planned(NOISY, lr=0.01, epochs=150, hidden=(64, 64))
+    validation = found.prepared.validation
+    put(found, validation=None)
+    for _ in found.reports():
+        pass
+    put(found, validation=validation)
+    return found, found.finish()
+
+
+def test_calibration_lowers_the_log_loss_and_moves_no_label(overfitted) -> None:
+    done, found = overfitted
+    told = found["calibration"]
+    assert told["temperature"] > 1.2
+    assert told["log_loss"]["after"] < told["log_loss"]["before"] - 0.01
+    assert found["metrics"]["validation"]["log_loss"] == told["log_loss"]["after"]
+    plain = dataclasses.replace(done.model, temperature=1.0)
+    test = done.prepared.test
+    raw = plain.run(test, done.choice.device)
+    assert done.model.judge(test.y, raw)["log_loss"] < plain.judge(test.y, raw)["log_loss"]
+    assert (done.model.predict(NOISY) == plain.predict(NOISY)).all()
+    assert (done.model.predict(NOISY, proba=True) != plain.predict(NOISY, proba=True)).any()
+
+
+def test_the_temperature_is_saved_with_the_model(overfitted, tmp_path: Path) -> None:
+    done, found = overfitted
+    done.model.save(tmp_path / "m.safetensors")
+    again = gpunet.load(tmp_path / "m.safetensors")
+    assert again.temperature == found["calibration"]["temperature"]
+    assert (again.predict(NOISY, proba=True) == done.model.predict(NOISY, proba=True)).all()
+    assert again.evaluate(NOISY) == done.model.evaluate(NOISY)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 0.0}, {"temperature": "1"}, {"temperature": 1}, {"threshold": 1.0}]
+)
+def test_a_file_with_another_kind_of_temperature_is_refused(overfitted, tmp_path, wrong) -> None:
+    path = tmp_path / "m.safetensors"
+    overfitted[0].model.save(path)
+    tensors, state = runs.unpack(path)
+    runs.write(path, runs.pack(tensors, {**state, **wrong}))
+    with pytest.raises(ModelInvalid, match=next(iter(wrong))):
+        gpunet.load(path)
+
+
+def test_a_file_without_a_temperature_is_read(overfitted, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    overfitted[0].model.save(path)
+    tensors, state = runs.unpack(path)
+    del state["temperature"], state["threshold"]
+    runs.write(path, runs.pack(tensors, state))
+    assert (gpunet.load(path).temperature, gpunet.load(path).threshold) == (1.0, 0.5)
+
+
+def test_held_out_rows_of_the_test_part_fit_nothing() -> None:
+    _, found = summary(NOISY)
+    done = planned(NOISY)
+    changed = dataclasses.replace(done.prepared.test, y=1 - done.prepared.test.y)
+    put(done, test=changed)
+    for _ in done.reports():
+        pass
+    again = done.finish()
+    assert again["calibration"] == found["calibration"]
+    assert again["baselines"]["linear"]["validation"] == found["baselines"]["linear"]["validation"]
+    assert again["metrics"]["test"] != found["metrics"]["test"]
+
+
+def test_intervals_lie_around_the_metrics_of_the_parts_held_out() -> None:
+    _, found = summary(NOISY)
+    assert set(found["intervals"]) == {"validation", "test"}
+    for part, intervals in found["intervals"].items():
+        for name, (low, high) in intervals.items():
+            assert low < found["metrics"][part][name] < high
+
+
+def test_a_network_that_is_no_better_than_a_line_is_told_so() -> None:
+    _, found = summary(NOISY)
+    assert any("linear" in text for text in found["warnings"])
+    _, bent = summary(BENT, epochs=60)
+    assert bent["warnings"] == []
+    loss = {name: each["test"]["rmse"] for name, each in bent["baselines"].items()}
+    assert bent["metrics"]["test"]["rmse"] < 0.5 * min(loss.values())
+
+
+def test_the_baselines_are_scikit_learns() -> None:
+    from sklearn.dummy import DummyClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    done = planned(NOISY)
+    p, config = done.prepared, done.model.config
+    x, y = p.train.x, p.train.y.ravel()
+    predictors = baselines.baselines(p, config, done.choice.device, "float32")
+    for name, oracle in {"linear": LogisticRegression(), "trivial": DummyClassifier()}.items():
+        expected = log_loss(p.test.y.ravel(), oracle.fit(x, y).predict_proba(p.test.x))
+        found = loop.judge(p.schema, p.test.y, predictors[name](p.test))["log_loss"]
+        assert found == pytest.approx(expected, rel=0.03), name
+
+
+def test_ridge_is_least_squares_where_that_is_best() -> None:
+    line = pa.table({"a": X[:, 0], "b": X[:, 1], "y": 3 * X[:, 0] - 2 * X[:, 1] + 5.0})
+    p = planned(line).prepared
+    predict = baselines.ridge(p)
+    assert loop.judge(p.schema, p.test.y, predict(p.test))["rmse"] < 1e-4
+    twice = pa.table({"a": X[:, 0], "b": X[:, 0], "y": X[:, 0] + 0.3 * X[:, 1]})
+    p = planned(twice).prepared
+    best = loop.judge(p.schema, p.test.y, baselines.ridge(p)(p.test))["rmse"]
+    assert best == pytest.approx(0.3, rel=0.3)
+
+
+def test_the_trivial_model_of_absolute_errors_is_the_median() -> None:
+    skewed = pa.table({"a": X[:, 0], "y": np.exp(2 * X[:, 1])})
+    done = planned(skewed, loss="mean_absolute")
+    predict = baselines.trivial(done.prepared, done.model.config)
+    value = done.prepared.schema.decode(predict(done.prepared.test))[0, 0]
+    train = done.prepared.schema.decode(done.prepared.train.y)
+    assert value == pytest.approx(np.median(train))
+
+
+@pytest.mark.parametrize("threshold", ["auto", 0.2])
+def test_a_threshold_is_kept_and_used(threshold, tmp_path: Path) -> None:
+    done, found = summary(NOISY, threshold=threshold)
+    done.model.save(tmp_path / "m.safetensors")
+    again = gpunet.load(tmp_path / "m.safetensors")
+    p = again.predict(NOISY, proba=True)[:, 1]
+    assert ((p > again.threshold) == (again.predict(NOISY) == "yes")).all()
+    assert again.threshold == found["calibration"]["threshold"] != 0.5
+    assert (p > 0.5).sum() != (p > again.threshold).sum()
+    if threshold == "auto":
+        assert found["calibration"]["f1"]["after"] >= found["calibration"]["f1"]["before"]
+    else:
+        assert again.threshold == threshold
+    right = again.predict(NOISY) == np.array(NOISY["y"])
+    assert again.evaluate(NOISY)["accuracy"] == right.mean()
+
+
+def test_without_a_validation_part_nothing_is_fitted() -> None:
+    _, found = summary(NOISY, validation=0.0)
+    assert found["calibration"]["reason"] == "no validation part"
+    assert set(found["intervals"]) == {"test"}
+    _, alone = summary(NOISY, validation=0.0, test=0.0)
+    assert (alone["intervals"], alone["baselines"], alone["warnings"]) == ({}, {}, [])
+
+
+def test_switched_off() -> None:
+    done, found = summary(NOISY, calibrate=False, baselines=False)
+    assert (done.model.temperature, found["baselines"]) == (1.0, {})
+
+
+@pytest.mark.parametrize(
+    ("table", "settings"),
+    [
+        (BENT, {"calibrate": True}),
+        (BENT, {"threshold": 0.3}),
+        (BENT, {"threshold": "auto"}),
+        (NOISY, {"threshold": 1.0}),
+        (NOISY, {"threshold": "auto", "validation": 0.0}),
+        (NOISY, {"calibrate": True, "validation": 0.0}),
+        (NOISY, {"baselines": True, "validation": 0.0, "test": 0.0}),
+    ],
+)
+def test_a_setting_without_meaning_is_refused(table, settings) -> None:
+    with pytest.raises(UsageError):
+        planned(table, **settings)
+
+
+def test_a_run_that_was_stopped_is_not_judged() -> None:
+    done = planned(NOISY)
+    done.control.stop = True
+    for _ in done.reports():
+        pass
+    found = done.finish()
+    assert found["metrics"] == {"train": {}, "validation": {}, "test": {}}
+    assert (found["intervals"], found["calibration"]) == ({}, None)
+
+
+def test_the_terminal_shows_intervals_and_baselines(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "penguins", "--device", "cpu", "--epochs", "5", "-o", "r"]
+    assert _run([*words, "--no-calibrate"]) == 0
+    shown = capsys.readouterr()
+    assert (
+        shown.out.splitlines()[0].split()
+        == "train validation test trivial, test linear, test".split()
+    )
+    assert shown.out.count("…") == 6
+    assert "calibrated" not in shown.err
+    assert _run(["evaluate", "r", "penguins", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for name, value in found["metrics"].items():
+        low, high = found["intervals"][name]
+        assert low <= value <= high
+
+
+def test_rows_count_by_their_weight() -> None:
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    heavy = (X[:, 2] > 0) * rng.integers(1, 4, N)
+    found = planned(NOISY.append_column("w", pa.array(heavy)), weight="w")
+    p, config = found.prepared, found.model.config
+    w, train = p.train.sample_weight, p.train.y.ravel()
+    oracle = LogisticRegression().fit(p.train.x, train, w)
+    predict = baselines.linear(p, config, found.choice.device, "float32")
+    raw, expected = predict(p.test), oracle.decision_function(p.test.x)
+    assert np.corrcoef(raw.ravel(), expected)[0, 1] > 0.99
+    share = 1 / (1 + np.exp(-baselines.trivial(p, config)(p.test)[0, 0]))
+    assert share == pytest.approx(np.average(train, weights=w))
+    line = pa.table({"a": X[:, 0], "b": X[:, 1], "w": heavy, "y": X[:, 0] + 0.3 * X[:, 2]})
+    p = planned(line, weight="w").prepared
+    ridge = Ridge(alpha=1e-3).fit(p.train.x, p.train.y.ravel(), p.train.sample_weight)
+    assert baselines.ridge(p)(p.test).ravel() == pytest.approx(
+        ridge.predict(p.test.x).ravel(), abs=0.02
+    )
+    y = np.array([[0.0], [1.0], [2.0], [9.0]])
+    assert baselines._median(y, np.array([1.0, 1.0, 1.0, 4.0])) == [9.0]
+    assert baselines._median(y, None) == [1.5]
+
+
+def test_folds_are_calibrated_on_rows_that_their_network_never_saw() -> None:
+    done, found = summary(NOISY, folds=4, hidden=(64, 64), lr=0.01, epochs=60, patience=0)
+    assert set(found["intervals"]) == {"validation", "test"}
+    assert set(found["baselines"]["linear"]) == {"test"}  # it has learned from all other rows
+    told = found["calibration"]
+    assert told["temperature"] != 1
+    assert told["log_loss"]["after"] < told["log_loss"]["before"]
+    assert told["log_loss"]["after"] == found["metrics"]["validation"]["log_loss"]
+    assert len(done.model.network.networks) == 4
+    p = done.model.predict(NOISY, proba=True)
+    plain = dataclasses.replace(done.model, temperature=1.0).predict(NOISY, proba=True)
+    logits, sharper = (np.log(each[:, 1] / each[:, 0]) for each in (plain, p))
+    assert logits / told["temperature"] == pytest.approx(sharper)
