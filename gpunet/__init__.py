@@ -12,6 +12,7 @@ _HOMES = {
     "train": "job",
     "resume": "rerun",
     "verify": "rerun",
+    "compare": "comparison",
     "load": "predict",
     "Model": "predict",
     "Graph": "graph",

@@ -45,7 +45,7 @@ def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
     decisions: list[tuple[str, Callable[[Config], tuple[Any, str]]]] = [
         ("task", lambda config: (task, schema.target.reason)),
         ("hidden", lambda config: _hidden(schema.width)),
-        ("init", lambda config: (model.default_init(config.activation), config.activation)),
+        ("init", _init),
         ("loss", lambda config: (model.TASK_LOSSES[task][0], f"a {task} target")),
         ("lr", lambda config: (optim.OPTIMIZERS[config.optimizer].lr, config.optimizer)),
         ("batch_size", lambda config: _batch_size(rows)),
@@ -74,6 +74,12 @@ def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
 
 def _hidden(width: int) -> tuple[tuple[int, ...], str]:
     return ((256, 128) if width > 256 else (128, 64)), f"{width:,} inputs"
+
+
+def _init(config: Config) -> tuple[str, str]:
+    if config.hidden == ():
+        return "lecun", "no hidden layer"
+    return model.default_init(config.activation), config.activation
 
 
 def _split(config: Config, inputs: int, targets: int, device: Device) -> tuple[str, str]:

@@ -6,7 +6,7 @@ Percentile intervals (Efron, 1979).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +39,11 @@ class RowValues:
     def metrics(self) -> dict[str, np.ndarray]:
         """The metrics of all rows, as they are resampled."""
         return self.combine(np.average(self.values, axis=0, weights=self.weight))
+
+    def of(self, chosen: np.ndarray) -> "RowValues":
+        """Some of the rows: a mask (n,), or their numbers."""
+        weight = None if self.weight is None else self.weight[chosen]
+        return replace(self, values=self.values[chosen], weight=weight)
 
     @property
     def rows(self) -> int:
@@ -81,7 +86,8 @@ def differences(a: RowValues, b: RowValues, seed: int) -> dict[str, Difference]:
     found = {}
     for name in (name for name in first if name in second):
         off = second[name] - first[name]
-        share = 2 * min(float(np.mean(off <= 0)), float(np.mean(off >= 0)))
+        beyond = min(np.sum(off <= 0), np.sum(off >= 0))
+        share = 2 * (1 + float(beyond)) / (1 + RESAMPLES)
         value = float(points[1][name] - points[0][name])
         found[name] = Difference(value, interval(off), min(1.0, share))
     return found

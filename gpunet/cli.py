@@ -282,6 +282,116 @@ def predict(
         view.print_json({**report, "unseen": found.unseen})
 
 
+OwnData = Annotated[
+    Optional[str], typer.Argument(metavar="[DATA]", help="Rows that no run was trained on.")
+]
+
+
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B")],
+    data: OwnData = None,
+    device: DeviceName = "cpu",
+    delimiter: Delimiter = None,
+    header: Header = True,
+    max_memory: MaxMemory = "auto",
+    json: Json = False,
+) -> None:
+    """Say which of two models is better on the same rows, and whether by more than noise.
+
+    Without DATA they are compared on the test part that both runs held out.
+    """
+    from gpunet import comparison as comparing
+
+    source = _read_new(data, delimiter, header, max_memory)
+    found = comparing.compare(run_a, run_b, source, device, place=data)
+    if json:
+        names = {"a": str(run_a), "b": str(run_b)}
+        view.print_json({"schema": comparing.SCHEMA, **names, **comparing.to_json(found)})
+        return
+    rows = [
+        [
+            name,
+            *(view.number(of.get(name)) for of in found.metrics),
+            view.figure(each.value, each.interval),
+            f"{each.share:.3g}",
+        ]
+        for name, each in found.differences.items()
+    ]
+    view.table(["", str(run_a), str(run_b), "difference", "share"], rows, right=(1, 2, 3, 4))
+    view.facts([(f"{found.rows:,} rows", found.verdict)], view.out())
+
+
+@app.command()
+def importance(
+    run: RunPath,
+    data: OwnData = None,
+    repeats: Annotated[int, typer.Option(help="Shuffles of each column.", min=1, max=1000)] = 5,
+    device: DeviceName = "cpu",
+    delimiter: Delimiter = None,
+    header: Header = True,
+    max_memory: MaxMemory = "auto",
+    json: Json = False,
+) -> None:
+    """Tell what a model owes to each column: its loss where that column is shuffled.
+
+    On DATA, or on the rows that the run held out as its test part.
+    """
+    from gpunet import importance as weighing
+    from gpunet.device import resolve
+
+    model, source = _model_and_rows(run, _read_new(data, delimiter, header, max_memory), device)
+    found = weighing.importance(model, source, resolve(device).device, repeats)
+    if json:
+        report = {"schema": weighing.SCHEMA, "run": str(run), "rows": source.rows}
+        columns = [{**vars(each), "growth": vars(each.growth)} for each in found]
+        view.print_json({**report, "columns": columns})
+        return
+    rows = [[each.column, view.figure(each.growth.value, each.growth.interval)] for each in found]
+    view.table(["column", f"{found[0].metric} grows by"], rows, right=(1,))
+
+
+@app.command()
+def slices(
+    run: RunPath,
+    data: OwnData = None,
+    least: Annotated[int, typer.Option(help="Rows of a slice, at least.", min=2)] = 30,
+    most: Annotated[int, typer.Option(help="Slices to show.", min=1)] = 10,
+    device: DeviceName = "cpu",
+    delimiter: Delimiter = None,
+    header: Header = True,
+    max_memory: MaxMemory = "auto",
+    json: Json = False,
+) -> None:
+    """Find where a model is worst: a level, or a quarter of the range, of one column.
+
+    On DATA, or on the rows that the run held out as its test part.
+    """
+    from gpunet import slices as slicing
+    from gpunet.device import resolve
+
+    model, source = _model_and_rows(run, _read_new(data, delimiter, header, max_memory), device)
+    whole, found = slicing.slices(model, source, resolve(device).device, least, most)
+    if json:
+        report = {"schema": slicing.SCHEMA, "run": str(run), "rows": source.rows, "all": whole}
+        view.print_json({**report, "slices": [vars(each) for each in found]})
+        return
+    rows = [
+        [
+            each.column,
+            each.slice,
+            f"{each.rows:,}",
+            view.figure(each.value, each.interval),
+            "worse" if each.is_worse else "",
+        ]
+        for each in found
+    ]
+    head = ["column", "slice", "rows", found[0].metric if found else "", ""]
+    view.table(head, rows, right=(2, 3))
+    view.facts([("all rows", view.number(whole))], view.out())
+
+
 @app.command()
 def graph(
     text: Annotated[str, typer.Argument(metavar="FORMULA", help="(x+y)*z")],
@@ -523,6 +633,29 @@ def _train(
         where = f"step {summary['steps']:,} of {planned.steps:,}"
         hint = f"go on with: gpunet resume {planned.out}"
         raise Interrupted(f"stopped after {where}", hint, caught[0])
+
+
+def _read_new(data: str | None, delimiter: str | None, header: bool, max_memory: str) -> Any:
+    """DATA read, if there is any; what has no meaning without it is refused."""
+    from gpunet import data as room
+
+    if data is None:
+        if delimiter is not None or not header or max_memory != "auto":
+            raise UsageError("--delimiter, --no-header and --max-memory are for DATA", "give DATA")
+        return None
+    _start_reader(data)
+    return room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
+
+
+def _model_and_rows(run: Path, source: Any, device: str) -> tuple[Any, Any]:
+    """A model, and rows to judge it on: those given, or those that its run held out."""
+    from gpunet import predict as predicting
+    from gpunet import rerun
+
+    model = predicting.load(run)
+    if source is None and not rerun.is_run(run):
+        raise UsageError(f"{run}: a model file does not say which rows it has seen", "give DATA")
+    return model, rerun.held_out(run, device)[1] if source is None else source
 
 
 def _budget(max_memory: str) -> int | None:

@@ -398,7 +398,7 @@ def _check_conflicts(settings: Settings) -> None:
         ("dropout", "hidden", config.hidden == () and config.dropout > 0),
         ("norm", "hidden", config.hidden == () and config.norm != "none"),
         ("activation", "hidden", config.hidden == ()),
-        ("init", "hidden", config.hidden == () and config.init not in ("normal", "data")),
+        ("init", "hidden", config.hidden == () and config.init not in ("normal", "data", "lecun")),
         ("parametric", "hidden", config.hidden == () and config.parametric),
         ("best_by", "validation", is_blind),
         ("folds", "validation", config.folds > 0 and config.validation != 0),

@@ -12,12 +12,11 @@ from gpunet.baselines import baselines
 from gpunet.bootstrap import Difference, Interval
 from gpunet.data import Dataset, Prepared
 from gpunet.device import Device
+from gpunet.metrics import loss_metric
 from gpunet.model import outcome
 from gpunet.predict import Answers, Model
 
 HELD_OUT = ("validation", "test")
-LOSSES = {"regression": "rmse"}
-"""The metric in which a baseline is to be beaten; the log-loss of classes."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def _compare(
 ) -> tuple[dict[str, Any], list[str]]:
     """The metrics of the baselines, and a warning for each that the model does not beat."""
     last, plain = list(held)[-1], replace(model, temperature=1.0, threshold=0.5)
-    metric = LOSSES.get(model.schema.target.task, "log_loss")
+    metric = loss_metric(model.schema.target.task)
     found: dict[str, Any] = {}
     warnings = []
     ours = model.row_values(*held[last])

@@ -309,7 +309,7 @@ def plan(
     choice = resolve(settings.config.device)
     auto.check_device(settings, choice.device)
     place = location(source, folder)
-    source = _read(source, settings, folder)
+    source = read(source, settings, folder)
     settings = auto.with_encoding(presets.of_data(settings, source.table is not None))
     config = settings.config
     if source.test is not None and settings.given("test") and config.test:
@@ -385,8 +385,8 @@ def location(source: Any, folder: Path | str = ".") -> str | None:
     return source if source in data.BUILTIN else os.path.abspath(Path(folder) / source)
 
 
-def _read(source: Any, settings: Settings, folder: Path | str) -> Source:
-    """A source read; a path is seen from `folder`."""
+def read(source: Any, settings: Settings, folder: Path | str) -> Source:
+    """A source read as settings say; a path is seen from `folder`."""
     is_path = isinstance(source, (str, Path)) and source not in ("-", *data.BUILTIN)
     if is_path and Path(folder) != Path("."):
         source = os.path.join(folder, source)
@@ -396,4 +396,4 @@ def _read(source: Any, settings: Settings, folder: Path | str) -> Source:
 
 
 def _part(value: float | str, settings: Settings, folder: Path | str) -> float | Source:
-    return _read(value, settings, folder) if isinstance(value, str) else value
+    return read(value, settings, folder) if isinstance(value, str) else value

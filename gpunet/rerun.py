@@ -16,6 +16,7 @@ import numpy as np
 
 from gpunet import about, job
 from gpunet.config import gather
+from gpunet.data import Source
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, UsageError
 from gpunet.job import METRICS, TIMING, Job, lasting
 from gpunet.loop import Report, Snapshot
@@ -63,6 +64,29 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
     reopened.name, reopened.identity = found["name"], found
     reopened.legs = [(first, steps) for first, steps in found["legs"]]
     return reopened
+
+
+def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
+    """The job of a run whose data have not changed, and the rows of its test part.
+
+    Raises UsageError where nothing was held out.
+    """
+    path = Path(path)
+    found = identity(path)
+    _check_settings(path / SETTINGS)
+    settings, folder = gather(file=path / SETTINGS), found["folder"]
+    if found["data"] is None:
+        raise UsageError(f"{path}: was trained on data in memory", "give DATA")
+    source = job.read(found["data"], settings, folder)
+    reopened = reopen(path, source, device)
+    _differences(reopened, allow_inexact=False)
+    rows, part = reopened.prepared.rows, settings.config.test
+    if "test" in rows:
+        return reopened, source.take(rows["test"])
+    if reopened.prepared.test is None:
+        raise UsageError(f"{path}: has no test part", "give DATA that it was not trained on")
+    own = source.test if isinstance(part, float) else None
+    return reopened, own or job.read(part, settings, folder)
 
 
 def _check_settings(path: Path) -> None:

@@ -93,13 +93,17 @@ def joined(parts: Sequence[Dataset]) -> Dataset:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A fitted schema, the encoded parts, and warnings in plain words."""
+    """A fitted schema, the encoded parts, and warnings in plain words.
+
+    rows: of each part that was taken from the source, its row numbers there, ascending.
+    """
 
     schema: Schema
     train: Dataset
     validation: Dataset | None
     test: Dataset | None
     notes: tuple[str, ...]
+    rows: Mapping[str, np.ndarray]
 
     @property
     def parts(self) -> dict[str, Dataset | None]:
@@ -190,7 +194,8 @@ def prepare(
     held |= _other_parts(schema, others, drop_missing_target)
     held = _weighed(held, fitted, class_weight)
     notes += [*source.notes, *more, *_duplicates(held)]
-    return Prepared(schema, held["train"], held.get("validation"), held.get("test"), tuple(notes))
+    train, validation_part, test_part = held["train"], held.get("validation"), held.get("test")
+    return Prepared(schema, train, validation_part, test_part, tuple(notes), _used(parts))
 
 
 def _encoding(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gpunet.data.parquet import ParquetTable
 
 MAX_ROWS = (1 << 31) - 1
+PIECE = 1 << 16
+"""Rows of a table that are looked through at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,21 @@ class Source:
         for table in self._tables(list(names), size):
             yield replace(self._from(first, len(table)), table=table)
             first += len(table)
+
+    def take(self, rows: np.ndarray) -> "Source":
+        """Some rows (ascending numbers), with their targets, in memory."""
+        lines = self.first + rows if self.lines is None else self.lines[rows]
+        found = replace(self, test=None, lines=lines, streams=False)
+        if self.x is not None:
+            return replace(found, x=self.x[rows], y=None if self.y is None else self.y[rows])
+        import pyarrow as pa
+
+        parts, first = [], 0
+        for table in self._tables(self.columns, PIECE):
+            low, high = np.searchsorted(rows, (first, first + len(table)))
+            parts.append(table.take(rows[low:high] - first))
+            first += len(table)
+        return replace(found, table=pa.concat_tables(parts))
 
     def _from(self, first: int, count: int) -> "Source":
         lines = None if self.lines is None else self.lines[first : first + count]

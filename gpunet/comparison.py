@@ -1,0 +1,140 @@
+"""Two models on the same rows: which is better, and whether by more than noise.
+
+Refuses rows that either of them was trained on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunet import bootstrap, rerun
+from gpunet.bootstrap import Difference
+from gpunet.data import Source, read
+from gpunet.data.words import counted
+from gpunet.device import resolve
+from gpunet.errors import DataError, UsageError
+from gpunet.job import Job, location
+from gpunet.predict import Model, load
+from gpunet.run import identity
+
+SCHEMA = "gpunet.compare/1"
+HIGHER_IS_BETTER = ("accuracy", "auc", "r2")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Metrics of both models by name, the differences b - a, and what they come to in words."""
+
+    rows: int
+    metrics: tuple[dict[str, float | None], dict[str, float | None]]
+    differences: dict[str, Difference]
+    verdict: str
+
+
+def compare(
+    run_a: Path | str,
+    run_b: Path | str,
+    data: Any = None,
+    device: str = "cpu",
+    *,
+    place: str | None = None,
+) -> Comparison:
+    """Judge both on `data`, or on the test part of both, by a paired bootstrap of the rows.
+
+    place: where data that have been read lay.
+    Raises UsageError for models of different targets, DataError for rows that one was trained on.
+    """
+    models = load(run_a), load(run_b)
+    _check_targets(*(model.schema.target for model in models))
+    if data is None:
+        source = _test_rows(run_a, run_b, device)
+    else:
+        _check_unseen(data if place is None else place, (run_a, run_b))
+        source = read(data)
+    return on_rows(models, source, (str(run_a), str(run_b)), device)
+
+
+def on_rows(
+    models: tuple[Model, Model], source: Source, names: tuple[str, str], device: str = "cpu"
+) -> Comparison:
+    """Two models on a source; `names` for the verdict."""
+    used = resolve(device).device
+    answers = [model.answers(source, used) for model in models]
+    a, b = (model.row_values(*of) for model, of in zip(models, answers, strict=True))
+    found = bootstrap.differences(a, b, models[0].config.seed)
+    judged = [model.judge(*of) for model, of in zip(models, answers, strict=True)]
+    return Comparison(source.rows, (judged[0], judged[1]), found, verdict(found, names))
+
+
+def to_json(found: Comparison) -> dict[str, Any]:
+    """In plain values."""
+    differences = {name: vars(each) for name, each in found.differences.items()}
+    metrics = dict(zip("ab", found.metrics, strict=True))
+    return {**vars(found), "metrics": metrics, "differences": differences}
+
+
+def verdict(found: Mapping[str, Difference], names: tuple[str, str]) -> str:
+    """One sentence on the differences that are more than noise."""
+    better: dict[str, list[str]] = {}
+    for metric, difference in found.items():
+        if difference.is_noise:
+            continue
+        is_b = (difference.value > 0) == (metric in HIGHER_IS_BETTER)
+        ends = sorted(abs(end) for end in difference.interval)
+        size = f"{metric} by {abs(difference.value):.4g} ({ends[0]:.4g} to {ends[1]:.4g})"
+        better.setdefault(names[is_b], []).append(size)
+    said = [f"{name} is better in {', '.join(sizes)}" for name, sizes in better.items()]
+    return "; ".join(said) or "no difference beyond noise"
+
+
+def _check_targets(a: Any, b: Any) -> None:
+    words = {"names": "target", "task": "task", "labels": "classes", "weight": "weights"}
+    for what, word in words.items():
+        if getattr(a, what) != getattr(b, what):
+            shown = [str(getattr(each, what))[:200] for each in (a, b)]
+            raise UsageError(f"the runs do not share the {word}: {shown[0]} and {shown[1]}")
+
+
+def _check_unseen(data: Any, runs: tuple[Path | str, Path | str]) -> None:
+    place = location(data)
+    for run in runs:
+        if place is not None and rerun.is_run(run) and identity(Path(run))["data"] == place:
+            raise DataError(
+                f"{run} was trained on rows of {data}",
+                "leave DATA out to use the rows that were held out, or give others",
+            )
+
+
+def _test_rows(run_a: Path | str, run_b: Path | str, device: str) -> Source:
+    """The test part of both, which neither has seen."""
+    for run in (run_a, run_b):
+        if not rerun.is_run(run):
+            raise UsageError(
+                f"{run}: a model file does not say which rows it has seen", "give DATA"
+            )
+    (a, source), (b, _) = (rerun.held_out(run, device) for run in (run_a, run_b))
+    if a.identity["data"] != b.identity["data"]:
+        raise UsageError("the runs are of different data", "give DATA that neither has seen")
+    own = [job.prepared.rows.get("test") for job in (a, b)]
+    if own[0] is not None and own[1] is not None:
+        for job, run, test in ((a, run_a, own[1]), (b, run_b, own[0])):
+            _check_rows(job, run, test)
+        return source.take(np.flatnonzero(np.isin(own[0], own[1])))
+    places = [location(job.settings.config.test, job.identity["folder"]) for job in (a, b)]
+    if own[0] is not None or own[1] is not None or places[0] != places[1]:
+        raise DataError("the runs have different test parts", "give DATA that neither has seen")
+    return source
+
+
+def _check_rows(job: Job, run: Path | str, test: np.ndarray) -> None:
+    """Refuse test rows, of the other run, that this one has learned from."""
+    seen = [rows for part, rows in job.prepared.rows.items() if part != "test"]
+    count = int(np.isin(test, np.concatenate(seen)).sum())
+    if count:
+        raise DataError(
+            f"{run} has seen {count:,} of {counted(len(test), 'row')} that the other run held out",
+            "train both with the same --seed and shares, or give DATA that neither has seen",
+        )

@@ -1,0 +1,94 @@
+"""What a model owes to each column: how much worse it is where that column's cells are shuffled.
+
+Breiman, 2001. Columns that tell the same share what they are worth: where one is shuffled, the
+other still tells.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gpunet import bootstrap
+from gpunet.bootstrap import Difference, RowValues
+from gpunet.data import Dataset, Schema, Source
+from gpunet.device import Device
+from gpunet.metrics import loss_metric
+from gpunet.predict import Model
+from gpunet.random import Purpose, permutation
+
+SCHEMA = "gpunet.importance/1"
+MOST_ROWS = 20_000
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Importance:
+    """By how much the loss metric grows without a column, the mean of several shuffles."""
+
+    column: str
+    metric: str
+    growth: Difference
+
+
+def importance(
+    model: Model, source: Source, device: Device, repeats: int = REPEATS
+) -> list[Importance]:
+    """The columns of a table (of arrays the features x1, x2, …), the most important first.
+
+    Of more than MOST_ROWS rows as many are drawn. Intervals are those of a paired bootstrap.
+    """
+    source = sample(source, model.config.seed)
+    metric = loss_metric(model.schema.target.task)
+    x, targets = np.asarray(model.schema.encode(source)[0]), model.targets(source)
+
+    def values(x: np.ndarray) -> RowValues:
+        y, weight = targets
+        return model.row_values(y, model.run(Dataset(x), device), weight)
+
+    base = values(x)
+    found = []
+    for name, inputs in _inputs(model.schema, source, x):
+        shuffled = _shuffled(values, x, inputs, model.config.seed, repeats)
+        growth = bootstrap.differences(base, shuffled, model.config.seed)[metric]
+        found.append(Importance(name, metric, growth))
+    return sorted(found, key=lambda each: -each.growth.value)
+
+
+def sample(source: Source, seed: int) -> Source:
+    """The rows of a source in memory, or MOST_ROWS of them."""
+    rows = np.arange(source.rows)
+    if source.rows > MOST_ROWS:
+        rows = np.sort(permutation(source.rows, seed, Purpose.PERMUTE)[:MOST_ROWS])
+    return source.take(rows)
+
+
+def _shuffled(
+    values: Callable[[np.ndarray], RowValues],
+    x: np.ndarray,
+    inputs: np.ndarray,
+    seed: int,
+    repeats: int,
+) -> RowValues:
+    """Row values where the inputs are another row's, averaged over several orders."""
+    changed, found = x.copy(), []
+    for repeat in range(repeats):
+        order = permutation(len(x), seed, Purpose.PERMUTE, epoch=repeat + 1)
+        changed[:, inputs] = x[order][:, inputs]
+        found.append(values(changed))
+    return replace(found[0], values=np.mean([each.values for each in found], axis=0))
+
+
+def _inputs(schema: Schema, source: Source, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Which inputs each column feeds: those that change where its cells move on by a row."""
+    if source.table is None:
+        yield from ((f"x{i + 1}", np.array([i])) for i in range(x.shape[1]))
+        return
+    whole: Any = source.table
+    onwards = np.roll(np.arange(source.rows), 1)
+    for column in schema.columns:
+        moved = whole.column(column.name).take(onwards)
+        table = whole.set_column(source.columns.index(column.name), column.name, moved)
+        other = np.asarray(schema.encode(replace(source, table=table))[0])
+        yield column.name, np.flatnonzero((other != x).any(axis=0))

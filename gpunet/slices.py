@@ -1,0 +1,106 @@
+"""Where a model is weak: the rows of one level, or one quarter of the range, of a column."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from gpunet.bootstrap import Interval
+from gpunet.data import Column, Source
+from gpunet.data.cells import Cells, read_cells
+from gpunet.device import Device
+from gpunet.errors import DataError
+from gpunet.importance import sample
+from gpunet.metrics import Weight, loss_metric
+from gpunet.predict import Model
+
+SCHEMA = "gpunet.slices/1"
+LEAST_ROWS = 30
+SHOWN = 10
+FEW = 4
+"""Numbers with no more different values are slices each; of others the quarters are."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The rows of a slice, its loss metric with an interval, and whether all of that is worse than
+    the metric of all rows."""
+
+    column: str
+    slice: str
+    rows: int
+    metric: str
+    value: float
+    interval: Interval
+    is_worse: bool
+
+
+def slices(
+    model: Model, source: Source, device: Device, least: int = LEAST_ROWS, most: int = SHOWN
+) -> tuple[float, list[Slice]]:
+    """The metric of all rows, and the worst slices of at least `least` rows.
+
+    Ranked by the lower end of the mean loss (two standard errors), so that small slices do not
+    win by chance. Raises DataError for arrays, which have no columns.
+    """
+    if source.table is None:
+        raise DataError(f"{source.name}: arrays have no columns to slice by")
+    source = sample(source, model.config.seed)
+    rows, metric = (
+        model.row_values(*model.answers(source, device)),
+        loss_metric(model.schema.target.task),
+    )
+    whole = float(rows.metrics[metric])
+    loss = rows.values[:, list(rows.metrics).index(metric)]
+    ranked = []
+    for column in model.schema.columns:
+        for word, chosen in _slices(column, source):
+            part = rows.of(chosen)
+            if least <= part.rows < rows.rows:
+                ranked.append((_lower_end(loss[chosen], part.weight), column.name, word, part))
+    ranked.sort(key=lambda each: -each[0])
+    found = []
+    for _, name, word, part in ranked[:most]:
+        interval = part.intervals(model.config.seed)[metric]
+        value, is_worse = float(part.metrics[metric]), interval[0] > whole
+        found.append(Slice(name, word, part.rows, metric, value, interval, is_worse))
+    return whole, found
+
+
+def _lower_end(loss: np.ndarray, weight: Weight) -> float:
+    """The mean loss (n,) less two standard errors."""
+    w = np.ones(len(loss)) if weight is None else weight
+    mean = np.average(loss, weights=w)
+    return float(mean - 2 * np.sqrt(np.sum((w * (loss - mean)) ** 2)) / w.sum())
+
+
+def _slices(column: Column, source: Source) -> Iterator[tuple[str, np.ndarray]]:
+    """The slices of a column, each with its rows as a mask (n,)."""
+    cells = read_cells(source, column.name, column.cell_kind)
+    gone = cells.missing
+    yield "missing", gone
+    if cells.kind == "category":
+        for code, level in enumerate(cells.levels):
+            yield level, (cells.values == code) & ~gone
+    elif known := np.unique(cells.values[~gone]).tolist():
+        if len(known) <= FEW:
+            for value in known:
+                yield _shown(cells, value), cells.values == value
+        else:
+            yield from _quarters(cells)
+
+
+def _quarters(cells: Cells) -> Iterator[tuple[str, np.ndarray]]:
+    edges = np.unique(np.nanquantile(cells.values, (0, 0.25, 0.5, 0.75, 1)))
+    for low, high in pairwise(edges.tolist()):
+        above = cells.values >= low if low == edges[0] else cells.values > low
+        yield f"{_shown(cells, low)} … {_shown(cells, high)}", above & (cells.values <= high)
+
+
+def _shown(cells: Cells, value: float) -> str:
+    if cells.kind == "boolean":
+        return {1.0: "true", 0.0: "false"}.get(value, "other")
+    if cells.kind == "date":
+        return str(np.datetime64(int(value), "D"))
+    return f"{value:,.6g}"

@@ -1,0 +1,159 @@
+"""Two runs on the same rows: what is told, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+import gpunet
+from gpunet import comparison
+from gpunet.bootstrap import Difference
+from gpunet.cli import _run
+from gpunet.data import read
+from gpunet.errors import DataError, GpunetError, UsageError
+
+SHORT = {"preset": "plain", "device": "cpu", "hidden": (32,), "patience": 0, "epochs": 30}
+
+
+def table(n: int, seed: int) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, 2))
+    y = np.abs(x[:, 0]) + 0.3 * rng.standard_normal(n)
+    return pa.table({"a": x[:, 0], "b": x[:, 1], "y": y, "z": y > 1, "w": -y})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("runs")
+    data, other = place / "t.parquet", place / "new.parquet"
+    pa.parquet.write_table(table(600, 0), data)
+    pa.parquet.write_table(table(300, 1), other)
+    named = {"features": ("a", "b"), **SHORT}
+    gpunet.train(data, "y", out=place / "good", **named)
+    gpunet.train(data, "y", out=place / "flat", **{**named, "hidden": ()})
+    gpunet.train(data, "y", out=place / "other_split", seed=1, **named)
+    gpunet.train(data, "w", out=place / "other_target", **named)
+    gpunet.train(other, "y", out=place / "other_data", **named)
+    gpunet.train(data, "y", out=place / "with_file", test=str(other), **named)
+    gpunet.train(data, "y", out=place / "with_file_too", test=str(other), **{**named, "hidden": ()})
+    gpunet.train(data, "y", out=place / "without", test=0.0, **named)
+    gpunet.train(table(600, 0), "y", out=place / "memory", **named)
+    return place
+
+
+def test_a_bent_target_is_not_for_a_line(runs: Path) -> None:
+    found = comparison.compare(runs / "good", runs / "flat")
+    assert found.rows == 90
+    rmse = found.differences["rmse"]
+    assert rmse.value > 0.2
+    assert rmse.interval[0] > 0.1
+    assert rmse.share < 0.01
+    assert found.verdict.startswith(f"{runs / 'good'} is better in rmse by ")
+    back = comparison.compare(runs / "flat", runs / "good")
+    assert back.differences["rmse"].value == pytest.approx(-rmse.value)
+    assert back.verdict == found.verdict
+    told = json.loads((runs / "good/summary.json").read_text())["metrics"]["test"]
+    assert found.metrics[0] == pytest.approx(told)
+
+
+def test_the_same_model_is_no_better(runs: Path) -> None:
+    found = comparison.compare(runs / "good", runs / "good")
+    assert found.verdict == "no difference beyond noise"
+    assert {each.share for each in found.differences.values()} == {1.0}
+
+
+def test_on_other_rows(runs: Path) -> None:
+    found = comparison.compare(runs / "good", runs / "flat", runs / "new.parquet")
+    assert found.rows == 300
+    model = gpunet.load(runs / "good")
+    assert found.metrics[0] == model.evaluate(runs / "new.parquet")
+    assert "good is better" in found.verdict
+    model.save(runs / "model.safetensors")
+    again = comparison.compare(runs / "model.safetensors", runs / "flat", table(300, 1))
+    assert again.differences == found.differences
+
+
+def test_on_a_test_part_of_its_own(runs: Path) -> None:
+    found = comparison.compare(runs / "with_file", runs / "with_file_too")
+    assert found.rows == 300
+    assert "with_file is better" in found.verdict
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "data", "kind", "said"),
+    [
+        ("good", "other_split", None, DataError, "has seen [0-9]+ of 90 rows"),
+        ("good", "other_target", None, UsageError, "do not share the target"),
+        ("good", "other_data", None, UsageError, "of different data"),
+        ("good", "with_file", None, DataError, "different test parts"),
+        ("good", "without", None, UsageError, "has no test part"),
+        ("good", "memory", None, UsageError, "in memory"),
+        ("good", "flat", "t.parquet", DataError, "was trained on rows of"),
+        ("other_data", "good", "new.parquet", DataError, "other_data was trained on rows of"),
+        ("good", "good/model.safetensors", None, UsageError, "does not say which rows"),
+    ],
+)
+def test_what_cannot_be_compared(runs: Path, a, b, data, kind, said) -> None:
+    with pytest.raises(kind, match=said):
+        comparison.compare(runs / a, runs / b, None if data is None else runs / data)
+
+
+def test_data_that_have_changed_are_refused(runs: Path, tmp_path: Path) -> None:
+    data = tmp_path / "t.parquet"
+    pa.parquet.write_table(table(200, 2), data)
+    for name, hidden in (("a", (4,)), ("b", ())):
+        gpunet.train(data, "y", drop=("z", "w"), out=tmp_path / name, epochs=1, hidden=hidden)
+    assert comparison.compare(tmp_path / "a", tmp_path / "b").rows == 30
+    pa.parquet.write_table(table(200, 3), data)
+    with pytest.raises(GpunetError, match="data have changed"):
+        comparison.compare(tmp_path / "a", tmp_path / "b")
+
+
+def test_the_sentence_names_who_is_better_at_what() -> None:
+    clear = {
+        "accuracy": Difference(0.02, (0.01, 0.03), 0.002),
+        "log_loss": Difference(0.1, (0.05, 0.2), 0.002),
+        "auc": Difference(-0.01, (-0.03, 0.01), 0.4),
+    }
+    assert comparison.verdict(clear, ("A", "B")) == (
+        "B is better in accuracy by 0.02 (0.01 to 0.03); "
+        "A is better in log_loss by 0.1 (0.05 to 0.2)"
+    )
+
+
+def test_the_command(runs: Path, capsys, monkeypatch) -> None:
+    words = ["compare", str(runs / "good"), str(runs / "flat")]
+    assert _run(words) == 0
+    assert "is better in rmse" in capsys.readouterr().out
+    assert _run([*words, str(runs / "new.parquet"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schema"] == "gpunet.compare/1"
+    assert (found["rows"], set(found["metrics"])) == (300, {"a", "b"})
+    low, high = found["differences"]["rmse"]["interval"]
+    assert 0 < low < found["differences"]["rmse"]["value"] < high
+    assert _run([*words, "--no-header"]) == 2
+    assert _run([words[0], words[1], str(runs / "other_split")]) == 65
+
+
+def test_rows_of_a_source_keep_their_numbers() -> None:
+    taken = read(table(10, 0)).take(np.array([2, 5, 9]))
+    assert taken.rows == 3
+    assert taken.table["y"].to_pylist() == table(10, 0)["y"].take([2, 5, 9]).to_pylist()
+    assert [taken.row(i) for i in range(3)] == ["row 3", "row 6", "row 10"]
+    assert taken.take(np.array([1])).row(0) == "row 6"
+    arrays = read((np.arange(20.0).reshape(10, 2), np.arange(10))).take(np.array([0, 7]))
+    assert (arrays.x[:, 0].tolist(), arrays.y.tolist()) == ([0.0, 14.0], [0, 7])
+
+
+def test_rows_of_a_file_that_streams(tmp_path: Path, monkeypatch) -> None:
+    pa.parquet.write_table(table(500, 0), tmp_path / "t.parquet")
+    rows = np.array([0, 63, 64, 499])
+    monkeypatch.setattr("gpunet.data.source.PIECE", 64)
+    streamed = read(tmp_path / "t.parquet", budget=69_488)
+    assert streamed.streams
+    taken = streamed.take(rows)
+    assert not taken.streams
+    assert taken.table["y"].to_pylist() == table(500, 0)["y"].take(rows).to_pylist()

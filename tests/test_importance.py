@@ -1,0 +1,144 @@
+"""Columns that matter and columns that do not; slices where a model fails, planted."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+import gpunet
+from gpunet import importance, slices
+from gpunet.cli import _run
+from gpunet.data import read
+from gpunet.device import resolve
+from gpunet.errors import DataError
+
+CPU = resolve("cpu").device
+SHORT = {"preset": "plain", "device": "cpu", "hidden": (32,), "patience": 0, "epochs": 40}
+
+
+def planted(n: int, seed: int) -> pa.Table:
+    """`strong`, `weak` and `town` tell the class; `useless` does not; in `Bath` it is a coin's."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, 3))
+    town = rng.choice(["York", "Bath", "Wells", "Ely"], n)
+    day = np.datetime64("2021-01-01") + rng.integers(0, 700, n)
+    z = 4 * x[:, 0] + 1.5 * x[:, 1] + 2 * (town == "Ely")
+    y = np.where(town == "Bath", rng.random(n) < 0.5, rng.logistic(size=n) < z)
+    gaps = np.where(rng.random(n) < 0.1, np.nan, x[:, 2])
+    return pa.table(
+        {
+            "strong": x[:, 0],
+            "useless": gaps,
+            "weak": x[:, 1],
+            "town": town,
+            "day": pa.array(day),
+            "y": np.where(y, "yes", "no"),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("run")
+    pa.parquet.write_table(planted(3000, 0), place / "t.parquet")
+    gpunet.train(place / "t.parquet", "y", out=place / "r", **SHORT)
+    return place / "r"
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> gpunet.Model:
+    return gpunet.load(run)
+
+
+def test_columns_are_ranked_and_a_useless_one_is_worth_nothing(model) -> None:
+    found = importance.importance(model, read(planted(2000, 1)), CPU)
+    assert found[0].column == "strong"
+    assert {each.column for each in found[:3]} == {"strong", "weak", "town"}
+    by_name = {each.column: each.growth for each in found}
+    assert by_name["strong"].interval[0] > 0.5
+    assert by_name["weak"].interval[0] > 0
+    assert abs(by_name["useless"].value) < 0.02
+    assert by_name["useless"].interval[0] < 0.005
+
+
+def test_importance_is_what_shuffled_cells_cost(model) -> None:
+    """By predicting a table whose column is in another order; the inputs are not touched."""
+    table = planted(2000, 1)
+    before = model.evaluate(table)["log_loss"]
+    rng, costs = np.random.default_rng(0), []
+    for _ in range(8):
+        order = rng.permutation(2000)
+        moved = table.set_column(3, "town", table["town"].take(order))
+        costs.append(model.evaluate(moved)["log_loss"] - before)
+    found = {e.column: e.growth for e in importance.importance(model, read(table), CPU, 8)}
+    assert found["town"].value == pytest.approx(np.mean(costs), abs=4 * np.std(costs))
+    low, high = found["town"].interval
+    assert low < np.mean(costs) < high
+
+
+def test_importance_of_arrays_and_of_regression() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((600, 3)).astype(np.float32)
+    y = 5 * x[:, 2] + 0.1 * rng.standard_normal(600)
+    model = gpunet.train((x, y), task="regression", **SHORT)
+    found = importance.importance(model, read((x, y)), CPU)
+    assert (found[0].column, found[0].metric) == ("x3", "rmse")
+    assert found[0].growth.value == pytest.approx(5 * 2**0.5, rel=0.2)
+    assert max(each.growth.value for each in found[1:]) < 0.3
+    with pytest.raises(DataError, match="no columns"):
+        slices.slices(model, read((x, y)), CPU)
+
+
+def test_of_many_rows_some_are_taken(model, monkeypatch) -> None:
+    monkeypatch.setattr(importance, "MOST_ROWS", 500)
+    source = importance.sample(read(planted(2000, 1)), 0)
+    assert source.rows == 500
+    assert importance.importance(model, read(planted(2000, 1)), CPU)[0].column == "strong"
+
+
+def test_the_planted_slice_is_the_worst(model) -> None:
+    table = planted(2000, 1)
+    whole, found = slices.slices(model, read(table), CPU)
+    assert (found[0].column, found[0].slice, found[0].is_worse) == ("town", "Bath", True)
+    rows = np.flatnonzero(np.array(table["town"]) == "Bath")
+    assert found[0].rows == len(rows)
+    assert found[0].value == pytest.approx(model.evaluate(table.take(rows))["log_loss"])
+    assert whole == pytest.approx(model.evaluate(table)["log_loss"])
+    low, high = found[0].interval
+    assert whole < low < found[0].value < high
+    useless = [e for e in slices.slices(model, read(table), CPU, most=99)[1] if e.column == "day"]
+    assert len(useless) == 4
+    assert not any(each.is_worse for each in useless)
+
+
+def test_slices_part_the_rows_of_each_column(model) -> None:
+    table = planted(2000, 1)
+    found = slices.slices(model, read(table), CPU, least=1, most=999)[1]
+    for name in ("strong", "useless", "town", "day"):
+        assert sum(each.rows for each in found if each.column == name) == 2000, name
+    gaps = int(np.isnan(np.array(table["useless"])).sum())
+    missing = next(e for e in found if e.slice == "missing")
+    assert (missing.column, missing.rows) == ("useless", gaps)
+    assert all(e.rows >= 300 for e in slices.slices(model, read(table), CPU, least=300)[1])
+
+
+def test_the_commands_take_the_rows_held_out(run: Path, tmp_path, capsys) -> None:
+    held = json.loads((run / "summary.json").read_text())
+    assert _run(["slices", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["schema"], found["rows"]) == ("gpunet.slices/1", held["rows"]["test"])
+    assert found["all"] == pytest.approx(held["metrics"]["test"]["log_loss"])
+    assert found["slices"][0]["slice"] == "Bath"
+    assert _run(["importance", str(run), "--json", "--repeats", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["columns"][0]["column"] == "strong"
+    assert found["rows"] == held["rows"]["test"]
+    pa.parquet.write_table(planted(400, 3), tmp_path / "new.parquet")
+    for command in ("slices", "importance"):
+        assert _run([command, str(run), str(tmp_path / "new.parquet")]) == 0
+        assert "log_loss" in capsys.readouterr().out
+        assert _run([command, str(run / "model.safetensors")]) == 2
+        assert _run([command, str(run), "--max-memory", "1G"]) == 2
