@@ -1,61 +1,128 @@
-"""The long form of the survival tests: kills, failing system calls, flipped bits, signals.
+#!/usr/bin/env python3
+"""The long form of the survival tests, and what survival costs.
 
-    python scripts/faults.py [--quick] [--only kills,calls,flips,signals] [--json PATH]
+    python scripts/faults.py [--quick] [--only NAME,NAME,…] [--json PATH]
+
+kills: SIGKILL at random instants. calls: every write-type system call killed or failed (wants
+strace). flips: bits flipped, files cut. signals: SIGINT and SIGTERM at random instants. hostile:
+files that attack a reader. fuzz: mutated input for gpunet's own parsers. cost: the time that
+checkpoints, records and the hash chain take.
 
 Every run that was disturbed is resumed until it is done, and must then hold the bytes of one that
-never was: model, metrics and predictions. Exit 6 when anything differs. `calls` wants strace.
+never was: model, metrics and predictions. Exit 6 when anything is wrong. Ctrl-C ends it after what
+is in hand; what was found so far is printed and written.
 """
 
 import argparse
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
+from statistics import median
+from typing import Any
 
+import fuzz
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import corpora
+
+from gpunet import job, loop
 from gpunet.errors import ModelInvalid
 from gpunet.run import checkpoints
 from gpunet.run.tensors import parse
 
 COMMAND = [sys.executable, "-P", "-m", "gpunet"]
-DATA = ["digits", "--patience", "0", "-d", "cpu", "-q", "--seed", "3"]
+ALWAYS = "--patience 0 -d cpu -q --seed 3".split()
 VARIANTS = [
-    ["--epochs", "40", "--checkpoint-every", "20"],
-    ["--epochs", "40", "--checkpoint-every", "0.05s", "--dropout", "0.2", "--norm", "batch"],
-    ["--epochs", "25", "--checkpoint-every", "7", "--kernels", "numpy", "--clip-norm", "1"],
-    ["--epochs", "40", "--checkpoint-every", "50", "--schedule", "plateau", "--lr", "0.02"],
+    each.split()
+    for each in (
+        "digits --epochs 40 --checkpoint-every 20",
+        "digits --epochs 40 --checkpoint-every 0.05s --dropout 0.2 --norm batch",
+        "digits --epochs 25 --checkpoint-every 7 --kernels numpy --clip-norm 1",
+        "digits --epochs 40 --checkpoint-every 50 --schedule plateau --lr 0.02",
+        "table.csv -t y --epochs 60 --checkpoint-every 20",
+    )
 ]
+FROM_A_FILE = 4
 CALLS = ("write", "fsync", "rename", "unlink", "mkdir", "ftruncate", "pwrite64")
 FAULTS = ("signal=KILL", "error=ENOSPC", "error=EIO")
+MARK = "GPUNET_FAULTS_RUN"
+CHUNK = 2_000
+LIMIT = 1.02
+"""What a run may take, for every second that it takes without a directory and a hash chain."""
+EPOCHS_TRIED = 40
+ADDING = threading.Lock()
 
 
 @dataclass
 class Found:
-    """What a campaign did, and what went wrong, in words."""
+    """What a campaign did, and what went wrong, in words; `facts` are its figures."""
 
     what: str
     count: int = 0
     wrong: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, count: int, wrong: Iterable[str]) -> None:
+        with ADDING:
+            self.count += count
+            self.wrong += wrong
+
+    def show(self) -> None:
+        facts = "".join(f"  {name} {value:,.4g}" for name, value in self.facts.items())
+        wrong = f"{len(self.wrong):4} wrong"
+        print(f"{self.what:8} {self.count:9,} {wrong} {self.seconds:8.1f} s{facts}")
+        for each in self.wrong[:10]:
+            print(f"  {each}")
+        sys.stdout.flush()
 
 
-def gpunet(*arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*prefix, *COMMAND, *arguments], **pipes)  # type: ignore[call-overload]
+def gpunet(*arguments: str, mark: Path, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """A process that Ctrl-C does not reach, and that `left_behind` knows, with all of its own."""
+    return subprocess.Popen(
+        [*prefix, *COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, MARK: str(mark)},
+        cwd=mark.parent,
+    )
+
+
+def left_behind(run: Path) -> list[str]:
+    """Processes of a run that are still there a while after its end."""
+    mark, limit = f"{MARK}={run}\0".encode(), time.monotonic() + 5
+    while time.monotonic() < limit:
+        found = []
+        for each in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                found += [each.parent.name] if mark in each.read_bytes() else []
+        if not found:
+            return []
+        time.sleep(0.05)
+    return [f"{run.name}: processes left: {', '.join(found)}"]
 
 
 def begin_or_go_on(run: Path, variant: list[str], prefix: tuple[str, ...] = ()) -> subprocess.Popen:
     if (run / "run.json").exists():
-        return gpunet("resume", str(run), "-q", prefix=prefix)
-    return gpunet("train", *DATA, *variant, "-o", str(run), prefix=prefix)
+        return gpunet("resume", str(run), "-q", mark=run, prefix=prefix)
+    return gpunet("train", *variant, *ALWAYS, "-o", str(run), mark=run, prefix=prefix)
 
 
 def to_the_end(run: Path, variant: list[str]) -> str:
@@ -68,9 +135,9 @@ def to_the_end(run: Path, variant: list[str]) -> str:
     return f"{run.name}: exit {going.returncode}: {err.strip()[-200:]}"
 
 
-def results(run: Path) -> tuple[bytes, ...]:
+def results(run: Path, data: str) -> tuple[bytes, ...]:
     predictions = run.with_suffix(".csv")
-    gpunet("predict", str(run), "digits", "-o", str(predictions)).communicate(timeout=60)
+    gpunet("predict", str(run), data, "-o", str(predictions), mark=run).communicate(timeout=60)
     places = (run / "model.safetensors", run / "metrics.jsonl", predictions)
     return tuple(place.read_bytes() for place in places)
 
@@ -86,113 +153,186 @@ def torn(run: Path) -> list[str]:
     return found
 
 
+def spread(pool: Executor, work: Callable[..., Any], items: Iterable[Any]) -> Iterable[Any]:
+    """What `work` makes of each item, as it comes; an interruption waits for what is in hand."""
+    try:
+        for done in as_completed([pool.submit(work, item) for item in items]):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 class Campaign:
-    """Undisturbed runs of every variant, to compare with, in a directory of its own."""
+    """Everything that is done to runs, in a directory of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.whole = folder, []
+        self.folder, self.stopped = folder, False
+
+    @cached_property
+    def whole(self) -> list[tuple[bytes, ...]]:
+        """Undisturbed runs of every variant, to compare with."""
+        rows = np.random.default_rng(0).standard_normal((1500, 6))
+        table = np.column_stack([rows, rows[:, 0] * rows[:, 1] > 0])
+        head = "a,b,c,d,e,f,y"
+        np.savetxt(self.folder / "table.csv", table, "%.4f", ",", header=head, comments="")
+        found = []
         for i, variant in enumerate(VARIANTS):
-            run = folder / f"whole-{i}"
+            run = self.folder / f"whole-{i}"
             assert to_the_end(run, variant) == ""
-            self.whole.append(results(run))
+            found.append(results(run, variant[0]))
+        return found
 
     def judge(self, run: Path, which: int) -> list[str]:
-        wrong = [w for w in (to_the_end(run, VARIANTS[which]),) if w]
-        if not wrong and results(run) != self.whole[which]:
+        wrong = [*left_behind(run), *torn(run)]
+        if failed := to_the_end(run, VARIANTS[which]):
+            wrong.append(failed)
+        elif results(run, VARIANTS[which][0]) != self.whole[which]:
             wrong.append(f"{run.name}: other bytes than an undisturbed run")
         shutil.rmtree(run, ignore_errors=True)
         return wrong
 
+    def in_turn(self, found: Found, work: Callable[..., None], items: Iterable[Any]) -> None:
+        """Do `work(found, item)` for each item, two at a time."""
+        assert self.whole
+        try:
+            for _ in spread(ThreadPoolExecutor(2), lambda item: work(found, item), items):
+                pass
+        except KeyboardInterrupt:
+            self.stopped = True
+            raise
+
     def kills(self, found: Found, count: int) -> None:
         """SIGKILL at random instants, several to a run."""
+        number = 0
+        while found.count < count:
+            self.in_turn(found, self._kill, range(number, number + 8))
+            number += 8
 
-        def one(number: int) -> tuple[int, list[str]]:
-            rng, which, killed, wrong = random.Random(number), number % len(VARIANTS), 0, []
-            run = self.folder / f"kill-{number}"
-            for _ in range(rng.randint(2, 6)):
-                going = begin_or_go_on(run, VARIANTS[which])
-                try:
-                    going.communicate(timeout=rng.uniform(0.1, 1.6))
-                    break
-                except subprocess.TimeoutExpired:
-                    going.kill()
-                    going.communicate()
-                    killed += 1
-                wrong += torn(run)
-            return killed, [*wrong, *self.judge(run, which)]
-
-        with ThreadPoolExecutor(2) as pool:
-            number = 0
-            while found.count < count:
-                for killed, wrong in pool.map(one, range(number, number + 8)):
-                    found.count += killed
-                    found.wrong += wrong
-                number += 8
+    def _kill(self, found: Found, number: int) -> None:
+        rng, which, killed, wrong = random.Random(number), number % len(VARIANTS), 0, []
+        run = self.folder / f"kill-{number}"
+        for _ in range(rng.randint(2, 6)):
+            going = begin_or_go_on(run, VARIANTS[which])
+            try:
+                going.communicate(timeout=rng.uniform(0.1, 1.6))
+                break
+            except subprocess.TimeoutExpired:
+                going.kill()
+                going.communicate()
+                killed += 1
+            wrong += [*left_behind(run), *torn(run)]
+        found.add(killed, [*wrong, *self.judge(run, which)])
 
     def calls(self, found: Found, stride: int) -> None:
         """Every write-type system call of a run killed, or failed, once."""
         if shutil.which("strace") is None:
             found.wrong.append("strace is not installed")
             return
-        jobs = [(call, fault) for call in CALLS for fault in FAULTS]
+        jobs = [(call, fault, stride) for call in CALLS for fault in FAULTS]
+        self.in_turn(found, self._fail, jobs)
 
-        def one(job: tuple[str, str]) -> tuple[int, list[str]]:
-            (call, fault), done, wrong = job, 0, []
-            for number in range(1, 2000, stride):
-                run = self.folder / f"call-{call}-{fault.split('=')[1]}-{number}"
-                inject = f"inject={call}:{fault}:when={number}"
-                prefix = ("strace", "-qq", "-o", f"{run}.log", "-e", f"trace={call}", "-e", inject)
-                going = begin_or_go_on(run, VARIANTS[0], prefix)
-                _, err = going.communicate(timeout=120)
-                if "INJECTED" not in Path(f"{run}.log").read_text() and "KILL" not in fault:
-                    shutil.rmtree(run, ignore_errors=True)
-                    break
-                if "KILL" in fault and going.returncode == 0:
-                    shutil.rmtree(run, ignore_errors=True)
-                    break
-                if "Traceback" in err or going.returncode == 1:
-                    wrong.append(f"{run.name}: exit {going.returncode}: {err[-200:]}")
-                wrong += [*torn(run), *self.judge(run, 0)]
-                done += 1
-            return done, wrong
-
-        with ThreadPoolExecutor(2) as pool:
-            for done, wrong in pool.map(one, jobs):
-                found.count += done
-                found.wrong += wrong
+    def _fail(self, found: Found, job: tuple[str, str, int]) -> None:
+        """One call after the other, until there are no more of its kind."""
+        call, fault, number = *job[:2], 1
+        while not self.stopped:
+            run = self.folder / f"call-{call}-{fault.split('=')[1]}-{number}"
+            log, kind = run.with_suffix(".log"), f"/^{call}"  # rename is renameat elsewhere
+            inject = f"inject={kind}:{fault}:when={number}"
+            prefix = ("strace", "-qq", "-o", str(log), "-e", f"trace={kind}", "-e", inject)
+            going = begin_or_go_on(run, VARIANTS[0], prefix)
+            _, err = going.communicate(timeout=120)
+            reached = "INJECTED" in log.read_text() or going.returncode == -signal.SIGKILL
+            log.unlink()
+            if not reached:
+                shutil.rmtree(run, ignore_errors=True)
+                return
+            failed = "Traceback" in err or going.returncode == 1
+            wrong = [f"{run.name}: exit {going.returncode}: {err[-200:]}"] if failed else []
+            found.add(1, [*wrong, *self.judge(run, 0)])
+            number += job[2]
 
     def signals(self, found: Found, count: int) -> None:
         """SIGINT and SIGTERM at random instants from the start to the end."""
-        rng = random.Random(1)
-        for number in range(count):
-            for kind in (signal.SIGINT, signal.SIGTERM):
-                run = self.folder / f"signal-{number}-{kind.name}"
-                going = begin_or_go_on(run, VARIANTS[0])
-                time.sleep(rng.uniform(0.05, 1.6))
-                going.send_signal(kind)
-                _, err = going.communicate(timeout=60)
-                allowed = {0, 128 + kind, -kind}
-                if going.returncode not in allowed or "Traceback" in err:
-                    found.wrong.append(f"{run.name}: exit {going.returncode}: {err[-200:]}")
-                found.wrong += [*torn(run), *self.judge(run, 0)]
-                found.count += 1
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        self.in_turn(found, self._stop, [(kind, i) for i in range(count) for kind in kinds])
+
+    def _stop(self, found: Found, job: tuple[signal.Signals, int]) -> None:
+        kind, number = job
+        which = FROM_A_FILE if number % 2 else 0
+        run = self.folder / f"signal-{number}-{kind.name}"
+        going = begin_or_go_on(run, VARIANTS[which])
+        time.sleep(random.Random(f"{job}").uniform(0.05, 1.6))
+        going.send_signal(kind)
+        _, err = going.communicate(timeout=60)
+        fine = going.returncode in {0, 128 + kind, -kind} and "Traceback" not in err
+        wrong = [] if fine else [f"{run.name}: exit {going.returncode}: {err[-200:]}"]
+        found.add(1, [*wrong, *self.judge(run, which)])
 
     def flips(self, found: Found, count: int) -> None:
         """Bits of a checkpoint and a model flipped, and files cut at every byte."""
         run, rng = self.folder / "small", random.Random(2)
         tiny = ["train", "penguins", "--hidden", "12", "--epochs", "4", "-d", "cpu", "-q"]
-        gpunet(*tiny, "-o", str(run)).communicate(timeout=60)
+        gpunet(*tiny, "-o", str(run), mark=run).communicate(timeout=60)
         contents = [checkpoints(run)[0].read_bytes(), (run / "model.safetensors").read_bytes()]
         bits = [(i, bit) for i, each in enumerate(contents) for bit in range(8 * len(each))]
         for i, bit in bits if count >= len(bits) else rng.sample(bits, count):
             damaged = bytearray(contents[i])
             damaged[bit // 8] ^= 1 << bit % 8
-            found.wrong += _accepted(bytes(damaged), f"file {i}, bit {bit}")
-            found.count += 1
+            found.add(1, _accepted(bytes(damaged), f"file {i}, bit {bit}"))
         for i, content in enumerate(contents):
             for size in range(0, len(content), 1 if count >= len(bits) else 50):
-                found.wrong += _accepted(content[:size], f"file {i}, {size} bytes")
-                found.count += 1
+                found.add(1, _accepted(content[:size], f"file {i}, {size} bytes"))
+
+    def hostile(self, found: Found, stride: int) -> None:
+        """Files that attack a reader, each through every command that reads it."""
+        (place := self.folder / "hostile").mkdir()
+        (trained := self.folder / "trained").mkdir()
+        for each in corpora.run_all(place, *corpora.trained(trained), stride):
+            what = f"{each.case}: {' '.join(each.command)}"
+            found.add(1, [f"{what}: {fault}" for fault in each.faults])
+
+    def fuzz(self, found: Found, executions: int) -> None:
+        """Mutated input for gpunet's own parsers."""
+        chunks = [
+            (name, first, min(count, first + CHUNK))
+            for name, count in fuzz.shares(executions, fuzz.TARGETS).items()
+            for first in range(0, count, CHUNK)
+        ]
+        pool = ProcessPoolExecutor(2, initializer=_begin_fuzzing)
+        for count, wrong in spread(pool, _fuzzed, chunks):
+            found.add(count, wrong)
+
+    def cost(self, found: Found, seconds: float, pairs: int, limit: float) -> None:
+        """Pairs of a training with a run directory and a hash chain, and one with neither."""
+        self._train(EPOCHS_TRIED, durable=False)
+        epochs = int(EPOCHS_TRIED * seconds / self._train(EPOCHS_TRIED, durable=False))
+        took: dict[bool, list[float]] = {True: [], False: []}
+        for pair in range(pairs):
+            for durable in (True, False) if pair % 2 else (False, True):
+                took[durable].append(self._train(epochs, durable))
+            found.add(1, [])
+            whole, bare = (median(took[durable]) for durable in (True, False))
+            found.facts = {"ratio": whole / bare, "ms": 1e3 * (whole - bare), "s": bare}
+            found.facts |= {"epochs": epochs}
+        if found.facts["ratio"] > limit:
+            found.wrong.append(f"a run takes {found.facts['ratio']:.3f} times as long")
+
+    def _train(self, epochs: int, durable: bool) -> float:
+        """Seconds of a training."""
+        out, link = self.folder / "cost", loop._Run._link
+        settings = {"hidden": (256, 128), "epochs": epochs, "patience": 0, "device": "cpu"}
+        began = time.perf_counter()
+        if durable:
+            job.train("digits", out=out, **settings)
+        else:
+            loop._Run._link = lambda run: None  # type: ignore[method-assign]
+            try:
+                job.train("digits", **settings)
+            finally:
+                loop._Run._link = link  # type: ignore[method-assign]
+        took = time.perf_counter() - began
+        shutil.rmtree(out, ignore_errors=True)
+        return took
 
 
 def _accepted(content: bytes, what: str) -> list[str]:
@@ -203,11 +343,26 @@ def _accepted(content: bytes, what: str) -> list[str]:
     return [f"{what}: was accepted"]
 
 
+def _begin_fuzzing() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    fuzz.limit_memory(4 << 30)
+
+
+def _fuzzed(chunk: tuple[str, int, int]) -> tuple[int, list[str]]:
+    name, first, stop = chunk
+    wrong = [(number, fuzz.fault(name, 0, number)) for number in range(first, stop)]
+    again = f"again with scripts/fuzz.py --only {name} --at"
+    told = [f"{name}: {words[:500]} ({again} {number})" for number, words in wrong if words]
+    return stop - first, told
+
+
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--quick", action="store_true")
-    arguments.add_argument("--only", default="kills,calls,flips,signals")
-    arguments.add_argument("--kills", type=int, default=1000)
+    summary, _, names = __doc__.partition("\n\n")
+    arguments = argparse.ArgumentParser(description=summary, epilog=names)
+    arguments.add_argument("--quick", action="store_true", help="a few of each, in minutes")
+    arguments.add_argument("--only", default="kills,calls,flips,signals,hostile,fuzz,cost")
+    arguments.add_argument("--kills", type=int, default=1_000)
+    arguments.add_argument("--executions", type=int, default=1_000_000, help="of the fuzzing")
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
     quick, every = given.quick, []
@@ -215,22 +370,30 @@ def main() -> int:
         campaign = Campaign(Path(folder))
         campaigns: dict[str, Callable[[Found], None]] = {
             "kills": lambda found: campaign.kills(found, 20 if quick else given.kills),
-            "calls": lambda found: campaign.calls(found, 15 if quick else 1),
+            "calls": lambda found: campaign.calls(found, 25 if quick else 1),
             "flips": lambda found: campaign.flips(found, 5_000 if quick else 10**9),
             "signals": lambda found: campaign.signals(found, 4 if quick else 50),
+            "hostile": lambda found: campaign.hostile(found, 15 if quick else 1),
+            "fuzz": lambda found: campaign.fuzz(found, 5_000 if quick else given.executions),
+            "cost": lambda f: campaign.cost(f, *((6, 3, 1.1) if quick else (62, 5, LIMIT))),
         }
-        for name in given.only.split(","):
+        chosen = given.only.split(",")
+        if unknown := sorted(set(chosen) - set(campaigns)):
+            arguments.error(f"no campaign {unknown[0]}; there are {', '.join(campaigns)}")
+        is_over = False
+        for name in chosen:
             began, found = time.perf_counter(), Found(name)
-            with suppress(KeyboardInterrupt):  # what was found so far counts
+            try:
                 campaigns[name](found)
+            except KeyboardInterrupt:
+                is_over = True
             found.seconds = time.perf_counter() - began
             every.append(found)
-            print(f"{name:8} {found.count:9,} {len(found.wrong):4} wrong {found.seconds:8.1f} s")
-            for wrong in found.wrong[:10]:
-                print(f"  {wrong}")
-            sys.stdout.flush()
-    if given.json:
-        given.json.write_text(json.dumps([asdict(each) for each in every], indent=2) + "\n")
+            found.show()
+            if given.json:
+                given.json.write_text(json.dumps([asdict(e) for e in every], indent=2) + "\n")
+            if is_over:
+                return 130
     return 6 if any(found.wrong for found in every) else 0
 
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -249,11 +249,16 @@ def fault(target: str, seed: int, number: int) -> str | None:
     return f"{given!r}: {taken:.1f} s" if taken > SLOW else None
 
 
+def shares(executions: int, names: Iterable[str]) -> dict[str, int]:
+    """How many of the executions each target gets."""
+    each = {name: TARGETS[name].share for name in names}
+    return {name: max(1, executions * of // sum(each.values())) for name, of in each.items()}
+
+
 def faults(executions: int, seed: int, names: list[str]) -> Iterator[tuple[str, int, str]]:
     """The target, number and words of each failure among `executions`, shared out by target."""
-    shares = {name: TARGETS[name].share for name in names}
-    for name, share in shares.items():
-        for number in range(max(1, executions * share // sum(shares.values()))):
+    for name, count in shares(executions, names).items():
+        for number in range(count):
             if found := fault(name, seed, number):
                 yield name, number, found
 
@@ -279,9 +284,7 @@ def main() -> None:
         print(fault(given.only, given.seed, given.at) or "no failure")
         return
     failed = 0
-    for name in [given.only] if given.only else TARGETS:
-        share = TARGETS[name].share if not given.only else sum(t.share for t in TARGETS.values())
-        count = max(1, given.executions * share // sum(t.share for t in TARGETS.values()))
+    for name, count in shares(given.executions, [given.only] if given.only else TARGETS).items():
         began, wrong = time.monotonic(), 0
         for _, number, words in faults(count, given.seed, [name]):
             wrong += 1

@@ -43,14 +43,7 @@ class Kept(isolation.Worker):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `table.csv` and `model.safetensors`, a model of its columns."""
     folder = tmp_path_factory.mktemp("hostile")
-    (folder / "table.csv").write_bytes(corpora.PLAIN)
-    command = ["train", str(folder / "table.csv"), "-t", "y", "--task", "binary", "--hidden", "4"]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "gpunet", *command, "--steps", "5", "-o", str(folder / "run")],
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
-    (folder / "run" / "model.safetensors").rename(folder / "model.safetensors")
+    corpora.trained(folder)
     return folder
 
 
