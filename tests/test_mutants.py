@@ -342,7 +342,14 @@ LOADING = {
 # Going on
 
 
-LONG = {"epochs": 60, "hidden": (16,), "lr": 0.1, "schedule": "plateau", "patience": 12}
+LONG = {
+    "preset": "plain",
+    "epochs": 60,
+    "hidden": (16,),
+    "lr": 0.1,
+    "schedule": "plateau",
+    "patience": 12,
+}
 LONG |= {"validation": 0.3, "precision": "fp64", "checkpoint_every": "17"}
 MIDDLE = 51
 """In the middle of an epoch, past a plateau, with epochs behind it that were not the best."""
