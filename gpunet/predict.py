@@ -16,7 +16,7 @@ from gpunet import bootstrap, engine, loop, model, run
 from gpunet.bootstrap import RowValues
 from gpunet.config import Config, gather
 from gpunet.data import Dataset, Schema, Source, read
-from gpunet.data.words import NUMBER
+from gpunet.data.words import FORMULA, NUMBER
 from gpunet.device import Device, resolve
 from gpunet.errors import DataError, GpunetError, ModelInvalid, UsageError
 from gpunet.model import Ensemble, Network
@@ -303,7 +303,7 @@ def _defused(values: Any) -> Any:
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         return values
     text = column.cast(pa.large_string())
-    starts = compute.match_substring_regex(text, r"^[=+\-@\t\r]")
+    starts = compute.match_substring_regex(text, FORMULA)
     is_formula = compute.and_not(starts, compute.match_substring_regex(text, NUMBER))
     return compute.if_else(is_formula, compute.replace_substring_regex(text, "^(.)", r"'\1"), text)
 

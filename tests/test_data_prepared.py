@@ -301,6 +301,18 @@ def test_columns_that_say_nothing_are_named():
     )
 
 
+def test_text_that_a_spreadsheet_would_run_is_noted():
+    towns = ["=HYPERLINK(1)", "+1", "-2.5", "Bath"] * 50
+    odd = {"town": towns, "kind": ["@a", "-b", "c", "d"] * 50}
+    (note,) = prepare(columns(VALUES | odd), target=("kind",)).notes
+    assert note == (
+        'town, kind: text that a spreadsheet takes for a formula ("=HYPERLINK(1)"); '
+        "predict with --spreadsheet-safe"
+    )
+    numbers = {"town": ["+1", "-2.5", "-.5e3", "Bath"] * 50}
+    assert prepare(columns(VALUES | numbers), target=("kind",)).notes == ()
+
+
 def test_columns_that_are_hashed_are_noted_and_others_left_out():
     texts = [f"t{i}" for i in range(1_001)]
     values = {"a": [*texts, *texts[:200]], "b": [*texts, *["t0"] * 200], "c": ["t"] * 1_200 + ["u"]}

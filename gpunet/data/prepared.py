@@ -42,7 +42,7 @@ from gpunet.data.targets import (
     read_answers,
 )
 from gpunet.data.weights import class_factors, read_weights, scaled
-from gpunet.data.words import counted, listed, quoted
+from gpunet.data.words import counted, is_formula, listed, quoted
 from gpunet.errors import DataError, UsageError
 
 SHARE = 0.15
@@ -193,7 +193,7 @@ def prepare(
     held = _own_parts(schema, source, answers, parts, x)
     held |= _other_parts(schema, others, drop_missing_target)
     held = _weighed(held, fitted, class_weight)
-    notes += [*source.notes, *more, *_duplicates(held)]
+    notes += [*source.notes, *more, *_formula_notes(schema), *_duplicates(held)]
     train, validation_part, test_part = held["train"], held.get("validation"), held.get("test")
     return Prepared(schema, train, validation_part, test_part, tuple(notes), _used(parts))
 
@@ -325,6 +325,21 @@ def _class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray) -> list[st
             f"{listed(map(quoted, absent))}"
         )
     return notes
+
+
+def _formula_notes(schema: Schema) -> list[str]:
+    """A note on classes and levels that a spreadsheet would run."""
+    target = schema.target
+    texts = {column.name: column.levels for column in schema.columns}
+    if target.task in CLASSES:
+        texts |= {target.names[0]: tuple(map(str, target.labels))}
+    found = {name: list(filter(is_formula, each)) for name, each in texts.items()}
+    if not (names := [name for name, formulas in found.items() if formulas]):
+        return []
+    return [
+        f"{listed(names)}: text that a spreadsheet takes for a formula "
+        f"({quoted(found[names[0]][0])}); predict with --spreadsheet-safe"
+    ]
 
 
 def _fit(

@@ -13,12 +13,19 @@ TRUE = ("true", "yes", "t", "y")
 FALSE = ("false", "no", "f", "n")
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_number = re.compile(NUMBER, re.ASCII)
+FORMULA = r"^[=+\-@\t\r]"
+"""How text begins that a spreadsheet runs, unless it is a number."""
+_number, _formula = re.compile(NUMBER, re.ASCII), re.compile(FORMULA)
 
 
 def is_number(text: str) -> bool:
     """Whether a text is a plain decimal number: no hexadecimal, no underscores, no padding."""
     return _number.match(text) is not None
+
+
+def is_formula(text: str) -> bool:
+    """Whether a spreadsheet would take a text for a formula."""
+    return _formula.match(text) is not None and not is_number(text)
 
 
 def quoted(value: object) -> str:
