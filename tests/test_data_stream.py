@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -268,20 +269,26 @@ def test_the_profile_of_an_array_in_a_file_has_no_median(tmp_path) -> None:
     assert streamed[1:] == held[1:]
 
 
-def test_a_page_that_is_damaged_is_found_while_streaming(tmp_path) -> None:
-    pq.write_table(
-        table(),
-        tmp_path / "t.parquet",
-        row_group_size=500,
-        write_page_checksum=True,
-        compression="none",
-        use_dictionary=False,
-    )
-    content = bytearray((tmp_path / "t.parquet").read_bytes())
+def damaged(folder: Path) -> str:
+    """A file with one wrong bit in a page."""
+    plain = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    pq.write_table(table(), folder / "t.parquet", row_group_size=500, **plain)
+    content = bytearray((folder / "t.parquet").read_bytes())
     at = content.index(table()["noise7"].chunk(0)[:8].to_numpy().tobytes())
     content[at] ^= 1
-    (tmp_path / "t.parquet").write_bytes(content)
-    source = read(str(tmp_path / "t.parquet"), budget=SMALL)
+    (folder / "t.parquet").write_bytes(content)
+    return str(folder / "t.parquet")
+
+
+@pytest.mark.isolated
+def test_pages_are_decoded_apart_before_anything_is_made_of_them(tmp_path, file) -> None:
+    with pytest.raises(DataError, match=r"t.parquet: not a whole Parquet file \(.*CRC"):
+        read(damaged(tmp_path), budget=SMALL)
+    assert read(file, budget=SMALL).streams
+
+
+def test_a_page_that_is_damaged_is_found_while_streaming(tmp_path) -> None:
+    source = read(damaged(tmp_path), budget=SMALL)
     assert source.streams
     with pytest.raises(DataError, match=r"t.parquet: not a whole Parquet file \(.*CRC"):
         prepare(source, target=("kind",), budget=SMALL)

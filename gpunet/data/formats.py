@@ -24,7 +24,7 @@ from gpunet.data.jsonl import read_jsonl
 from gpunet.data.limits import automatic
 from gpunet.data.npy import is_npy_folder, read_npy_folder, stream_npy
 from gpunet.data.parcel import pack, unpack
-from gpunet.data.parquet import from_table, read_parquet, stream_parquet
+from gpunet.data.parquet import ParquetTable, from_table, read_parquet, stream_parquet
 from gpunet.data.source import Source
 from gpunet.data.words import closest
 from gpunet.errors import DataError, InputMissing, OutOfMemory, UsageError
@@ -135,13 +135,19 @@ def _read_apart(path: str, delimiter: str | None, header: bool, budget: int) -> 
 
 def answer(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """What the reading process does: parse a file within limits, and pack what it holds; or say
-    that it streams, which is for whoever trains on it."""
+    that it streams, once all of it was decoded here: whoever trains on it decodes it again."""
     path, budget = request["path"], request["budget"]
     os.chdir(request["folder"])
     isolation.limit(_room(budget), PROCESSOR_SECONDS + budget // BYTES_A_SECOND)
     try:
         source = _read_here(path, request["delimiter"], request["header"], budget)
-        return ({"streams": True}, []) if source.streams else pack(source)
+        if not source.streams:
+            return pack(source)
+        if isinstance(source.table, ParquetTable):
+            cells = 8 * source.rows * len(source.columns)
+            isolation.limit(_room(budget), PROCESSOR_SECONDS + cells // BYTES_A_SECOND)
+            source.table.vet()
+        return {"streams": True}, []
     except MemoryError:
         allowed = f"twice the {shown(budget)} of --max-memory"
         raise OutOfMemory(f"{path}: reading takes more than {allowed}", "raise it") from None

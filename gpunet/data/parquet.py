@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PAGES = 4 << 20
 """Bytes that a column takes while its rows are read in order: a dictionary and a page or two."""
 BUFFER = 1 << 16
+VETTED = 1 << 26
+"""Bytes of cells that are decoded at a time only to see whether they can be."""
 TEXT_COPIES, PER_TEXT, LEAST_TEXT = 3, 220, 5
 """Of a text column while its distinct texts are found: copies of it, bytes for each text beside
 them, and the bytes that a file spends on a text at least."""
@@ -71,6 +73,14 @@ class ParquetTable:
                 break
             yield table.select(names)
         _release()
+
+    def vet(self) -> None:
+        """Decode every page once, in each way that it will be, and keep nothing."""
+        for name, is_one in zip(self.file.schema_arrow.names, self.texts, strict=True):
+            if is_one:
+                self.column(name)
+        for _ in self.tables(self.column_names, max(1, VETTED // (16 * len(self.column_names)))):
+            pass
 
     @property
     def need(self) -> int:
