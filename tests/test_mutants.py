@@ -48,17 +48,19 @@ Check = Callable[[Path], None]
 
 def line(function: Callable[..., object], old: str, new: str) -> Apply:
     """A function with one piece of its source replaced, wherever it is known."""
-    plain = inspect.unwrap(function)
-    assert isinstance(plain, FunctionType)
-    source = textwrap.dedent(inspect.getsource(plain))
-    assert source.count(old) == 1, f"{plain.__qualname__} has no single {old!r}"
-    unit = compile(source.replace(old, new), f"<mutant of {plain.__qualname__}>", "exec")
-    (code,) = (
-        each
-        for each in unit.co_consts
-        if isinstance(each, CodeType) and each.co_name == plain.__name__
-    )
-    return lambda patch: patch.setattr(plain, "__code__", code)
+
+    def apply(patch: pytest.MonkeyPatch) -> None:
+        plain = inspect.unwrap(function)
+        assert isinstance(plain, FunctionType)
+        source = textwrap.dedent(inspect.getsource(plain))
+        if source.count(old) != 1:
+            raise LookupError(f"{plain.__qualname__} has no single {old!r}")
+        unit = compile(source.replace(old, new), f"<mutant of {plain.__qualname__}>", "exec")
+        codes = [each for each in unit.co_consts if isinstance(each, CodeType)]
+        (code,) = (each for each in codes if each.co_name == plain.__name__)
+        patch.setattr(plain, "__code__", code)
+
+    return apply
 
 
 def value(owner: object, name: str, new: object) -> Apply:
@@ -453,13 +455,14 @@ def check_the_chain_covers_the_optimiser(folder: Path) -> None:
     chains = []
     for slot in (0.0, 1.0):
         run = ready(job.plan("penguins", {"device": "cpu"}))
-        run.store.state[0][...] = slot
+        run.nets[0].store.state[0][...] = slot
         run._link()
         chains.append(run.chain)
     assert chains[0] != chains[1]
 
 
-RESTORE, SAME = loop._Run.restore, check_a_run_goes_on_to_the_same_bytes
+RESTORE, MEMBER, SCALARS = loop._Run.restore, loop._Net.restore, "in SCALARS:"
+SAME = check_a_run_goes_on_to_the_same_bytes
 GOING_ON = {
     "stale epochs are not restored": (
         line(RESTORE, '("done", "reported", "stale")', '("done", "reported", "reported")'),
@@ -469,19 +472,32 @@ GOING_ON = {
         line(RESTORE, 'inf if state["lowest"] is None else state["lowest"]', "inf"),
         SAME,
     ),
-    "the best weights are not restored": (line(RESTORE, "self.best = best", "pass"), SAME),
+    "a member's best loss is not restored": (
+        line(MEMBER, "inf if lowest is None else lowest", "inf"),
+        SAME,
+    ),
+    "the best weights are not restored": (line(MEMBER, "= best, inf", "= {}, inf"), SAME),
     "the chain begins anew": (line(RESTORE, "self.chain, self.control", "_, self.control"), SAME),
     "the order of another epoch is taken": (
-        line(RESTORE, "self.taken.open(self.done)", "self.taken.open(0)"),
+        line(MEMBER, "self.taken.open(done)", "self.taken.open(0)"),
         SAME,
     ),
     "the optimiser begins anew": (
-        line(loop._Run._load, "enumerate(self.store.state)", "()"),
+        line(loop._Net.load, "enumerate(self.store.state)", "()"),
         SAME,
     ),
-    "the step is not restored": (line(loop._Run._load, '"clock", "hyper"', '"hyper"'), SAME),
-    "the schedule is not restored": (line(loop._Run._load, '"clock", "hyper"', '"clock"'), SAME),
-    "sums of the epoch begin anew": (line(loop._Run._load, ', "totals"', ""), SAME),
+    "the step is not restored": (
+        line(loop._Net.load, SCALARS, 'in ("hyper", "totals"):'),
+        SAME,
+    ),
+    "the schedule is not restored": (
+        line(loop._Net.load, SCALARS, 'in ("clock", "totals"):'),
+        SAME,
+    ),
+    "sums of the epoch begin anew": (
+        line(loop._Net.load, SCALARS, 'in ("clock", "hyper"):'),
+        SAME,
+    ),
     "lines past the checkpoint stay": (
         line(rerun._write_again, 'METRICS, "".join(resumed.lines)', 'METRICS + "2", ""'),
         check_lines_past_the_checkpoint_go,
@@ -515,7 +531,7 @@ GOING_ON = {
         check_another_environment_is_told,
     ),
     "the last weights are kept": (
-        line(loop._Run.finish, "self.best or self.store", "self.store"),
+        line(loop._Net.close, "self.best or self.store", "self.store"),
         check_the_model_is_that_of_the_best_epoch,
     ),
     "every epoch has the first one's order": (
@@ -527,7 +543,7 @@ GOING_ON = {
         check_verify_sees_another_chain,
     ),
     "the chain leaves out the optimiser": (
-        line(loop._Run._link, "*self.store.state, ", ""),
+        line(loop._Run._link, "*store.state, ", ""),
         check_the_chain_covers_the_optimiser,
     ),
 }
@@ -537,9 +553,8 @@ GOING_ON = {
 
 
 def ready(planned: job.Job, control: loop.Control | None = None) -> loop._Run:
-    model, device = planned.model, planned.choice.device
-    given = (model.network, planned.prepared, model.config, device, planned.dtype)
-    return loop._Run(*given, control or loop.Control(), ())
+    device, control = planned.choice.device, control or loop.Control()
+    return loop._Run(planned.members, device, planned.dtype, control, ())
 
 
 def table(held: float = 1.0) -> dict[str, list[object]]:
@@ -570,21 +585,21 @@ def check_no_checkpoint_is_other_than_finite(folder: Path) -> None:
     kept: list[loop.Snapshot] = []
     run = ready(job.plan("penguins", {"device": "cpu"}), loop.Control(keep=kept.append))
     run._keep()
-    run.store.values[0] = np.nan
+    run.nets[0].store.values[0] = np.nan
     with pytest.raises(Diverged):
         run._keep()
     assert len(kept) == 1
 
 
 def check_nothing_moves_after_a_fault(folder: Path) -> None:
-    run = ready(job.plan("penguins", {"device": "cpu", "kernels": "numpy"}))
-    run._open_step()
-    before = run.store.values.copy()
-    run.list.run(2)
-    assert (run.store.values != before).any()
-    run.list.clock[FAULT], before = 1, run.store.values.copy()
-    run.list.run(2)
-    assert (run.store.values == before).all()
+    (net,) = ready(job.plan("penguins", {"device": "cpu", "kernels": "numpy"})).nets
+    net.open_step(0)
+    before = net.store.values.copy()
+    net.list.run(2)
+    assert (net.store.values != before).any()
+    net.list.clock[FAULT], before = 1, net.store.values.copy()
+    net.list.run(2)
+    assert (net.store.values == before).all()
 
 
 def check_handlers_set_flags_and_nothing_else(folder: Path) -> None:
@@ -608,7 +623,7 @@ def check_the_flag_ends_the_loop(folder: Path) -> None:
 
 STOPPING = {
     "NaN wins": (
-        line(loop._Run._validate, "loss if isfinite(loss) else None", "loss"),
+        line(loop._Run._judged, "loss if isfinite(loss) else None", "loss"),
         check_nan_never_wins,
     ),
     "a loss that is not finite ends all judging": (
