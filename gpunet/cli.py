@@ -687,7 +687,7 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
     target = ", ".join(schema.target.names)
     labels = f", {len(schema.target.labels):,} classes" if schema.target.labels else ""
     return [
-        ("data", f"{planned.name}: {sizes}"),
+        ("data", f"{planned.name}: {sizes} ({data.how})"),
         ("target", f"{target}: {schema.target.task}{labels} ({schema.target.reason})"),
         (
             "network",

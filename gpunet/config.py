@@ -93,6 +93,8 @@ class Config:
     )
     split_column: str | None = _setting(None, DATA, "Column that says train, validation or test.")
     weight: str | None = _setting(None, DATA, "Column that says how much each row counts.")
+    group: str | None = _setting(None, DATA, "Column whose groups are never in two parts.")
+    time: str | None = _setting(None, DATA, "Column by which the first rows train, the last test.")
     delimiter: str | None = _setting(None, DATA, "What stands between cells; found if not given.")
     header: bool = _setting(True, DATA, "Text files have no line of column names.")
     drop_missing_target: bool = _setting(False, DATA, "Leave out rows that have no target.")
@@ -412,6 +414,10 @@ def _check_conflicts(settings: Settings) -> None:
         ("scaling", "standardise", not config.standardise),
         ("split_column", "validation", True),
         ("split_column", "test", True),
+        ("time", "split_column", True),
+        ("time", "group", True),
+        ("folds", "group", config.folds > 0),
+        ("folds", "time", config.folds > 0),
         ("features", "drop", bool(set(config.features) & set(config.drop))),
     ]
     for first, second, conflict in rules:

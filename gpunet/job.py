@@ -24,7 +24,7 @@ from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, GpunetError, UsageError
 from gpunet.loop import Control, Member, Report, Snapshot
 from gpunet.predict import MODEL_FILE, Model
-from gpunet.run import IDENTITY, SETTINGS, Run, forms, pack
+from gpunet.run import IDENTITY, SETTINGS, SPLIT, Run, forms, pack
 from gpunet.view import finite
 
 SCHEMA = "gpunet.train/1"
@@ -121,6 +121,7 @@ class Job:
             "legs": list(self.legs),
         }
         run.write(SETTINGS, self.settings.to_toml(self.name))
+        run.write(SPLIT, pack(self.prepared.split.rows, {"split": self.prepared.how}))
         self.note_identity()
 
     def note_identity(self) -> None:
@@ -325,6 +326,8 @@ def plan(
         split_column=config.split_column,
         weight=config.weight,
         class_weight=config.class_weight,
+        group=config.group,
+        time=config.time,
         drop_missing_target=config.drop_missing_target,
         standardise=config.standardise,
         scaling="robust" if config.scaling == "robust" else "standard",

@@ -21,7 +21,17 @@ from gpunet.errors import GpunetError, InputMissing, ModelInvalid, UsageError
 from gpunet.job import METRICS, TIMING, Job, lasting
 from gpunet.loop import Report, Snapshot
 from gpunet.predict import Model
-from gpunet.run import SETTINGS, Checkpoint, Run, files, forms, identity, readable
+from gpunet.run import (
+    SETTINGS,
+    SPLIT,
+    Checkpoint,
+    Run,
+    files,
+    forms,
+    identity,
+    readable,
+    unpack,
+)
 
 TOLERANCE = 1e-3
 """Relative, between losses where the bits cannot be the same."""
@@ -133,7 +143,7 @@ def take_up(
     try:
         resumed = reopen(path, data, device)
         resumed.run = held
-        notes = _differences(resumed, allow_inexact)
+        notes = _differences(resumed, held.path, allow_inexact)
         notes += _take_newest(resumed)
         if more is not None:
             _extend(resumed, more)
@@ -171,7 +181,7 @@ def _compare(
     path: Path, wanted: list[dict[str, Any]], device: str | None, data: Any, is_whole: bool
 ) -> Iterator[Compared]:
     again = reopen(path, data, device)
-    _differences(again, allow_inexact=False)
+    _differences(again, path, allow_inexact=False)
     here, there = about.environment(again.choice.device), again.identity["environment"]
     if here == there and not is_whole:
         again.start = _before(again, path, wanted[0]["step"])
@@ -211,7 +221,7 @@ def _before(again: Job, path: Path, step: int) -> Snapshot | None:
     return None
 
 
-def _differences(resumed: Job, allow_inexact: bool) -> list[str]:
+def _differences(resumed: Job, path: Path, allow_inexact: bool) -> list[str]:
     """Warnings of what differs from the first day; ModelInvalid where it must not."""
     now, then = resumed.fingerprints(), resumed.identity["fingerprints"]
     notes = []
@@ -222,10 +232,20 @@ def _differences(resumed: Job, allow_inexact: bool) -> list[str]:
             if not allow_inexact:
                 raise ModelInvalid(message, "--allow-inexact goes on all the same")
             notes.append(message)
+    if not _is_split_alike(resumed, path):
+        message = f"{path / SPLIT}: the parts are of other rows now"
+        if not allow_inexact:
+            raise ModelInvalid(message, "--allow-inexact goes on all the same")
+        notes.append(message)
     here, there = about.environment(resumed.choice.device), resumed.identity["environment"]
     differing = [name for name in sorted(here.keys() | there) if here.get(name) != there.get(name)]
     notes += [f"not bit for bit: {n} is {here.get(n)}, was {there.get(n)}" for n in differing]
     return notes
+
+
+def _is_split_alike(resumed: Job, path: Path) -> bool:
+    saved, now = unpack(path / SPLIT)[0], resumed.prepared.split.rows
+    return saved.keys() == now.keys() and all(np.array_equal(saved[n], now[n]) for n in now)
 
 
 def _take_newest(resumed: Job) -> list[str]:

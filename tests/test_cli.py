@@ -76,6 +76,7 @@ def test_train_saves_a_run_and_prints_the_metrics_on_stdout(cli) -> None:
     run = Path("runs/penguins-1")
     files = {path.name for path in run.iterdir()}
     told = {"config.toml", "run.json", "status.json", "metrics.jsonl", "timing.jsonl"}
+    told |= {"split.safetensors"}
     assert files == told | {"model.safetensors", "summary.json", "checkpoints", ".lock"}
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
     assert "gpunet predict runs/penguins-1" in done.err

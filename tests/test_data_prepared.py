@@ -187,8 +187,8 @@ def test_features_and_drop_choose_the_columns():
         ({"target": ("kind",), "features": ("Town",)}, DataError, r'Town; did you mean "town"\?'),
         ({"target": ("kind",), "drop": ("x", "y")}, DataError, "2 columns missing: x, y"),
         ({"target": ("kind",), "split_column": "fold"}, DataError, "no column fold"),
-        ({"target": ("kind",), "features": ("kind",)}, UsageError, "kind: the target and a"),
-        ({"target": ("kind",), "drop": ("kind",)}, UsageError, "kind: the target and a"),
+        ({"target": ("kind",), "features": ("kind",)}, UsageError, "kind: the target and named"),
+        ({"target": ("kind",), "drop": ("kind",)}, UsageError, "kind: the target and named"),
         (
             {"target": ("kind",), "features": ("size",), "drop": ("size",)},
             UsageError,
@@ -197,7 +197,7 @@ def test_features_and_drop_choose_the_columns():
         (
             {"target": ("kind",), "split_column": "town", "drop": ("town",)},
             UsageError,
-            "town: the split column and a feature or left out",
+            "town: the split column and named as another",
         ),
         ({"target": ("kind",), "task": "regression"}, DataError, "regression wants numbers"),
         ({"target": ("kind",), "validation": 1.5}, UsageError, "wanted a share"),
@@ -490,3 +490,74 @@ def test_ten_thousand_columns():
     table = pa.table({f"c{i}": rng.normal(size=30) for i in range(10_000)} | {"y": [0, 1] * 15})
     prepared = prepare(read(table), target=("y",))
     assert prepared.train.x.shape == (22, 10_000)
+
+
+PEOPLE = {
+    "who": [f"p{i // 4}" for i in range(200)],
+    "day": [str(np.datetime64("2021-01-01") + (i * 7) % 97) for i in range(200)],
+    "x": np.random.default_rng(1).normal(size=200).tolist(),
+    "y": (np.random.default_rng(2).random(200) < 0.5).astype(int).tolist(),
+}
+
+
+def names_of(prepared):
+    return [column.name for column in prepared.schema.columns]
+
+
+def test_groups_and_times_split_and_are_no_features_unless_named():
+    people = columns(PEOPLE)
+    by_group = prepare(people, target=("y",), group="who")
+    assert names_of(by_group) == ["day", "x"]
+    held = [{PEOPLE["who"][row] for row in rows} for rows in by_group.split.rows.values()]
+    assert not held[0] & held[1] | held[0] & held[2] | held[1] & held[2]
+    assert by_group.how == "by who: whole groups"
+    by_time = prepare(people, target=("y",), time="day")
+    assert names_of(by_time) == ["who", "x"]
+    days = np.array(PEOPLE["day"], "datetime64")
+    assert days[by_time.split.rows["train"]].max() < days[by_time.split.rows["test"]].min()
+    assert names_of(prepare(people, target=("y",), time="day", features=("x", "day"))) == [
+        "day",
+        "x",
+    ]
+
+
+def test_the_rows_of_each_part_are_known():
+    prepared = prepare(SOURCE, target=("kind",))
+    rows = np.concatenate(list(prepared.split.rows.values()))
+    np.testing.assert_array_equal(np.sort(rows), np.arange(200))
+    assert {part: len(rows) for part, rows in prepared.split.rows.items()} == {
+        "train": 140,
+        "validation": 30,
+        "test": 30,
+    }
+    again = prepared.schema.encode(SOURCE)[0]
+    assert again[prepared.split.rows["test"]].tobytes() == prepared.test.x.tobytes()
+
+
+def test_groups_in_parts_that_were_given_are_counted():
+    people = columns(PEOPLE)
+    other = columns({name: cells[:10] for name, cells in PEOPLE.items()})
+    prepared = prepare(people, target=("y",), group="who", validation=other, test=0.0)
+    assert "who: 3 groups (10 of 10 rows held out) train as well" in prepared.notes
+    marked = columns({**PEOPLE, "part": (["train"] * 5 + ["test"]) * 33 + ["train"] * 2})
+    prepared = prepare(marked, target=("y",), group="who", split_column="part")
+    assert any("rows held out) train as well" in note for note in prepared.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"time": "day", **WHOLE}, UsageError, "time day: no part is taken from t"),
+        ({"group": "who", **WHOLE}, UsageError, "group who: no part is held out"),
+        ({"group": "y"}, UsageError, "y: the target and named as another"),
+        ({"group": "whom"}, DataError, 'no column whom; did you mean "who"?'),
+        (
+            {"group": "who", "validation": columns({"x": [1, 2], "y": [0, 1]}), "test": 0.0},
+            DataError,
+            "validation part: t: no column",
+        ),
+    ],
+)
+def test_groups_and_times_that_cannot_be_asked(options, error, message):
+    with pytest.raises(error, match=message):
+        prepare(columns(PEOPLE), target=("y",), **options)

@@ -1,12 +1,14 @@
 """Splits: disjoint, seeded, stratified, never empty."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import columns
 
-from gpunet.data.split import split, split_by
+from gpunet.data.split import split, split_by, split_groups, split_times
 from gpunet.errors import DataError, UsageError
 
 
@@ -131,3 +133,127 @@ def test_a_column_names_the_parts():
 def test_columns_that_name_something_else(words, message):
     with pytest.raises(DataError, match=message):
         split_by(columns({"part": words}), "part", np.arange(2))
+
+
+def grouped(groups, validation=0.2, test=0.2, seed=0, strata=None):
+    source = columns({"who": groups})
+    rows = np.arange(len(groups))
+    return split_groups(source, "who", rows, validation, test, seed=seed, strata=strata)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(3, 40), st.integers(0, 5), st.sampled_from([0.0, 0.1, 0.3]), st.booleans())
+def test_a_group_is_never_in_two_parts(count, seed, share, is_stratified):
+    rng = np.random.default_rng(seed)
+    groups = rng.permutation(np.append(np.arange(count), rng.integers(0, count, 5 * count)))
+    strata = rng.integers(0, 2, len(groups)) if is_stratified else None
+    parts, _ = grouped(groups, share, 0.2, seed, strata)
+    np.testing.assert_array_equal(joined(parts), np.arange(len(groups)))
+    held = [set(groups[rows]) for rows in (parts.train, parts.validation, parts.test)]
+    assert sum(map(len, held)) == count
+    assert bool(held[1]) == bool(share)
+    assert held[0]
+    assert held[2]
+
+
+def test_groups_come_near_the_shares_and_the_seed_chooses_them():
+    groups = np.random.default_rng(0).integers(0, 200, 4000)
+    parts, notes = grouped(groups)
+    assert abs(len(parts.validation) - 800) < 30
+    assert abs(len(parts.test) - 800) < 30
+    assert notes == []
+    assert not np.array_equal(parts.test, grouped(groups, seed=1)[0].test)
+    np.testing.assert_array_equal(parts.test, grouped(groups)[0].test)
+
+
+def test_groups_of_one_class_are_held_out_in_their_shares():
+    groups = np.repeat(np.arange(100), 10)
+    strata = (groups >= 80).astype(int)
+    for seed in range(5):
+        parts, notes = grouped(groups, strata=strata, seed=seed)
+        assert np.bincount(strata[parts.test]).tolist() == [160, 40]
+        assert np.bincount(strata[parts.validation]).tolist() == [160, 40]
+        assert notes == []
+
+
+def test_what_groups_do_not_allow_is_told():
+    groups = ["big"] * 90 + [f"small {i}" for i in range(10)]
+    strata = np.repeat([0, 1], [90, 10])
+    parts, notes = grouped(groups, strata=strata)
+    assert set(parts.train) >= set(range(90))
+    assert "who: 2 rows of test, for 20 wanted: groups stay whole" in notes
+    assert "who: the classes of test are not in their shares: groups stay whole" in notes
+
+
+def test_a_class_of_one_group_trains():
+    groups = np.repeat(np.arange(20), 5)
+    strata = (groups == 7).astype(int)
+    for seed in range(10):
+        assert set(np.flatnonzero(groups == 7)) <= set(
+            grouped(groups, strata=strata, seed=seed)[0].train
+        )
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["a", "b"] * 4, "who: 2 groups cannot be in 3 parts"),
+        (["a", "b", "c", "NA"], r"who: 1 of 4 rows have no group \(row 5\)"),
+    ],
+)
+def test_groups_that_cannot_be_split(groups, message):
+    with pytest.raises(DataError, match=message):
+        grouped(groups)
+
+
+def test_classes_that_each_lie_in_one_group_cannot_be_held_out():
+    with pytest.raises(DataError, match="without taking all rows of a class"):
+        grouped(["a", "b", "c", "d"], strata=np.arange(4))
+
+
+def timed(times, validation=0.2, test=0.2):
+    return split_times(columns({"when": times}), "when", np.arange(len(times)), validation, test)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-30, 30), min_size=5, max_size=60), st.sampled_from([0.0, 0.2]))
+def test_no_row_trains_that_is_later_than_one_held_out(times, share):
+    if len(set(times)) < 3:
+        return
+    times = np.array(times)
+    parts, _ = timed(times, share)
+    np.testing.assert_array_equal(joined(parts), np.arange(len(times)))
+    groups = [times[rows] for rows in (parts.train, parts.validation, parts.test) if len(rows)]
+    assert len(groups) == 2 + bool(share)
+    for earlier, later in itertools.pairwise(groups):
+        assert earlier.max() < later.min()
+
+
+def test_times_are_split_at_their_shares_with_gaps_in_any_order():
+    days = np.append(np.arange(60), np.arange(400, 440))[::-1]
+    dates = [str(np.datetime64("2020-01-01") + int(day)) for day in days]
+    parts, how = timed(dates)
+    assert (len(parts.train), len(parts.validation), len(parts.test)) == (60, 20, 20)
+    assert parts.test.tolist() == list(range(20))
+    assert how == "by when: validation from 2021-02-04 on, test from 2021-02-24 on"
+
+
+def test_ties_stay_on_one_side():
+    times = [1] * 4 + [2] * 4 + [3] * 2
+    parts, _ = timed(times, 0.0, 0.3)
+    assert parts.test.tolist() == [8, 9]
+    parts, _ = timed(times, 0.0, 0.5)
+    assert parts.test.tolist() == [4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (["1", "2", "NA", "4", "5", ""], r"when: 2 of 6 rows have no time \(row 4\)"),
+        (["1", "2", "2", "1"], "when: 2 different times cannot be in 3 parts"),
+        (["soon", "late", "now"], "when: holds text; a time is a date or a number"),
+    ],
+)
+def test_times_that_cannot_be_split(times, message):
+    with pytest.raises(DataError, match=message):
+        timed(times)

@@ -13,7 +13,7 @@ from gpunet.cli import main
 from gpunet.errors import CheckFailed, InputMissing, ModelInvalid, RunBusy, UsageError
 from gpunet.job import METRICS
 from gpunet.predict import MODEL_FILE
-from gpunet.run import Run, checkpoints
+from gpunet.run import SPLIT, Run, checkpoints, pack, unpack
 
 SETTINGS = {
     "device": "cpu",
@@ -74,6 +74,22 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path: Path, settings:
         assert notes == []
         run_until(resumed, step)
     assert results(parted) == results(whole)
+
+
+def test_the_rows_of_each_part_are_saved_and_the_same_again(tmp_path: Path) -> None:
+    path = train(tmp_path / "a", stop_after=3, group="island", validation=0.3, test=0.0)
+    saved, state = unpack(path / SPLIT)
+    assert state == {"split": "by island: whole groups"}
+    resumed, _ = rerun.take_up(path)
+    resumed.run.close()
+    for part, rows in resumed.prepared.split.rows.items():
+        np.testing.assert_array_equal(saved[part], rows)
+    (path / SPLIT).write_bytes(pack({**saved, "train": saved["train"][1:]}, state))
+    with pytest.raises(ModelInvalid, match="the parts are of other rows now"):
+        rerun.take_up(path)
+    resumed, notes = rerun.take_up(path, allow_inexact=True)
+    resumed.run.close()
+    assert any("other rows" in note for note in notes)
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:

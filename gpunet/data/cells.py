@@ -48,6 +48,14 @@ class Cells:
             return np.isnan(self.values)
         return np.append(self.absent, True)[self.values]
 
+    def shown(self, value: float) -> str:
+        """A value of numbers or dates, for people."""
+        if self.kind != "date":
+            return f"{value:,.12g}"
+        moment = np.datetime64(round(value * DAY), "us")
+        is_day = value % 1 == 0
+        return str(moment.astype("datetime64[D]" if is_day else "datetime64[s]"))
+
 
 def read_cells(
     source: Source, name: str, kind: str | None = None, rows: np.ndarray | None = None

@@ -27,7 +27,7 @@ from gpunet.data.limits import automatic, check_fits
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
 from gpunet.data.schema import Layout, Schema, check_columns, encode_cells, flat
 from gpunet.data.source import Source
-from gpunet.data.split import Parts, fold_of, split, split_by
+from gpunet.data.split import Parts, Ways, fold_of, groups_of, overlap
 from gpunet.data.targets import (
     CLASSES,
     Answer,
@@ -95,7 +95,8 @@ def joined(parts: Sequence[Dataset]) -> Dataset:
 class Prepared:
     """A fitted schema, the encoded parts, and warnings in plain words.
 
-    rows: of each part that was taken from the source, its row numbers there, ascending.
+    split: the source's rows in each part (none in one that has a source of its own); how: the way
+    they were chosen, in words.
     """
 
     schema: Schema
@@ -103,7 +104,8 @@ class Prepared:
     validation: Dataset | None
     test: Dataset | None
     notes: tuple[str, ...]
-    rows: Mapping[str, np.ndarray]
+    split: Parts
+    how: str
 
     @property
     def parts(self) -> dict[str, Dataset | None]:
@@ -131,6 +133,11 @@ class Prepared:
         target = replace(self.schema.target, reason=reason)
         return replace(self, schema=replace(self.schema, target=target))
 
+    @property
+    def rows(self) -> dict[str, np.ndarray]:
+        """Of each part that was taken from the source its row numbers there, ascending."""
+        return _used(self.split)
+
     def fingerprint(self) -> str:
         """A SHA-256 of the schema and of every row of every part, in order."""
         digest = sha256(json.dumps(self.schema.to_dict(), sort_keys=True).encode())
@@ -155,6 +162,8 @@ def prepare(
     split_column: str | None = None,
     weight: str | None = None,
     class_weight: tuple[str, ...] = (),
+    group: str | None = None,
+    time: str | None = None,
     drop_missing_target: bool = False,
     shuffle_split: bool = True,
     standardise: bool = True,
@@ -169,33 +178,54 @@ def prepare(
 
     Tables: `features` (all by default) less `drop` predict `target`. `validation` and `test` are
     shares of the rows, or sources of their own; a source's own test part goes before a share of
-    the rows. `split_column` names each row's part and goes before both. `weight` is the column of
-    the rows' weights; `class_weight` is as `class_factors` has it. `scaling` (standard, robust),
-    `one_hot_levels`: see Encoding; `clamp`, `target_transform` (none, log): see Target. What is
-    encoded lies in a file if it takes more than `budget` bytes (half of the memory).
+    the rows. `split_column` names each row's part and goes before both; `group` keeps the rows of
+    a group in one part, and `time` holds out the latest; neither is a feature unless `features`
+    names it. `weight` is the column of the rows' weights; `class_weight` is as `class_factors` has
+    it. `scaling` (standard, robust), `one_hot_levels`: see Encoding; `clamp`, `target_transform`
+    (none, log): see Target. What is encoded lies in a file if it takes more than `budget` bytes
+    (half of the memory).
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels)
+    ways = Ways(split_column, group, time, seed, shuffle_split)
     names = _target_names(source, tuple(target))
-    inputs = _feature_names(source, names, features, drop, split_column, weight)
+    inputs = _feature_names(source, names, features, drop, ways, weight)
     answers = read_answers(source, names, task in CLASSES)
     kept, notes = _with_target(source, answers, drop_missing_target)
-    shares, others = _shares(source, validation, test, split_column)
-
-    marked = split_by(source, split_column, kept) if split_column else None
-    seen = marked.train if marked else kept
-    task, reason, strata = _task(source, answers, seen, task, target_transform)
-    parts = marked or split(kept, *shares, seed=seed, shuffle=shuffle_split, strata=strata)
-    learnt = (task, reason, standardise, clamp, target_transform, weight)
-    fitted = fit_target(answers, seen, parts.train, *learnt)
-    notes += _class_notes(answers[0], seen, parts.train) if task in CLASSES else []
-
+    shares, others = _shares(source, validation, test, ways)
+    learnt = (standardise, clamp, target_transform, weight)
+    fitted, parts, how, told = _divide(source, answers, kept, shares, ways, task, *learnt)
     schema, x, more = _fit(source, inputs, fitted, parts, encoding, budget)
     held = _own_parts(schema, source, answers, parts, x)
     held |= _other_parts(schema, others, drop_missing_target)
     held = _weighed(held, fitted, class_weight)
-    notes += [*source.notes, *more, *_formula_notes(schema), *_duplicates(held)]
-    train, validation_part, test_part = held["train"], held.get("validation"), held.get("test")
-    return Prepared(schema, train, validation_part, test_part, tuple(notes), _used(parts))
+    told += _overlaps(source, ways, parts, others)
+    notes += [*source.notes, *told, *more, *_formula_notes(schema), *_duplicates(held)]
+    tests = held.get("test")
+    return Prepared(schema, held["train"], held.get("validation"), tests, tuple(notes), parts, how)
+
+
+def _divide(
+    source: Source,
+    answers: tuple[Answer, ...],
+    kept: np.ndarray,
+    shares: list[float],
+    ways: Ways,
+    task: str,
+    standardise: bool,
+    clamp: bool,
+    transform: str,
+    weight: str | None,
+) -> tuple[Target, Parts, str, list[str]]:
+    """The target, the rows `kept` of each part, how they were chosen, and notes."""
+    marked = ways.marked(source, kept)
+    seen = marked.train if marked else kept
+    task, reason, strata = _task(source, answers, seen, task, transform)
+    parts, how, notes = ways.divide(source, kept, shares, strata, marked)
+    learnt = (task, reason, standardise, clamp, transform, weight)
+    fitted = fit_target(answers, seen, parts.train, *learnt)
+    if task in CLASSES:
+        notes += _class_notes(answers[0], seen, parts.train)
+    return fitted, parts, how, notes
 
 
 def _encoding(
@@ -232,26 +262,27 @@ def _feature_names(
     target: tuple[str, ...],
     features: Sequence[str],
     drop: Sequence[str],
-    split_column: str | None,
+    ways: Ways,
     weight: str | None,
 ) -> list[str]:
+    by, split_column = [n for n in (ways.group, ways.time) if n is not None], ways.column
     places = [split_column] if split_column else []
     others = [*places, *([weight] if weight else [])]
-    named = [*features, *drop, *others]
+    named = [*features, *drop, *by, *others]
     if source.table is None:
         if named:
             raise UsageError(f"{source.name}: arrays have no columns to choose from")
         return []
     check_columns(source, list(dict.fromkeys(named)))
-    apart = {*target, *others}
+    apart = {*target, *(set(by) - set(features)), *others}
     for what, clash in (
         (
             "the weight and a target, feature, split or left out column",
-            {weight} & {*target, *features, *drop, *places},
+            {weight} & {*target, *features, *drop, *by, *places},
         ),
         ("both a feature and left out", set(features) & set(drop)),
-        ("the target and a feature or left out", set(target) & {*named}),
-        ("the split column and a feature or left out", {split_column} & {*features, *drop}),
+        ("the target and named as another", set(target) & {*named}),
+        ("the split column and named as another", {split_column} & {*features, *drop, *by}),
     ):
         if clash:
             raise UsageError(f"{listed(sorted(map(str, clash)))}: {what}; wanted one of the two")
@@ -260,6 +291,21 @@ def _feature_names(
     if not names:
         raise DataError(f"{source.name}: no feature column is left")
     return names
+
+
+def _overlaps(source: Source, ways: Ways, parts: Parts, others: dict[str, Source]) -> list[str]:
+    """A note of how many groups train and are held out as well, in parts that were given."""
+    name = ways.group
+    if name is None or not (ways.column or others):
+        return []
+    held = [groups_of(source, name, rows) for rows in (parts.validation, parts.test)]
+    for part, other in others.items():
+        try:
+            check_columns(other, [name])
+            held.append(groups_of(other, name, np.arange(other.rows)))
+        except DataError as error:
+            raise DataError(f"{part} part: {error.message}", error.hint) from None
+    return overlap(name, groups_of(source, name, parts.train), np.concatenate(held))
 
 
 def _with_target(
@@ -277,18 +323,20 @@ def _with_target(
 
 
 def _shares(
-    source: Source, validation: float | Source, test: float | Source, split_column: str | None
+    source: Source, validation: float | Source, test: float | Source, ways: Ways
 ) -> tuple[list[float], dict[str, Source]]:
     """The shares of validation and test to take from the rows, and parts that have their own."""
     given = {"validation": validation, "test": test}
     others = {part: share for part, share in given.items() if isinstance(share, Source)}
-    if split_column and others:
+    if ways.column and others:
         raise UsageError(
-            f"split column {split_column} and a {listed(others)} source; wanted one of the two"
+            f"split column {ways.column} and a {listed(others)} source; wanted one of the two"
         )
-    if source.test is not None and not split_column and isinstance(test, float) and test > 0:
+    if source.test is not None and not ways.column and isinstance(test, float) and test > 0:
         others["test"] = source.test
-    return [0.0 if part in others else float(given[part]) for part in given], others  # type: ignore[arg-type]
+    shares = [0.0 if part in others else float(given[part]) for part in given]  # type: ignore[arg-type]
+    ways.check(source, any(shares) and not ways.column, bool(others))
+    return shares, others
 
 
 def _task(
@@ -371,7 +419,7 @@ def _fit(
 
 
 def _used(parts: Parts) -> dict[str, np.ndarray]:
-    return {part: rows for part, rows in vars(parts).items() if len(rows)}
+    return {part: rows for part, rows in parts.rows.items() if len(rows)}
 
 
 def _settled(x: Mapping[str, Rows], budget: int) -> dict[str, Rows]:

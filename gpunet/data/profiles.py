@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpunet.data.cells import DAY, Cells, read_cells
+from gpunet.data.cells import Cells, read_cells
 from gpunet.data.columns import CONSTANT, EMPTY, fit
 from gpunet.data.rows import blocks
 from gpunet.data.scales import median
@@ -81,15 +81,10 @@ def _described(name: str, cells: Cells, kind: str, note: str) -> ColumnProfile:
         top = tuple((words[int(values[i])], int(counts[i])) for i in first)
         return ColumnProfile(name, kind, missing, len(values), top=top, note=note)
     low, middle, high = (
-        _day(value) if cells.kind == "date" else value
+        cells.shown(value) if cells.kind == "date" else value
         for value in (float(values[0]), median(known), float(values[-1]))
     )
     return ColumnProfile(name, kind, missing, len(values), low, middle, high, note=note)
-
-
-def _day(days: float) -> str:
-    moment = np.datetime64(round(days * DAY), "us")
-    return str(moment.astype("datetime64[D]") if days % 1 == 0 else moment.astype("datetime64[s]"))
 
 
 def _arrays(source: Source, target: tuple[str, ...]) -> list[ColumnProfile]:

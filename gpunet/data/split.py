@@ -1,15 +1,21 @@
-"""Which rows train, validate and test. Refuses empty parts; every class keeps a row in training."""
+"""Which rows train, validate and test. Refuses empty parts; every class keeps a row in training.
+
+Shares of the rows at random, of whole groups, or by time; or as a column says.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from gpunet.data.cells import read_cells
+from gpunet.data.cells import NOUNS, read_cells
 from gpunet.data.source import Source
 from gpunet.data.words import counted, quoted
 from gpunet.errors import DataError, UsageError
 from gpunet.random import Purpose, permutation, stream
 
+NAMES = ("training", "validation", "test")
+FAR = 0.1
+"""A part is told of that misses its share of rows by this part of it, or a class's by this."""
 PARTS = {"train": 0, "validation": 1, "valid": 1, "val": 1, "test": 2}
 
 
@@ -20,6 +26,11 @@ class Parts:
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+
+    @property
+    def rows(self) -> dict[str, np.ndarray]:
+        """The same by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 def split(
@@ -36,13 +47,8 @@ def split(
     Without `shuffle` the rows stay in order: the last are the test part, those before them the
     validation part. Raises DataError when a part would be empty.
     """
-    for what, share in (("validation", validation), ("test", test)):
-        if not 0.0 <= share < 1.0:
-            raise UsageError(f"{what} {share}: wanted a share from 0 to below 1")
-    if validation + test >= 1.0:
-        raise UsageError(f"validation {validation} and test {test} leave nothing to train on")
     n = len(rows)
-    wanted = [max(1, round(n * share)) if share else 0 for share in (validation, test)]
+    wanted = _wanted(n, validation, test)
     order = permutation(n, seed, Purpose.SPLIT) if shuffle else np.arange(n)[::-1]
     if shuffle and strata is not None:
         order = _stratified(order, strata, wanted, seed)
@@ -74,6 +80,146 @@ def fold_of(n: int, folds: int, *, seed: int, strata: np.ndarray | None = None) 
     return found
 
 
+@dataclass(frozen=True)
+class Ways:
+    """How rows are parted: as `column` says, in whole groups, by time, or at random."""
+
+    column: str | None = None
+    group: str | None = None
+    time: str | None = None
+    seed: int = 0
+    shuffle: bool = True
+
+    def check(self, source: Source, is_split: bool, has_others: bool) -> None:
+        """Refuse a group or time where nothing is parted by it."""
+        if self.time is not None and (self.group is not None or self.column is not None):
+            raise UsageError(f"time {self.time}: a group or split column was given as well")
+        if self.time is not None and not is_split:
+            raise UsageError(f"time {self.time}: no part is taken from {source.name}")
+        if self.group is not None and not (is_split or has_others or self.column):
+            raise UsageError(f"group {self.group}: no part is held out")
+
+    def marked(self, source: Source, rows: np.ndarray) -> Parts | None:
+        """The parts that `column` names."""
+        return None if self.column is None else split_by(source, self.column, rows)
+
+    def divide(
+        self,
+        source: Source,
+        rows: np.ndarray,
+        shares: list[float],
+        strata: np.ndarray | None,
+        marked: Parts | None = None,
+    ) -> tuple[Parts, str, list[str]]:
+        """Shares (validation, test) of `rows`, unless they are marked; how, in words; notes."""
+        if marked is not None:
+            return marked, f"as {self.column} says", []
+        if self.time is not None:
+            parts, how = split_times(source, self.time, rows, *shares)
+            return parts, how, []
+        if self.group is not None and any(shares):
+            parts, notes = split_groups(
+                source, self.group, rows, *shares, seed=self.seed, strata=strata
+            )
+            return parts, f"by {self.group}: whole groups", notes
+        parts = split(rows, *shares, seed=self.seed, shuffle=self.shuffle, strata=strata)
+        if not any(shares):
+            return parts, "all rows train", []
+        words = "at random, each class alike" if strata is not None else "at random"
+        return parts, words if self.shuffle else "in their order", []
+
+
+def overlap(name: str, train: np.ndarray, held: np.ndarray) -> list[str]:
+    """A note of how many groups of the rows held out train as well."""
+    twice = np.isin(held, np.unique(train))
+    if not twice.any():
+        return []
+    return [
+        f"{name}: {counted(len(np.unique(held[twice])), 'group')} "
+        f"({np.count_nonzero(twice):,} of {counted(len(held), 'row')} held out) train as well"
+    ]
+
+
+def split_groups(
+    source: Source,
+    name: str,
+    rows: np.ndarray,
+    validation: float,
+    test: float,
+    *,
+    seed: int,
+    strata: np.ndarray | None = None,
+) -> tuple[Parts, list[str]]:
+    """Shares of `rows` in which no group of a column lies in two parts, and notes.
+
+    Groups are taken in an order of the seed, each into the part that it brings nearer to its
+    share of the rows, or of every class in `strata`. Raises DataError for a row without a group,
+    and for fewer groups than parts.
+    """
+    wanted = _wanted(len(rows), validation, test)
+    groups = groups_of(source, name, rows)
+    found, codes = np.unique(groups, return_inverse=True)
+    asked = np.count_nonzero(wanted)
+    if len(found) <= asked:
+        raise DataError(
+            f"{name}: {counted(len(found), 'group')} cannot be in {asked + 1} parts",
+            "give more groups, or --validation 0 --test 0",
+        )
+    classes = np.zeros(len(rows), np.int64) if strata is None else strata
+    _, classes = np.unique(classes, return_inverse=True)
+    order, parts = permutation(len(found), seed, Purpose.SPLIT), _Groups(codes, classes)
+    for part, count in ((2, wanted[1]), (1, wanted[0])):
+        if count:
+            parts.fill(part, count, order)
+    chosen = parts.part[codes]
+    return _parts(chosen, rows), _group_notes(name, chosen, classes, wanted)
+
+
+def split_times(
+    source: Source,
+    name: str,
+    rows: np.ndarray,
+    validation: float,
+    test: float,
+    *,
+    kind: str | None = None,
+) -> tuple[Parts, str]:
+    """Shares of `rows` by a column of numbers or dates, the earliest for training and the latest
+    for test, and in words where they part; rows of one time stay together.
+
+    Raises DataError for a row without a time, and for fewer times than parts.
+    """
+    wanted = _wanted(len(rows), validation, test)
+    cells = read_cells(source, name, kind)
+    if cells.kind not in ("numeric", "date"):
+        raise DataError(f"{name}: holds {NOUNS[cells.kind]}; a time is a date or a number")
+    _check_whole(source, name, cells.missing, rows, "time")
+    times, codes, counts = np.unique(cells.values[rows], return_inverse=True, return_counts=True)
+    held = [part for part, count in zip((1, 2), wanted, strict=True) if count]
+    if len(times) <= len(held):
+        raise DataError(
+            f"{name}: {counted(len(times), 'different time')} cannot be in {len(held) + 1} parts",
+            "give more rows, or --validation 0 --test 0",
+        )
+    before, place, low = np.cumsum(counts) - counts, np.zeros(len(times), np.int8), 1
+    words = []
+    for i, part in enumerate(held):
+        ideal = len(rows) - sum(wanted[later - 1] for later in held[i:])
+        free = np.arange(low, len(times) - len(held) + i + 1)
+        first = int(free[np.argmin(np.abs(before[free] - ideal))])
+        place[first:] = part
+        low = first + 1
+        words.append(f"{NAMES[part]} from {cells.shown(times[first])} on")
+    return _parts(place[codes], rows), f"by {name}: {', '.join(words)}"
+
+
+def groups_of(source: Source, name: str, rows: np.ndarray) -> np.ndarray:
+    """The group (n,) of each of `rows`, as text; DataError for a row without one."""
+    cells = read_cells(source, name, "category")
+    _check_whole(source, name, cells.missing, rows, "group")
+    return np.array(cells.levels, object)[cells.values[rows]]
+
+
 def split_by(source: Source, name: str, rows: np.ndarray) -> Parts:
     """The parts of `rows` that a column names: train, validation (val, valid), test."""
     cells = read_cells(source, name, "category")
@@ -91,6 +237,104 @@ def split_by(source: Source, name: str, rows: np.ndarray) -> Parts:
     if not (chosen[rows] == 0).any():
         raise DataError(f"{name}: no row is marked train")
     return _parts(chosen[rows], rows)
+
+
+def _wanted(n: int, validation: float, test: float) -> list[int]:
+    """Rows of validation and test for their shares of n."""
+    for what, share in (("validation", validation), ("test", test)):
+        if not 0.0 <= share < 1.0:
+            raise UsageError(f"{what} {share}: wanted a share from 0 to below 1")
+    if validation + test >= 1.0:
+        raise UsageError(f"validation {validation} and test {test} leave nothing to train on")
+    return [max(1, round(n * share)) if share else 0 for share in (validation, test)]
+
+
+def _check_whole(
+    source: Source, name: str, missing: np.ndarray, rows: np.ndarray, what: str
+) -> None:
+    gone = rows[missing[rows]]
+    if len(gone):
+        raise DataError(
+            f"{name}: {len(gone):,} of {len(rows):,} rows have no {what} "
+            f"({source.row(int(gone[0]))})",
+            f"give every row a {what}, or leave those rows out",
+        )
+
+
+class _Groups:
+    """Groups on their way into parts; `part` (g,) is 0 for those that train.
+
+    The last rows of a class, and the last group, stay in training.
+    """
+
+    def __init__(self, codes: np.ndarray, classes: np.ndarray) -> None:
+        self.total = np.bincount(classes)
+        pairs, counts = np.unique(codes * len(self.total) + classes, return_counts=True)
+        groups, labels = np.divmod(pairs, len(self.total))
+        first = np.flatnonzero(np.diff(groups, prepend=-1))
+        inside = list(zip(labels.tolist(), counts.tolist(), strict=True))
+        ends = [*first.tolist()[1:], len(inside)]
+        self.inside = [inside[low:high] for low, high in zip(first.tolist(), ends, strict=True)]
+        self.left, self.training = self.total.tolist(), len(first)
+        self.part = np.zeros(len(first), np.int8)
+
+    def fill(self, part: int, rows: int, order: np.ndarray) -> None:
+        """Move groups until a part has about `rows` rows: in `order`, each where it lessens the
+        distance to what is wanted of every class, summed; at least one."""
+        lacking, open_rows = (self.total * (rows / self.total.sum())).tolist(), rows
+        for group in order.tolist():
+            if open_rows <= 0:
+                return
+            gain = sum(abs(lacking[c]) - abs(lacking[c] - n) for c, n in self.inside[group])
+            if gain > 0 and self._is_free(group):
+                self._move(group, part)
+                for label, count in self.inside[group]:
+                    lacking[label] -= count
+                    open_rows -= count
+        if not (self.part == part).any():
+            self._move(self._smallest(), part)
+
+    def _is_free(self, group: int) -> bool:
+        inside = self.inside[group]
+        stays = any(self.left[label] == count for label, count in inside)
+        return self.training > 1 and self.part[group] == 0 and not stays
+
+    def _move(self, group: int, part: int) -> None:
+        self.part[group] = part
+        self.training -= 1
+        for label, count in self.inside[group]:
+            self.left[label] -= count
+
+    def _smallest(self) -> int:
+        free = [group for group in range(len(self.part)) if self._is_free(group)]
+        if not free:
+            raise DataError(
+                "no group can be held out without taking all rows of a class from training",
+                "leave --group out, or --validation 0 --test 0",
+            )
+        return min(free, key=lambda group: sum(count for _, count in self.inside[group]))
+
+
+def _group_notes(
+    name: str, chosen: np.ndarray, classes: np.ndarray, wanted: list[int]
+) -> list[str]:
+    """What the groups did not allow: shares of the rows, and of the classes, that are far off."""
+    notes, whole = [], np.bincount(classes) / len(classes)
+    for part, rows in zip((1, 2), wanted, strict=True):
+        held = classes[chosen == part]
+        if not rows:
+            continue
+        if abs(len(held) - rows) > max(1, FAR * rows):
+            notes.append(
+                f"{name}: {counted(len(held), 'row')} of {NAMES[part]}, for {rows:,} wanted: "
+                "groups stay whole"
+            )
+        shares = np.bincount(held, minlength=len(whole)) / len(held)
+        if np.abs(shares - whole).max() > FAR:
+            notes.append(
+                f"{name}: the classes of {NAMES[part]} are not in their shares: groups stay whole"
+            )
+    return notes
 
 
 def _parts(chosen: np.ndarray, rows: np.ndarray) -> Parts:

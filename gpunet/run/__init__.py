@@ -2,8 +2,10 @@
 
 from gpunet.run import files, forms
 from gpunet.run.directory import (
+    COLUMNS,
     IDENTITY,
     SETTINGS,
+    SPLIT,
     Checkpoint,
     Run,
     checkpoints,
@@ -14,8 +16,10 @@ from gpunet.run.files import write, write_json
 from gpunet.run.tensors import pack, unpack
 
 __all__ = [
+    "COLUMNS",
     "IDENTITY",
     "SETTINGS",
+    "SPLIT",
     "Checkpoint",
     "Run",
     "checkpoints",

@@ -23,6 +23,9 @@ from gpunet.run import files, forms
 from gpunet.run.tensors import pack, unpack
 
 LOCK, SETTINGS, IDENTITY = ".lock", "config.toml", "run.json"
+SPLIT, COLUMNS = "split.safetensors", "schema.json"
+BEFORE = (LOCK, SETTINGS, SPLIT, COLUMNS)
+"""What is there before a run is one: `run.json` comes last."""
 STATUS, CHECKPOINTS = "status.json", "checkpoints"
 CHECKPOINT = re.compile(r"step-(\d{12})\.safetensors")
 KEPT = 2
@@ -235,7 +238,7 @@ def _is_unbegun(path: Path) -> bool:
     if not path.is_dir():
         return False
     names = {each.name for each in path.iterdir()}
-    return all(name in (LOCK, SETTINGS) or name.startswith(files.TEMPORARY) for name in names)
+    return all(name in BEFORE or name.startswith(files.TEMPORARY) for name in names)
 
 
 def _first_free(root: Path, slug: str) -> Path:
