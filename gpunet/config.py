@@ -8,6 +8,7 @@ over the defaults. A value that was given is never ignored: two that conflict ar
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -67,6 +68,8 @@ Precision = Literal["auto", "fp64", "fp32", "tf32", "bf16"]
 
 DATA, NETWORK, TRAINING, HARDWARE = "Data", "Network", "Training", "Hardware"
 JUDGING, OUTPUT = "Judging", "Output"
+COLUMN_TYPES = ("numeric", "boolean", "category", "date")
+"""What --types may say of a column."""
 USES_MOMENTUM = ("sgd", "momentum", "nesterov")
 USES_BETAS = ("adam", "adamw", "lion")
 NEEDS_OTHER = ("momentum", "betas", "scaling")
@@ -85,6 +88,8 @@ class Config:
     target: tuple[str, ...] = _setting((), DATA, "Column to predict; several with commas.")
     features: tuple[str, ...] = _setting((), DATA, "Columns to learn from; all others when empty.")
     drop: tuple[str, ...] = _setting((), DATA, "Columns to leave out.")
+    types: tuple[str, ...] = _setting((), DATA, "Columns that are read as: zip=category,when=date.")
+    na: tuple[str, ...] = _setting((), DATA, "More words that mean missing: n/a,-,? as written.")
     task: Task = _setting("auto", DATA, "What is predicted.")
     validation: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
     test: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
@@ -187,6 +192,22 @@ class Config:
     def is_weighted(self) -> bool:
         """Whether rows count differently in the loss."""
         return self.weight is not None or bool(self.class_weight)
+
+    @property
+    def column_types(self) -> dict[str, str]:
+        """The kind of each column in `types`. Raises UsageError for what is no name=kind."""
+        found: dict[str, str] = {}
+        for pair in self.types:
+            name, _, kind = pair.rpartition("=")
+            if not name:
+                raise UsageError(f"--types {pair}: must be COLUMN=KIND, as zip=category")
+            if kind not in COLUMN_TYPES:
+                near = get_close_matches(kind, COLUMN_TYPES, 1)
+                hint = f"did you mean {near[0]}?" if near else f"kinds: {', '.join(COLUMN_TYPES)}"
+                raise UsageError(f"--types {pair}: no kind {kind!r}", hint)
+            if found.setdefault(name, kind) != kind:
+                raise UsageError(f"--types: {name} is both {found[name]} and {kind}")
+        return found
 
     @property
     def between_checkpoints(self) -> int | float:
@@ -314,8 +335,6 @@ def read_file(path: Path | str | None) -> dict[str, Any]:
 
 def _known(name: str, word: str) -> None:
     if name not in names():
-        from difflib import get_close_matches
-
         close = get_close_matches(name, names(), 1)
         hint = f"did you mean {close[0]}?" if close else f"settings are {', '.join(names())}"
         raise UsageError(f"no setting {name!r} ({word})", hint)
@@ -339,7 +358,8 @@ def _from_text(name: str, text: str) -> Any:
     if name == "max_memory":
         return memory(text)
     if "tuple" in str(kind) and text != "auto":
-        return () if text in ("", "none") else tuple(part.strip() for part in text.split(","))
+        is_none = text == "" or (text == "none" and name != "na")
+        return () if is_none else tuple(part.strip() for part in text.split(","))
     if kind == Rate | str:
         with suppress(ValueError):
             return float(text)
@@ -393,6 +413,7 @@ def _check_conflicts(settings: Settings) -> None:
     is_blind = config.validation == 0 and not config.folds
     if config.folds == 1:
         raise UsageError("--folds 1: wants 2 or more, or 0 for none")
+    _ = config.column_types
     rules = [
         ("steps", "epochs", True),
         ("momentum", "optimizer", config.optimizer not in USES_MOMENTUM),

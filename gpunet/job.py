@@ -320,6 +320,8 @@ def plan(
         target=config.target or source.target,
         features=config.features,
         drop=config.drop,
+        types=config.column_types,
+        na=config.na,
         task=config.task,
         validation=0.0 if config.folds else _part(config.validation, settings, folder),
         test=_part(config.test, settings, folder),

@@ -1,5 +1,6 @@
 """Cells: what kind a column is, and which cells spoil it."""
 
+import dataclasses
 import datetime
 
 import numpy as np
@@ -252,3 +253,59 @@ def test_leading_zeros_and_decimal_commas_are_noted():
     assert text(["0", "0.5", "10"]).note is None
     assert "decimal comma" in text(["1,5", "2,5"]).note
     assert text(["a,b", "2,5"]).note is None
+
+
+def with_na(values, na, kind=None, type=None):
+    source = columns({"a": values})
+    if type is not None:
+        source = Source("t", pa.table({"a": pa.array(values, type)}))
+    return read_cells(dataclasses.replace(source, na=na), "a", kind)
+
+
+@pytest.mark.parametrize(
+    ("values", "na", "kind", "wanted"),
+    [
+        (["1", "none", "3"], ("none",), "numeric", [1, NAN, 3]),
+        (["1", "-999", "3"], ("-999",), "numeric", [1, NAN, 3]),
+        (["1", "-999.0", "3"], ("-999",), "numeric", [1, -999, 3]),
+        (["yes", "unsure", "no"], ("unsure",), "boolean", [1, NAN, 0]),
+        (["yes", "no", "yes"], ("no",), "boolean", [1, NAN, 1]),
+        (["2020-01-01", "never"], ("never",), "date", [18262, NAN]),
+    ],
+)
+def test_words_that_were_added_mean_missing(values, na, kind, wanted):
+    cells = with_na(values, na)
+    assert cells.kind == kind
+    np.testing.assert_array_equal(cells.values, wanted)
+
+
+def test_added_words_count_as_written_and_among_categories():
+    assert words(with_na(["a", "?", "Unknown", "unknown"], ("?", "unknown"))) == [
+        "a",
+        None,
+        "Unknown",
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "type", "na", "wanted"),
+    [
+        ([1, -999, 3], pa.int64(), ("-999",), [1, NAN, 3]),
+        ([1.5, -9.0, None], pa.float32(), ("-9", "never"), [1.5, NAN, NAN]),
+        (
+            [datetime.date(2020, 1, 1), datetime.date(2999, 12, 31)],
+            pa.date32(),
+            ("2999-12-31",),
+            [18262, NAN],
+        ),
+    ],
+)
+def test_added_words_are_values_of_typed_columns_too(values, type, na, wanted):
+    np.testing.assert_array_equal(with_na(values, na, type=type).values, wanted)
+
+
+def test_digits_are_true_and_false_only_where_that_is_said():
+    np.testing.assert_array_equal(text(["1", "0", "NA"], "boolean").values, [1, 0, NAN])
+    assert text(["yes", "no", "1"]).kind == "category"
+    assert typed(["1", "0"]).kind == "category"

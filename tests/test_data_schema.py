@@ -274,6 +274,8 @@ COLUMN = {name: i for i, name in enumerate(INPUTS)}
         lambda s: s["target"].update(mean=[]),
         lambda s: s["target"].update(reason=None),
         lambda s: s.update(target=None),
+        lambda s: s.update(na="?"),
+        lambda s: s.update(na=[1]),
     ],
 )
 def test_a_damaged_schema_is_refused(change):

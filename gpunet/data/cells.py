@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpunet.data.source import Source
-from gpunet.data.words import FALSE, MISSING, MISSING_NUMBER, NUMBER, TRUE, quoted
+from gpunet.data.words import FALSE, MISSING, MISSING_NUMBER, NUMBER, TRUE, is_number, quoted
 from gpunet.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ DAY = 86_400_000_000  # microseconds
 DATE = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d(:?\d\d)?)?)?$"
 NOUNS = {"numeric": "numbers", "boolean": "true or false", "date": "dates", "category": "text"}
 ABSENT, GOOD, BAD = 0, 1, 2
+DIGITS = ("0", "1")  # true and false where a column is said to be, never a reason to think so
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Cells:
     def shown(self, value: float) -> str:
         """A value of numbers or dates, for people."""
         if self.kind != "date":
-            return f"{value:,.12g}"
+            return f"{value:.12g}"
         moment = np.datetime64(round(value * DAY), "us")
         is_day = value % 1 == 0
         return str(moment.astype("datetime64[D]" if is_day else "datetime64[s]"))
@@ -78,7 +79,8 @@ def read_cells(
         if kind != "category":
             return _typed(source, name, column, kind)
         column = column.cast(large_string())
-    if source.text and kind in (None, "numeric") and (plain := _plain_numbers(column)) is not None:
+    is_plain = source.text and not any(map(is_number, source.na)) and kind in (None, "numeric")
+    if is_plain and (plain := _plain_numbers(column)) is not None:
         _check_finite(source, name, plain)
         return Cells("numeric", plain, note=_leading_zeros(name, column))
     texts = Texts(source, name, column)
@@ -131,9 +133,10 @@ class Texts:
         held = self._held(self.codes if rows is None else self.codes[rows])
         kinds = ("numeric", "boolean", "date") if self.source.text else ("boolean", "date")
         for kind in kinds:
-            values, state = PARSERS[kind](self.texts)
+            values, state = PARSERS[kind](self.texts, self.source.na)
             here = set(state[held].tolist())
-            if GOOD in here and BAD not in here:
+            is_digits = kind == "boolean" and _within(self.texts, DIGITS)[held].any()
+            if GOOD in here and BAD not in here and not is_digits:
                 return self._of(kind, values, state)
             if self.source.text and kind != "boolean":
                 self._check_mostly(kind, state)
@@ -142,9 +145,10 @@ class Texts:
     def of_kind(self, kind: str) -> Cells:
         """As cells of one kind; any text is a category."""
         if kind != "category":
-            return self._of(kind, *PARSERS[kind](self.texts))
+            return self._of(kind, *PARSERS[kind](self.texts, self.source.na))
         levels = tuple(self.texts.to_pylist())
-        absent = np.array([self.source.text and level in MISSING for level in levels], bool)
+        words = {*(MISSING if self.source.text else ()), *self.source.na}
+        absent = np.array([level in words for level in levels], bool)
         return Cells("category", self.codes, levels, absent, self._decimal_comma())
 
     def _of(self, kind: str, values: np.ndarray, state: np.ndarray) -> Cells:
@@ -183,14 +187,15 @@ class Texts:
         return f"{self.name}: numbers with a decimal comma were read as text; write 1.5, not 1,5"
 
 
+Words = tuple[str, ...]
 Parsed = tuple[np.ndarray, np.ndarray]  # for each distinct text: its value, and its state
 
 
-def _numbers(texts: "pa.Array") -> Parsed:
+def _numbers(texts: "pa.Array", na: Words) -> Parsed:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    absent = _within(texts, MISSING_NUMBER)
+    absent = _within(texts, (*MISSING_NUMBER, *na))
     numbers = pc.if_else(pa.array(absent), pa.scalar(None, texts.type), texts)
     bad = np.zeros(len(texts), bool)
     try:
@@ -203,20 +208,21 @@ def _numbers(texts: "pa.Array") -> Parsed:
     return values, np.where(bad, BAD, np.where(np.isnan(values), ABSENT, GOOD))
 
 
-def _booleans(texts: "pa.Array") -> Parsed:
+def _booleans(texts: "pa.Array", na: Words) -> Parsed:
     import pyarrow.compute as pc
 
     lower = pc.utf8_lower(texts)
-    yes, no, absent = _within(lower, TRUE), _within(lower, FALSE), _within(texts, MISSING)
-    values = np.select([yes, no, absent], [1.0, 0.0, np.nan], -1.0)
-    return values, np.select([yes | no, absent], [GOOD, ABSENT], BAD)
+    absent = _within(texts, (*MISSING, *na))
+    yes, no = _within(lower, (*TRUE, "1")), _within(lower, (*FALSE, "0"))
+    values = np.select([absent, yes, no], [np.nan, 1.0, 0.0], -1.0)
+    return values, np.select([absent, yes | no], [ABSENT, GOOD], BAD)
 
 
-def _dates(texts: "pa.Array") -> Parsed:
+def _dates(texts: "pa.Array", na: Words) -> Parsed:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    absent = _within(texts, MISSING_NUMBER)
+    absent = _within(texts, (*MISSING_NUMBER, *na))
     alike = pc.match_substring_regex(texts, DATE).to_numpy(zero_copy_only=False)
     zoned = alike & pc.match_substring_regex(texts, r":.*(Z|[+-]\d\d(:?\d\d)?)$").to_numpy(
         zero_copy_only=False
@@ -251,7 +257,7 @@ def _is_day(text: str) -> bool:
         return False
 
 
-PARSERS: dict[str, Callable[["pa.Array"], Parsed]] = {
+PARSERS: dict[str, Callable[["pa.Array", Words], Parsed]] = {
     "numeric": _numbers,
     "boolean": _booleans,
     "date": _dates,
@@ -297,6 +303,9 @@ def _typed(source: Source, name: str, column: "pa.ChunkedArray", kind: str | Non
         own = "boolean" if types.is_boolean(column.type) else "numeric"
         values = column.cast(pa.float64(), safe=False).to_numpy()
         _check_finite(source, name, values)
+    if source.na and own != "boolean":
+        missing, state = PARSERS[own](pa.array(source.na), ())
+        values = np.where(np.isin(values, missing[state == GOOD]), np.nan, values)
     kind = kind or own
     if (kind == "date") != (own == "date"):
         raise DataError(f"{name}: wanted {NOUNS[kind]}; the column holds {NOUNS[own]}")

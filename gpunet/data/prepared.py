@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from gpunet.data.cells import Cells, read_cells
+from gpunet.data.cells import Cells
 from gpunet.data.columns import (
     ALMOST_NAMES,
     CONSTANT,
@@ -23,6 +24,7 @@ from gpunet.data.columns import (
     Encoding,
     fit,
 )
+from gpunet.data.kinds import check_types, read_as
 from gpunet.data.limits import automatic, check_fits
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
 from gpunet.data.schema import Layout, Schema, check_columns, encode_cells, flat
@@ -156,6 +158,8 @@ def prepare(
     target: Sequence[str] = (),
     features: Sequence[str] = (),
     drop: Sequence[str] = (),
+    types: Mapping[str, str] = MappingProxyType({}),
+    na: tuple[str, ...] = (),
     task: str = "auto",
     validation: float | Source = SHARE,
     test: float | Source = SHARE,
@@ -176,32 +180,31 @@ def prepare(
 ) -> Prepared:
     """Choose the task, split, fit the schema on the training part, encode every part.
 
-    Tables: `features` (all by default) less `drop` predict `target`. `validation` and `test` are
-    shares of the rows, or sources of their own; a source's own test part goes before a share of
-    the rows. `split_column` names each row's part and goes before both; `group` keeps the rows of
-    a group in one part, and `time` holds out the latest; neither is a feature unless `features`
-    names it. `weight` is the column of the rows' weights; `class_weight` is as `class_factors` has
-    it. `scaling` (standard, robust), `one_hot_levels`: see Encoding; `clamp`, `target_transform`
-    (none, log): see Target. What is encoded lies in a file if it takes more than `budget` bytes
-    (half of the memory).
+    Tables: `features` (all by default) less `drop` predict `target`; `types` says what some are
+    read as (numeric, boolean, date, category), `na` which more words mean missing. `validation` and
+    `test` are shares of the rows, or sources of their own; a source's own test part goes before a
+    share of the rows. `split_column`, `group`, `time`: see Ways. `weight` is the column of the
+    rows' weights; `class_weight` is as `class_factors` has it. `scaling` (standard, robust),
+    `one_hot_levels`: see Encoding; `clamp`, `target_transform` (none, log): see Target. What is
+    encoded lies in a file if it takes more than `budget` bytes (half of the memory).
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels)
-    ways = Ways(split_column, group, time, seed, shuffle_split)
+    ways = Ways(split_column, group, time, seed, shuffle_split, types.get(time or ""))
+    source, validation, test = (_with_na(each, na) for each in (source, validation, test))
     names = _target_names(source, tuple(target))
-    inputs = _feature_names(source, names, features, drop, ways, weight)
+    inputs = _feature_names(source, names, features, drop, ways, weight, types)
     answers = read_answers(source, names, task in CLASSES)
     kept, notes = _with_target(source, answers, drop_missing_target)
     shares, others = _shares(source, validation, test, ways)
     learnt = (standardise, clamp, target_transform, weight)
     fitted, parts, how, told = _divide(source, answers, kept, shares, ways, task, *learnt)
-    schema, x, more = _fit(source, inputs, fitted, parts, encoding, budget)
+    schema, x, more = _fit(source, inputs, types, fitted, parts, encoding, budget)
     held = _own_parts(schema, source, answers, parts, x)
     held |= _other_parts(schema, others, drop_missing_target)
     held = _weighed(held, fitted, class_weight)
-    told += _overlaps(source, ways, parts, others)
-    notes += [*source.notes, *told, *more, *_formula_notes(schema), *_duplicates(held)]
-    tests = held.get("test")
-    return Prepared(schema, held["train"], held.get("validation"), tests, tuple(notes), parts, how)
+    told += [*more, *_overlaps(source, ways, parts, others)]
+    told += [*_formula_notes(schema), *_duplicates(held)]
+    return Prepared(schema, *_three(held), (*notes, *source.notes, *told), parts, how)
 
 
 def _divide(
@@ -244,6 +247,15 @@ def _encoding(
     return Encoding(scaling if standardise else "none", one_hot_levels)
 
 
+def _with_na(part: Any, na: tuple[str, ...]) -> Any:
+    """A source with more words for missing; a share of the rows as it is."""
+    if not (na and isinstance(part, Source)):
+        return part
+    if part.table is None:
+        raise UsageError(f"{part.name}: arrays hold no words that could mean missing")
+    return replace(part, na=na, test=_with_na(part.test, na))
+
+
 def _target_names(source: Source, target: tuple[str, ...]) -> tuple[str, ...]:
     if source.table is None:
         return array_names(source, target)
@@ -264,13 +276,14 @@ def _feature_names(
     drop: Sequence[str],
     ways: Ways,
     weight: str | None,
+    types: Mapping[str, str],
 ) -> list[str]:
     by, split_column = [n for n in (ways.group, ways.time) if n is not None], ways.column
     places = [split_column] if split_column else []
     others = [*places, *([weight] if weight else [])]
     named = [*features, *drop, *by, *others]
     if source.table is None:
-        if named:
+        if named or types:
             raise UsageError(f"{source.name}: arrays have no columns to choose from")
         return []
     check_columns(source, list(dict.fromkeys(named)))
@@ -290,6 +303,7 @@ def _feature_names(
     names = [name for name in source.columns if name in wanted and name not in left_out]
     if not names:
         raise DataError(f"{source.name}: no feature column is left")
+    check_types(source, types, [*names, *by])
     return names
 
 
@@ -393,6 +407,7 @@ def _formula_notes(schema: Schema) -> list[str]:
 def _fit(
     source: Source,
     inputs: list[str],
+    types: Mapping[str, str],
     target: Target,
     parts: Parts,
     encoding: Encoding,
@@ -406,9 +421,9 @@ def _fit(
     if source.x is not None:
         schema, x = _fit_arrays(source, target, parts, encoding.scaling != "none", budget)
         return schema, _settled(x, budget), []
-    columns, cells, notes = _fit_columns(source, inputs, parts.train, encoding)
+    columns, cells, notes = _fit_columns(source, inputs, types, parts.train, encoding)
     width = Layout.of(columns).width
-    schema = Schema("table", tuple(columns), target, width)
+    schema = Schema("table", tuple(columns), target, width, na=source.na)
     if source.streams or 4 * width * source.rows > budget:
         return schema, _settled(schema.spool(source, _used(parts), Counter()), budget), notes
     x = {
@@ -429,12 +444,16 @@ def _settled(x: Mapping[str, Rows], budget: int) -> dict[str, Rows]:
 
 
 def _fit_columns(
-    source: Source, inputs: list[str], train: np.ndarray, encoding: Encoding
+    source: Source,
+    inputs: list[str],
+    types: Mapping[str, str],
+    train: np.ndarray,
+    encoding: Encoding,
 ) -> tuple[list[Column], list[Cells], list[str]]:
     """The columns, notes, and the cells where they are in memory anyway."""
     columns, cells, dropped, notes = [], [], {}, []
     for name in inputs:
-        read = read_cells(source, name, rows=train)
+        read = read_as(source, name, types.get(name), train)
         column, note = fit(name, read, train, encoding)
         if column is None:
             dropped[name] = note
@@ -529,6 +548,10 @@ def _own_parts(
         y = encode_answers(schema.target, source, answers, rows, schema.target_dtype)
         held[part] = Dataset(x[part], y, weights.get(part))
     return held
+
+
+def _three(held: Mapping[str, Dataset]) -> tuple[Dataset, Dataset | None, Dataset | None]:
+    return held["train"], held.get("validation"), held.get("test")
 
 
 def _other_parts(

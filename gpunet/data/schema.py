@@ -65,6 +65,7 @@ class Schema:
 
     Of tables: `columns`, encoded as float32. Of arrays: `dtype`, `scale` and `shift` (width,)
     float64, by which the network takes x * scale + shift; None leaves x as it is.
+    `na`: words that mean missing beside the built-in ones.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Schema:
     dtype: str = "float32"
     scale: np.ndarray | None = None
     shift: np.ndarray | None = None
+    na: tuple[str, ...] = ()
 
     @property
     def layout(self) -> Layout:
@@ -87,6 +89,7 @@ class Schema:
         hold another type than in training.
         """
         self._check_kind(source)
+        source = replace(source, na=self.na)
         if source.streams:
             unseen: Counter[str] = Counter()
             x = self.spool(source, {"all": np.arange(source.rows)}, unseen)["all"]
@@ -124,6 +127,7 @@ class Schema:
 
     def encode_target(self, source: Source) -> np.ndarray:
         """y as `Dataset.y` has it; raises DataError for gaps, unknown labels, no target at all."""
+        source = replace(source, na=self.na)
         if source.table is not None:
             check_columns(source, self.target.names)
         answers = read_answers(source, self.target.names, self.target.task in CLASSES)
@@ -140,6 +144,7 @@ class Schema:
         if name is None:
             return None
         check_columns(source, [name])
+        source = replace(source, na=self.na)
         return scaled(read_weights(source, name, rows)[rows], name, part)
 
     def decode(self, output: np.ndarray) -> np.ndarray:
@@ -193,6 +198,7 @@ class Schema:
             "dtype": self.dtype,
             "scale": None if self.scale is None else self.scale.tolist(),
             "shift": None if self.shift is None else self.shift.tolist(),
+            "na": list(self.na),
         }
 
     @classmethod
@@ -265,7 +271,9 @@ def _schema(saved: object) -> Schema:
         _need(parts["dtype"] == "float32" and parts["scale"] is None, "dtype")
         _need(width == Layout.of(columns).width, "width")
     scale, shift = (_affine(parts[key], width, key) for key in ("scale", "shift"))
-    return Schema(parts["kind"], columns, target, width, parts["dtype"], scale, shift)
+    na = tuple(_text(word, "na") for word in _sequence(parts["na"], "na"))
+    _need(is_table or not na, "na")
+    return Schema(parts["kind"], columns, target, width, parts["dtype"], scale, shift, na)
 
 
 def _affine(values: object, width: int, what: str) -> np.ndarray | None:

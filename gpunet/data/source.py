@@ -42,6 +42,7 @@ class Source:
     lines: np.ndarray | None = None  # each row's line in the file, where rows and lines differ
     notes: tuple[str, ...] = ()  # warnings of the reader, in plain words
     streams: bool = False
+    na: tuple[str, ...] = ()  # words that mean missing beside the built-in ones, case as written
 
     def __post_init__(self) -> None:
         if (self.table is None) == (self.x is None):

@@ -82,13 +82,15 @@ def fold_of(n: int, folds: int, *, seed: int, strata: np.ndarray | None = None) 
 
 @dataclass(frozen=True)
 class Ways:
-    """How rows are parted: as `column` says, in whole groups, by time, or at random."""
+    """How rows are parted: as `column` says, in whole groups (the column `group`), by `time` (the
+    latest are held out), or at random. The last two are features only where they are named."""
 
     column: str | None = None
     group: str | None = None
     time: str | None = None
     seed: int = 0
     shuffle: bool = True
+    time_kind: str | None = None
 
     def check(self, source: Source, is_split: bool, has_others: bool) -> None:
         """Refuse a group or time where nothing is parted by it."""
@@ -115,7 +117,7 @@ class Ways:
         if marked is not None:
             return marked, f"as {self.column} says", []
         if self.time is not None:
-            parts, how = split_times(source, self.time, rows, *shares)
+            parts, how = split_times(source, self.time, rows, *shares, kind=self.time_kind)
             return parts, how, []
         if self.group is not None and any(shares):
             parts, notes = split_groups(

@@ -134,7 +134,7 @@ def _from_column(source: Source, name: str, classes: bool) -> Answer:
             raise
         cells = read_cells(source, name, "category")
     if cells.kind == "category" or is_text(column.type):
-        missing = MISSING if source.text else ()
+        missing = (*(MISSING if source.text else ()), *source.na)
         return _from_text(name, column, cells.kind, cells.values, missing)
     if cells.kind == "boolean":
         return _numbered(name, "boolean", cells.values)
