@@ -131,6 +131,8 @@ def train(
     planned = job.plan(data, _given(given), config)
     with _stop_on_signal(planned) as caught, Run.create(out, planned.name) as held:
         planned.begin(held)
+        if not quiet:
+            _show_columns(planned)
         _train(planned, caught, json, quiet, planned.prepared.notes)
 
 
@@ -633,6 +635,13 @@ def _train(
         where = f"step {summary['steps']:,} of {planned.steps:,}"
         hint = f"go on with: gpunet resume {planned.out}"
         raise Interrupted(f"stopped after {where}", hint, caught[0])
+
+
+def _show_columns(planned: "Job") -> None:
+    """What was made of the columns, before what is made of the network."""
+    if planned.prepared.seen:
+        view.columns(planned.prepared.seen)
+        view.gap()
 
 
 def _read_new(data: str | None, delimiter: str | None, header: bool, max_memory: str) -> Any:

@@ -24,7 +24,7 @@ from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, GpunetError, UsageError
 from gpunet.loop import Control, Member, Report, Snapshot
 from gpunet.predict import MODEL_FILE, Model
-from gpunet.run import IDENTITY, SETTINGS, SPLIT, Run, forms, pack
+from gpunet.run import COLUMNS, IDENTITY, SETTINGS, SPLIT, Run, forms, pack
 from gpunet.view import finite
 
 SCHEMA = "gpunet.train/1"
@@ -121,8 +121,20 @@ class Job:
             "legs": list(self.legs),
         }
         run.write(SETTINGS, self.settings.to_toml(self.name))
+        run.write_json(COLUMNS, self.looks())
         run.write(SPLIT, pack(self.prepared.split.rows, {"split": self.prepared.how}))
         self.note_identity()
+
+    def looks(self) -> dict[str, Any]:
+        """What the columns were taken for, and why, in plain values."""
+        target = self.prepared.schema.target
+        return {
+            "schema": "gpunet.schema/1",
+            "data": self.name,
+            "target": {"names": target.names, "task": target.task, "reason": target.reason},
+            "rows": self.prepared.train.rows,
+            "columns": [vars(each) for each in self.prepared.seen],
+        }
 
     def note_identity(self) -> None:
         """Write `run.json`."""

@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr. Text that came from data passes
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from gpunet.sizes import shown
 WIDE = 1000
 ROOM = 16
 """Columns for a bar that can be seen, and the time left."""
+MANY_COLUMNS = 30
+"""Above it the columns of a table are told by kind."""
 MOST = 4000
 """Characters of an error or a warning: names that data made may be as long as they like."""
 METRIC_ORDER = ("accuracy", "log_loss", "auc", "rmse", "mae", "r2")
@@ -91,8 +94,9 @@ def table(
     rows: Iterable[Sequence[object]],
     right: Iterable[int] = (),
     title: str | None = None,
+    console: Console | None = None,
 ) -> None:
-    """A table on stdout; columns in `right` are numbers."""
+    """A table on stdout, or on a console; columns in `right` are numbers."""
     numbers = set(right)
     grid = Table(box=None, pad_edge=False, title=title, title_justify="left", padding=(0, 2, 0, 0))
     for i, word in enumerate(header):
@@ -101,7 +105,7 @@ def table(
         )
     for row in rows:
         grid.add_row(*(Text(show(cell)) for cell in row))
-    _print(out(), grid)
+    _print(console or out(), grid)
 
 
 Metrics = Mapping[str, float | None]
@@ -163,6 +167,24 @@ def profile(name: str, rows: int, columns: Iterable[Any]) -> None:
     ]
     head = ["column", "kind", "missing", "distinct", "values", "note"]
     table(head, lines, right=(2, 3), title=f"{show(name)}: {rows:,} row{'s' * (rows != 1)}")
+
+
+def columns(seen: Sequence[Any]) -> None:
+    """What columns were taken for, a line each; of many, how many of each kind, and those with a
+    warning."""
+    shown = seen
+    if len(seen) > MANY_COLUMNS:
+        kinds = Counter(each.kind for each in seen).most_common()
+        say("columns   " + " · ".join(f"{count:,} {kind}" for kind, count in kinds))
+        shown = [each for each in seen if each.warnings][:MANY_COLUMNS]
+    if not shown:
+        return
+    rows = [
+        [each.name, each.kind, f"{each.values:,}", f"{each.missing:,}", each.evidence]
+        for each in shown
+    ]
+    head = ["column", "kind", "values", "missing", "evidence"]
+    table(head, rows, right=(2, 3), console=err())
 
 
 def plan(launches: Any) -> None:

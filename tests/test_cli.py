@@ -76,10 +76,28 @@ def test_train_saves_a_run_and_prints_the_metrics_on_stdout(cli) -> None:
     run = Path("runs/penguins-1")
     files = {path.name for path in run.iterdir()}
     told = {"config.toml", "run.json", "status.json", "metrics.jsonl", "timing.jsonl"}
-    told |= {"split.safetensors"}
+    told |= {"schema.json", "split.safetensors"}
     assert files == told | {"model.safetensors", "summary.json", "checkpoints", ".lock"}
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
     assert "gpunet predict runs/penguins-1" in done.err
+
+
+def test_what_columns_are_taken_for_is_shown_and_saved(cli, tmp_path: Path) -> None:
+    lines = [f"{i},{i % 7},{'NA' if i % 9 == 0 else i * 0.5},{i % 2}" for i in range(300)]
+    Path("t.csv").write_text("\n".join(["key,day,size,y", *lines]))
+    done = cli("train", "t.csv", "-t", "y", "-e", "1", "-o", "r", "--types", "day=category")
+    assert done.code == 0
+    assert "column  kind      values  missing  evidence" in done.err
+    assert "warning: key: rises by one" in done.err
+    found = json.loads(Path("r/schema.json").read_text())
+    assert found["schema"] == "gpunet.schema/1"
+    assert found["target"]["task"] == "binary"
+    kinds = {each["name"]: (each["kind"], each["confidence"] == 1) for each in found["columns"]}
+    assert kinds["day"] == ("category", True)
+    assert kinds["size"] == ("numeric", False)
+    assert kinds["key"] == ("id", False)
+    assert all(each["values"] + each["missing"] == found["rows"] for each in found["columns"])
+    assert [len(each["warnings"]) for each in found["columns"]] == [1, 0, 0]
 
 
 def test_the_json_of_training(cli) -> None:

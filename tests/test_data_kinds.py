@@ -1,6 +1,7 @@
 """Kinds of columns: as the user says them, and what the cells show."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from tables import columns, mixed
 
 from gpunet.data import Schema, prepare
+from gpunet.data.kinds import rank_correlation
 from gpunet.data.source import Source
 from gpunet.errors import DataError, UsageError
 
@@ -107,3 +109,169 @@ def test_arrays_have_neither_types_nor_words():
         prepare(arrays, types={"x": "category"})
     with pytest.raises(UsageError, match="arrays hold no words"):
         prepare(arrays, na=("?",))
+
+
+RNG = np.random.default_rng(3)
+CLASSES = RNG.integers(0, 3, 400)
+AMOUNTS = RNG.normal(size=400)
+OFTEN_ONCE = [f"n{i - (i % 3 == 2)}" for i in range(400)]
+
+
+def seen(values, target=CLASSES, **options):
+    """What one column is taken for beside a target, all rows training, and the notes."""
+    table = columns({"a": values, "b": RNG.normal(size=len(target)), "y": target})
+    found = prepare(table, target=("y",), validation=0.0, test=0.0, **options)
+    return found.seen[0], [note for note in found.notes if note.startswith("a: ")]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "evidence"),
+    [
+        (RNG.normal(size=400).round(3), "numeric", r"400 numbers, -[\d.]+ … [\d.]+"),
+        (["NA", *range(399, 0, -1)], "numeric", "399 of 400 values are numbers, 1 … 399"),
+        (np.arange(400) % 12 + 1, "ordinal", "12 different whole numbers 1 … 12"),
+        (["yes", "no", "no", ""] * 100, "boolean", "100 times true, 200 times false"),
+        ([f"2024-01-{i % 28 + 1:02d}" for i in range(400)], "date",
+         "dates like 2024-01-01; 2024-01-01 … 2024-01-28"),
+        ([f"2024-01-01T{i % 24:02d}:30" for i in range(400)], "timestamp",
+         "times like 2024-01-01T00:30:00; .*"),
+        (["York", "Bath", "York", "7"] * 100, "category",
+         '3 different texts, "York" 50%; 100 of 400 values are numbers'),
+        (OFTEN_ONCE, "text", "267 different texts in 400 values"),
+        (["4"] * 400, "constant", "4 in every row"),
+        (["x"] * 400, "constant", '"x" in every row'),
+        (["NA"] * 400, "empty", "no value in 400 rows"),
+        ([f"name {i}" for i in range(400)], "id", "a different text in every row"),
+        (np.cumsum(RNG.integers(1, 9, 400)), "id", "whole numbers that rise from row to row.*"),
+    ],
+)  # fmt: skip
+def test_what_a_column_is_taken_for_and_why(values, kind, evidence):
+    found, _ = seen(values)
+    assert found.kind == kind
+    assert re.fullmatch(evidence, found.evidence), found.evidence
+    assert found.values + found.missing == 400
+    assert 0 < found.confidence < 1
+
+
+def test_confidence_follows_the_evidence():
+    few, many = seen(AMOUNTS[:20], CLASSES[:20])[0], seen(AMOUNTS)[0]
+    assert few.confidence == pytest.approx(21 / 22, abs=1e-3)
+    assert many.confidence == pytest.approx(401 / 402, abs=1e-3)
+    assert seen(np.arange(400) % 7)[0].confidence < many.confidence
+    mixed, said = (seen(["a", "1", "2", "3"] * 100, types=t)[0] for t in ({}, {"a": "category"}))
+    assert mixed.confidence < 0.3
+    assert said.confidence == 1.0
+    assert said.evidence.startswith("as --types says; 4 different texts")
+
+
+def test_rows_held_out_are_no_evidence():
+    whole = {**VALUES, "size": list(VALUES["size"])}
+    first = prepared(columns(whole))
+    for row in np.concatenate([first.split.validation, first.split.test]).tolist():
+        whole["size"][row], whole["town"][row] = "1e9", "elsewhere"
+    assert prepared(columns(whole)).seen == first.seen
+
+
+@pytest.mark.parametrize(
+    ("values", "target"),
+    [
+        (AMOUNTS * 3 + 1, AMOUNTS),
+        (-np.exp(AMOUNTS), AMOUNTS),
+        (AMOUNTS + 0.01 * RNG.normal(size=400), AMOUNTS),
+        ([f"c{label}" for label in CLASSES], CLASSES),
+        (CLASSES * 10 + 5, CLASSES),
+        (CLASSES + RNG.random(400) * 0.9, CLASSES),
+        (["NA" if i % 5 == 0 else c for i, c in enumerate(CLASSES + 0.5)], CLASSES),
+    ],
+)
+def test_a_column_that_gives_the_target_away_is_told(values, target):
+    found, notes = seen(values, target)
+    assert any("like a leak" in note and "--drop a" in note for note in notes)
+    assert set(notes) == set(found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("values", "target"),
+    [
+        (AMOUNTS + 0.3 * RNG.normal(size=400), AMOUNTS),
+        (CLASSES + RNG.random(400) * 1.2, CLASSES),
+        ([f"c{c if i % 50 else 0}" for i, c in enumerate(CLASSES)], CLASSES),
+        ([f"{c}{i}" for i, c in enumerate(CLASSES)], CLASSES),
+        (RNG.normal(size=400), np.arange(400) < 3),
+        (AMOUNTS[:60], AMOUNTS[:60]),
+    ],
+)
+def test_a_column_that_only_helps_is_no_leak(values, target):
+    _, notes = seen(values, target)
+    assert not any("leak" in note for note in notes)
+
+
+def test_the_rank_correlation_is_spearmans():
+    x, y = RNG.integers(0, 9, 300), RNG.normal(size=300)
+    y += x
+    wanted = np.corrcoef(*(mean_ranks(values) for values in (x, y)))[0, 1]
+    assert rank_correlation(x, y) == pytest.approx(wanted, rel=1e-12)
+    assert rank_correlation(np.zeros(5), np.arange(5)) == 0
+
+
+def mean_ranks(values):
+    """Mean ranks, counted pair by pair."""
+    below = (values[None] < values[:, None]).sum(axis=1)
+    return below + ((values[None] == values[:, None]).sum(axis=1) + 1) / 2
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.arange(400), "rises by one from row to row, like a row number; --drop a leaves it out"),
+        (np.cumsum(RNG.integers(1, 9, 400)), "whole numbers that rise like ids; --drop a leaves"),
+        (OFTEN_ONCE, "hardly a text comes twice, like names; --drop a leaves it out"),
+    ],
+)
+def test_ids_are_told(values, said):
+    assert any(said in note for note in seen(values)[1])
+
+
+def test_dates_in_several_formats_are_told_with_their_counts():
+    ways = ["2024-01-{:02d}", "{:02d}.01.2024", "01/{:02d}/2024", "2024-01-{:02d}"]
+    dates = [ways[i % 4].format(i % 28 + 1) for i in range(400)]
+    found, notes = seen(dates)
+    assert found.kind == "category"
+    assert notes == [
+        "a: dates in 3 formats were read as text: 200 like 2024-01-01, 100 like 02.01.2024, "
+        "100 like 01/03/2024; write them all like 2024-01-31"
+    ]
+    assert "1 format" in seen([f"{i % 28 + 1}.1.2024" for i in range(400)])[1][0]
+    assert seen(["1.2.3", "4.5.6"] * 200)[1] == []
+
+
+def test_a_word_after_four_hundred_thousand_numbers_is_named():
+    numbers = [str(i % 1000) for i in range(400_000)]
+    source = columns({"a": [*numbers, "oops"], "y": [i % 2 for i in range(400_001)]})
+    with pytest.raises(
+        DataError, match=r'a: 1 of 400,001 values are not numbers \(row 400,002: "o'
+    ):
+        prepare(source, target=("y",))
+
+
+def test_a_hundred_thousand_levels():
+    source = columns(
+        {"a": [f"l{i % 100_000}" for i in range(200_000)], "y": np.arange(200_000) % 2}
+    )
+    found = prepare(source, target=("y",))
+    assert found.seen[0].kind == "text"
+    assert found.schema.width < 100
+    assert any("all but the 64 most frequent" in note for note in found.notes)
+
+
+def test_ten_thousand_classes():
+    source = columns({"a": RNG.normal(size=20_000), "y": [f"c{i % 10_000}" for i in range(20_000)]})
+    found = prepare(source, target=("y",), test=0.0)
+    assert len(found.schema.target.labels) == 10_000
+    assert "y: 10,000 classes with 1.7 training rows each: few to learn them from" in found.notes
+
+
+def test_fewer_rows_than_classes_would_need():
+    source = columns({"a": range(5), "y": "pqrst"})
+    with pytest.raises(DataError, match="5 rows in 5 classes are too few"):
+        prepare(source, target=("y",))

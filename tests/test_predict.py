@@ -76,6 +76,30 @@ def test_order_and_extra_columns_do_not_matter(model: predict.Model) -> None:
     assert model.predict(shuffled, proba=True).tobytes() == expected.tobytes()
 
 
+def test_other_dtypes_and_formats_of_the_same_values_give_the_same_bytes(
+    tmp_path: Path, run: Path
+) -> None:
+    whole = TABLE.set_column(1, "size", [np.round(COLUMNS["size"])]).set_column(
+        3, "weight", [[w if w is None else float(round(w)) for w in COLUMNS["weight"]]]
+    )
+    other = pa.table(
+        {
+            "weight": whole["weight"].cast(pa.int16()),
+            "extra": pa.nulls(N),
+            "colour": whole["colour"].dictionary_encode(),
+            "size": whole["size"].cast(pa.float32()),
+        }
+    )
+    pyarrow.csv.write_csv(whole, tmp_path / "a.csv")
+    pyarrow.parquet.write_table(other, tmp_path / "b.parquet")
+    for name in ("a.csv", "b.parquet"):
+        out = str(tmp_path / f"{name}.out.csv")
+        assert _run(["predict", str(run), str(tmp_path / name), "--proba", "-o", out]) == 0
+    first, second = ((tmp_path / f"{n}.out.csv").read_bytes() for n in ("a.csv", "b.parquet"))
+    assert first == second
+    assert first.count(b"\n") == N + 1
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 50])
 def test_a_row_alone_is_the_row_in_company(model: predict.Model, size: int) -> None:
     whole = model.predict(WITHOUT, proba=True)

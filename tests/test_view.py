@@ -79,3 +79,32 @@ def test_errors_and_warnings_made_of_long_names_are_cut(capsys: pytest.CaptureFi
     assert all(line.endswith("…") and len(line) < 2 * view.MOST for line in lines)
     view.error("z" * view.MOST)
     assert capsys.readouterr().err.endswith("z\n")
+
+
+def looks(count: int) -> list[SimpleNamespace]:
+    return [
+        SimpleNamespace(
+            name=f"column {i}",
+            kind="numeric" if i % 3 else "category",
+            values=1200,
+            missing=34,
+            evidence="1,200 of 1,234 values are numbers, 0 … 9",
+            warnings=("column 7: odd",) if i == 7 else (),
+        )
+        for i in range(count)
+    ]
+
+
+def test_columns_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    view.columns(looks(30))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].split() == ["column", "kind", "values", "missing", "evidence"]
+    assert len(lines) == 31
+    assert lines[2].endswith("1,200       34  1,200 of 1,234 values are numbers, 0 … 9")
+
+
+def test_many_columns_are_told_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    view.columns(looks(31))
+    first, _, *rest = capsys.readouterr().err.splitlines()
+    assert first == "columns   20 numeric · 11 category"
+    assert [line.split()[:2] for line in rest] == [["column", "7"]]

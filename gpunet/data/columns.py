@@ -6,6 +6,7 @@ Refuses to look at other rows when fitting, and to let anything but finite float
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from shlex import quote
 
 import numpy as np
 
@@ -200,7 +201,8 @@ def fit(
         and len(known) == len(values) > ID_ROWS
         and np.all(np.diff(known) == np.diff(rows))
     ):
-        note = f"{name}: rises by one from row to row, like a row number; leave it out if it is one"
+        drop = f"--drop {quote(name)}"
+        note = f"{name}: rises by one from row to row, like a row number; {drop} leaves it out"
     if kind == "numeric" and np.abs(known).max() > EXACT and not np.any(known % 1):
         note = f"{name}: whole numbers above {int(EXACT):,} lose their last digits"
     column = Column(name, kind, has_gaps, fill, robust=encoding.scaling == "robust")

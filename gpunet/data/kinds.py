@@ -3,14 +3,38 @@
 Refuses cells that are not of the kind that was said.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from re import fullmatch
+from shlex import quote
 
 import numpy as np
 
-from gpunet.data.cells import NOUNS, Cells, read_cells
+from gpunet.data.cells import DATE, MOSTLY, NOUNS, Cells, read_cells
+from gpunet.data.columns import ID_ROWS, MOST_LEVELS
 from gpunet.data.source import Source
-from gpunet.data.words import closest, listed, quoted
+from gpunet.data.targets import FEW, Answer
+from gpunet.data.words import closest, counted, is_number, listed, quoted
 from gpunet.errors import DataError, UsageError
+
+SAMPLE, ENOUGH_ROWS = 20_000, 100
+"""Rows, at most and at least, on which a column is held against the target."""
+SAME_ORDER, PURE = 0.995, 0.999
+"""A rank correlation, and a share of rows told right, above which a column looks like a leak."""
+FEW_SURE = 0.8
+"""Of few whole numbers it is less sure that they are amounts, and no codes."""
+DATE_WAYS = (
+    DATE,
+    r"\d{1,2}\.\d{1,2}\.\d{2,4}",
+    r"\d{1,2}/\d{1,2}/\d{2,4}",
+    r"\d{1,2}-\d{1,2}-\d{2,4}",
+    r"\d{4}/\d{1,2}/\d{1,2}",
+    r"\d{4}\.\d{1,2}\.\d{1,2}",
+    r"\d{1,2}[ -][A-Z][a-z]{2,8}[ -]\d{2,4}",
+    r"[A-Z][a-z]{2,8} \d{1,2}, \d{4}",
+)
+"""How dates are written; of these the first alone is read as dates."""
 
 
 def check_types(source: Source, types: Mapping[str, str], used: Sequence[str]) -> None:
@@ -38,3 +62,206 @@ def read_as(source: Source, name: str, kind: str | None, rows: np.ndarray) -> Ce
             f"({source.row(first)}: {quoted(text)})"
         )
     return cells
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a column is taken for, and why, from the training rows.
+
+    kind: numeric, ordinal (few whole numbers; learnt from as numbers), boolean, date, timestamp,
+    category, text, constant, empty or id. values, missing: rows with and without a value.
+    confidence: how likely the next value is of that kind too, 0 to 1; 1 where the user said so.
+    """
+
+    name: str
+    kind: str
+    values: int
+    missing: int
+    evidence: str
+    confidence: float
+    warnings: tuple[str, ...] = ()
+
+
+class Observer:
+    """Reads the columns that a network is to learn from, and says what each looks like.
+
+    Looks at the rows `train` alone: what they hold, and how well each column tells the target.
+    """
+
+    def __init__(
+        self, types: Mapping[str, str], answers: Sequence[Answer], task: str, train: np.ndarray
+    ) -> None:
+        self.types, self.train = types, train
+        self.targets = [
+            answer.codes if task != "regression" or answer.numbers is None else answer.numbers
+            for answer in answers
+        ]
+        self.names = [answer.name for answer in answers]
+        self.is_regression = task == "regression"
+        self.seen: list[Evidence] = []
+
+    def read(self, source: Source, name: str) -> Cells:
+        """The cells of a column, as the kind that was asked for or inferred."""
+        return read_as(source, name, self.types.get(name), self.train)
+
+    def note(self, name: str, cells: Cells, notes: Sequence[str], is_left_out: bool) -> list[str]:
+        """Keep what a column looks like, with these warnings and more; all of them."""
+        missing = cells.missing[self.train]
+        known, rows = cells.values[self.train][~missing], self.train[~missing]
+        kind, words, confidence = _looks(cells, known, len(missing), rows)
+        if name in self.types:
+            words, confidence = f"as --types says; {words}", 1.0
+        warnings = [*notes]
+        if not is_left_out:
+            warnings += [*_like_an_id(name, kind, known, rows), *self._leaks(name, cells, rows)]
+        warnings += _date_formats(name, cells, known)
+        count = len(known)
+        found = Evidence(
+            name, kind, count, len(missing) - count, words, round(confidence, 3), tuple(warnings)
+        )
+        self.seen.append(found)
+        return warnings
+
+    def _leaks(self, name: str, cells: Cells, rows: np.ndarray) -> list[str]:
+        """A warning where one column all but gives a target away, on at most SAMPLE rows."""
+        if len(rows) < max(ENOUGH_ROWS, len(self.train) // 2):
+            return []
+        rows = rows[:: -(-len(rows) // SAMPLE)]
+        values = cells.values[rows]
+        found = []
+        for target, answers in zip(self.names, self.targets, strict=True):
+            y = answers[rows]
+            if self.is_regression:
+                is_told = cells.kind != "category" and abs(rank_correlation(values, y)) > SAME_ORDER
+                how = f"puts the rows in the order of {target}"
+            else:
+                is_told = _tells_apart(values, y, cells.kind == "category")
+                how = f"tells the classes of {target} apart"
+            if is_told:
+                found.append(
+                    f"{name}: {how} all but perfectly, like a leak; if it is not known "
+                    f"beforehand, leave it out: {_drop(name)}"
+                )
+        return found
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's correlation of x and y (n,), ties at their mean rank; 0 where one is constant."""
+    ranks = []
+    for values in (x, y):
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts + 1) / 2)[place])
+    centred = [rank - rank.mean() for rank in ranks]
+    size = np.sqrt(np.prod([rank @ rank for rank in centred]))
+    return float(centred[0] @ centred[1] / size) if size else 0.0
+
+
+def _tells_apart(values: np.ndarray, classes: np.ndarray, is_category: bool) -> bool:
+    """Whether levels, or thresholds, one fewer than there are classes, leave hardly a row wrong."""
+    n, counts = len(values), np.bincount(classes)
+    if n - counts.max() < max(ENOUGH_ROWS // 10, n // 100):
+        return False
+    order = np.lexsort((classes, values))
+    values, classes = values[order], classes[order]
+    is_new_value = np.diff(values, prepend=np.nan) != 0
+    runs = np.flatnonzero(is_new_value | (np.diff(classes, prepend=-1) != 0))
+    lengths, groups = np.diff(np.append(runs, n)), np.cumsum(is_new_value)[runs]
+    by_length = np.lexsort((lengths, groups))
+    last = np.flatnonzero(np.diff(groups[by_length], append=np.inf) != 0)
+    winners = by_length[last]
+    wrong = n - int(lengths[winners].sum())
+    if len(winners) <= n // 10:
+        return wrong <= n * (1 - PURE)
+    changes = np.count_nonzero(np.diff(classes[runs[winners]]))
+    excess = changes - (np.count_nonzero(counts) - 1)
+    return not is_category and wrong + int(excess) <= n * (1 - PURE)
+
+
+def _looks(cells: Cells, known: np.ndarray, total: int, rows: np.ndarray) -> tuple[str, str, float]:
+    """The kind of the values `known` of so many cells, the evidence, and the confidence."""
+    n = len(known)
+    sure = (n + 1) / (n + 2)  # Laplace's rule of succession
+    if n == 0:
+        return "empty", f"no value in {counted(total, 'row')}", sure
+    if n == total and known.min() == known.max():
+        return "constant", f"{_shown(cells, known[0])} in every row", sure
+    if cells.kind == "category":
+        return _looks_of_text(cells, np.bincount(known), sure)
+    if cells.kind == "boolean":
+        yes = int(np.count_nonzero(known == 1))
+        return "boolean", f"{yes:,} times true, {n - yes:,} times false", sure
+    ends = f"{_shown(cells, known.min())} … {_shown(cells, known.max())}"
+    if cells.kind == "date":
+        kind, noun = ("timestamp", "times") if np.any(known % 1) else ("date", "dates")
+        return kind, f"{noun} like {_shown(cells, known[0])}; {ends}", sure
+    is_whole = not np.any(known % 1)
+    if is_whole and len(np.unique(known[:: -(-n // SAMPLE)])) <= FEW >= len(np.unique(known)):
+        few = counted(len(np.unique(known)), "different whole number")
+        return "ordinal", f"{few} {ends}", sure * FEW_SURE
+    if _rises(known) and is_whole:
+        return "id", f"whole numbers that rise from row to row, {ends}", sure * FEW_SURE
+    share = f"{n:,} numbers" if n == total else f"{n:,} of {total:,} values are numbers"
+    return "numeric", f"{share}, {ends}", sure
+
+
+def _looks_of_text(cells: Cells, counts: np.ndarray, sure: float) -> tuple[str, str, float]:
+    levels = np.flatnonzero(counts)
+    n, counts = int(counts.sum()), counts[levels]
+    texts = [cells.levels[level] for level in levels.tolist()]
+    if len(levels) == n > ID_ROWS:
+        return "id", "a different text in every row", sure
+    if len(levels) > MOST_LEVELS and len(levels) > n // 2:
+        return "text", f"{len(levels):,} different texts in {n:,} values", sure
+    numbers = sum(int(count) for text, count in zip(texts, counts, strict=True) if is_number(text))
+    top = int(counts.argmax())
+    words = f"{counted(len(levels), 'different text')}, {quoted(texts[top])} {counts[top] / n:.0%}"
+    if 0 < numbers < n:
+        words += f"; {numbers:,} of {n:,} values are numbers"
+    return "category", words, sure * (1 - numbers / n if numbers < n else FEW_SURE)
+
+
+def _shown(cells: Cells, value: float) -> str:
+    return quoted(cells.levels[int(value)]) if cells.kind == "category" else cells.shown(value)
+
+
+def _rises(known: np.ndarray) -> bool:
+    """Whether the values, in the order of their rows, all but always grow."""
+    n = len(known)
+    return n > ID_ROWS and int(np.count_nonzero(np.diff(known) > 0)) >= PURE * (n - 1)
+
+
+def _like_an_id(name: str, kind: str, known: np.ndarray, rows: np.ndarray) -> list[str]:
+    if kind == "text":
+        return [f"{name}: hardly a text comes twice, like names; {_drop(name)} leaves it out"]
+    if kind == "id" and not np.array_equal(np.diff(known), np.diff(rows)):
+        return [f"{name}: whole numbers that rise like ids; {_drop(name)} leaves it out"]
+    return []
+
+
+def _drop(name: str) -> str:
+    return f"--drop {quote(name)}"
+
+
+def _date_formats(name: str, cells: Cells, known: np.ndarray) -> list[str]:
+    """A warning, with counts, where texts are dates in other ways of writing, or in several."""
+    if cells.kind != "category" or len(known) == 0:
+        return []
+    first = cells.levels[int(known[0])]
+    if not any(fullmatch(way, first) for way in DATE_WAYS):
+        return []
+    counts = np.bincount(known, minlength=len(cells.levels))
+    held: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for code in np.flatnonzero(counts).tolist():
+        text = cells.levels[code]
+        way = next((each for each in DATE_WAYS if fullmatch(each, text)), None)
+        if way is not None:
+            held[way] += int(counts[code])
+            example.setdefault(way, text)
+    if sum(held.values()) < MOSTLY * len(known):
+        return []
+    shown = ", ".join(f"{count:,} like {example[way]}" for way, count in held.most_common())
+    return [
+        f"{name}: dates in {counted(len(held), 'format')} were read as text: {shown}; "
+        "write them all like 2024-01-31"
+    ]

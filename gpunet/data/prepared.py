@@ -24,7 +24,7 @@ from gpunet.data.columns import (
     Encoding,
     fit,
 )
-from gpunet.data.kinds import check_types, read_as
+from gpunet.data.kinds import Evidence, Observer, check_types
 from gpunet.data.limits import automatic, check_fits
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
 from gpunet.data.schema import Layout, Schema, check_columns, encode_cells, flat
@@ -32,6 +32,7 @@ from gpunet.data.source import Source
 from gpunet.data.split import Parts, Ways, fold_of, groups_of, overlap
 from gpunet.data.targets import (
     CLASSES,
+    FEW,
     Answer,
     Target,
     array_names,
@@ -48,6 +49,7 @@ from gpunet.data.words import counted, is_formula, listed, quoted
 from gpunet.errors import DataError, UsageError
 
 SHARE = 0.15
+THIN = 5  # rows a class, below which it is told
 BLOCK = 1 << 22
 GOLDEN = 0x9E3779B97F4A7C15
 TINY = float(np.finfo(np.float64).tiny)
@@ -98,7 +100,7 @@ class Prepared:
     """A fitted schema, the encoded parts, and warnings in plain words.
 
     split: the source's rows in each part (none in one that has a source of its own); how: the way
-    they were chosen, in words.
+    they were chosen, in words. seen: what each column of a table was taken for, and why.
     """
 
     schema: Schema
@@ -108,6 +110,7 @@ class Prepared:
     notes: tuple[str, ...]
     split: Parts
     how: str
+    seen: tuple[Evidence, ...] = ()
 
     @property
     def parts(self) -> dict[str, Dataset | None]:
@@ -181,30 +184,28 @@ def prepare(
     """Choose the task, split, fit the schema on the training part, encode every part.
 
     Tables: `features` (all by default) less `drop` predict `target`; `types` says what some are
-    read as (numeric, boolean, date, category), `na` which more words mean missing. `validation` and
-    `test` are shares of the rows, or sources of their own; a source's own test part goes before a
-    share of the rows. `split_column`, `group`, `time`: see Ways. `weight` is the column of the
-    rows' weights; `class_weight` is as `class_factors` has it. `scaling` (standard, robust),
-    `one_hot_levels`: see Encoding; `clamp`, `target_transform` (none, log): see Target. What is
-    encoded lies in a file if it takes more than `budget` bytes (half of the memory).
+    read as, `na` which more words mean missing. `validation` and `test` are shares of the rows, or
+    sources of their own; a source's own test part goes before a share of the rows. `split_column`,
+    `group`, `time`: see Ways. `weight` is the column of the rows' weights; `class_weight` is as
+    `class_factors` has it. `scaling` (standard, robust), `one_hot_levels`: see Encoding; `clamp`,
+    `target_transform` (none, log): see Target. x above `budget` bytes (half of memory) lies in a file.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels)
     ways = Ways(split_column, group, time, seed, shuffle_split, types.get(time or ""))
     source, validation, test = (_with_na(each, na) for each in (source, validation, test))
     names = _target_names(source, tuple(target))
     inputs = _feature_names(source, names, features, drop, ways, weight, types)
-    answers = read_answers(source, names, task in CLASSES)
-    kept, notes = _with_target(source, answers, drop_missing_target)
+    answers, kept, notes = _with_target(source, names, task, drop_missing_target)
     shares, others = _shares(source, validation, test, ways)
     learnt = (standardise, clamp, target_transform, weight)
     fitted, parts, how, told = _divide(source, answers, kept, shares, ways, task, *learnt)
-    schema, x, more = _fit(source, inputs, types, fitted, parts, encoding, budget)
-    held = _own_parts(schema, source, answers, parts, x)
-    held |= _other_parts(schema, others, drop_missing_target)
-    held = _weighed(held, fitted, class_weight)
-    told += [*more, *_overlaps(source, ways, parts, others)]
-    told += [*_formula_notes(schema), *_duplicates(held)]
-    return Prepared(schema, *_three(held), (*notes, *source.notes, *told), parts, how)
+    observer = Observer(types, answers, fitted.task, parts.train)
+    schema, x, more = _fit(source, inputs, observer, fitted, parts, encoding, budget)
+    own = _own_parts(schema, source, answers, parts, x)
+    held = _weighed(own | _other_parts(schema, others, drop_missing_target), fitted, class_weight)
+    more += _formula_notes(schema)
+    notes += [*source.notes, *told, *more, *_twice(source, ways, parts, others, held)]
+    return Prepared(schema, *_three(held), tuple(notes), parts, how, tuple(observer.seen))
 
 
 def _divide(
@@ -303,15 +304,21 @@ def _feature_names(
     names = [name for name in source.columns if name in wanted and name not in left_out]
     if not names:
         raise DataError(f"{source.name}: no feature column is left")
-    check_types(source, types, [*names, *by])
+    check_types(source, types, [*names, *([ways.time] if ways.time else [])])
     return names
 
 
-def _overlaps(source: Source, ways: Ways, parts: Parts, others: dict[str, Source]) -> list[str]:
-    """A note of how many groups train and are held out as well, in parts that were given."""
+def _twice(
+    source: Source,
+    ways: Ways,
+    parts: Parts,
+    others: dict[str, Source],
+    data: dict[str, Dataset],
+) -> list[str]:
+    """Notes of the rows, and in parts that were given the groups, that train and are held out."""
     name = ways.group
     if name is None or not (ways.column or others):
-        return []
+        return _duplicates(data)
     held = [groups_of(source, name, rows) for rows in (parts.validation, parts.test)]
     for part, other in others.items():
         try:
@@ -319,12 +326,15 @@ def _overlaps(source: Source, ways: Ways, parts: Parts, others: dict[str, Source
             held.append(groups_of(other, name, np.arange(other.rows)))
         except DataError as error:
             raise DataError(f"{part} part: {error.message}", error.hint) from None
-    return overlap(name, groups_of(source, name, parts.train), np.concatenate(held))
+    groups = overlap(name, groups_of(source, name, parts.train), np.concatenate(held))
+    return [*groups, *_duplicates(data)]
 
 
 def _with_target(
-    source: Source, answers: tuple[Answer, ...], drop_missing: bool
-) -> tuple[np.ndarray, list[str]]:
+    source: Source, targets: tuple[str, ...], task: str, drop_missing: bool
+) -> tuple[tuple[Answer, ...], np.ndarray, list[str]]:
+    """The targets, the rows that have them, and a note of those that have not."""
+    answers = read_answers(source, targets, task in CLASSES)
     gone = np.logical_or.reduce([answer.missing for answer in answers])
     kept = np.flatnonzero(~gone)
     if not drop_missing or len(kept) == 0:
@@ -333,7 +343,8 @@ def _with_target(
         raise DataError(f"{source.name}: one row with a target; wanted 2 or more")
     names = listed(answer.name for answer in answers)
     lost = len(gone) - len(kept)
-    return kept, [f"left out {counted(lost, 'row')} without {names}"] if lost else []
+    notes = [f"left out {counted(lost, 'row')} without {names}"] if lost else []
+    return answers, kept, notes
 
 
 def _shares(
@@ -376,6 +387,9 @@ def _class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray) -> list[st
     single = [answer.labels[code] for code in np.flatnonzero((counts == 1) & (here == 1))]
     absent = [answer.labels[code] for code in np.flatnonzero((counts > 0) & (here == 0))]
     notes = []
+    if (classes := np.count_nonzero(here)) > FEW and len(train) < THIN * classes:
+        each = f"{len(train) / classes:.1f} training rows each"
+        notes.append(f"{answer.name}: {classes:,} classes with {each}: few to learn them from")
     if single and len(seen) > len(train):
         notes.append(
             f"{answer.name}: {counted(len(single), 'class')} with a single row, which is in the "
@@ -407,7 +421,7 @@ def _formula_notes(schema: Schema) -> list[str]:
 def _fit(
     source: Source,
     inputs: list[str],
-    types: Mapping[str, str],
+    observer: Observer,
     target: Target,
     parts: Parts,
     encoding: Encoding,
@@ -421,7 +435,7 @@ def _fit(
     if source.x is not None:
         schema, x = _fit_arrays(source, target, parts, encoding.scaling != "none", budget)
         return schema, _settled(x, budget), []
-    columns, cells, notes = _fit_columns(source, inputs, types, parts.train, encoding)
+    columns, cells, notes = _fit_columns(source, inputs, observer, parts.train, encoding)
     width = Layout.of(columns).width
     schema = Schema("table", tuple(columns), target, width, na=source.na)
     if source.streams or 4 * width * source.rows > budget:
@@ -446,22 +460,23 @@ def _settled(x: Mapping[str, Rows], budget: int) -> dict[str, Rows]:
 def _fit_columns(
     source: Source,
     inputs: list[str],
-    types: Mapping[str, str],
+    observer: Observer,
     train: np.ndarray,
     encoding: Encoding,
 ) -> tuple[list[Column], list[Cells], list[str]]:
     """The columns, notes, and the cells where they are in memory anyway."""
     columns, cells, dropped, notes = [], [], {}, []
     for name in inputs:
-        read = read_as(source, name, types.get(name), train)
+        read = observer.read(source, name)
         column, note = fit(name, read, train, encoding)
+        own = [note] if note and column else []
+        notes += observer.note(name, read, own, is_left_out=column is None)
         if column is None:
             dropped[name] = note
             continue
         columns.append(column)
         if not source.streams:
             cells.append(read)
-        notes += [note] if note else []
     notes = [*_drop_notes(dropped), *notes]
     if not columns:
         raise DataError(f"{source.name}: no column is left to learn from ({'; '.join(notes)})")
