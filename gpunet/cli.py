@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -26,9 +27,11 @@ from gpunet.errors import (
     WriteError,
 )
 from gpunet.options import takes_settings
+from gpunet.sizes import shown
 
 if TYPE_CHECKING:
     from gpunet.job import Job
+    from gpunet.outlook import Outlook
 
 app = typer.Typer(
     name="gpunet",
@@ -41,6 +44,8 @@ data_app = typer.Typer(name="data", help="Look at data before training.", no_arg
 app.add_typer(data_app)
 
 OUTPUT = "Output"
+PLAN_LOOKS = ("data", "target", "columns")
+"""What a plan says of the columns, of what a run's `schema.json` says."""
 JSON_HELP = "One JSON document on stdout."
 TrainData = Annotated[str, typer.Argument(metavar="DATA", help="What to learn from.")]
 OutPath = Annotated[
@@ -110,6 +115,9 @@ def train(
     data: TrainData = "lecture",
     out: OutPath = None,
     config: ConfigPath = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan alone.", rich_help_panel=OUTPUT)
+    ] = False,
     json: TrainJson = False,
     quiet: Quiet = False,
     **given: Any,
@@ -129,6 +137,9 @@ def train(
 
     Run.check(out)
     planned = job.plan(data, _given(given), config)
+    if dry_run:
+        _show_plan(planned, json)
+        return
     with _stop_on_signal(planned) as caught, Run.create(out, planned.name) as held:
         planned.begin(held)
         if not quiet:
@@ -640,8 +651,47 @@ def _train(
 def _show_columns(planned: "Job") -> None:
     """What was made of the columns, before what is made of the network."""
     if planned.prepared.seen:
-        view.columns(planned.prepared.seen)
+        view.columns(planned.prepared.seen, view.err())
         view.gap()
+
+
+def _show_plan(planned: "Job", json: bool) -> None:
+    """What a run would be, on stdout."""
+    from gpunet import outlook
+
+    for note in planned.prepared.notes:
+        view.warn(note)
+    found = outlook.look(planned)
+    if json:
+        parts = planned.prepared.parts.items()
+        rows = {name: 0 if part is None else part.rows for name, part in parts}
+        more = {"rows": rows, "split": planned.prepared.how, "parameters": planned.parameters}
+        looks = {name: part for name, part in planned.looks().items() if name in PLAN_LOOKS}
+        launches = view.plan_to_json(planned.launches)
+        view.print_json({**launches, **looks, **more, **found.to_dict()})
+        return
+    console = view.out()
+    view.columns(planned.prepared.seen, console)
+    view.table(
+        ["layer", "shape", "weights"],
+        [[n, " × ".join(map(str, shape)), f"{prod(shape):,}"] for n, shape in found.layers],
+        right=(2,),
+    )
+    view.facts([*_plan_facts(planned)[:-1], *_outlook_facts(found)], console)
+
+
+def _outlook_facts(found: "Outlook") -> list[tuple[str, str]]:
+    disk = f" · {shown(found.disk_bytes)} of rows on disk" if found.disk_bytes else ""
+    pace = f"{found.step_seconds * 1e3:.3g} ms a step, over {found.timed:,} steps"
+    return [
+        (
+            "memory",
+            f"{shown(found.data_bytes)} of rows · {shown(found.weight_bytes)} of weights, "
+            f"gradients and optimiser · {shown(found.arena_bytes)} for a step{disk}",
+        ),
+        ("steps", f"{found.steps:,}, {found.epochs:,.4g} epochs"),
+        ("time", f"{view.duration(found.total_seconds)} at most ({pace})"),
+    ]
 
 
 def _read_new(data: str | None, delimiter: str | None, header: bool, max_memory: str) -> Any:

@@ -169,13 +169,13 @@ def profile(name: str, rows: int, columns: Iterable[Any]) -> None:
     table(head, lines, right=(2, 3), title=f"{show(name)}: {rows:,} row{'s' * (rows != 1)}")
 
 
-def columns(seen: Sequence[Any]) -> None:
+def columns(seen: Sequence[Any], console: Console) -> None:
     """What columns were taken for, a line each; of many, how many of each kind, and those with a
     warning."""
     shown = seen
     if len(seen) > MANY_COLUMNS:
         kinds = Counter(each.kind for each in seen).most_common()
-        say("columns   " + " · ".join(f"{count:,} {kind}" for kind, count in kinds))
+        facts([("columns", " · ".join(f"{count:,} {kind}" for kind, count in kinds))], console)
         shown = [each for each in seen if each.warnings][:MANY_COLUMNS]
     if not shown:
         return
@@ -184,7 +184,7 @@ def columns(seen: Sequence[Any]) -> None:
         for each in shown
     ]
     head = ["column", "kind", "values", "missing", "evidence"]
-    table(head, rows, right=(2, 3), console=err())
+    table(head, rows, right=(2, 3), console=console)
 
 
 def plan(launches: Any) -> None:

@@ -46,6 +46,7 @@ LAYERS = {
     "ensemble": 9,
     "job": 11,
     "rerun": 12,
+    "outlook": 12,
     "comparison": 13,
     "importance": 9,
     "slices": 10,

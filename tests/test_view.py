@@ -96,7 +96,7 @@ def looks(count: int) -> list[SimpleNamespace]:
 
 
 def test_columns_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    view.columns(looks(30))
+    view.columns(looks(30), view.err())
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].split() == ["column", "kind", "values", "missing", "evidence"]
     assert len(lines) == 31
@@ -104,7 +104,7 @@ def test_columns_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_many_columns_are_told_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
-    view.columns(looks(31))
+    view.columns(looks(31), view.err())
     first, _, *rest = capsys.readouterr().err.splitlines()
-    assert first == "columns   20 numeric · 11 category"
+    assert first == "columns  20 numeric · 11 category"
     assert [line.split()[:2] for line in rest] == [["column", "7"]]

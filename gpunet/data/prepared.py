@@ -188,7 +188,7 @@ def prepare(
     sources of their own; a source's own test part goes before a share of the rows. `split_column`,
     `group`, `time`: see Ways. `weight` is the column of the rows' weights; `class_weight` is as
     `class_factors` has it. `scaling` (standard, robust), `one_hot_levels`: see Encoding; `clamp`,
-    `target_transform` (none, log): see Target. x above `budget` bytes (half of memory) lies in a file.
+    `target_transform` (none, log): see Target. More than `budget` bytes of x lie in a file.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels)
     ways = Ways(split_column, group, time, seed, shuffle_split, types.get(time or ""))
