@@ -221,7 +221,7 @@ def test_no_row_trains_that_is_later_than_one_held_out(times, share):
     if len(set(times)) < 3:
         return
     times = np.array(times)
-    parts, _ = timed(times, share)
+    parts, _, _ = timed(times, share)
     np.testing.assert_array_equal(joined(parts), np.arange(len(times)))
     groups = [times[rows] for rows in (parts.train, parts.validation, parts.test) if len(rows)]
     assert len(groups) == 2 + bool(share)
@@ -232,17 +232,20 @@ def test_no_row_trains_that_is_later_than_one_held_out(times, share):
 def test_times_are_split_at_their_shares_with_gaps_in_any_order():
     days = np.append(np.arange(60), np.arange(400, 440))[::-1]
     dates = [str(np.datetime64("2020-01-01") + int(day)) for day in days]
-    parts, how = timed(dates)
+    parts, how, notes = timed(dates)
     assert (len(parts.train), len(parts.validation), len(parts.test)) == (60, 20, 20)
     assert parts.test.tolist() == list(range(20))
+    assert notes == []
     assert how == "by when: validation from 2021-02-04 on, test from 2021-02-24 on"
 
 
 def test_ties_stay_on_one_side():
     times = [1] * 4 + [2] * 4 + [3] * 2
-    parts, _ = timed(times, 0.0, 0.3)
+    parts, _, _ = timed(times, 0.0, 0.3)
     assert parts.test.tolist() == [8, 9]
-    parts, _ = timed(times, 0.0, 0.5)
+    parts, _, notes = timed(times * 10, 0.0, 0.3)
+    assert notes == ["when: 20 rows of test, for 30 wanted: rows of one time stay together"]
+    parts, _, _ = timed(times, 0.0, 0.5)
     assert parts.test.tolist() == [4, 5, 6, 7, 8, 9]
 
 

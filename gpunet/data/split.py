@@ -117,8 +117,7 @@ class Ways:
         if marked is not None:
             return marked, f"as {self.column} says", []
         if self.time is not None:
-            parts, how = split_times(source, self.time, rows, *shares, kind=self.time_kind)
-            return parts, how, []
+            return split_times(source, self.time, rows, *shares, kind=self.time_kind)
         if self.group is not None and any(shares):
             parts, notes = split_groups(
                 source, self.group, rows, *shares, seed=self.seed, strata=strata
@@ -174,7 +173,9 @@ def split_groups(
         if count:
             parts.fill(part, count, order)
     chosen = parts.part[codes]
-    return _parts(chosen, rows), _group_notes(name, chosen, classes, wanted)
+    sizes = np.bincount(chosen, minlength=3)[1:].tolist()
+    notes = _far_notes(name, sizes, wanted, "groups stay whole")
+    return _parts(chosen, rows), [*notes, *_class_notes(name, chosen, classes)]
 
 
 def split_times(
@@ -185,9 +186,9 @@ def split_times(
     test: float,
     *,
     kind: str | None = None,
-) -> tuple[Parts, str]:
+) -> tuple[Parts, str, list[str]]:
     """Shares of `rows` by a column of numbers or dates, the earliest for training and the latest
-    for test, and in words where they part; rows of one time stay together.
+    for test; in words where they part; notes. Rows of one time stay together.
 
     Raises DataError for a row without a time, and for fewer times than parts.
     """
@@ -212,7 +213,9 @@ def split_times(
         place[first:] = part
         low = first + 1
         words.append(f"{NAMES[part]} from {cells.shown(times[first])} on")
-    return _parts(place[codes], rows), f"by {name}: {', '.join(words)}"
+    sizes = np.bincount(place[codes], minlength=3)[1:].tolist()
+    notes = _far_notes(name, sizes, wanted, "rows of one time stay together")
+    return _parts(place[codes], rows), f"by {name}: {', '.join(words)}", notes
 
 
 def groups_of(source: Source, name: str, rows: np.ndarray) -> np.ndarray:
@@ -317,22 +320,21 @@ class _Groups:
         return min(free, key=lambda group: sum(count for _, count in self.inside[group]))
 
 
-def _group_notes(
-    name: str, chosen: np.ndarray, classes: np.ndarray, wanted: list[int]
-) -> list[str]:
-    """What the groups did not allow: shares of the rows, and of the classes, that are far off."""
+def _far_notes(name: str, sizes: list[int], wanted: list[int], why: str) -> list[str]:
+    """A note of each held-out part that is far from its share of the rows."""
+    return [
+        f"{name}: {counted(size, 'row')} of {NAMES[part]}, for {rows:,} wanted: {why}"
+        for part, size, rows in zip((1, 2), sizes, wanted, strict=True)
+        if abs(size - rows) > max(1, FAR * rows)
+    ]
+
+
+def _class_notes(name: str, chosen: np.ndarray, classes: np.ndarray) -> list[str]:
+    """A note of each held-out part whose classes are far from their shares."""
     notes, whole = [], np.bincount(classes) / len(classes)
-    for part, rows in zip((1, 2), wanted, strict=True):
-        held = classes[chosen == part]
-        if not rows:
-            continue
-        if abs(len(held) - rows) > max(1, FAR * rows):
-            notes.append(
-                f"{name}: {counted(len(held), 'row')} of {NAMES[part]}, for {rows:,} wanted: "
-                "groups stay whole"
-            )
-        shares = np.bincount(held, minlength=len(whole)) / len(held)
-        if np.abs(shares - whole).max() > FAR:
+    for part in (1, 2):
+        held = np.bincount(classes[chosen == part], minlength=len(whole))
+        if held.any() and np.abs(held / held.sum() - whole).max() > FAR:
             notes.append(
                 f"{name}: the classes of {NAMES[part]} are not in their shares: groups stay whole"
             )
