@@ -21,8 +21,9 @@ PATIENCE = 1.5
 class Outlook:
     """A plan in numbers.
 
-    layers: each parameter's name and shape, in each of `networks`. Bytes: of the arena (all that a step writes on its
-    way), of weights, gradients and optimiser, of encoded rows in memory and on disk.
+    layers: each parameter's name and shape, in each of `networks`. Bytes: of the arena (all that a
+    step writes on its way), of weights, gradients and optimiser, of encoded rows in memory and on
+    disk.
     seconds: for `timed` steps, validation between them included.
     """
 

@@ -89,7 +89,7 @@ def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
         raise UsageError(f"{path}: was trained on data in memory", "give DATA")
     source = job.read(found["data"], settings, folder)
     reopened = reopen(path, source, device)
-    _differences(reopened, allow_inexact=False)
+    _differences(reopened, path, allow_inexact=False)
     rows, part = reopened.prepared.rows, settings.config.test
     if "test" in rows:
         return reopened, source.take(rows["test"])
