@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -554,8 +555,7 @@ def judge(case: Case, folder: Path, model: Path, table: Path) -> list[Outcome]:
         left = set(os.listdir(folder)) - here - {"run"}
         if left:
             found.append(Outcome(case.name, command, 0, 0, 0, (f"left {sorted(left)}",)))
-        for each in sorted((folder / "run").glob("*")):
-            each.unlink()
+        shutil.rmtree(folder / "run", ignore_errors=True)
     path.unlink()
     return found
 
