@@ -353,6 +353,8 @@ def plan(
     )
     settings = presets.of_network(settings, prepared.schema.target.task)
     settings = auto.decide(settings, prepared, choice)
+    if choice.device.kind == "cpu":
+        choice.device.split = settings.config.split  # judging splits as it does when resumed
     config, schema = settings.config, prepared.schema
     members = ensemble.members(prepared, config)
     dtype = "float64" if config.precision == "fp64" else "float32"

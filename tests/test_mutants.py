@@ -364,6 +364,16 @@ def check_a_run_goes_on_to_the_same_bytes(folder: Path) -> None:
     assert results(folder / "run") == results(folder / "whole")
 
 
+def check_judging_splits_its_work_as_when_resumed(folder: Path) -> None:
+    pytest.importorskip("gpunet.kernels._native", reason="no native loops were built")
+    wide = {"hidden": (256, 256), "threads": 2, "batch_size": 256, "preset": "plain"}
+    planned = begin(folder / "run", **wide)
+    planned.run.close()
+    resumed, _ = rerun.take_up(folder / "run")
+    resumed.run.close()
+    assert planned.choice.device.split == resumed.choice.device.split
+
+
 def check_lines_past_the_checkpoint_go(folder: Path) -> None:
     follow(begin(folder / "whole", **LONG))
     follow(begin(folder / "run", **LONG), MIDDLE)
@@ -497,6 +507,10 @@ GOING_ON = {
     "sums of the epoch begin anew": (
         line(loop._Net.load, SCALARS, 'in ("clock", "hyper"):'),
         SAME,
+    ),
+    "judging splits its work anew": (
+        line(job.plan, 'choice.device.kind == "cpu"', "False"),
+        check_judging_splits_its_work_as_when_resumed,
     ),
     "lines past the checkpoint stay": (
         line(rerun._write_again, 'METRICS, "".join(resumed.lines)', 'METRICS + "2", ""'),
