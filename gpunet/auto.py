@@ -65,8 +65,6 @@ def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
         counted_in_steps = name == "epochs" and settings.config.steps is not None
         if getattr(settings.config, name) == "auto" and not counted_in_steps:
             settings = settings.resolve(name, *decide(settings.config))
-    if task != "regression" and not settings.given("clamp"):  # a preset knows no task yet
-        settings = settings.resolve("clamp", "off", f"a {task} target")
     _check_parts(settings.config, prepared)
     _check_encoding(settings, schema)
     _check_judging(settings, prepared)
