@@ -55,9 +55,10 @@ VARIANTS = [
         "digits --epochs 25 --checkpoint-every 7 --kernels numpy --clip-norm 1",
         "digits --epochs 40 --checkpoint-every 50 --schedule plateau --lr 0.02",
         "table.csv -t y --epochs 60 --checkpoint-every 20",
+        "digits --epochs 6 --checkpoint-every 60",
     )
 ]
-FROM_A_FILE = 4
+FROM_A_FILE, SHORT = 4, 5
 CALLS = ("write", "fsync", "rename", "unlink", "mkdir", "ftruncate", "pwrite64")
 FAULTS = ("signal=KILL", "error=ENOSPC", "error=EIO")
 MARK = "GPUNET_FAULTS_RUN"
@@ -209,7 +210,7 @@ class Campaign:
             number += 8
 
     def _kill(self, found: Found, number: int) -> None:
-        rng, which, killed, wrong = random.Random(number), number % len(VARIANTS), 0, []
+        rng, which, killed, wrong = random.Random(number), number % SHORT, 0, []
         run = self.folder / f"kill-{number}"
         for _ in range(rng.randint(2, 6)):
             going = begin_or_go_on(run, VARIANTS[which])
@@ -239,7 +240,7 @@ class Campaign:
             log, kind = run.with_suffix(".log"), f"/^{call}"  # rename is renameat elsewhere
             inject = f"inject={kind}:{fault}:when={number}"
             prefix = ("strace", "-qq", "-o", str(log), "-e", f"trace={kind}", "-e", inject)
-            going = begin_or_go_on(run, VARIANTS[0], prefix)
+            going = begin_or_go_on(run, VARIANTS[SHORT], prefix)
             _, err = going.communicate(timeout=120)
             reached = "INJECTED" in log.read_text() or going.returncode == -signal.SIGKILL
             log.unlink()
@@ -248,7 +249,7 @@ class Campaign:
                 return
             failed = "Traceback" in err or going.returncode == 1
             wrong = [f"{run.name}: exit {going.returncode}: {err[-200:]}"] if failed else []
-            found.add(1, [*wrong, *self.judge(run, 0)])
+            found.add(1, [*wrong, *self.judge(run, SHORT)])
             number += job[2]
 
     def signals(self, found: Found, count: int) -> None:
