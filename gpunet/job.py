@@ -324,10 +324,25 @@ def plan(
     place = location(source, folder)
     source = read(source, settings, folder)
     settings = auto.with_encoding(presets.of_data(settings, source.table is not None))
+    prepared = _prepared(source, settings, folder)
+    settings = presets.of_network(settings, prepared.schema.target.task)
+    settings = auto.decide(settings, prepared, choice)
+    if choice.device.kind == "cpu":
+        choice.device.split = settings.config.split  # judging splits as it does when resumed
+    config, schema = settings.config, prepared.schema
+    members = ensemble.members(prepared, config)
+    dtype = "float64" if config.precision == "fp64" else "float32"
+    choice.device.set_tf32(config.precision == "tf32")
+    trained = Model(ensemble.together(members), schema, config)
+    return Job(source.name, place, settings, choice, prepared, members, trained, dtype)
+
+
+def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepared:
+    """The data as settings say; paths among them are seen from `folder`."""
     config = settings.config
     if source.test is not None and settings.given("test") and config.test:
         raise UsageError(f"{source.name} has a test part of its own", "leave out --test")
-    prepared = data.prepare(
+    return data.prepare(
         source,
         target=config.target or source.target,
         features=config.features,
@@ -351,16 +366,6 @@ def plan(
         seed=config.seed,
         budget=int(config.max_memory),
     )
-    settings = presets.of_network(settings, prepared.schema.target.task)
-    settings = auto.decide(settings, prepared, choice)
-    if choice.device.kind == "cpu":
-        choice.device.split = settings.config.split  # judging splits as it does when resumed
-    config, schema = settings.config, prepared.schema
-    members = ensemble.members(prepared, config)
-    dtype = "float64" if config.precision == "fp64" else "float32"
-    choice.device.set_tf32(config.precision == "tf32")
-    trained = Model(ensemble.together(members), schema, config)
-    return Job(source.name, place, settings, choice, prepared, members, trained, dtype)
 
 
 def train(

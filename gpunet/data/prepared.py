@@ -203,7 +203,6 @@ def prepare(
     schema, x, more = _fit(source, inputs, observer, fitted, parts, encoding, budget)
     own = _own_parts(schema, source, answers, parts, x)
     held = _weighed(own | _other_parts(schema, others, drop_missing_target), fitted, class_weight)
-    more += _formula_notes(schema)
     notes += [*source.notes, *told, *more, *_twice(source, ways, parts, others, held)]
     return Prepared(schema, *_three(held), tuple(notes), parts, how, tuple(observer.seen))
 
@@ -434,10 +433,11 @@ def _fit(
         check_fits(source.name, source.rows * row, budget, "use fewer rows or fewer classes")
     if source.x is not None:
         schema, x = _fit_arrays(source, target, parts, encoding.scaling != "none", budget)
-        return schema, _settled(x, budget), []
+        return schema, _settled(x, budget), _formula_notes(schema)
     columns, cells, notes = _fit_columns(source, inputs, observer, parts.train, encoding)
     width = Layout.of(columns).width
     schema = Schema("table", tuple(columns), target, width, na=source.na)
+    notes += _formula_notes(schema)
     if source.streams or 4 * width * source.rows > budget:
         return schema, _settled(schema.spool(source, _used(parts), Counter()), budget), notes
     x = {
