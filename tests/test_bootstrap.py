@@ -102,6 +102,15 @@ def test_differences_are_paired() -> None:
     assert (same.value, same.interval, same.share, same.is_noise) == (0.0, (0.0, 0.0), 1.0, True)
 
 
+def test_resamples_of_equal_rows_do_not_count_in_a_difference() -> None:
+    """Of 3 rows each ninth resample is one row three times: R² is not defined for it."""
+    y = np.array([[0.0], [1.0], [3.0]])
+    rows = [bootstrap.of_task("regression", y, y + off) for off in ([[0.2]], [[0.9]])]
+    found = bootstrap.differences(*rows, seed=0)["r2"]
+    assert np.isfinite(found.interval).all()
+    assert found.share < 0.01
+
+
 @pytest.mark.parametrize("name", ["binary", "multilabel", "regression", "multiclass"])
 def test_rows_count_by_their_weight(name: str) -> None:
     if name == "multiclass":
