@@ -265,7 +265,6 @@ def test_version_and_no_arguments(cli) -> None:
         (["train", "penguins", "--hidden", "none", "--activation", "tanh"], "conflict"),
         (["train", "penguins", "--clamp", "on"], "no meaning for a multiclass target"),
         (["train", "penguins", "--target-transform", "log"], "no meaning for a multiclass target"),
-        (["train", "penguins", "--one-hot-levels", "1"], "wants a network with embeddings"),
         (["train", "digits", "--one-hot-levels", "8"], "one-hot levels are for tables"),
         (["train", "digits", "--scaling", "robust"], "robust scaling is for tables"),
         (["train", "lecture", "--scaling", "standard"], "no meaning for --no-standardise"),
@@ -458,14 +457,14 @@ def test_a_diverging_run_is_exit_80_and_names_the_step(cli) -> None:
 def test_a_run_that_diverges_late_keeps_its_best_model(cli, monkeypatch) -> None:
     from gpunet import loop
 
-    open_step = loop._Run._open_step
+    open_step = loop._Net.open_step
 
-    def poisoned(self: loop._Run) -> None:
-        if self.done == 4 * self.per_epoch:
+    def poisoned(self: loop._Net, done: int) -> None:
+        if done == 4 * self.taken.steps:
             self.store.values[:] = np.nan
-        open_step(self)
+        open_step(self, done)
 
-    monkeypatch.setattr(loop._Run, "_open_step", poisoned)
+    monkeypatch.setattr(loop._Net, "open_step", poisoned)
     done = cli("train", "penguins", "--epochs", "10", "-o", "run")
     assert done.code == 80
     assert "the model of epoch 4 is kept" in done.errors[0]

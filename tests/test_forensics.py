@@ -28,15 +28,15 @@ def broken(planned: job.Job) -> forensics.Fault:
 
 
 def test_an_infinite_weight_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    planned, open_step = plan(), loop._Run._open_step
+    planned, open_step = plan(), loop._Net.open_step
 
-    def poisoned(self: loop._Run) -> None:
-        open_step(self)
-        if self.done == 3 * self.per_epoch:
+    def poisoned(self: loop._Net, done: int) -> None:
+        open_step(self, done)
+        if done == 3 * self.taken.steps:
             where, _ = self.store.views["output.weight"]
             self.store.values[where.start + 5] = np.inf
 
-    monkeypatch.setattr(loop._Run, "_open_step", poisoned)
+    monkeypatch.setattr(loop._Net, "open_step", poisoned)
     fault = broken(planned)
     place = fault.place
     assert place is not None

@@ -171,7 +171,8 @@ def test_a_control_is_optional() -> None:
     config = replace(settings.config, lr=0.1, batch_size=8, patience=0, init="he", precision="fp32")
     prepared = data.prepare(data.read((X, X[:, 0])), validation=0.0, test=0.0)
     network = model.build(config, 5, 1, "regression")
-    assert len(list(loop.train(network, prepared, config, CPU, "float32"))) == 1
+    member = loop.Member(network, prepared, config)
+    assert len(list(loop.train([member], CPU, "float32"))) == 1
     assert isinstance(config, Config)
     assert Control().ended == ""
 
