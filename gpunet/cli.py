@@ -742,6 +742,7 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     sizes = " · ".join(f"{name} {part.rows:,}" for name, part in parts.items() if part)
     widths = " → ".join(map(str, (schema.width, *config.hidden, planned.outputs)))
+    widths = f"{len(planned.members):,} of {widths}" if len(planned.members) > 1 else widths
     length = f"{config.steps:,} steps" if config.steps else f"{config.epochs:,} epochs"
     target = ", ".join(schema.target.names)
     labels = f", {len(schema.target.labels):,} classes" if schema.target.labels else ""
@@ -754,8 +755,8 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
         ),
         (
             "training",
-            f"{config.optimizer} lr {config.lr:g} {config.schedule} · batch {config.batch_size:,}"
-            f" · {length} · seed {config.seed}",
+            f"preset {config.preset} · {config.optimizer} lr {config.lr:g} {config.schedule}"
+            f" · batch {config.batch_size:,} · {length} · seed {config.seed}",
         ),
         ("device", f"{planned.choice.device.name}, {config.precision} ({planned.choice.reason})"),
         ("run", str(planned.out)),

@@ -8,8 +8,9 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -96,16 +97,35 @@ def table(
     title: str | None = None,
     console: Console | None = None,
 ) -> None:
-    """A table on stdout, or on a console; columns in `right` are numbers."""
-    numbers = set(right)
+    """A table on stdout, or on a console; columns in `right` are numbers. In a terminal that is too
+    narrow for its words a row becomes a sentence."""
+    console, numbers = console or out(), set(right)
+    lines = [[show(cell) for cell in row] for row in rows]
+    if console.is_terminal and _narrowest([header, *lines]) > console.width:
+        said = [*([title] if title else []), *(_sentence(header, line) for line in lines)]
+        _print(console, Text("\n".join(said), overflow="fold"))
+        return
     grid = Table(box=None, pad_edge=False, title=title, title_justify="left", padding=(0, 2, 0, 0))
     for i, word in enumerate(header):
-        grid.add_column(
-            Text(show(word)), justify="right" if i in numbers else "left", overflow="fold"
-        )
-    for row in rows:
-        grid.add_row(*(Text(show(cell)) for cell in row))
-    _print(console or out(), grid)
+        side: Literal["left", "right"] = "right" if i in numbers else "left"
+        grid.add_column(Text(show(word)), justify=side, overflow="fold", no_wrap=i == 0)
+    for line in lines:
+        grid.add_row(*map(Text, line))
+    _print(console, grid)
+
+
+def _narrowest(lines: Sequence[Sequence[str]]) -> int:
+    """How wide a table is with each word on a line of its own; the first column's stay together."""
+    first, *others = zip(*lines, strict=True)
+    words = ((word for cell in column for word in cell.split()) for column in others)
+    widths = [max(map(cell_len, each), default=0) for each in (first, *words)]
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _sentence(header: Sequence[str], line: Sequence[str]) -> str:
+    """A row in words: what it is of, and each cell that is not empty behind its column's name."""
+    said = [f"{show(word)} {cell}" for word, cell in zip(header[1:], line[1:], strict=True) if cell]
+    return f"{line[0]}: {' · '.join(said)}"
 
 
 Metrics = Mapping[str, float | None]

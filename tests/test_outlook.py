@@ -10,7 +10,7 @@ from gpunet import job, outlook
 from gpunet.cli import _run
 from gpunet.errors import Diverged
 
-SETTINGS = {"device": "cpu", "hidden": (16,), "epochs": 6, "batch_size": 32}
+SETTINGS = {"device": "cpu", "hidden": (16,), "epochs": 6, "preset": "plain"}
 
 
 def plan(**settings: object) -> job.Job:
@@ -66,7 +66,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     found = json.loads(capsys.readouterr().out)
     assert found["schema"] == "gpunet.plan/1"
     assert found["rows"] == {"train": 240, "validation": 52, "test": 52}
-    assert found["steps"] == 16
+    assert found["steps"] == 2
     assert [each["name"] for each in found["columns"]][:2] == ["island", "bill_length_mm"]
     assert found["launches"][-1]["launch"]
     assert list(tmp_path.iterdir()) == []

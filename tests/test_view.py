@@ -1,11 +1,13 @@
 """What is said beside a live bar, and to a stderr that nobody reads."""
 
+import io
 import os
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from gpunet import view
 
@@ -108,3 +110,28 @@ def test_many_columns_are_told_by_kind(capsys: pytest.CaptureFixture[str]) -> No
     first, _, *rest = capsys.readouterr().err.splitlines()
     assert first == "columns  20 numeric · 11 category"
     assert [line.split()[:2] for line in rest] == [["column", "7"]]
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (
+            60,
+            ["          train       validation", "accuracy  1.000  0.9 (0.8…1.000)"],
+        ),
+        (
+            28,
+            [
+                "          train   validation",
+                "accuracy  1.000          0.9",
+                "                 (0.8…1.000)",
+            ],
+        ),
+        (27, ["accuracy: train 1.000 ·", "validation 0.9 (0.8…1.000)"]),
+    ],
+)
+def test_no_word_of_a_table_is_broken(width: int, expected: list[str]) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    rows = [["accuracy", "1.000", "0.9 (0.8…1.000)"]]
+    view.table(["", "train", "validation"], rows, right=(1, 2), console=console)
+    assert console.file.getvalue().splitlines() == expected
