@@ -1,0 +1,141 @@
+"""What a preset sets, what it leaves to the user, and what it leaves out."""
+
+import numpy as np
+import pytest
+from tables import mixed
+
+from gpunet import job, presets
+from gpunet.config import Config, gather
+from gpunet.errors import UsageError
+from gpunet.presets import CLASSES, COMMON, DATA, NUMBERS, of_data, of_network
+
+TABLE = {name: [None if v == "NA" else v for v in cells] for name, cells in mixed(80).items()}
+NUMBER = {**TABLE, "price": np.arange(80.0).tolist()}
+
+
+def settled(task: str = "multiclass", is_table: bool = True, **flags: object):
+    """The settings behind both halves of the preset."""
+    return of_network(of_data(gather(flags), is_table), task)
+
+
+def taken(task: str = "multiclass", **flags: object) -> set[str]:
+    """What came from the preset."""
+    found = settled(task, **flags)
+    return {name for name, origin in found.origin.items() if origin.startswith("preset")}
+
+
+def planned(data: object = TABLE, target: str = "kind", **flags: object) -> job.Job:
+    return job.plan(data, {"target": target, "device": "cpu", **flags})
+
+
+@pytest.mark.parametrize("preset", ["auto", "fast", "best"])
+@pytest.mark.parametrize(
+    ("task", "own"), [("multiclass", CLASSES), ("binary", CLASSES), ("regression", NUMBERS)]
+)
+def test_a_preset_sets_the_recipe_of_the_task(preset: str, task: str, own: dict) -> None:
+    found = settled(task, preset=preset)
+    wanted = {**DATA, **COMMON, **own}
+    if task != "regression":
+        assert (wanted.pop("clamp"), found.config.clamp) == ("on", "off")
+    assert {name: getattr(found.config, name) for name in wanted} == wanted
+    assert taken(task, preset=preset) == wanted.keys()
+
+
+@pytest.mark.parametrize("name", {**DATA, **COMMON, **CLASSES})
+def test_what_the_user_says_goes_before_the_preset(name: str) -> None:
+    default = getattr(Config(), name)
+    found = settled(**{name: default})
+    assert getattr(found.config, name) == default
+    assert found.origin[name] == "flag"
+    assert name not in taken(**{name: default})
+
+
+def test_a_file_goes_before_the_preset(tmp_path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("dropout = 0.5\nhidden = [8]\n")
+    found = of_network(of_data(gather({}, file), True), "binary")
+    assert (found.config.dropout, found.config.hidden) == (0.5, (8,))
+    assert found.config.schedule == COMMON["schedule"]
+
+
+def test_plain_and_arrays_take_nothing_from_a_preset() -> None:
+    assert settled(preset="plain").config == gather({"preset": "plain"}).config
+    found = settled(is_table=False)
+    assert (found.config.preset, found.origin["preset"]) == ("plain", "auto: arrays")
+    assert settled(is_table=False).config == gather({"preset": "plain"}).config
+
+
+@pytest.mark.parametrize(
+    ("flags", "left_out"),
+    [
+        ({"hidden": "none"}, {"hidden", "parametric", "dropout", "activation", "init"}),
+        ({"optimizer": "sgd"}, {"lr", "betas"}),
+        ({"optimizer": "lion"}, {"lr"}),
+        ({"steps": 5}, {"epochs"}),
+        ({"validation": 0.0}, {"best_by"}),
+        ({"validation": 0.0, "folds": 3}, set()),
+        ({"activation": "x*sigmoid(x)"}, {"activation", "parametric"}),
+        ({"standardise": False}, {"scaling"}),
+        ({"loss": "softmax_cross_entropy"}, {"label_smoothing"}),
+    ],
+    ids=str,
+)
+def test_pieces_without_meaning_are_left_out(flags: dict, left_out: set[str]) -> None:
+    assert taken() - taken(**flags) == left_out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"hidden": "none"},
+        {"optimizer": "sgd"},
+        {"steps": 5},
+        {"validation": 0.0},
+        {"validation": 0.0, "folds": 2},
+        {"activation": "x*sigmoid(x)"},
+        {"standardise": False},
+        {"numeric_embedding": "none", "input_scale": False},
+        {"one_hot_levels": "all"},
+        {"norm": "batch"},
+        {"bias": False},
+        {"loss": "softmax_cross_entropy"},
+    ],
+    ids=str,
+)
+def test_each_choice_of_the_user_can_be_trained_beside_the_rest(flags: dict) -> None:
+    rest = {} if "steps" in flags else {"epochs": 2}
+    made = planned(**rest, **flags)
+    (*_, last) = made.reports()
+    assert np.isfinite(last.loss)
+
+
+def test_a_regression_run_has_its_own_pieces() -> None:
+    config = planned(NUMBER, "price").settings.config
+    assert {name: getattr(config, name) for name in NUMBERS} == NUMBERS
+    assert (config.clamp, config.best_by, config.label_smoothing) == ("on", "loss", 0.0)
+
+
+def test_what_the_recipe_says_of_a_network_is_built() -> None:
+    names = planned().model.network.weights.keys()
+    assert {"waves.frequency", "scale", "hidden1.share", "hidden3.weight"} <= names
+    plain = planned(preset="plain", hidden=(8,)).model.network.weights.keys()
+    assert plain == {"hidden1.weight", "hidden1.bias", "output.weight", "output.bias"}
+
+
+def test_large_categories_are_embedded_from_the_level_that_is_given() -> None:
+    towns = {**TABLE, "street": [f"s{i % 12}" for i in range(80)]}
+    for levels, rows in ((8, 13), (12, 0)):
+        weights = planned(towns, one_hot_levels=levels).model.network.weights
+        found = weights["embedding.weight"].shape[0] if rows else 0
+        assert found == rows
+        assert ("embedding.weight" in weights) == bool(rows)
+
+
+def test_clamped_classes_are_refused_and_a_preset_clamps_numbers_alone() -> None:
+    assert planned().settings.config.clamp == "off"
+    with pytest.raises(UsageError, match="--clamp on has no meaning"):
+        planned(clamp="on")
+
+
+def test_every_piece_that_may_be_left_out_is_a_piece() -> None:
+    assert presets.MEANINGLESS.keys() <= {**DATA, **COMMON, **CLASSES}.keys()
