@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import columns
 
-from gpunet.data.split import split, split_by, split_groups, split_times
+from gpunet.data.split import fold_of, split, split_by, split_groups, split_times
 from gpunet.errors import DataError, UsageError
 
 
@@ -260,3 +260,24 @@ def test_ties_stay_on_one_side():
 def test_times_that_cannot_be_split(times, message):
     with pytest.raises(DataError, match=message):
         timed(times)
+
+
+@given(st.integers(2, 200), st.integers(2, 12), st.integers(0, 9), st.integers(0, 4))
+def test_folds_are_of_equal_sizes_and_share_out_every_class(n, folds, seed, classes):
+    strata = np.random.default_rng(seed).integers(0, classes, n) if classes else None
+    if folds > n:
+        with pytest.raises(DataError, match="too few"):
+            fold_of(n, folds, seed=seed, strata=strata)
+        return
+    found = fold_of(n, folds, seed=seed, strata=strata)
+    for rows in [found, *(found[strata == each] for each in range(classes))]:
+        sizes = np.bincount(rows, minlength=folds)
+        assert len(sizes) == folds
+        assert np.ptp(sizes) <= 1
+    np.testing.assert_array_equal(found, fold_of(n, folds, seed=seed, strata=strata))
+
+
+def test_folds_are_drawn_by_the_seed():
+    first, other = (fold_of(1000, 5, seed=seed) for seed in (0, 1))
+    assert (first == other).mean() < 0.3
+    assert abs(np.corrcoef(np.arange(1000), first)[0, 1]) < 0.1

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpunet.random import Purpose, bits, permutation, shuffle_keys, stream
+from gpunet.random import Purpose, bits, member_seed, permutation, shuffle_keys, stream
 
 
 @given(st.integers(0, 3000), st.integers(0, 2**63 - 1), st.integers(0, 5))
@@ -64,3 +64,11 @@ def test_shuffle_keys_are_eight_words_of_32_bits() -> None:
     keys = shuffle_keys(3, epoch=1)
     assert keys.dtype == np.uint32
     assert keys.shape == (8,)
+
+
+def test_members_have_seeds_of_their_own_and_the_first_the_runs() -> None:
+    seeds = [member_seed(seed, member) for seed in (0, 1, 2**63 - 1) for member in range(200)]
+    assert len(set(seeds)) == 600
+    assert [seeds[0], seeds[200], seeds[400]] == [0, 1, 2**63 - 1]
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seeds[1:200] == [member_seed(0, member) for member in range(1, 200)]
