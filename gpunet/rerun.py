@@ -228,15 +228,12 @@ def _differences(resumed: Job, path: Path, allow_inexact: bool) -> list[str]:
     for what in now:
         if now[what] != then[what]:
             changed = f"the {'data have' if what == 'data' else 'settings have'} changed"
-            message = f"{changed} since the run began: {now[what][:16]}, then {then[what][:16]}"
-            if not allow_inexact:
-                raise ModelInvalid(message, "--allow-inexact goes on all the same")
-            notes.append(message)
+            ids = f"{now[what][:16]}, then {then[what][:16]}"
+            notes.append(f"{changed} since the run began: {ids}")
     if not _is_split_alike(resumed, path):
-        message = f"{path / SPLIT}: the parts are of other rows now"
-        if not allow_inexact:
-            raise ModelInvalid(message, "--allow-inexact goes on all the same")
-        notes.append(message)
+        notes.append(f"{path / SPLIT}: the parts are of other rows now")
+    if notes and not allow_inexact:
+        raise ModelInvalid(notes[0], "--allow-inexact goes on all the same")
     here, there = about.environment(resumed.choice.device), resumed.identity["environment"]
     differing = [name for name in sorted(here.keys() | there) if here.get(name) != there.get(name)]
     notes += [f"not bit for bit: {n} is {here.get(n)}, was {there.get(n)}" for n in differing]

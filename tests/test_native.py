@@ -159,7 +159,7 @@ def test_the_whole_job_agrees() -> None:
         planned = job.plan("penguins", settings)
         list(planned.reports())
         assert planned.settings.config.kernels == kernels
-        return planned.summary()["metrics"]["validation"]
+        return planned.finish()["metrics"]["validation"]
 
     native_found, numpy_found = final("native"), final("numpy")
     for name, value in numpy_found.items():
