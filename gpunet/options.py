@@ -42,10 +42,9 @@ def _option(each: "Field[Any]") -> Parameter:
 
 
 def _switch(each: "Field[Any]") -> list[str]:
-    """The one flag that changes the default; both where the data decide."""
-    if each.type == Switch:
-        return [f"{flag(each.name)}/{flag('no_' + each.name)}"]
-    return [f" /{flag('no_' + each.name)}"] if each.default else [flag(each.name)]
+    """The flags of yes and no; of what is on unless told otherwise the second alone."""
+    no = flag("no_" + each.name)
+    return [f" /{no}"] if each.default is True else [f"{flag(each.name)}/{no}"]
 
 
 def _choices(each: "Field[Any]") -> str:

@@ -1,15 +1,22 @@
 """What a preset sets, what it leaves to the user, and what it leaves out."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+import typer
 from tables import mixed
 
 from gpunet import job, presets
+from gpunet.cli import app
 from gpunet.config import Config, gather
 from gpunet.errors import UsageError
 from gpunet.presets import CLASSES, COMMON, DATA, NUMBERS, of_data, of_network
 
 TABLE = {name: [None if v == "NA" else v for v in cells] for name, cells in mixed(80).items()}
+PAGE = (Path(__file__).resolve().parent.parent / "docs/recipe.md").read_text()
+PIECES = [row.split(" | ") for row in PAGE.splitlines() if row.startswith("|") and "`--" in row]
 NUMBER = {**TABLE, "price": np.arange(80.0).tolist()}
 
 
@@ -22,6 +29,13 @@ def taken(task: str = "multiclass", **flags: object) -> set[str]:
     """What came from the preset."""
     found = settled(task, **flags)
     return {name for name, origin in found.origin.items() if origin.startswith("preset")}
+
+
+def as_given(value: object) -> str:
+    """A value on the command line; a switch has none."""
+    if value is True:
+        return ""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def planned(data: object = TABLE, target: str = "kind", **flags: object) -> job.Job:
@@ -139,3 +153,28 @@ def test_clamped_classes_are_refused_and_a_preset_clamps_numbers_alone() -> None
 
 def test_every_piece_that_may_be_left_out_is_a_piece() -> None:
     assert presets.MEANINGLESS.keys() <= {**DATA, **COMMON, **CLASSES}.keys()
+
+
+def test_the_page_of_the_recipe_says_what_the_presets_set() -> None:
+    flags = [re.findall(r"`--([^`]+)`", row[1]) for row in PIECES]
+    told = [tuple(each.partition(" ")[::2]) for row in flags for each in row]
+    wanted = [item for part in (DATA, COMMON, CLASSES, NUMBERS) for item in part.items()]
+    assert sorted(told) == sorted((n.replace("_", "-"), as_given(value)) for n, value in wanted)
+
+
+def test_the_page_of_the_recipe_says_how_to_switch_each_piece_off() -> None:
+    for _, on, off, *_ in PIECES:
+        names = set(re.findall(r"`--([a-z-]+)", on))
+        flags = dict(re.findall(r"`--([^ `]+) ?([^`]*)`", off))
+        assert {name.removeprefix("no-") for name in flags} == names
+        given = {n.removeprefix("no-"): v or not n.startswith("no-") for n, v in flags.items()}
+        found = settled(**{name.replace("-", "_"): value for name, value in given.items()})
+        assert not {name.replace("-", "_") for name in names} & {
+            name for name, origin in found.origin.items() if origin.startswith("preset")
+        }
+
+
+def test_the_command_line_has_the_flags_of_the_page() -> None:
+    command = typer.main.get_command(app).commands["train"]
+    known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+    assert set(re.findall(r"`(--[a-z-]+)", PAGE)) <= known
