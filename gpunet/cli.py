@@ -781,6 +781,8 @@ def _next_steps(summary: dict[str, Any]) -> list[tuple[str, str]]:
     why = {"patience": ", no better one since", "stopped": ", stopped"}.get(ended, "")
     best = summary["best_epoch"]
     epoch = "the last epoch" if best is None else f"epoch {best:,}"
+    if summary["networks"] > 1 and best is not None:
+        epoch = f"{summary['networks']:,} networks, each of its best epoch"
     kept = f"{epoch} of {summary['epochs']:,}{why}"
     return [
         ("kept", f"{kept}, {view.duration(summary['seconds'])} on {summary['runs_on']}"),

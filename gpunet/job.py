@@ -208,6 +208,7 @@ class Job:
             "device_reason": self.choice.reason,
             "runs_on": self.control.runs_on,
             "precision": self.model.config.precision,
+            "networks": len(self.members),
             "parameters": self.parameters,
             "rows": {name: 0 if part is None else part.rows for name, part in parts.items()},
             "steps": self.control.done,

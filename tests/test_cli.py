@@ -444,6 +444,13 @@ def test_without_cupy_too() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_several_networks_are_told(cli) -> None:
+    done = cli("train", "penguins", "-e", "2", "--folds", "2", "-o", "run")
+    assert "kept        2 networks, each of its best epoch of 2, " in done.err
+    assert "2 of 15 → 256" in done.err
+    assert json.loads(Path("run/summary.json").read_text())["networks"] == 2
+
+
 # Ends that come early
 
 
