@@ -46,7 +46,7 @@ def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
         ("task", lambda config: (task, schema.target.reason)),
         ("hidden", lambda config: _hidden(schema.width)),
         ("init", _init),
-        ("loss", lambda config: (model.TASK_LOSSES[task][0], f"a {task} target")),
+        ("loss", lambda config: _loss(config, task)),
         ("lr", lambda config: (optim.OPTIMIZERS[config.optimizer].lr, config.optimizer)),
         ("batch_size", lambda config: _batch_size(rows)),
         ("epochs", lambda config: _epochs(config, rows)),
@@ -70,6 +70,12 @@ def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
     _check_judging(settings, prepared)
     _check_warmup(settings.config, rows)
     return settings
+
+
+def _loss(config: Config, task: str) -> tuple[str, str]:
+    if config.quantiles:
+        return "pinball", f"{len(config.quantiles)} quantiles"
+    return model.TASK_LOSSES[task][0], f"a {task} target"
 
 
 def _hidden(width: int) -> tuple[tuple[int, ...], str]:

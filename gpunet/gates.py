@@ -798,6 +798,10 @@ class Loss(Gate):
         self.parameter = self.default if parameter is None else parameter
         self.correct = 0
 
+    def constants(self, columns: int) -> list[float]:
+        """What the kernel is given as its parameter, for so many columns."""
+        return [self.parameter]
+
     @property
     def op(self) -> str:
         return self.kernel.name
@@ -819,7 +823,7 @@ class Loss(Gate):
             rows,
             target if self.indices else target.astype(rows.dtype).reshape(rows.shape),
             None if weight is None else weight.astype(rows.dtype),
-            xp.asarray([self.parameter], rows.dtype),
+            xp.asarray(self.constants(rows.shape[1]), rows.dtype),
             _clock(xp, len(rows)),
             self._grad,
             xp.empty(len(rows), rows.dtype),
@@ -893,9 +897,22 @@ class Huber(Loss):
 
 class Pinball(Loss):
     """z = mean of max(q r, (q - 1) r), r = target - pred; dpred = -q / n, or (1 - q) / n,
-    dtarget = -dpred."""
+    dtarget = -dpred. The quantiles q may be several, which the columns take in turn."""
 
     default = 0.5
+
+    def __init__(self, parameter: float | None = None, quantiles: tuple[float, ...] = ()) -> None:
+        super().__init__(parameter)
+        self.quantiles = quantiles or (self.parameter,)
+
+    def shape(self, *shapes: Shape) -> Shape:
+        columns = prod(shapes[0][-1:])
+        if columns % len(self.quantiles):
+            raise ValueError(f"{len(self.quantiles)} quantiles of {columns} columns")
+        return super().shape(*shapes)
+
+    def constants(self, columns: int) -> list[float]:
+        return [*self.quantiles] * (columns // len(self.quantiles))
 
 
 ACTIVATIONS: dict[str, type[Activation]] = {

@@ -113,6 +113,29 @@ def of_task(
     }
 
 
+def of_quantiles(
+    target: np.ndarray, output: np.ndarray, quantiles: tuple[float, ...], weight: Weight = None
+) -> dict[str, float | None]:
+    """The pinball loss of all quantiles and of each, the share of the targets (n, t) between the
+    lowest and the highest of their outputs (n, t, q), and what `of_task` says of a median."""
+    target, output, weight = _counting(target, output, weight)
+    each = [pinball(target, output[:, :, i], q, weight) for i, q in enumerate(quantiles)]
+    found: dict[str, float | None] = {"pinball": float(np.mean(each))}
+    if len(quantiles) > 1:
+        found |= {f"pinball_{q:g}": loss for q, loss in zip(quantiles, each, strict=True)}
+        inside = (output[:, :, 0] <= target) & (target <= output[:, :, -1])
+        found["coverage"] = row_mean(inside, weight)
+    if 0.5 in quantiles:
+        found |= of_task("regression", target, output[:, :, quantiles.index(0.5)], weight)
+    return found
+
+
+def pinball(target: np.ndarray, value: np.ndarray, quantile: float, weight: Weight = None) -> float:
+    """Mean of q * d above the value and (q - 1) * d below, d = target - value."""
+    away = np.subtract(target, value, dtype=np.float64)
+    return row_mean(np.maximum(quantile * away, (quantile - 1) * away), weight)
+
+
 def _counting(
     target: np.ndarray, output: np.ndarray, weight: Weight
 ) -> tuple[np.ndarray, np.ndarray, Weight]:
@@ -168,8 +191,10 @@ def of_logits(
     }
 
 
-def main_metric(task: str) -> str:
+def main_metric(task: str, has_quantiles: bool = False) -> str:
     """The one figure to show where there is room for one."""
+    if has_quantiles:
+        return "pinball"
     return "rmse" if task == "regression" else "accuracy"
 
 

@@ -146,7 +146,7 @@ def build(config: Config, inputs: int | Layout, outputs: int, task: str) -> Netw
         width = units
     prediction = made.linear(h, "output", width, outputs, len(config.hidden) + 1)
     shape = (None,) if task == "multiclass" else (None, outputs)
-    gate = loss(config.loss, task, config.label_smoothing)
+    gate = loss(config.loss, task, config.label_smoothing, config.quantiles)
     given = [graph.input("target", shape)]
     given += [graph.input("weight", (None,))] if config.is_weighted else []
     graph.output = graph.apply(gate, prediction, *given, name="loss")
@@ -266,9 +266,11 @@ def activation(text: str) -> Gate:
     return fuse.Activation(formula.elementwise(text, ("x",)).graph)
 
 
-def loss(text: str, task: str, smoothing: float = 0.0) -> Gate:
+def loss(text: str, task: str, smoothing: float = 0.0, quantiles: tuple[float, ...] = ()) -> Gate:
     """The gate of that name, or of a formula of pred and target; UsageError if it cannot serve."""
     name, parameter = _name_and_parameter(text)
+    if quantiles and text != "pinball":
+        raise UsageError(f"--quantiles and --loss {text} conflict", "leave one of them out")
     if name in LOSSES:
         if name not in TASK_LOSSES[task]:
             fitting = ", ".join(TASK_LOSSES[task])
@@ -277,7 +279,7 @@ def loss(text: str, task: str, smoothing: float = 0.0) -> Gate:
             return LOSSES[name](smoothing)
         if smoothing:
             raise UsageError(f"--label-smoothing has no meaning for --loss {text}")
-        return LOSSES[name](parameter)
+        return gates.Pinball(quantiles=quantiles) if quantiles else LOSSES[name](parameter)
     _check_name("loss", text, TASK_LOSSES[task], "pred and target")
     if task == "multiclass":
         raise UsageError(f"--loss {text}: a formula does not fit a multiclass target")

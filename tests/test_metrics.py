@@ -66,6 +66,25 @@ def test_weighted_metrics_are_scikit_learns(task: str) -> None:
     assert metrics.of_task(task, target, p, weight) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("weight", [None, rng.uniform(0, 2, 80)])
+def test_quantiles_are_judged_as_scikit_learn_does(weight: np.ndarray | None) -> None:
+    quantiles, target = (0.1, 0.5, 0.8), rng.standard_normal((80, 2))
+    value = np.sort(rng.standard_normal((80, 2, 3)), axis=2)
+    found = metrics.of_quantiles(target, value, quantiles, weight)
+    each = [
+        sklearn_metrics.mean_pinball_loss(target, value[:, :, i], sample_weight=weight, alpha=q)
+        for i, q in enumerate(quantiles)
+    ]
+    assert [found[f"pinball_{q}"] for q in quantiles] == pytest.approx(each)
+    assert found["pinball"] == pytest.approx(np.mean(each))
+    inside = ((value[:, :, 0] <= target) & (target <= value[:, :, 2])).mean(axis=1)
+    assert found["coverage"] == pytest.approx(np.average(inside, weights=weight))
+    median = metrics.of_task("regression", target, value[:, :, 1], weight)
+    assert median.items() <= found.items()
+    one = metrics.of_quantiles(target, value[:, :, :1], (0.9,), weight)
+    assert set(one) == {"pinball"}
+
+
 def test_rows_without_weight_are_as_if_not_there() -> None:
     target, value = np.array([[1.0], [1.0], [5.0]]), np.array([[1.0], [2.0], [3.0]])
     assert metrics.of_task("regression", target, value, np.array([1.0, 1.0, 0.0]))["r2"] is None

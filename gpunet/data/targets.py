@@ -34,7 +34,7 @@ class Target:
     `reason` says in words why this task was chosen. `low` and `high`: predictions are kept within
     these, one of each a target; () when they are not. `transform`: what is standardised is the
     value itself or its natural logarithm. `weight` is the column that says how much each row
-    counts.
+    counts. Of `quantiles`, rising, each target has as many outputs, one behind the other.
     """
 
     names: tuple[str, ...]
@@ -47,11 +47,22 @@ class Target:
     high: tuple[float, ...] = ()
     transform: str = "none"
     weight: str | None = None
+    quantiles: tuple[float, ...] = ()
 
     @property
     def outputs(self) -> int:
         """k, the width of the network's prediction."""
-        return len(self.labels) if self.task == "multiclass" else len(self.names)
+        return len(self.labels) if self.task == "multiclass" else len(self.names) * self.each
+
+    @property
+    def each(self) -> int:
+        """Outputs of one target that is no class."""
+        return max(1, len(self.quantiles))
+
+    @property
+    def middle(self) -> int:
+        """Which of the quantiles is nearest to the median."""
+        return min(range(self.each), key=lambda i: abs(self.quantiles[i] - 0.5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,6 +300,7 @@ def fit_target(
     clamp: bool = False,
     transform: str = "none",
     weight: str | None = None,
+    quantiles: tuple[float, ...] = (),
 ) -> Target:
     """A target with the labels of the rows `seen`, and the moments of the rows `train`; `clamp`:
     their limits too."""
@@ -307,7 +319,7 @@ def fit_target(
     if numbers and clamp:
         low, high = (tuple(float(limit(each)) for each in numbers) for limit in (np.min, np.max))
     names = tuple(answer.name for answer in answers)
-    return Target(names, task, labels, mean, std, reason, low, high, transform, weight)
+    return Target(names, task, labels, mean, std, reason, low, high, transform, weight, quantiles)
 
 
 def check_transform(transform: str, task: str) -> None:
@@ -343,7 +355,8 @@ def encode_answers(
     """y of some rows, as networks take it.
 
     multiclass int32 codes (n,); binary float32 (n, 1) and multilabel (n, k) of 0 and 1;
-    regression (n, k) of `dtype`, standardised. Raises DataError for what training never saw.
+    regression (n, k) of `dtype`, standardised, each target once for every quantile. Raises
+    DataError for what training never saw.
     """
     if target.task in CLASSES:
         codes = _class_codes(target, source, answers[0], rows)
@@ -366,14 +379,15 @@ def encode_answers(
         y = ((values - target.mean) / target.std).astype(dtype)
     if not np.isfinite(y).all():
         raise DataError(f"{listed(target.names)}: values too large for {dtype}")
-    return y
+    return np.repeat(y, target.each, axis=1)
 
 
 def decode_answers(target: Target, y: np.ndarray) -> np.ndarray:
     """Regression targets (n, k) from `encode_answers` in their own units again, float64."""
     if target.task != "regression":
         raise ValueError(f"{target.task} outputs have no units")
-    values = np.asarray(y, np.float64) * target.std + target.mean
+    std, mean = (np.repeat(each, target.each) for each in (target.std, target.mean))
+    values = np.asarray(y, np.float64) * std + mean
     if target.transform == "none":
         return values
     with np.errstate(over="ignore"):
@@ -381,9 +395,18 @@ def decode_answers(target: Target, y: np.ndarray) -> np.ndarray:
 
 
 def decode_values(target: Target, output: np.ndarray) -> np.ndarray:
-    """Regression outputs (n, k) in the target's own units, float64, within its limits if any."""
+    """Regression outputs (n, k) in the target's own units, float64, within its limits if any;
+    quantiles made to rise."""
     values = decode_answers(target, output)
-    return np.clip(values, target.low, target.high) if target.low else values
+    if target.quantiles:
+        values = np.sort(by_target(target, values), axis=2).reshape(values.shape)
+    low, high = (np.repeat(each, target.each) for each in (target.low, target.high))
+    return np.clip(values, low, high) if target.low else values
+
+
+def by_target(target: Target, values: np.ndarray) -> np.ndarray:
+    """Outputs (n, k) as (n, targets, quantiles)."""
+    return values.reshape(len(values), -1, target.each)
 
 
 def _class_codes(target: Target, source: Source, answer: Answer, rows: np.ndarray) -> np.ndarray:
