@@ -50,7 +50,7 @@ def _is_pace(text: str) -> bool:
 
 
 Pace = Annotated[str, Predicate(_is_pace)]
-Task = Literal["auto", "regression", "binary", "multiclass", "multilabel"]
+Task = Literal["auto", "regression", "count", "binary", "multiclass", "multilabel"]
 Scaling = Literal["auto", "robust", "standard"]
 Norm = Literal["none", "layer", "batch"]
 Preset = Literal["auto", "fast", "best", "plain"]

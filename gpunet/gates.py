@@ -840,8 +840,15 @@ class Loss(Gate):
             self._pull_target(xp, grad, dtarget)
 
     def _pull_target(self, xp: Any, grad: Array, out: Array) -> None:
-        """All losses but the cross-entropies see pred - target alone."""
+        """Most losses see pred - target alone."""
         xp.multiply(self._grad.reshape(out.shape), -grad, out=out)
+
+    def _pull_linear(self, xp: Any, grad: Array, out: Array) -> None:
+        """dtarget of a mean of -target * pred and what has no target in it."""
+        pred, _, *weight = self.inputs
+        rows = _matrix(pred)
+        weighted = rows * weight[0][:, None] if weight else rows
+        xp.multiply(weighted.reshape(out.shape), -grad / max(1, rows.size), out=out)
 
     def _gradient_buffer(self, xp: Any, index: int) -> Array | None:
         return super()._gradient_buffer(xp, index) if index < 2 else None
@@ -869,11 +876,7 @@ class SigmoidCrossEntropy(Loss):
     dtarget = -pred / n."""
 
     def _pull_target(self, xp: Any, grad: Array, out: Array) -> None:
-        pred, _, *weight = self.inputs
-        rows = _matrix(pred)
-        scale = (1 - self.parameter) / max(1, rows.size)
-        weighted = rows * weight[0][:, None] if weight else rows
-        xp.multiply(weighted.reshape(out.shape), -grad * scale, out=out)
+        self._pull_linear(xp, grad * (1 - self.parameter), out)
 
 
 class SumSquares(Loss):
@@ -915,6 +918,14 @@ class Pinball(Loss):
         return [*self.quantiles] * (columns // len(self.quantiles))
 
 
+class Poisson(Loss):
+    """z = mean of exp(pred) - target * pred; dpred = (exp(pred) - target) / n,
+    dtarget = -pred / n."""
+
+    def _pull_target(self, xp: Any, grad: Array, out: Array) -> None:
+        self._pull_linear(xp, grad, out)
+
+
 ACTIVATIONS: dict[str, type[Activation]] = {
     "sigmoid": Sigmoid,
     "tanh": Tanh,
@@ -932,6 +943,7 @@ LOSSES: dict[str, type[Loss]] = {
     "mean_absolute": MeanAbsolute,
     "huber": Huber,
     "pinball": Pinball,
+    "poisson": Poisson,
 }
 """By the names of the command line, which are those of their kernels."""
 

@@ -347,6 +347,7 @@ def _loss_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
     plain = (
         *(gates.SigmoidCrossEntropy(0.1), gates.SumSquares(), gates.MeanSquared()),
         *(gates.MeanAbsolute(), gates.Huber(0.9), gates.Pinball(quantiles=(0.1, 0.3, 0.8))),
+        gates.Poisson(),
     )
     cases: dict[type[Gate], list[Case]] = {
         type(gate): [(gate, each), (gate, [*each, weight])]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import about, auto, data, ensemble, evaluation, loop, presets
-from gpunet.config import Settings, gather
+from gpunet.config import Config, Settings, gather
 from gpunet.data import Prepared, Source
 from gpunet.device import Choice, resolve
 from gpunet.engine import LaunchList
@@ -324,17 +324,31 @@ def plan(
     place = location(source, folder)
     source = read(source, settings, folder)
     settings = auto.with_encoding(presets.of_data(settings, source.table is not None))
+    prepared = _prepared(source, settings, folder)
+    settings = presets.of_network(settings, prepared.schema.target.task)
+    settings = auto.decide(settings, prepared, choice)
+    if choice.device.kind == "cpu":
+        choice.device.split = settings.config.split  # judging splits as it does when resumed
+    config, schema = settings.config, prepared.schema
+    members = ensemble.members(prepared, config)
+    dtype = "float64" if config.precision == "fp64" else "float32"
+    choice.device.set_tf32(config.precision == "tf32")
+    trained = Model(ensemble.together(members), schema, config)
+    return Job(source.name, place, settings, choice, prepared, members, trained, dtype)
+
+
+def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepared:
     config = settings.config
     if source.test is not None and settings.given("test") and config.test:
         raise UsageError(f"{source.name} has a test part of its own", "leave out --test")
-    prepared = data.prepare(
+    return data.prepare(
         source,
         target=config.target or source.target,
         features=config.features,
         drop=config.drop,
         types=config.column_types,
         na=config.na,
-        task="regression" if config.quantiles else config.task,
+        task=_task(config),
         validation=0.0 if config.folds else _part(config.validation, settings, folder),
         test=_part(config.test, settings, folder),
         split_column=config.split_column,
@@ -352,16 +366,6 @@ def plan(
         seed=config.seed,
         budget=int(config.max_memory),
     )
-    settings = presets.of_network(settings, prepared.schema.target.task)
-    settings = auto.decide(settings, prepared, choice)
-    if choice.device.kind == "cpu":
-        choice.device.split = settings.config.split  # judging splits as it does when resumed
-    config, schema = settings.config, prepared.schema
-    members = ensemble.members(prepared, config)
-    dtype = "float64" if config.precision == "fp64" else "float32"
-    choice.device.set_tf32(config.precision == "tf32")
-    trained = Model(ensemble.together(members), schema, config)
-    return Job(source.name, place, settings, choice, prepared, members, trained, dtype)
 
 
 def train(
@@ -396,6 +400,13 @@ def _recipe(source: Any) -> Mapping[str, Any]:
     if isinstance(source, Source):
         return source.settings
     return data.recipe(source) if isinstance(source, str) else {}
+
+
+def _task(config: Config) -> str:
+    """The task as asked for, by its name or by what has a meaning for that one alone."""
+    if config.quantiles:
+        return "regression"
+    return "count" if config.task == "auto" and config.loss == "poisson" else config.task
 
 
 def location(source: Any, folder: Path | str = ".") -> str | None:

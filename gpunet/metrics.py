@@ -105,6 +105,12 @@ def of_task(
             "mae": mae(target, output, weight),
             "r2": r2(target, output, weight),
         }
+    if task == "count":
+        return {
+            "poisson_deviance": poisson_deviance(target, output, weight),
+            "rmse": rmse(target, output, weight),
+            "mae": mae(target, output, weight),
+        }
     label = output.argmax(axis=1) if task == "multiclass" else output > threshold
     return {
         "accuracy": accuracy(target if task == "multiclass" else target > 0.5, label, weight),
@@ -134,6 +140,12 @@ def pinball(target: np.ndarray, value: np.ndarray, quantile: float, weight: Weig
     """Mean of q * d above the value and (q - 1) * d below, d = target - value."""
     away = np.subtract(target, value, dtype=np.float64)
     return row_mean(np.maximum(quantile * away, (quantile - 1) * away), weight)
+
+
+def poisson_deviance(target: np.ndarray, value: np.ndarray, weight: Weight = None) -> float:
+    """Mean of 2 * (t * log(t / v) - t + v), for counts t and rates v (n, k)."""
+    t, v = target.astype(np.float64), np.maximum(value, np.finfo(np.float64).tiny)
+    return 2 * row_mean(t * (np.log(np.where(t > 0, t, 1)) - np.log(v)) - t + v, weight)
 
 
 def _counting(
@@ -195,9 +207,10 @@ def main_metric(task: str, has_quantiles: bool = False) -> str:
     """The one figure to show where there is room for one."""
     if has_quantiles:
         return "pinball"
-    return "rmse" if task == "regression" else "accuracy"
+    return {"regression": "rmse", "count": "poisson_deviance"}.get(task, "accuracy")
 
 
-def loss_metric(task: str) -> str:
+def loss_metric(task: str, has_quantiles: bool = False) -> str:
     """The metric to tell predictions apart by: every row moves it."""
-    return "rmse" if task == "regression" else "log_loss"
+    found = main_metric(task, has_quantiles)
+    return "log_loss" if found == "accuracy" else found

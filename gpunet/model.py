@@ -25,6 +25,7 @@ TASK_LOSSES = {
     "binary": ("sigmoid_cross_entropy",),
     "multilabel": ("sigmoid_cross_entropy",),
     "regression": ("mean_squared", "sum_squares", "mean_absolute", "huber", "pinball"),
+    "count": ("poisson",),
 }
 
 
@@ -44,6 +45,8 @@ EMBEDDING_WIDTH = 8
 """Of a category's rows."""
 TINY = 1e-15
 """The least probability that a mean keeps."""
+MOST_LOG = 709.0
+"""Of a count: exp of more is infinite."""
 
 
 @dataclass(frozen=True)
@@ -312,13 +315,15 @@ def _check_name(setting: str, text: str, known: Iterable[str], inputs: str) -> N
 
 
 def outcome(task: str, raw: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """What a prediction (n, k) means: probabilities, float64 (n, k), or the values themselves.
+    """What a prediction (n, k) means, float64 (n, k): probabilities, values as they are, counts.
 
     Logits are divided by the temperature.
     """
     raw = raw.astype(np.float64)
     if task == "regression":
         return raw
+    if task == "count":
+        return np.exp(np.minimum(raw, MOST_LOG))
     raw /= temperature
     if task == "multiclass":
         e = np.exp(raw - raw.max(axis=1, keepdims=True))
@@ -334,8 +339,17 @@ def combined(task: str, raws: Sequence[np.ndarray]) -> np.ndarray:
     if task == "regression":
         return np.mean(raws, axis=0)
     mean = np.mean([outcome(task, raw) for raw in raws], axis=0)
+    if task == "count":
+        return np.log(np.maximum(mean, np.finfo(np.float64).tiny))
     mean = np.clip(mean, TINY, 1 - TINY)
     return np.log(mean) if task == "multiclass" else np.log(mean / (1 - mean))
+
+
+def start_at(network: Network, values: tuple[float, ...]) -> None:
+    """Have a fresh network begin near `values` (k,), by the output's bias if it has one."""
+    bias = network.graph.parameters.get("output.bias")
+    if bias is not None:
+        bias.value[...] = values
 
 
 def default_init(activation: str) -> str:

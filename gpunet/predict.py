@@ -245,9 +245,9 @@ def labels(schema: Schema, output: np.ndarray, threshold: float = 0.5) -> np.nda
 
 
 def probabilities(schema: Schema, output: np.ndarray) -> np.ndarray:
-    """Probabilities (n, k), a column a class; DataError for a regression model."""
-    if schema.target.task == "regression":
-        raise DataError("a regression model has no probabilities", "leave out --proba")
+    """Probabilities (n, k), a column a class; DataError for a model of numbers."""
+    if schema.target.task in ("regression", "count"):
+        raise DataError(f"a {schema.target.task} model has no probabilities", "leave out --proba")
     if schema.target.task == "binary":
         return np.concatenate([1 - output, output], axis=1)
     return output

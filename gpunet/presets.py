@@ -59,7 +59,7 @@ def of_data(settings: Settings, is_table: bool) -> Settings:
 
 def of_network(settings: Settings, task: str) -> Settings:
     """What the preset says of a network for a task, and of its training."""
-    own = NUMBERS if task == "regression" else CLASSES
+    own = NUMBERS if task in ("regression", "count") else CLASSES
     if task != "regression" and settings.origin["clamp"].startswith("preset"):
         settings = settings.resolve("clamp", "off", f"a {task} target")
     return _taken(settings, {**own, **COMMON})

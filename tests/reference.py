@@ -177,6 +177,10 @@ def pinball_rows(p: Array, t: Array, quantile: Array) -> tuple[Array, Array]:
     return loss.mean(1), slope / p.shape[1]
 
 
+def poisson_rows(p: Array, t: Array, _: float) -> tuple[Array, Array]:
+    return (np.exp(p) - t * p).mean(1), (np.exp(p) - t) / p.shape[1]
+
+
 LOSS_ROWS = {
     "softmax_cross_entropy": softmax_rows,
     "sigmoid_cross_entropy": sigmoid_rows,
@@ -185,6 +189,7 @@ LOSS_ROWS = {
     "mean_absolute": absolute_rows,
     "huber": huber_rows,
     "pinball": pinball_rows,
+    "poisson": poisson_rows,
 }
 
 

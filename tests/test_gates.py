@@ -146,6 +146,8 @@ CASES: list[tuple[Gate, Sequence[np.ndarray], Oracle]] = [
     (gates.MeanAbsolute(), (X, Y, WEIGHT), lambda p, t, w: rows(np.abs(p - t), w)),
     (gates.Huber(0.9), (X, Y, WEIGHT), huber),
     (gates.Pinball(0.3), (X, Y, WEIGHT), pinball),
+    (gates.Poisson(), (X, Y), lambda p, t: rows(np.exp(p) - t * p)),
+    (gates.Poisson(), (X, Y, WEIGHT), lambda p, t, w: rows(np.exp(p) - t * p, w)),
     (gates.Pinball(quantiles=QUANTILES), (X, Y), lambda p, t: pinball(p, t, q=np.array(QUANTILES))),
 ]
 NAMES = [f"{type(gate).__name__}-{i}" for i, (gate, _, _) in enumerate(CASES)]

@@ -85,6 +85,27 @@ def test_quantiles_are_judged_as_scikit_learn_does(weight: np.ndarray | None) ->
     assert set(one) == {"pinball"}
 
 
+@pytest.mark.parametrize("weight", [None, rng.uniform(0, 2, 80)])
+def test_counts_are_judged_as_scikit_learn_does(weight: np.ndarray | None) -> None:
+    target = rng.poisson(1.5, (80, 1)).astype(np.float32)
+    value = outcome("count", rng.standard_normal((80, 1)))
+    found, of = metrics.of_task("count", target, value, weight), {"sample_weight": weight}
+    assert found == pytest.approx(
+        {
+            "poisson_deviance": sklearn_metrics.mean_poisson_deviance(target, value, **of),
+            "rmse": sklearn_metrics.mean_squared_error(target, value, **of) ** 0.5,
+            "mae": sklearn_metrics.mean_absolute_error(target, value, **of),
+        }
+    )
+
+
+def test_counts_far_out_are_judged() -> None:
+    far = outcome("count", np.array([[-1e4], [1e4], [0.0]]))
+    assert np.isfinite(far).all()
+    found = metrics.of_task("count", np.array([[1.0], [2.0], [0.0]]), far)
+    assert all(np.isfinite(value) for value in found.values())
+
+
 def test_rows_without_weight_are_as_if_not_there() -> None:
     target, value = np.array([[1.0], [1.0], [5.0]]), np.array([[1.0], [2.0], [3.0]])
     assert metrics.of_task("regression", target, value, np.array([1.0, 1.0, 0.0]))["r2"] is None

@@ -92,12 +92,13 @@ class Observer:
         self, types: Mapping[str, str], answers: Sequence[Answer], task: str, train: np.ndarray
     ) -> None:
         self.types, self.train = types, train
+        has_order = task in ("regression", "count")
         self.targets = [
-            answer.codes if task != "regression" or answer.numbers is None else answer.numbers
+            answer.numbers if has_order and answer.numbers is not None else answer.codes
             for answer in answers
         ]
         self.names = [answer.name for answer in answers]
-        self.is_regression = task == "regression"
+        self.has_order = has_order
         self.seen: list[Evidence] = []
 
     def read(self, source: Source, name: str) -> Cells:
@@ -131,7 +132,7 @@ class Observer:
         found = []
         for target, answers in zip(self.names, self.targets, strict=True):
             y = answers[rows]
-            if self.is_regression:
+            if self.has_order:
                 is_told = cells.kind != "category" and abs(rank_correlation(values, y)) > SAME_ORDER
                 how = f"puts the rows in the order of {target}"
             else:

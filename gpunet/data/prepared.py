@@ -185,12 +185,10 @@ def prepare(
     """Choose the task, split, fit the schema on the training part, encode every part.
 
     Tables: `features` (all by default) less `drop` predict `target`; `types` says what some are
-    read as, `na` which more words mean missing. `validation` and `test` are shares of the rows, or
-    sources of their own; a source's own test part goes before a share of the rows. `split_column`,
-    `group`, `time`: see Ways. `weight` is the column of the rows' weights; `class_weight` is as
-    `class_factors` has it. `scaling` (standard, robust), `one_hot_levels`: see Encoding; `clamp`,
-    `target_transform` (none, log), `quantiles`: see Target. More than `budget` bytes of x lie in a
-    file.
+    read as, `na` which words mean missing. `validation` and `test` are shares of the rows, or other
+    sources; a source's own test part goes before a share. `split_column`, `group`, `time`: see
+    Ways; `weight` is a column; `class_weight`: class_factors; `scaling`, `one_hot_levels`:
+    Encoding; `clamp`, `target_transform`, `quantiles`: Target. Beyond `budget` bytes x is a file.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels)
     ways = Ways(split_column, group, time, seed, shuffle_split, types.get(time or ""))
@@ -203,9 +201,8 @@ def prepare(
     fitted, parts, how, told = _divide(source, answers, kept, shares, ways, task, *learnt)
     observer = Observer(types, answers, fitted.task, parts.train)
     schema, x, more = _fit(source, inputs, observer, fitted, parts, encoding, budget)
-    own = _own_parts(schema, source, answers, parts, x)
-    held = _weighed(own | _other_parts(schema, others, drop_missing_target), fitted, class_weight)
-    more += _formula_notes(schema)
+    held = _own_parts(schema, source, answers, parts, x)
+    held = _weighed(held | _other_parts(schema, others, drop_missing_target), fitted, class_weight)
     notes += [*source.notes, *told, *more, *_twice(source, ways, parts, others, held)]
     return Prepared(schema, *_three(held), tuple(notes), parts, how, tuple(observer.seen))
 
@@ -438,10 +435,11 @@ def _fit(
         check_fits(source.name, source.rows * row, budget, "use fewer rows or fewer classes")
     if source.x is not None:
         schema, x = _fit_arrays(source, target, parts, encoding.scaling != "none", budget)
-        return schema, _settled(x, budget), []
+        return schema, _settled(x, budget), _formula_notes(schema)
     columns, cells, notes = _fit_columns(source, inputs, observer, parts.train, encoding)
     width = Layout.of(columns).width
     schema = Schema("table", tuple(columns), target, width, na=source.na)
+    notes += _formula_notes(schema)
     if source.streams or 4 * width * source.rows > budget:
         return schema, _settled(schema.spool(source, _used(parts), Counter()), budget), notes
     x = {

@@ -651,6 +651,7 @@ LOSS(mean_squared, false, false)
 LOSS(mean_absolute, false, false)
 LOSS(huber, false, false)
 LOSS(pinball, false, true)
+LOSS(poisson, false, false)
 
 static CLONES long long softmax_rows(const T* pred, const int* target, T smoothing, T* grad,
                                      T* rows, const Call& call, const Lane& lane, long long k) {

@@ -124,6 +124,18 @@ def pinball(p: Array, t: Array, quantile: Array, rows: Array, grad: Array | None
     return None
 
 
+def poisson(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> Array | None:
+    """exp(p) - t * p, the negative log-likelihood of the count t at the rate exp(p) but for log t!;
+    its gradient is exp(p) - t; means over the columns.
+    """
+    rate = np.exp(p)
+    np.mean(rate - t * p, axis=1, out=rows)
+    if grad is not None:
+        np.subtract(rate, t, out=grad)
+        np.divide(grad, p.shape[1], out=grad)
+    return None
+
+
 def loss_of(term: Term, batch_mean: bool) -> Reference:
     """The reference of a loss from its term; `batch_mean` divides by the valid rows."""
 
@@ -204,6 +216,7 @@ LOSSES: dict[str, Kernel] = {
         mean_absolute,
         huber,
         pinball,
+        poisson,
     )
 }
 """Name of the loss → its kernel."""
