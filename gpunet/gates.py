@@ -903,19 +903,24 @@ class Pinball(Loss):
     dtarget = -dpred. The quantiles q may be several, which the columns take in turn."""
 
     default = 0.5
+    quantiles: tuple[float, ...] = ()
 
-    def __init__(self, parameter: float | None = None, quantiles: tuple[float, ...] = ()) -> None:
-        super().__init__(parameter)
-        self.quantiles = quantiles or (self.parameter,)
+    @classmethod
+    def of(cls, quantiles: tuple[float, ...]) -> "Pinball":
+        """The loss of several quantiles."""
+        gate = cls()
+        gate.quantiles = quantiles
+        return gate
 
     def shape(self, *shapes: Shape) -> Shape:
         columns = prod(shapes[0][-1:])
-        if columns % len(self.quantiles):
+        if columns % max(1, len(self.quantiles)):
             raise ValueError(f"{len(self.quantiles)} quantiles of {columns} columns")
         return super().shape(*shapes)
 
     def constants(self, columns: int) -> list[float]:
-        return [*self.quantiles] * (columns // len(self.quantiles))
+        each = self.quantiles or (self.parameter,)
+        return [*each] * (columns // len(each))
 
 
 class Poisson(Loss):

@@ -346,7 +346,7 @@ def _loss_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
     classes, weight = np.array([0, 2, 1, 2]), rng.uniform(0.5, 2, 4)
     plain = (
         *(gates.SigmoidCrossEntropy(0.1), gates.SumSquares(), gates.MeanSquared()),
-        *(gates.MeanAbsolute(), gates.Huber(0.9), gates.Pinball(quantiles=(0.1, 0.3, 0.8))),
+        *(gates.MeanAbsolute(), gates.Huber(0.9), gates.Pinball.of((0.1, 0.3, 0.8))),
         gates.Poisson(),
     )
     cases: dict[type[Gate], list[Case]] = {

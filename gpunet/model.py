@@ -282,7 +282,7 @@ def loss(text: str, task: str, smoothing: float = 0.0, quantiles: tuple[float, .
             return LOSSES[name](smoothing)
         if smoothing:
             raise UsageError(f"--label-smoothing has no meaning for --loss {text}")
-        return gates.Pinball(quantiles=quantiles) if quantiles else LOSSES[name](parameter)
+        return gates.Pinball.of(quantiles) if quantiles else LOSSES[name](parameter)
     _check_name("loss", text, TASK_LOSSES[task], "pred and target")
     if task == "multiclass":
         raise UsageError(f"--loss {text}: a formula does not fit a multiclass target")

@@ -148,7 +148,7 @@ CASES: list[tuple[Gate, Sequence[np.ndarray], Oracle]] = [
     (gates.Pinball(0.3), (X, Y, WEIGHT), pinball),
     (gates.Poisson(), (X, Y), lambda p, t: rows(np.exp(p) - t * p)),
     (gates.Poisson(), (X, Y, WEIGHT), lambda p, t, w: rows(np.exp(p) - t * p, w)),
-    (gates.Pinball(quantiles=QUANTILES), (X, Y), lambda p, t: pinball(p, t, q=np.array(QUANTILES))),
+    (gates.Pinball.of(QUANTILES), (X, Y), lambda p, t: pinball(p, t, q=np.array(QUANTILES))),
 ]
 NAMES = [f"{type(gate).__name__}-{i}" for i, (gate, _, _) in enumerate(CASES)]
 each_case = pytest.mark.parametrize(("gate", "inputs", "oracle"), CASES, ids=NAMES)
@@ -623,7 +623,7 @@ def test_batch_norm_keeps_running_figures() -> None:
 
 
 def test_columns_take_the_quantiles_in_turn() -> None:
-    gate, once = gates.Pinball(quantiles=(0.1, 0.8)), gates.Pinball(0.8)
+    gate, once = gates.Pinball.of((0.1, 0.8)), gates.Pinball(0.8)
     assert gate.constants(4) == [0.1, 0.8, 0.1, 0.8]
     pred, target = np.zeros((5, 2)), np.arange(10.0).reshape(5, 2) - 4
     gate.forward(pred, target)
