@@ -1,4 +1,5 @@
-"""How good predictions are, on plain arrays of the host: accuracy, log-loss, AUC, RMSE, MAE, R².
+"""How good predictions are, on plain arrays of the host: accuracy, log-loss, AUC, RMSE, MAE, R²,
+pinball loss, coverage, Poisson deviance.
 
 A `weight` (n,), positive, says how much each row counts; None: all alike.
 """

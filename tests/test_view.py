@@ -108,3 +108,10 @@ def test_many_columns_are_told_by_kind(capsys: pytest.CaptureFixture[str]) -> No
     first, _, *rest = capsys.readouterr().err.splitlines()
     assert first == "columns  20 numeric · 11 category"
     assert [line.split()[:2] for line in rest] == [["column", "7"]]
+
+
+def test_every_metric_is_shown_in_its_order(capsys: pytest.CaptureFixture[str]) -> None:
+    view.metrics({"train": {"pinball": 1.5, "coverage": None}, "test": {"pinball": 2.5, "mae": 3}})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["train", "pinball", "coverage", "mae"]
+    assert lines[1] == ["pinball", "1.500", "2.500"]

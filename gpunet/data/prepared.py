@@ -432,6 +432,7 @@ def _fit(
     if source.streams:
         outputs = max(len(target.labels), 2 * target.each)
         row = PER_ROW + 4 * max(0, outputs - 2)  # a prediction is in PER_ROW
+        row += 0 if target.weight is None else 3 * 8  # as read, of a part, on the device
         check_fits(source.name, source.rows * row, budget, "use fewer rows or fewer classes")
     if source.x is not None:
         schema, x = _fit_arrays(source, target, parts, encoding.scaling != "none", budget)
