@@ -346,10 +346,12 @@ def combined(task: str, raws: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def start_at(network: Network, values: tuple[float, ...]) -> None:
-    """Have a fresh network begin near `values` (k,), by the output's bias if it has one."""
-    bias = network.graph.parameters.get("output.bias")
-    if bias is not None:
-        bias.value[...] = values
+    """Have a fresh network predict `values` (k,) for every row, 0 if its output has no bias: exp of
+    outputs that first weights throw far off would leave no gradient to come back by."""
+    parameters = network.graph.parameters
+    parameters["output.weight"].value[...] = 0
+    if "output.bias" in parameters:
+        parameters["output.bias"].value[...] = values
 
 
 def default_init(activation: str) -> str:

@@ -37,10 +37,11 @@ def test_it_learns_what_a_poisson_regression_learns() -> None:
 def test_it_begins_at_the_mean_of_the_training_part() -> None:
     planned = job.plan(TABLE, {**USUAL, "target": ("calls", "visits"), "task": "count"})
     mean = planned.prepared.train.y.mean(axis=0)
-    start = planned.model.network.weights["output.bias"]
-    np.testing.assert_allclose(np.exp(start), mean, rtol=1e-5)
-    own = job.plan(TABLE, {**USUAL, "task": "count", "standardise": False})
-    assert (own.model.network.weights["output.bias"] == 0).all()
+    start = planned.model.predict(TABLE)
+    np.testing.assert_allclose(start, np.tile(mean, (N, 1)), rtol=1e-5)
+    for other in ({"standardise": False}, {"bias": False}):
+        model = job.plan(TABLE, {**USUAL, "task": "count", **other}).model
+        assert (model.predict(TABLE) == 1).all()
 
 
 def test_predictions_are_rates_and_the_target_is_as_it_was() -> None:

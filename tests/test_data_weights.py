@@ -25,12 +25,13 @@ def prepared(**options: object):
 
 
 def test_each_part_has_its_rows_weights_at_a_mean_of_one() -> None:
-    found = prepared(target=("kind",), weight="w")
-    names = [column.name for column in found.schema.columns]
+    names = [column.name for column in prepared(target=("kind",), weight="w").schema.columns]
+    assert "row" in names
     assert "w" not in names
+    found = prepared(target=("kind",), features=("row",), weight="w")
     assert found.schema.target.weight == "w"
     for part in found.parts.values():
-        own = WEIGHTS[part.x[:, -1].astype(int)]
+        own = WEIGHTS[part.x[:, 0].astype(int)]
         np.testing.assert_allclose(part.weight, own / own.mean(), rtol=1e-12)
         assert part.weight is part.sample_weight
 
@@ -141,7 +142,14 @@ def test_weights_are_part_of_what_the_data_are() -> None:
 
 X = rng.standard_normal(60)
 TABLE = {"x": X, "z": X**2, "y": X + 0.1 * rng.standard_normal(60), "w": np.arange(60) % 3.0}
-FULL = {"validation": 0.0, "test": 0.0, "standardise": False, "epochs": 30, "device": "cpu"}
+FULL = {
+    "preset": "plain",
+    "validation": 0.0,
+    "test": 0.0,
+    "standardise": False,
+    "epochs": 30,
+    "device": "cpu",
+}
 
 
 @pytest.mark.parametrize("kernels", ["numpy", "auto"])
