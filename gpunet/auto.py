@@ -9,6 +9,7 @@ from gpunet import loop, model, optim
 from gpunet.config import Config, Settings
 from gpunet.data import Prepared, Schema
 from gpunet.data.limits import automatic, available, shown
+from gpunet.data.targets import NUMBERS
 from gpunet.device import Choice, Device
 from gpunet.errors import UsageError
 from gpunet.kernels import native
@@ -129,16 +130,18 @@ def _is_blind(config: Config, prepared: Prepared) -> bool:
 
 
 def _calibrate(task: str, is_blind: bool) -> tuple[bool, str]:
-    if task == "regression":
-        return False, "a regression target"
+    if task in NUMBERS:
+        return False, f"a {task} target"
     return not is_blind, "no validation part" if is_blind else "on rows that trained nothing"
 
 
 def _check_judging(settings: Settings, prepared: Prepared) -> None:
     """What is fitted after training needs a task with probabilities, and rows to be fitted on."""
     config, task = settings.config, prepared.schema.target.task
-    if config.calibrate is True and task == "regression":
-        raise UsageError("--calibrate has no meaning for a regression target")
+    if config.calibrate is True and task in NUMBERS:
+        raise UsageError(f"--calibrate has no meaning for a {task} target")
+    if config.best_by != "loss" and task in NUMBERS:
+        raise UsageError(f"--best-by {config.best_by} has no meaning for a {task} target")
     if task != "binary" and (settings.given("threshold") or config.threshold == "auto"):
         raise UsageError(f"--threshold has no meaning for a {task} target")
     fitted = [

@@ -130,23 +130,37 @@ def of_quantiles(
     found: dict[str, float | None] = {"pinball": float(np.mean(each))}
     if len(quantiles) > 1:
         found |= {f"pinball_{q:g}": loss for q, loss in zip(quantiles, each, strict=True)}
-        inside = (output[:, :, 0] <= target) & (target <= output[:, :, -1])
-        found["coverage"] = row_mean(inside, weight)
+        found["coverage"] = row_mean(covered(target, output), weight)
     if 0.5 in quantiles:
         found |= of_task("regression", target, output[:, :, quantiles.index(0.5)], weight)
     return found
 
 
+def covered(target: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """Which targets (n, t) lie between the lowest and the highest of their outputs (n, t, q)."""
+    return (output[:, :, 0] <= target) & (target <= output[:, :, -1])
+
+
 def pinball(target: np.ndarray, value: np.ndarray, quantile: float, weight: Weight = None) -> float:
     """Mean of q * d above the value and (q - 1) * d below, d = target - value."""
+    return row_mean(pinball_terms(target, value, quantile), weight)
+
+
+def pinball_terms(target: np.ndarray, value: np.ndarray, quantile: float) -> np.ndarray:
+    """What `pinball` is the mean of."""
     away = np.subtract(target, value, dtype=np.float64)
-    return row_mean(np.maximum(quantile * away, (quantile - 1) * away), weight)
+    return np.maximum(quantile * away, (quantile - 1) * away)
 
 
 def poisson_deviance(target: np.ndarray, value: np.ndarray, weight: Weight = None) -> float:
     """Mean of 2 * (t * log(t / v) - t + v), for counts t and rates v (n, k)."""
+    return row_mean(deviance_terms(target, value), weight)
+
+
+def deviance_terms(target: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """What `poisson_deviance` is the mean of."""
     t, v = target.astype(np.float64), np.maximum(value, np.finfo(np.float64).tiny)
-    return 2 * row_mean(t * (np.log(np.where(t > 0, t, 1)) - np.log(v)) - t + v, weight)
+    return 2 * (t * (np.log(np.where(t > 0, t, 1)) - np.log(v)) - t + v)
 
 
 def _counting(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import inf, nan, pi, sqrt
+from math import inf, log, nan, pi, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -338,9 +338,9 @@ def combined(task: str, raws: Sequence[np.ndarray]) -> np.ndarray:
         return raws[0]
     if task == "regression":
         return np.mean(raws, axis=0)
+    if task == "count":  # the mean itself may be too large for a float
+        return np.logaddexp.reduce(raws, axis=0, dtype=np.float64) - log(len(raws))
     mean = np.mean([outcome(task, raw) for raw in raws], axis=0)
-    if task == "count":
-        return np.log(np.maximum(mean, np.finfo(np.float64).tiny))
     mean = np.clip(mean, TINY, 1 - TINY)
     return np.log(mean) if task == "multiclass" else np.log(mean / (1 - mean))
 

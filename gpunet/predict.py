@@ -16,10 +16,11 @@ from gpunet import bootstrap, engine, loop, model, run
 from gpunet.bootstrap import RowValues
 from gpunet.config import Config, gather
 from gpunet.data import Dataset, Schema, Source, read
-from gpunet.data.targets import by_target
+from gpunet.data.targets import NUMBERS, by_target
 from gpunet.data.words import FORMULA, NUMBER
 from gpunet.device import Device, resolve
 from gpunet.errors import DataError, GpunetError, ModelInvalid, UsageError
+from gpunet.metrics import loss_metric
 from gpunet.model import Ensemble, Network
 
 MODEL_FILE = "model.safetensors"
@@ -76,6 +77,11 @@ class Model:
     def __repr__(self) -> str:
         target, size = self.schema.target, sum(w.size for w in self.network.weights.values())
         return f"<Model of {', '.join(target.names)}: {target.task}, {size:,} weights>"
+
+    @property
+    def loss_metric(self) -> str:
+        """The metric to tell its predictions from others by."""
+        return loss_metric(self.schema.target.task, bool(self.schema.target.quantiles))
 
     def predict(
         self, data: Any, proba: bool = False, device: str = "cpu", quantiles: bool = False
@@ -136,6 +142,8 @@ class Model:
         if task == "multiclass":
             return bootstrap.of_logits(y, raw, weight, self.temperature)
         judged = loop.in_units(self.schema, y, raw, self.temperature)
+        if quantiles := self.schema.target.quantiles:
+            return bootstrap.of_quantiles(*judged, quantiles, weight)
         return bootstrap.of_task(task, *judged, weight, self.threshold)
 
     def intervals(
@@ -246,7 +254,7 @@ def labels(schema: Schema, output: np.ndarray, threshold: float = 0.5) -> np.nda
 
 def probabilities(schema: Schema, output: np.ndarray) -> np.ndarray:
     """Probabilities (n, k), a column a class; DataError for a model of numbers."""
-    if schema.target.task in ("regression", "count"):
+    if schema.target.task in NUMBERS:
         raise DataError(f"a {schema.target.task} model has no probabilities", "leave out --proba")
     if schema.target.task == "binary":
         return np.concatenate([1 - output, output], axis=1)

@@ -14,7 +14,7 @@ import numpy as np
 from gpunet.data.cells import DATE, MOSTLY, NOUNS, Cells, read_cells
 from gpunet.data.columns import ID_ROWS, MOST_LEVELS
 from gpunet.data.source import Source
-from gpunet.data.targets import FEW, Answer
+from gpunet.data.targets import FEW, NUMBERS, Answer
 from gpunet.data.words import closest, counted, is_number, listed, quoted
 from gpunet.errors import DataError, UsageError
 
@@ -92,7 +92,7 @@ class Observer:
         self, types: Mapping[str, str], answers: Sequence[Answer], task: str, train: np.ndarray
     ) -> None:
         self.types, self.train = types, train
-        has_order = task in ("regression", "count")
+        has_order = task in NUMBERS
         self.targets = [
             answer.numbers if has_order and answer.numbers is not None else answer.codes
             for answer in answers

@@ -18,6 +18,7 @@ from gpunet.data.words import MISSING, counted, is_number, listed, quoted
 from gpunet.errors import DataError, UsageError
 
 CLASSES = ("binary", "multiclass")
+NUMBERS = ("regression", "count")
 TASKS = ("regression", "count", "binary", "multiclass", "multilabel")
 TRANSFORMS = ("none", "log")
 LARGEST = float(np.finfo(np.float64).max)
@@ -273,7 +274,7 @@ def _check_task(answers: tuple[Answer, ...], task: str) -> None:
     if task in CLASSES and len(answers) > 1:
         raise UsageError(f"{task} takes one target, not {len(answers):,} ({names})")
     for answer in answers:
-        if task in ("regression", "count") and answer.kind == "text":
+        if task in NUMBERS and answer.kind == "text":
             raise DataError(f"{answer.name}: holds text ({answer.shown(0)}); {task} wants numbers")
         if task == "multilabel" and not _is_binary(answer):
             raise DataError(f"{answer.name}: multilabel wants 0 and 1 in every target")
@@ -320,7 +321,7 @@ def fit_target(
         used = np.unique(answers[0].codes[seen])
         labels = tuple(answers[0].labels[code] for code in used.tolist())
     is_count = task == "count"
-    numbers = [_numbers(a)[train] for a in answers] if is_count or task == "regression" else []
+    numbers = [_numbers(a)[train] for a in answers] if task in NUMBERS else []
     if numbers and standardise:
         forward = np.log if transform == "log" else np.asarray
         mean, spread = zip(*(moments(forward(each)) for each in numbers), strict=True)
