@@ -62,7 +62,8 @@ class RowValues:
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric's difference between two predictions of the same rows.
+    """A metric's difference between two predictions of the same rows; one that no resample
+    defines is noise.
 
     `share`: like a p-value, twice the share of resamples on the far side of no difference.
     """
@@ -74,7 +75,7 @@ class Difference:
     @property
     def is_noise(self) -> bool:
         """Whether no difference is within the interval."""
-        return self.interval[0] <= 0 <= self.interval[1]
+        return not (self.interval[0] > 0 or self.interval[1] < 0)
 
 
 def differences(a: RowValues, b: RowValues, seed: int) -> dict[str, Difference]:
@@ -86,10 +87,11 @@ def differences(a: RowValues, b: RowValues, seed: int) -> dict[str, Difference]:
     points = a.metrics, b.metrics
     found = {}
     for name in (name for name in first if name in second):
-        off = second[name] - first[name]
-        beyond = min(np.sum(off <= 0), np.sum(off >= 0))
+        with np.errstate(invalid="ignore"):  # a resample may leave both without a bound
+            off = second[name] - first[name]
+            value = float(points[1][name] - points[0][name])
+        beyond = min(np.sum(~(off > 0)), np.sum(~(off < 0)))
         share = 2 * (1 + float(beyond)) / (1 + RESAMPLES)
-        value = float(points[1][name] - points[0][name])
         found[name] = Difference(value, interval(off), min(1.0, share))
     return found
 

@@ -155,3 +155,13 @@ def test_equally_good_predictions_rarely_differ_by_more_than_noise(n: int) -> No
         shares.append(found.share)
     assert false <= 12
     assert 0.35 < np.mean(shares) < 0.65  # p-values of no difference are uniform
+
+
+def test_a_difference_that_is_not_defined_is_noise() -> None:
+    def nowhere(means: np.ndarray) -> dict[str, np.ndarray]:
+        return {"r2": np.full(means.shape[:-1], -np.inf)}
+
+    rows = bootstrap.RowValues(np.ones((9, 1)), nowhere)
+    found = bootstrap.differences(rows, rows, seed=0)["r2"]
+    assert found.is_noise
+    assert found.share == 1
