@@ -9,6 +9,7 @@ from gpunet import loop, model, optim
 from gpunet.config import Config, Settings
 from gpunet.data import Prepared, Schema
 from gpunet.data.limits import automatic, available, shown
+from gpunet.data.targets import NUMBERS
 from gpunet.device import Choice, Device
 from gpunet.errors import UsageError
 from gpunet.kernels import native
@@ -46,7 +47,7 @@ def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
         ("task", lambda config: (task, schema.target.reason)),
         ("hidden", lambda config: _hidden(schema.width)),
         ("init", _init),
-        ("loss", lambda config: (model.TASK_LOSSES[task][0], f"a {task} target")),
+        ("loss", lambda config: _loss(config, task)),
         ("lr", lambda config: (optim.OPTIMIZERS[config.optimizer].lr, config.optimizer)),
         ("batch_size", lambda config: _batch_size(rows)),
         ("epochs", lambda config: _epochs(config, rows)),
@@ -70,6 +71,12 @@ def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
     _check_judging(settings, prepared)
     _check_warmup(settings.config, rows)
     return settings
+
+
+def _loss(config: Config, task: str) -> tuple[str, str]:
+    if config.quantiles:
+        return "pinball", f"{len(config.quantiles)} quantiles"
+    return model.TASK_LOSSES[task][0], f"a {task} target"
 
 
 def _hidden(width: int) -> tuple[tuple[int, ...], str]:
@@ -123,16 +130,18 @@ def _is_blind(config: Config, prepared: Prepared) -> bool:
 
 
 def _calibrate(task: str, is_blind: bool) -> tuple[bool, str]:
-    if task == "regression":
-        return False, "a regression target"
+    if task in NUMBERS:
+        return False, f"a {task} target"
     return not is_blind, "no validation part" if is_blind else "on rows that trained nothing"
 
 
 def _check_judging(settings: Settings, prepared: Prepared) -> None:
     """What is fitted after training needs a task with probabilities, and rows to be fitted on."""
     config, task = settings.config, prepared.schema.target.task
-    if config.calibrate is True and task == "regression":
-        raise UsageError("--calibrate has no meaning for a regression target")
+    if config.calibrate is True and task in NUMBERS:
+        raise UsageError(f"--calibrate has no meaning for a {task} target")
+    if config.best_by != "loss" and task in NUMBERS:
+        raise UsageError(f"--best-by {config.best_by} has no meaning for a {task} target")
     if task != "binary" and (settings.given("threshold") or config.threshold == "auto"):
         raise UsageError(f"--threshold has no meaning for a {task} target")
     fitted = [

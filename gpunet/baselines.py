@@ -29,9 +29,10 @@ def baselines(
 ) -> dict[str, Predictor]:
     """The baselines by name, fitted on the training part; one that diverges is left out."""
     found = {"trivial": trivial(prepared, config)}
-    task, width = prepared.schema.target.task, prepared.schema.width
+    schema = prepared.schema
+    is_mean = schema.target.task == "regression" and not config.quantiles
     try:
-        is_solved = task == "regression" and width <= WIDEST and not prepared.schema.layout.codes
+        is_solved = is_mean and schema.width <= WIDEST and not schema.layout.codes
         solve = ridge(prepared) if is_solved else linear(prepared, config, device, dtype)
         found["linear"] = solve
     except (Diverged, np.linalg.LinAlgError):
@@ -40,13 +41,18 @@ def baselines(
 
 
 def trivial(prepared: Prepared, config: Config) -> Predictor:
-    """The mean of the training targets (their median for mean_absolute), or class frequencies."""
+    """The mean of the training targets (for mean_absolute their median, or the quantiles that were
+    asked for), or class frequencies."""
     part, target = prepared.train, prepared.schema.target
     assert part.y is not None
     y, weight = part.y, part.sample_weight
-    if target.task == "regression":
-        middle = _median if config.loss == "mean_absolute" else _mean
-        raw = middle(y.astype(np.float64), weight)
+    shares = target.quantiles or ((0.5,) if config.loss == "mean_absolute" else ())
+    if shares:
+        raw = _quantiles(y.astype(np.float64), shares * len(target.names), weight)
+    elif target.task == "regression":
+        raw = _mean(y, weight)
+    elif target.task == "count":
+        raw = np.log(np.maximum(_mean(y, weight), TINY))
     elif target.task == "multiclass":
         raw = np.log(np.clip(np.bincount(y, weight, target.outputs) / len(y), TINY, 1))
     else:
@@ -59,13 +65,14 @@ def _mean(y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
     return np.asarray(np.average(y, axis=0, weights=weight), np.float64)
 
 
-def _median(y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-    """The median (k,); of weights the lowest value at or below which half of them lies."""
+def _quantiles(y: np.ndarray, shares: tuple[float, ...], weight: np.ndarray | None) -> np.ndarray:
+    """A quantile (k,) of each column; of weights the lowest value at or below which that share of
+    them lies."""
     if weight is None:
-        return np.asarray(np.median(y, axis=0))
+        return np.array([np.quantile(of, share) for of, share in zip(y.T, shares, strict=True)])
     order = np.argsort(y, axis=0)
-    half = (np.cumsum(weight[order], axis=0) >= weight.sum() / 2).argmax(axis=0)
-    return np.take_along_axis(np.take_along_axis(y, order, 0), half[None], 0)[0]
+    reached = np.cumsum(weight[order], axis=0) >= np.multiply(shares, weight.sum())
+    return np.take_along_axis(np.take_along_axis(y, order, 0), reached.argmax(axis=0)[None], 0)[0]
 
 
 def linear(prepared: Prepared, config: Config, device: Device, dtype: str) -> Predictor:
@@ -75,7 +82,8 @@ def linear(prepared: Prepared, config: Config, device: Device, dtype: str) -> Pr
     plain = Config(
         hidden=(),
         init="xavier",
-        loss=model.TASK_LOSSES[task][0],
+        loss="pinball" if config.quantiles else model.TASK_LOSSES[task][0],
+        quantiles=config.quantiles,
         lr=RATE,
         batch_size=min(rows, MOST_ROWS),
         steps=STEPS,
@@ -86,6 +94,8 @@ def linear(prepared: Prepared, config: Config, device: Device, dtype: str) -> Pr
         max_memory=config.max_memory,
     )
     network = model.build(plain, schema.layout, schema.target.outputs, task)
+    if task == "count":
+        model.start_at(network, schema.target.log_mean)
     for _ in loop.train([Member(network, prepared, plain)], device, dtype):
         pass
     trained = Model(Ensemble((network,)), schema, plain)

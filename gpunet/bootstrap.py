@@ -54,14 +54,16 @@ class RowValues:
         """For each metric its interval."""
         drawn = self.combine(draws(self.values, seed, self.weight))
         found = {name: interval(of) for name, of in drawn.items()}
-        if "accuracy" in found:
-            found["accuracy"] = _unseen(found["accuracy"], self.rows)
+        for name in ("accuracy", "coverage"):
+            if name in found:
+                found[name] = _unseen(found[name], self.rows)
         return found
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric's difference between two predictions of the same rows.
+    """A metric's difference between two predictions of the same rows; one that no resample
+    defines is noise.
 
     `share`: like a p-value, twice the share of resamples on the far side of no difference.
     """
@@ -73,7 +75,7 @@ class Difference:
     @property
     def is_noise(self) -> bool:
         """Whether no difference is within the interval."""
-        return self.interval[0] <= 0 <= self.interval[1]
+        return not (self.interval[0] > 0 or self.interval[1] < 0)
 
 
 def differences(a: RowValues, b: RowValues, seed: int) -> dict[str, Difference]:
@@ -147,9 +149,13 @@ def of_task(
     weight: Weight = None,
     threshold: float = 0.5,
 ) -> RowValues:
-    """The rows behind `metrics.of_task`: of regression, binary and multilabel predictions."""
+    """The rows behind `metrics.of_task`: of all but multiclass predictions."""
     if task == "regression":
         return _regression(target, output, weight)
+    if task == "count":
+        deviance = metrics.deviance_terms(target, output).mean(axis=1)
+        named = {"poisson_deviance": deviance}
+        return _joined(_means(named, weight), _errors(target, output, weight))
     true, p = target > 0.5, np.clip(output, metrics.TINY, 1 - metrics.TINY)
     right = (true == (output > threshold)).all(axis=1)
     loss = -np.where(true, np.log(p), np.log1p(-p)).mean(axis=1)
@@ -167,27 +173,70 @@ def of_logits(
     return _classes(found.right, found.loss, ranked, weight)
 
 
-def _regression(target: np.ndarray, output: np.ndarray, weight: Weight) -> RowValues:
-    error = np.subtract(target, output, dtype=np.float64)
-    middle = np.average(target, axis=0, weights=weight)
-    off = np.subtract(target, middle, dtype=np.float64)
-    # of the target alone: values of several predictions may be averaged
-    unit, spread = np.abs(target).max() or 1.0, np.abs(off).max(axis=0)
-    counting = target if weight is None else target[weight > 0]
-    k, is_constant = target.shape[1], bool((counting == counting[0]).all(axis=0).any())
-    columns = [np.square(error / unit).mean(axis=1)[:, None], np.abs(error).mean(axis=1)[:, None]]
-    if not is_constant:
-        columns += [np.square(error / spread), off / spread, np.square(off / spread)]
+def of_quantiles(
+    target: np.ndarray, output: np.ndarray, quantiles: tuple[float, ...], weight: Weight = None
+) -> RowValues:
+    """The rows behind `metrics.of_quantiles`."""
+    each = {
+        f"pinball_{q:g}": metrics.pinball_terms(target, output[:, :, i], q).mean(axis=1)
+        for i, q in enumerate(quantiles)
+    }
+    named = {"pinball": np.mean(list(each.values()), axis=0)}
+    if len(quantiles) > 1:
+        named |= {**each, "coverage": metrics.covered(target, output).mean(axis=1)}
+    rows = _means(named, weight)
+    if 0.5 not in quantiles:
+        return rows
+    return _joined(rows, _regression(target, output[:, :, quantiles.index(0.5)], weight))
+
+
+def _means(named: dict[str, np.ndarray], weight: Weight) -> RowValues:
+    """Metrics that are means of figures (n,)."""
 
     def combine(means: np.ndarray) -> dict[str, np.ndarray]:
-        found = {"rmse": unit * np.sqrt(means[..., 0]), "mae": means[..., 1]}
-        if is_constant:
-            return found
-        left, shift, square = (means[..., 2 + i * k :][..., :k] for i in range(3))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return {**found, "r2": (1 - left / (square - shift**2)).mean(axis=-1)}
+        return {name: means[..., i] for i, name in enumerate(named)}
 
-    return RowValues(np.hstack(columns), combine, weight)
+    return RowValues(np.stack(list(named.values()), axis=1), combine, weight)
+
+
+def _joined(a: RowValues, b: RowValues) -> RowValues:
+    """The metrics of both, of the same rows."""
+    width = a.values.shape[1]
+
+    def combine(means: np.ndarray) -> dict[str, np.ndarray]:
+        return {**a.combine(means[..., :width]), **b.combine(means[..., width:])}
+
+    return RowValues(np.hstack([a.values, b.values]), combine, a.weight)
+
+
+def _errors(target: np.ndarray, output: np.ndarray, weight: Weight) -> RowValues:
+    error = np.subtract(target, output, dtype=np.float64)
+    unit = np.abs(target).max() or 1.0  # of the target alone: predictions may be averaged
+    columns = [np.square(error / unit).mean(axis=1), np.abs(error).mean(axis=1)]
+
+    def combine(means: np.ndarray) -> dict[str, np.ndarray]:
+        return {"rmse": unit * np.sqrt(means[..., 0]), "mae": means[..., 1]}
+
+    return RowValues(np.stack(columns, axis=1), combine, weight)
+
+
+def _regression(target: np.ndarray, output: np.ndarray, weight: Weight) -> RowValues:
+    errors, k = _errors(target, output, weight), target.shape[1]
+    counting = target if weight is None else target[weight > 0]
+    if (counting == counting[0]).all(axis=0).any():
+        return errors
+    middle = np.average(target, axis=0, weights=weight)
+    off = np.subtract(target, middle, dtype=np.float64)
+    spread = np.abs(off).max(axis=0)
+    error = np.subtract(target, output, dtype=np.float64)
+    columns = [np.square(error / spread), off / spread, np.square(off / spread)]
+
+    def combine(means: np.ndarray) -> dict[str, np.ndarray]:
+        left, shift, square = (means[..., i * k :][..., :k] for i in range(3))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {"r2": (1 - left / (square - shift**2)).mean(axis=-1)}
+
+    return _joined(errors, RowValues(np.hstack(columns), combine, weight))
 
 
 def _classes(

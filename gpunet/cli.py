@@ -733,7 +733,8 @@ def _start_reader(data: str) -> None:
 def _training_view(planned: "Job", quiet: bool) -> view.Training:
     from gpunet.metrics import main_metric
 
-    metric = main_metric(planned.prepared.schema.target.task)
+    target = planned.prepared.schema.target
+    metric = main_metric(target.task, bool(target.quantiles))
     return view.Training(planned.steps, metric, quiet)
 
 

@@ -22,6 +22,8 @@ from gpunet.run import identity
 
 SCHEMA = "gpunet.compare/1"
 HIGHER_IS_BETTER = ("accuracy", "auc", "r2")
+NEITHER_IS_BETTER = ("coverage",)
+"""What should be as it was asked for: neither higher nor lower."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def verdict(found: Mapping[str, Difference], names: tuple[str, str]) -> str:
     """One sentence on the differences that are more than noise."""
     better: dict[str, list[str]] = {}
     for metric, difference in found.items():
-        if difference.is_noise:
+        if difference.is_noise or metric in NEITHER_IS_BETTER:
             continue
         is_b = (difference.value > 0) == (metric in HIGHER_IS_BETTER)
         ends = sorted(abs(end) for end in difference.interval)
@@ -91,7 +93,10 @@ def verdict(found: Mapping[str, Difference], names: tuple[str, str]) -> str:
 
 
 def _check_targets(a: Any, b: Any) -> None:
-    words = {"names": "target", "task": "task", "labels": "classes", "weight": "weights"}
+    words = {
+        **{"names": "target", "task": "task", "labels": "classes"},
+        **{"quantiles": "quantiles", "weight": "weights"},
+    }
     for what, word in words.items():
         if getattr(a, what) != getattr(b, what):
             shown = [str(getattr(each, what))[:200] for each in (a, b)]

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cache
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -49,7 +50,7 @@ def _is_pace(text: str) -> bool:
 
 
 Pace = Annotated[str, Predicate(_is_pace)]
-Task = Literal["auto", "regression", "binary", "multiclass", "multilabel"]
+Task = Literal["auto", "regression", "count", "binary", "multiclass", "multilabel"]
 Scaling = Literal["auto", "robust", "standard"]
 Norm = Literal["none", "layer", "batch"]
 Preset = Literal["auto", "fast", "best", "plain"]
@@ -91,6 +92,9 @@ class Config:
     types: tuple[str, ...] = _setting((), DATA, "Columns that are read as: zip=category,when=date.")
     na: tuple[str, ...] = _setting((), DATA, "More words that mean missing: n/a,-,? as written.")
     task: Task = _setting("auto", DATA, "What is predicted.")
+    quantiles: tuple[Share, ...] = _setting(
+        (), DATA, "Quantiles of the target instead of its mean, rising: 0.1,0.5,0.9."
+    )
     validation: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
     test: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
     folds: Annotated[int, Ge(0)] = _setting(
@@ -414,6 +418,10 @@ def _check_conflicts(settings: Settings) -> None:
     if config.folds == 1:
         raise UsageError("--folds 1: wants 2 or more, or 0 for none")
     _ = config.column_types
+    if any(low >= high for low, high in pairwise(config.quantiles)):
+        raise UsageError(f"--quantiles {_shown(config.quantiles)}: must rise")
+    if config.quantiles and config.task not in ("auto", "regression"):
+        raise UsageError(f"--quantiles has no meaning for --task {config.task}")
     rules = [
         ("steps", "epochs", True),
         ("momentum", "optimizer", config.optimizer not in USES_MOMENTUM),

@@ -835,7 +835,7 @@ def _loss_forward(work: _Lowering, node: Node) -> None:
     gate, (pred, target, *weight) = node.gate, node.inputs
     assert isinstance(gate, gates.Loss)
     logits = work.values[pred]
-    parameter = work.store.device.asarray([gate.parameter], work.dtype)
+    parameter = work.store.device.asarray(gate.constants(logits.shape[1]), work.dtype)
     if work.training:
         work.grads[pred] = work.gradient(pred)
     work.launch(

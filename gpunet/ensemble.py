@@ -32,6 +32,8 @@ def _member(data: Prepared, config: Config) -> Member:
     if config.init == "data":
         rows = initial.sample(data.train.rows, config.seed)
         initial.fit(network, schema.scaled(data.train.x[rows]), config.seed)
+    if target.task == "count":
+        model.start_at(network, target.log_mean)
     return Member(network, data, config)
 
 

@@ -11,8 +11,8 @@ from gpunet import bootstrap, calibration
 from gpunet.baselines import baselines
 from gpunet.bootstrap import Difference, Interval
 from gpunet.data import Dataset, Prepared
+from gpunet.data.targets import NUMBERS
 from gpunet.device import Device
-from gpunet.metrics import loss_metric
 from gpunet.model import outcome
 from gpunet.predict import Answers, Model
 
@@ -82,7 +82,7 @@ def judge(
 def decide(model: Model, validation: Answers | None) -> tuple[Model, dict[str, Any] | None]:
     """The model with a temperature and a threshold of validation rows, and what they change."""
     config, task = model.config, model.schema.target.task
-    if task == "regression":
+    if task in NUMBERS:
         return model, None
     threshold = 0.5 if config.threshold == "auto" else float(config.threshold)
     model = replace(model, temperature=1.0, threshold=threshold)
@@ -118,7 +118,7 @@ def _compare(
 ) -> tuple[dict[str, Any], list[str]]:
     """The metrics of the baselines, and a warning for each that the model does not beat."""
     last, plain = list(held)[-1], replace(model, temperature=1.0, threshold=0.5)
-    metric = loss_metric(model.schema.target.task)
+    metric = model.loss_metric
     found: dict[str, Any] = {}
     warnings = []
     ours = model.row_values(*held[last])

@@ -645,6 +645,7 @@ PULLS: dict[str, tuple[str, ...]] = {
     "mean_absolute": ("sign(x - y) / count * dz", "sign(y - x) / count * dz"),
     "huber": ("(x - y, clipped) / count * dz", "(y - x, clipped) / count * dz"),
     "pinball": ("(the quantile's side of x) / count * dz", "(that of y) / count * dz"),
+    "poisson": ("(exp(x) - y) / count * dz", "-x / count * dz"),
 }
 """The gradients of gates that are not elementwise, in words: inputs x, y, output z."""
 

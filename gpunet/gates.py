@@ -798,6 +798,10 @@ class Loss(Gate):
         self.parameter = self.default if parameter is None else parameter
         self.correct = 0
 
+    def constants(self, columns: int) -> list[float]:
+        """What the kernel is given as its parameter, for so many columns."""
+        return [self.parameter]
+
     @property
     def op(self) -> str:
         return self.kernel.name
@@ -819,7 +823,7 @@ class Loss(Gate):
             rows,
             target if self.indices else target.astype(rows.dtype).reshape(rows.shape),
             None if weight is None else weight.astype(rows.dtype),
-            xp.asarray([self.parameter], rows.dtype),
+            xp.asarray(self.constants(rows.shape[1]), rows.dtype),
             _clock(xp, len(rows)),
             self._grad,
             xp.empty(len(rows), rows.dtype),
@@ -836,8 +840,15 @@ class Loss(Gate):
             self._pull_target(xp, grad, dtarget)
 
     def _pull_target(self, xp: Any, grad: Array, out: Array) -> None:
-        """All losses but the cross-entropies see pred - target alone."""
+        """Most losses see pred - target alone."""
         xp.multiply(self._grad.reshape(out.shape), -grad, out=out)
+
+    def _pull_linear(self, xp: Any, grad: Array, out: Array) -> None:
+        """dtarget of a mean of -target * pred and what has no target in it."""
+        pred, _, *weight = self.inputs
+        rows = _matrix(pred)
+        weighted = rows * weight[0][:, None] if weight else rows
+        xp.multiply(weighted.reshape(out.shape), -grad / max(1, rows.size), out=out)
 
     def _gradient_buffer(self, xp: Any, index: int) -> Array | None:
         return super()._gradient_buffer(xp, index) if index < 2 else None
@@ -865,11 +876,7 @@ class SigmoidCrossEntropy(Loss):
     dtarget = -pred / n."""
 
     def _pull_target(self, xp: Any, grad: Array, out: Array) -> None:
-        pred, _, *weight = self.inputs
-        rows = _matrix(pred)
-        scale = (1 - self.parameter) / max(1, rows.size)
-        weighted = rows * weight[0][:, None] if weight else rows
-        xp.multiply(weighted.reshape(out.shape), -grad * scale, out=out)
+        self._pull_linear(xp, grad * (1 - self.parameter), out)
 
 
 class SumSquares(Loss):
@@ -893,9 +900,35 @@ class Huber(Loss):
 
 class Pinball(Loss):
     """z = mean of max(q r, (q - 1) r), r = target - pred; dpred = -q / n, or (1 - q) / n,
-    dtarget = -dpred."""
+    dtarget = -dpred. The quantiles q may be several, which the columns take in turn."""
 
     default = 0.5
+    quantiles: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, quantiles: tuple[float, ...]) -> "Pinball":
+        """The loss of several quantiles."""
+        gate = cls()
+        gate.quantiles = quantiles
+        return gate
+
+    def shape(self, *shapes: Shape) -> Shape:
+        columns = prod(shapes[0][-1:])
+        if columns % max(1, len(self.quantiles)):
+            raise ValueError(f"{len(self.quantiles)} quantiles of {columns} columns")
+        return super().shape(*shapes)
+
+    def constants(self, columns: int) -> list[float]:
+        each = self.quantiles or (self.parameter,)
+        return [*each] * (columns // len(each))
+
+
+class Poisson(Loss):
+    """z = mean of exp(pred) - target * pred; dpred = (exp(pred) - target) / n,
+    dtarget = -pred / n."""
+
+    def _pull_target(self, xp: Any, grad: Array, out: Array) -> None:
+        self._pull_linear(xp, grad, out)
 
 
 ACTIVATIONS: dict[str, type[Activation]] = {
@@ -915,6 +948,7 @@ LOSSES: dict[str, type[Loss]] = {
     "mean_absolute": MeanAbsolute,
     "huber": Huber,
     "pinball": Pinball,
+    "poisson": Poisson,
 }
 """By the names of the command line, which are those of their kernels."""
 

@@ -346,7 +346,8 @@ def _loss_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
     classes, weight = np.array([0, 2, 1, 2]), rng.uniform(0.5, 2, 4)
     plain = (
         *(gates.SigmoidCrossEntropy(0.1), gates.SumSquares(), gates.MeanSquared()),
-        *(gates.MeanAbsolute(), gates.Huber(0.9), gates.Pinball(0.3)),
+        *(gates.MeanAbsolute(), gates.Huber(0.9), gates.Pinball.of((0.1, 0.3, 0.8))),
+        gates.Poisson(),
     )
     cases: dict[type[Gate], list[Case]] = {
         type(gate): [(gate, each), (gate, [*each, weight])]
@@ -545,7 +546,8 @@ def _loss(name: str) -> Callable[[Bench], Difference]:
             target = np.array([2, 0, 1, 1], np.int32)
         elif name == "sigmoid_cross_entropy":
             target = (target + 2) / 4
-        weight, parameter = bench.rng.uniform(0.5, 2, 4), np.array([0.3])
+        weight = bench.rng.uniform(0.5, 2, 4)
+        parameter = np.array([0.1, 0.3, 0.8] if name == "pinball" else [0.3])
 
         def run(at: Point) -> dict[str, np.ndarray]:
             buffers = (_clock(VALID=3), np.full((4, 3), nan), np.full(4, nan), np.zeros(4))

@@ -14,7 +14,6 @@ from gpunet import bootstrap
 from gpunet.bootstrap import Difference, RowValues
 from gpunet.data import Dataset, Schema, Source
 from gpunet.device import Device
-from gpunet.metrics import loss_metric
 from gpunet.predict import Model
 from gpunet.random import Purpose, permutation
 
@@ -40,7 +39,7 @@ def importance(
     Of more than MOST_ROWS rows as many are drawn. Intervals are those of a paired bootstrap.
     """
     source = sample(source, model.config.seed)
-    metric = loss_metric(model.schema.target.task)
+    metric = model.loss_metric
     x, targets = np.asarray(model.schema.encode(source)[0]), model.targets(source)
 
     def values(x: np.ndarray) -> RowValues:

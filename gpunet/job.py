@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import about, auto, data, ensemble, evaluation, loop, presets
-from gpunet.config import Settings, gather
+from gpunet.config import Config, Settings, gather
 from gpunet.data import Prepared, Source
 from gpunet.device import Choice, resolve
 from gpunet.engine import LaunchList
@@ -350,7 +350,7 @@ def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepare
         drop=config.drop,
         types=config.column_types,
         na=config.na,
-        task=config.task,
+        task=_task(config),
         validation=0.0 if config.folds else _part(config.validation, settings, folder),
         test=_part(config.test, settings, folder),
         split_column=config.split_column,
@@ -358,6 +358,7 @@ def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepare
         class_weight=config.class_weight,
         group=config.group,
         time=config.time,
+        quantiles=config.quantiles,
         drop_missing_target=config.drop_missing_target,
         standardise=config.standardise,
         scaling="robust" if config.scaling == "robust" else "standard",
@@ -401,6 +402,13 @@ def _recipe(source: Any) -> Mapping[str, Any]:
     if isinstance(source, Source):
         return source.settings
     return data.recipe(source) if isinstance(source, str) else {}
+
+
+def _task(config: Config) -> str:
+    """The task as asked for, by its name or by what has a meaning for that one alone."""
+    if config.quantiles:
+        return "regression"
+    return "count" if config.task == "auto" and config.loss == "poisson" else config.task
 
 
 def location(source: Any, folder: Path | str = ".") -> str | None:

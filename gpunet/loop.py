@@ -14,6 +14,7 @@ from gpunet import engine, forensics, metrics, model, optim
 from gpunet.config import Config
 from gpunet.data import Dataset, Prepared, Schema, joined
 from gpunet.data.limits import automatic
+from gpunet.data.targets import by_target
 from gpunet.data.windows import Windows, windows
 from gpunet.device import Device
 from gpunet.engine import Feed, LaunchList, Store
@@ -168,17 +169,25 @@ def judge(
     task = schema.target.task
     if task == "multiclass":
         return metrics.of_logits(y, raw, weight, temperature)
-    return metrics.of_task(task, *in_units(schema, y, raw, temperature), weight, threshold)
+    found = in_units(schema, y, raw, temperature)
+    if quantiles := schema.target.quantiles:
+        return metrics.of_quantiles(*found, quantiles, weight)
+    return metrics.of_task(task, *found, weight, threshold)
 
 
 def in_units(
     schema: Schema, y: np.ndarray, raw: np.ndarray, temperature: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Targets, and what raw predictions (n, k) mean: probabilities, or values in their units."""
+    """Targets, and what raw predictions (n, k) mean: probabilities, or values in their units, of
+    quantiles (n, targets, quantiles)."""
     output = model.outcome(schema.target.task, raw, temperature)
-    if schema.target.task == "regression":
-        return schema.decode_target(y), schema.decode(output)
-    return y, output
+    if schema.target.task != "regression":
+        return y, output
+    y, output = schema.decode_target(y), schema.decode(output)
+    if not schema.target.quantiles:
+        return y, output
+    own, found = (by_target(schema.target, values) for values in (y, output))
+    return own[:, :, 0], found
 
 
 def steps_in_all(config: Config, rows: int, legs: Legs = ()) -> int:

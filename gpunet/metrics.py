@@ -1,4 +1,5 @@
-"""How good predictions are, on plain arrays of the host: accuracy, log-loss, AUC, RMSE, MAE, R².
+"""How good predictions are, on plain arrays of the host: accuracy, log-loss, AUC, RMSE, MAE, R²,
+pinball loss, coverage, Poisson deviance.
 
 A `weight` (n,), positive, says how much each row counts; None: all alike.
 """
@@ -105,12 +106,61 @@ def of_task(
             "mae": mae(target, output, weight),
             "r2": r2(target, output, weight),
         }
+    if task == "count":
+        return {
+            "poisson_deviance": poisson_deviance(target, output, weight),
+            "rmse": rmse(target, output, weight),
+            "mae": mae(target, output, weight),
+        }
     label = output.argmax(axis=1) if task == "multiclass" else output > threshold
     return {
         "accuracy": accuracy(target if task == "multiclass" else target > 0.5, label, weight),
         "log_loss": log_loss(target, output, weight),
         "auc": mean_auc(target, output, weight),
     }
+
+
+def of_quantiles(
+    target: np.ndarray, output: np.ndarray, quantiles: tuple[float, ...], weight: Weight = None
+) -> dict[str, float | None]:
+    """The pinball loss of all quantiles and of each, the share of the targets (n, t) between the
+    lowest and the highest of their outputs (n, t, q), and what `of_task` says of a median."""
+    target, output, weight = _counting(target, output, weight)
+    each = [pinball(target, output[:, :, i], q, weight) for i, q in enumerate(quantiles)]
+    found: dict[str, float | None] = {"pinball": float(np.mean(each))}
+    if len(quantiles) > 1:
+        found |= {f"pinball_{q:g}": loss for q, loss in zip(quantiles, each, strict=True)}
+        found["coverage"] = row_mean(covered(target, output), weight)
+    if 0.5 in quantiles:
+        found |= of_task("regression", target, output[:, :, quantiles.index(0.5)], weight)
+    return found
+
+
+def covered(target: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """Which targets (n, t) lie between the lowest and the highest of their outputs (n, t, q)."""
+    return (output[:, :, 0] <= target) & (target <= output[:, :, -1])
+
+
+def pinball(target: np.ndarray, value: np.ndarray, quantile: float, weight: Weight = None) -> float:
+    """Mean of q * d above the value and (q - 1) * d below, d = target - value."""
+    return row_mean(pinball_terms(target, value, quantile), weight)
+
+
+def pinball_terms(target: np.ndarray, value: np.ndarray, quantile: float) -> np.ndarray:
+    """What `pinball` is the mean of."""
+    away = np.subtract(target, value, dtype=np.float64)
+    return np.maximum(quantile * away, (quantile - 1) * away)
+
+
+def poisson_deviance(target: np.ndarray, value: np.ndarray, weight: Weight = None) -> float:
+    """Mean of 2 * (t * log(t / v) - t + v), for counts t and rates v (n, k)."""
+    return row_mean(deviance_terms(target, value), weight)
+
+
+def deviance_terms(target: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """What `poisson_deviance` is the mean of."""
+    t, v = target.astype(np.float64), np.maximum(value, np.finfo(np.float64).tiny)
+    return 2 * (t * (np.log(np.where(t > 0, t, 1)) - np.log(v)) - t + v)
 
 
 def _counting(
@@ -168,11 +218,14 @@ def of_logits(
     }
 
 
-def main_metric(task: str) -> str:
+def main_metric(task: str, has_quantiles: bool = False) -> str:
     """The one figure to show where there is room for one."""
-    return "rmse" if task == "regression" else "accuracy"
+    if has_quantiles:
+        return "pinball"
+    return {"regression": "rmse", "count": "poisson_deviance"}.get(task, "accuracy")
 
 
-def loss_metric(task: str) -> str:
+def loss_metric(task: str, has_quantiles: bool = False) -> str:
     """The metric to tell predictions apart by: every row moves it."""
-    return "rmse" if task == "regression" else "log_loss"
+    found = main_metric(task, has_quantiles)
+    return "log_loss" if found == "accuracy" else found

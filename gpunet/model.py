@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import inf, nan, pi, sqrt
+from math import inf, log, nan, pi, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ TASK_LOSSES = {
     "binary": ("sigmoid_cross_entropy",),
     "multilabel": ("sigmoid_cross_entropy",),
     "regression": ("mean_squared", "sum_squares", "mean_absolute", "huber", "pinball"),
+    "count": ("poisson",),
 }
 
 
@@ -44,6 +45,8 @@ EMBEDDING_WIDTH = 8
 """Of a category's rows."""
 TINY = 1e-15
 """The least probability that a mean keeps."""
+MOST_LOG = 709.0
+"""Of a count: exp of more is infinite."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def build(config: Config, inputs: int | Layout, outputs: int, task: str) -> Netw
         width = units
     prediction = made.linear(h, "output", width, outputs, len(config.hidden) + 1)
     shape = (None,) if task == "multiclass" else (None, outputs)
-    gate = loss(config.loss, task, config.label_smoothing)
+    gate = loss(config.loss, task, config.label_smoothing, config.quantiles)
     given = [graph.input("target", shape)]
     given += [graph.input("weight", (None,))] if config.is_weighted else []
     graph.output = graph.apply(gate, prediction, *given, name="loss")
@@ -266,9 +269,11 @@ def activation(text: str) -> Gate:
     return fuse.Activation(formula.elementwise(text, ("x",)).graph)
 
 
-def loss(text: str, task: str, smoothing: float = 0.0) -> Gate:
+def loss(text: str, task: str, smoothing: float = 0.0, quantiles: tuple[float, ...] = ()) -> Gate:
     """The gate of that name, or of a formula of pred and target; UsageError if it cannot serve."""
     name, parameter = _name_and_parameter(text)
+    if quantiles and text != "pinball":
+        raise UsageError(f"--quantiles and --loss {text} conflict", "leave one of them out")
     if name in LOSSES:
         if name not in TASK_LOSSES[task]:
             fitting = ", ".join(TASK_LOSSES[task])
@@ -277,7 +282,7 @@ def loss(text: str, task: str, smoothing: float = 0.0) -> Gate:
             return LOSSES[name](smoothing)
         if smoothing:
             raise UsageError(f"--label-smoothing has no meaning for --loss {text}")
-        return LOSSES[name](parameter)
+        return gates.Pinball.of(quantiles) if quantiles else LOSSES[name](parameter)
     _check_name("loss", text, TASK_LOSSES[task], "pred and target")
     if task == "multiclass":
         raise UsageError(f"--loss {text}: a formula does not fit a multiclass target")
@@ -310,13 +315,15 @@ def _check_name(setting: str, text: str, known: Iterable[str], inputs: str) -> N
 
 
 def outcome(task: str, raw: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """What a prediction (n, k) means: probabilities, float64 (n, k), or the values themselves.
+    """What a prediction (n, k) means, float64 (n, k): probabilities, values as they are, counts.
 
     Logits are divided by the temperature.
     """
     raw = raw.astype(np.float64)
     if task == "regression":
         return raw
+    if task == "count":
+        return np.exp(np.minimum(raw, MOST_LOG))
     raw /= temperature
     if task == "multiclass":
         e = np.exp(raw - raw.max(axis=1, keepdims=True))
@@ -331,9 +338,20 @@ def combined(task: str, raws: Sequence[np.ndarray]) -> np.ndarray:
         return raws[0]
     if task == "regression":
         return np.mean(raws, axis=0)
+    if task == "count":  # the mean itself may be too large for a float
+        return np.logaddexp.reduce(raws, axis=0, dtype=np.float64) - log(len(raws))
     mean = np.mean([outcome(task, raw) for raw in raws], axis=0)
     mean = np.clip(mean, TINY, 1 - TINY)
     return np.log(mean) if task == "multiclass" else np.log(mean / (1 - mean))
+
+
+def start_at(network: Network, values: tuple[float, ...]) -> None:
+    """Have a fresh network predict `values` (k,) for every row, 0 if its output has no bias: exp of
+    outputs that first weights throw far off would leave no gradient to come back by."""
+    parameters = network.graph.parameters
+    parameters["output.weight"].value[...] = 0
+    if "output.bias" in parameters:
+        parameters["output.bias"].value[...] = values
 
 
 def default_init(activation: str) -> str:

@@ -16,9 +16,11 @@ from gpunet import bootstrap, engine, loop, model, run
 from gpunet.bootstrap import RowValues
 from gpunet.config import Config, gather
 from gpunet.data import Dataset, Schema, Source, read
+from gpunet.data.targets import NUMBERS, by_target
 from gpunet.data.words import FORMULA, NUMBER
 from gpunet.device import Device, resolve
 from gpunet.errors import DataError, GpunetError, ModelInvalid, UsageError
+from gpunet.metrics import loss_metric
 from gpunet.model import Ensemble, Network
 
 MODEL_FILE = "model.safetensors"
@@ -39,6 +41,7 @@ NETWORK_SETTINGS = (
         "init",
     ),
     "loss",
+    "quantiles",
 )
 
 
@@ -47,7 +50,8 @@ class Prediction:
     """Predictions for n rows, in the order of the rows.
 
     output (n, k): class probabilities, of each column being true, or values in the target's
-    units. labels (n,) or (n, k): what is predicted, written as in the training file.
+    units, of quantiles those of a target side by side, rising. labels (n,) or (n, k): what is
+    predicted, written as in the training file.
     unseen: for each column, how many rows hold a category that training never saw.
     """
 
@@ -74,14 +78,26 @@ class Model:
         target, size = self.schema.target, sum(w.size for w in self.network.weights.values())
         return f"<Model of {', '.join(target.names)}: {target.task}, {size:,} weights>"
 
-    def predict(self, data: Any, proba: bool = False, device: str = "cpu") -> np.ndarray:
+    @property
+    def loss_metric(self) -> str:
+        """The metric to tell its predictions from others by."""
+        return loss_metric(self.schema.target.task, bool(self.schema.target.quantiles))
+
+    def predict(
+        self, data: Any, proba: bool = False, device: str = "cpu", quantiles: bool = False
+    ) -> np.ndarray:
         """Predictions for a table, array, file or Source: labels or values (n,), or (n, k) for
-        several targets; with `proba`, probabilities (n, k), for a binary target of both classes.
+        several targets; with `proba`, probabilities (n, k), for a binary target of both classes;
+        with `quantiles` all of them (n, k), for a network that was trained on some.
 
         Columns are matched by name; a target is not needed. Raises DataError for columns that are
         missing, or changed their type.
         """
+        if quantiles and not self.schema.target.quantiles:
+            raise UsageError("this model has no quantiles", "train with quantiles=(0.1, 0.5, 0.9)")
         found = self.outcome(read(data), resolve(device).device)
+        if quantiles:
+            return found.output
         return probabilities(self.schema, found.output) if proba else found.labels
 
     def evaluate(self, data: Any, device: str = "cpu") -> dict[str, float | None]:
@@ -126,6 +142,8 @@ class Model:
         if task == "multiclass":
             return bootstrap.of_logits(y, raw, weight, self.temperature)
         judged = loop.in_units(self.schema, y, raw, self.temperature)
+        if quantiles := self.schema.target.quantiles:
+            return bootstrap.of_quantiles(*judged, quantiles, weight)
         return bootstrap.of_task(task, *judged, weight, self.threshold)
 
     def intervals(
@@ -230,13 +248,14 @@ def labels(schema: Schema, output: np.ndarray, threshold: float = 0.5) -> np.nda
         return np.array(target.labels)[(output[:, 0] > threshold).astype(np.int64)]
     if target.task == "multilabel":
         return (output > 0.5).astype(np.int64)
-    return output[:, 0] if output.shape[1] == 1 else output
+    values = by_target(target, output)[:, :, target.middle if target.quantiles else 0]
+    return values[:, 0] if values.shape[1] == 1 else values
 
 
 def probabilities(schema: Schema, output: np.ndarray) -> np.ndarray:
-    """Probabilities (n, k), a column a class; DataError for a regression model."""
-    if schema.target.task == "regression":
-        raise DataError("a regression model has no probabilities", "leave out --proba")
+    """Probabilities (n, k), a column a class; DataError for a model of numbers."""
+    if schema.target.task in NUMBERS:
+        raise DataError(f"a {schema.target.task} model has no probabilities", "leave out --proba")
     if schema.target.task == "binary":
         return np.concatenate([1 - output, output], axis=1)
     return output
@@ -258,18 +277,21 @@ def check_destination(out: str) -> None:
 def columns(
     schema: Schema, source: Source, found: Prediction, keep: list[str], proba: bool
 ) -> dict[str, Any]:
-    """The columns of a predictions file: those kept, `prediction` (or a column a target), and
-    with `proba` one `p_<class>` a class."""
+    """The columns of a predictions file: those kept, `prediction` (or a column a target), one
+    `q<quantile>` a quantile, and with `proba` one `p_<class>` a class."""
     result = _kept(source, keep)
     names = schema.target.names
     if found.labels.ndim == 1:
         result["prediction"] = found.labels
     else:
         result.update({f"prediction_{name}": found.labels[:, j] for j, name in enumerate(names)})
+    each = [f"q{quantile:g}" for quantile in schema.target.quantiles]
+    named = each if len(names) == 1 else [f"{q}_{name}" for name in names for q in each]
+    result.update({name: found.output[:, j] for j, name in enumerate(named)})
     if proba:
-        each = probabilities(schema, found.output)
+        shares = probabilities(schema, found.output)
         words = schema.target.labels or names
-        result.update({f"p_{word}": each[:, j] for j, word in enumerate(words)})
+        result.update({f"p_{word}": shares[:, j] for j, word in enumerate(words)})
     if taken := [name for name in keep if name in list(result)[len(keep) :]]:
         raise DataError(f"--keep {taken[0]}: a column of the predictions has that name")
     return result

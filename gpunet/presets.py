@@ -34,6 +34,8 @@ CLASSES: Mapping[str, Any] = {
     "label_smoothing": 0.1,
 }
 NUMBERS: Mapping[str, Any] = {"activation": "mish", "lr": 0.2}
+COUNTS: Mapping[str, Any] = {"activation": "mish", "lr": 0.04}
+"""Their gradient grows with the rate, which is not standardised."""
 
 MEANINGLESS: Mapping[str, Callable[[Config], bool]] = {
     "scaling": lambda config: not config.standardise,
@@ -59,7 +61,7 @@ def of_data(settings: Settings, is_table: bool) -> Settings:
 
 def of_network(settings: Settings, task: str) -> Settings:
     """What the preset says of a network for a task, and of its training."""
-    own = NUMBERS if task == "regression" else CLASSES
+    own = {"regression": NUMBERS, "count": COUNTS}.get(task, CLASSES)
     if task != "regression" and settings.origin["clamp"].startswith("preset"):
         settings = settings.resolve("clamp", "off", f"a {task} target")
     return _taken(settings, {**own, **COMMON})

@@ -12,7 +12,7 @@ from gpunet.data.cells import Cells, read_cells
 from gpunet.device import Device
 from gpunet.errors import DataError
 from gpunet.importance import sample
-from gpunet.metrics import Weight, loss_metric
+from gpunet.metrics import Weight
 from gpunet.predict import Model
 
 SCHEMA = "gpunet.slices/1"
@@ -47,10 +47,7 @@ def slices(
     if source.table is None:
         raise DataError(f"{source.name}: arrays have no columns to slice by")
     source = sample(source, model.config.seed)
-    rows, metric = (
-        model.row_values(*model.answers(source, device)),
-        loss_metric(model.schema.target.task),
-    )
+    rows, metric = model.row_values(*model.answers(source, device)), model.loss_metric
     whole = float(rows.metrics[metric])
     loss = rows.values[:, list(rows.metrics).index(metric)]
     ranked = []

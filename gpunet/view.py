@@ -24,7 +24,6 @@ MANY_COLUMNS = 30
 """Above it the columns of a table are told by kind."""
 MOST = 4000
 """Characters of an error or a warning: names that data made may be as long as they like."""
-METRIC_ORDER = ("accuracy", "log_loss", "auc", "rmse", "mae", "r2")
 
 
 def out() -> Console:
@@ -136,14 +135,13 @@ def metrics(
     intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     baselines: Mapping[str, Mapping[str, Metrics]] | None = None,
 ) -> None:
-    """Metrics by part, a column a part: 0.861 (0.852…0.869) where an interval is known. Behind them
-    the baselines, on the last part that they were judged on."""
+    """Metrics by part, in the order in which they are given, a column a part: 0.861 (0.852…0.869)
+    where an interval is known. Behind them the baselines, on the last part of theirs."""
     shown = {part: values for part, values in found.items() if values}
     for name, parts in (baselines or {}).items():
         part = list(parts)[-1]
         shown[f"{name}, {part}"] = parts[part]
-    known = {name for values in shown.values() for name in values}
-    names = [*(n for n in METRIC_ORDER if n in known), *sorted(known - set(METRIC_ORDER))]
+    names = dict.fromkeys(name for values in shown.values() for name in values)
     rows = [
         [
             name,

@@ -24,7 +24,6 @@ LOSS_PARAMETERS = {
     "softmax_cross_entropy": 0.1,
     "sigmoid_cross_entropy": 0.1,
     "huber": 0.5,
-    "pinball": 0.3,
 }
 EXTREMES = (1e4, -1e4, 30.0, -30.0, 0.0, -0.0, 1e-40, -1e-40, 5e-324, np.nan)
 KEY = np.array([12345678901234567890, 3], np.uint64)
@@ -205,8 +204,9 @@ def loss(
     }.get(name, rng.standard_normal((n, m)).astype(dtype))
     weight = None if sparse else rng.uniform(0, 2, n).astype(dtype)
     usual = 0.0 if sparse and "cross_entropy" in name else LOSS_PARAMETERS.get(name, 0.0)
-    parameter, valid = np.array([usual], dtype), n if sparse else n - n // 3
-    inner = [wide(target)[0] if target.ndim == 2 else target, wide(weight)[0], float(parameter[0])]
+    numbers = np.linspace(0.1, 0.9, m) if name == "pinball" else [usual]
+    parameter, valid = np.array(numbers, dtype), n if sparse else n - n // 3
+    inner = [wide(target)[0] if target.ndim == 2 else target, *wide(weight, parameter)]
     batch, rows, grad, right = reference.loss(name, *wide(pred), *inner, valid)
     totals = np.array([5.0, 1.0, 2.0, 3.0])
     given = {"pred": pred, "target": target, "weight": weight, "parameter": parameter}
@@ -238,10 +238,10 @@ def _faulty_loss(
     name, pred = kernel.name, given["pred"].copy()
     pred[0, 0] = np.nan
     valid = int(state["clock"][at.VALID])
-    target, weight, parameter = given["target"], given["weight"], float(given["parameter"][0])
+    target, weight, parameter = given["target"], given["weight"], given["parameter"]
     with np.errstate(invalid="ignore"):
         batch, rows, grad, right = reference.loss(
-            name, *wide(pred), target, *wide(weight), parameter, valid
+            name, *wide(pred), target, *wide(weight, parameter), valid
         )
     grad = grad[1:] if name == "softmax_cross_entropy" else grad
     before = reference.right_rows(name, pred[:1], target[:1])

@@ -171,10 +171,14 @@ def huber_rows(p: Array, t: Array, delta: float) -> tuple[Array, Array]:
     return loss.mean(1), np.clip(p - t, -delta, delta) / p.shape[1]
 
 
-def pinball_rows(p: Array, t: Array, quantile: float) -> tuple[Array, Array]:
+def pinball_rows(p: Array, t: Array, quantile: Array) -> tuple[Array, Array]:
     loss = np.where(t > p, quantile * (t - p), (1 - quantile) * (p - t))
     slope = np.where(t > p, -quantile, np.where(t < p, 1 - quantile, 0))
     return loss.mean(1), slope / p.shape[1]
+
+
+def poisson_rows(p: Array, t: Array, _: float) -> tuple[Array, Array]:
+    return (np.exp(p) - t * p).mean(1), (np.exp(p) - t) / p.shape[1]
 
 
 LOSS_ROWS = {
@@ -185,6 +189,7 @@ LOSS_ROWS = {
     "mean_absolute": absolute_rows,
     "huber": huber_rows,
     "pinball": pinball_rows,
+    "poisson": poisson_rows,
 }
 
 
@@ -197,12 +202,14 @@ def right_rows(name: str, p: Array, t: Array) -> int:
 
 
 def loss(
-    name: str, p: Array, t: Array, weight: Array | None, parameter: float, valid: int
+    name: str, p: Array, t: Array, weight: Array | None, parameter: Array, valid: int
 ) -> tuple[float, Array, Array, int]:
     """The batch's loss, the weighted rows, the gradient, and the number of right rows."""
     n, w = len(p), np.ones(len(p)) if weight is None else weight
     rows, grad = np.zeros(n), np.zeros(p.shape)
-    rows[:valid], grad[:valid] = LOSS_ROWS[name](p[:valid], t[:valid], parameter)
+    rows[:valid], grad[:valid] = LOSS_ROWS[name](
+        p[:valid], t[:valid], parameter if name == "pinball" else float(parameter[0])
+    )
     rows[:valid] *= w[:valid]
     count = 1 if name == "sum_squares" else max(valid, 1)
     grad *= w[:, None] / count

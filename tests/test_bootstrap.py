@@ -19,15 +19,26 @@ def cases() -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
         "binary": ("binary", truth, p),
         "multilabel": ("multilabel", several, rng.random((150, 3))),
         "regression": ("regression", y, y + rng.standard_normal((120, 2))),
+        "count": ("count", rng.poisson(3, (120, 2)).astype(np.float32), rng.random((120, 2)) * 6),
     }
 
 
-@pytest.mark.parametrize("name", ["binary", "multilabel", "regression"])
+@pytest.mark.parametrize("name", ["binary", "multilabel", "regression", "count"])
 def test_the_means_of_all_rows_give_the_metrics(name: str) -> None:
     task, target, output = cases()[name]
     rows = bootstrap.of_task(task, target, output)
     found = rows.combine(rows.values.mean(axis=0))
     assert found == pytest.approx(metrics.of_task(task, target, output))
+
+
+@pytest.mark.parametrize("quantiles", [(0.5,), (0.2, 0.9), (0.1, 0.5, 0.8)])
+@pytest.mark.parametrize("weight", [None, np.arange(120) % 3.0])
+def test_the_means_of_all_rows_give_the_metrics_of_quantiles(quantiles, weight) -> None:
+    target = rng.standard_normal((120, 2)) * [1, 100]
+    output = np.sort(rng.standard_normal((120, 2, len(quantiles))) * [[1], [100]], axis=2)
+    rows = bootstrap.of_quantiles(target, output, quantiles, weight)
+    assert rows.metrics == pytest.approx(metrics.of_quantiles(target, output, quantiles, weight))
+    assert next(iter(rows.metrics)) == "pinball"
 
 
 def test_the_means_of_all_rows_give_the_metrics_of_logits() -> None:
@@ -70,6 +81,9 @@ def test_a_share_without_a_mistake_has_the_exact_interval() -> None:
     truth = np.array([[0.0], [1.0]] * 15)
     found = bootstrap.of_task("binary", truth, truth).intervals(0)["accuracy"]
     assert found == pytest.approx((0.8843, 1.0), abs=1e-4)  # of 30 of 30, by Clopper and Pearson
+    wide = np.array([-1.0, 2.0]) + np.zeros((30, 1, 1))
+    found = bootstrap.of_quantiles(truth, wide, (0.1, 0.9)).intervals(0)["coverage"]
+    assert found == pytest.approx((0.8843, 1.0), abs=1e-4)
     wrong = bootstrap.of_task("binary", truth, 1 - truth).intervals(0)["accuracy"]
     assert wrong == pytest.approx((0.0, 1 - 0.8843), abs=1e-4)
 
@@ -150,3 +164,13 @@ def test_equally_good_predictions_rarely_differ_by_more_than_noise(n: int) -> No
         shares.append(found.share)
     assert false <= 12
     assert 0.35 < np.mean(shares) < 0.65  # p-values of no difference are uniform
+
+
+def test_a_difference_that_is_not_defined_is_noise() -> None:
+    def nowhere(means: np.ndarray) -> dict[str, np.ndarray]:
+        return {"r2": np.full(means.shape[:-1], -np.inf)}
+
+    rows = bootstrap.RowValues(np.ones((9, 1)), nowhere)
+    found = bootstrap.differences(rows, rows, seed=0)["r2"]
+    assert found.is_noise
+    assert found.share == 1

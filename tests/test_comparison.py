@@ -124,6 +124,31 @@ def test_the_sentence_names_who_is_better_at_what() -> None:
     )
 
 
+def test_a_share_that_was_asked_for_is_no_better_when_larger() -> None:
+    wide = {"coverage": Difference(0.1, (0.05, 0.15), 0.002)}
+    assert comparison.verdict(wide, ("A", "B")) == "no difference beyond noise"
+
+
+@pytest.mark.parametrize(
+    ("settings", "metric"),
+    [({"task": "count"}, "poisson_deviance"), ({"quantiles": (0.1, 0.5, 0.9)}, "pinball")],
+)
+def test_counts_and_quantiles(tmp_path: Path, settings, metric) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((600, 2))
+    bent = pa.table({"a": x[:, 0], "b": x[:, 1], "y": rng.poisson(np.exp(2 * np.abs(x[:, 0])))})
+    pa.parquet.write_table(bent, tmp_path / "t.parquet")
+    for name, hidden in (("good", (32,)), ("flat", ())):
+        named = {**SHORT, "lr": 0.02, "hidden": hidden, **settings}
+        gpunet.train(tmp_path / "t.parquet", "y", out=tmp_path / name, **named)
+    found = comparison.compare(tmp_path / "flat", tmp_path / "good")
+    assert found.differences[metric].interval[1] < 0
+    assert f"good is better in {metric} by " in found.verdict
+    gpunet.train(tmp_path / "t.parquet", "y", out=tmp_path / "one", quantiles=(0.5,), **SHORT)
+    with pytest.raises(UsageError, match=r"do not share the (quantiles|task)"):
+        comparison.compare(tmp_path / "good", tmp_path / "one")
+
+
 def test_the_command(runs: Path, capsys, monkeypatch) -> None:
     words = ["compare", str(runs / "good"), str(runs / "flat")]
     assert _run(words) == 0

@@ -55,6 +55,9 @@ def encoded(target, source, dtype="float32"):
     return encode_answers(target, source, answers, rows, np.dtype(dtype))
 
 
+COUNTS = "; if they are counts, --task count"
+
+
 @pytest.mark.parametrize(
     ("source", "task", "reason"),
     [
@@ -66,10 +69,18 @@ def encoded(target, source, dtype="float32"):
         (text([1, 2, 1, 3]), "regression", "whole numbers with 3 different values"),
         (text(["1.5", "2", "1.5", "2"]), "regression", "numbers with fractions"),
         (text(list(range(20)) * 2), "multiclass", "whole numbers with 20 different values"),
-        (text(list(range(21)) * 2), "regression", "whole numbers with 21 different values"),
+        (
+            text(list(range(21)) * 2),
+            "regression",
+            "whole numbers with 21 different values" + COUNTS,
+        ),
         (text(list(range(21)) * 10), "multiclass", "whole numbers with 21 different values"),
         (text(list(range(1, 22)) * 10), "regression", "whole numbers with 21 different values"),
-        (text(list(range(101)) * 10), "regression", "whole numbers with 101 different values"),
+        (
+            text(list(range(101)) * 10),
+            "regression",
+            "whole numbers with 101 different values" + COUNTS,
+        ),
         (typed([True, False, True]), "binary", "true or false with 2 different values"),
         (typed([1.0, 2.0, 1.0, 2.0]), "regression", "decimal numbers"),
         (typed([1, 2, 1, 2]), "binary", "whole numbers with 2 different values"),
@@ -77,7 +88,7 @@ def encoded(target, source, dtype="float32"):
         (arrays([0, 1, 2]), "multiclass", "whole numbers with 3 different values"),
         (arrays([0.0, 1.0, 0.0]), "regression", "decimal numbers"),
         (arrays(list(range(50)) * 2), "multiclass", "whole numbers with 50 different values"),
-        (arrays(list(range(50))), "regression", "whole numbers with 50 different values"),
+        (arrays(list(range(50))), "regression", "whole numbers with 50 different values" + COUNTS),
         (arrays(["a", "b"]), "binary", "text with 2 different values"),
         (arrays([True, False]), "binary", "true or false with 2 different values"),
     ],

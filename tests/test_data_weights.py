@@ -25,13 +25,13 @@ def prepared(**options: object):
 
 
 def test_each_part_has_its_rows_weights_at_a_mean_of_one() -> None:
-    found = prepared(target=("kind",), weight="w")
-    names = [column.name for column in found.schema.columns]
+    names = [column.name for column in prepared(target=("kind",), weight="w").schema.columns]
+    assert "row" in names
     assert "w" not in names
+    found = prepared(target=("kind",), features=("row",), weight="w")
     assert found.schema.target.weight == "w"
-    row = found.schema.layout.numeric - 1
     for part in found.parts.values():
-        own = WEIGHTS[part.x[:, row].astype(int)]
+        own = WEIGHTS[part.x[:, 0].astype(int)]
         np.testing.assert_allclose(part.weight, own / own.mean(), rtol=1e-12)
         assert part.weight is part.sample_weight
 

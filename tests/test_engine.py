@@ -33,6 +33,7 @@ GRAPHS = [
     ("regression", replace(BASE, loss="huber", input_scale=True, parametric=True)),
     *((task, replace(BASE, loss=names[0], weight="w")) for task, names in TASK_LOSSES.items()),
     ("regression", replace(BASE, loss="sum_squares", weight="w")),
+    ("regression", replace(BASE, loss="pinball", quantiles=(0.1, 0.8), weight="w")),
     ("binary", replace(BASE, loss="mean(softplus(pred) - target*pred)", weight="w")),
     *((task, replace(BASE, loss=name)) for task, names in TASK_LOSSES.items() for name in names),
     ("regression", replace(BASE, loss="sqrt(1 + (pred - target)**2) - 1")),

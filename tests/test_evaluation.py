@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 import gpunet
-from gpunet import baselines, job, loop
+from gpunet import baselines, job, loop, model
 from gpunet import run as runs
 from gpunet.cli import _run
 from gpunet.errors import ModelInvalid, UsageError
@@ -266,8 +266,10 @@ def test_rows_count_by_their_weight() -> None:
         ridge.predict(p.test.x).ravel(), abs=0.02
     )
     y = np.array([[0.0], [1.0], [2.0], [9.0]])
-    assert baselines._median(y, np.array([1.0, 1.0, 1.0, 4.0])) == [9.0]
-    assert baselines._median(y, None) == [1.5]
+    heavy = np.array([1.0, 1.0, 1.0, 4.0])
+    twice = np.hstack([y, y])
+    assert baselines._quantiles(twice, (0.4, 0.5), heavy).tolist() == [2.0, 9.0]
+    assert baselines._quantiles(twice, (0.0, 0.5), None).tolist() == [0.0, 1.5]
 
 
 def test_folds_are_calibrated_on_rows_that_their_network_never_saw() -> None:
@@ -283,3 +285,87 @@ def test_folds_are_calibrated_on_rows_that_their_network_never_saw() -> None:
     plain = dataclasses.replace(done.model, temperature=1.0).predict(NOISY, proba=True)
     logits, sharper = (np.log(each[:, 1] / each[:, 0]) for each in (plain, p))
     assert logits / told["temperature"] == pytest.approx(sharper)
+
+
+RATES = np.exp(1 + X[:, 0])
+COUNTS = pa.table({"a": X[:, 0], "b": X[:, 1], "y": rng.poisson(RATES)})
+SPREAD = pa.table({"a": X[:, 0], "b": X[:, 1], "y": X[:, 0] + np.exp(X[:, 1]) * X[:, 2]})
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("table", "settings", "metric"),
+    [
+        (COUNTS, {"task": "count"}, "poisson_deviance"),
+        (SPREAD, {"quantiles": QUANTILES}, "pinball"),
+        (COUNTS, {"task": "count", "folds": 3}, "poisson_deviance"),
+        (SPREAD, {"quantiles": QUANTILES, "folds": 3}, "pinball"),
+    ],
+)
+def test_counts_and_quantiles_have_intervals_and_baselines(table, settings, metric) -> None:
+    done, found = summary(table, lr=0.01, **settings)
+    assert found["calibration"] is None
+    assert (done.model.loss_metric, done.settings.config.calibrate) == (metric, False)
+    for part, intervals in found["intervals"].items():
+        assert set(intervals) == set(found["metrics"][part])
+        low, high = intervals[metric]
+        assert low < found["metrics"][part][metric] < high
+    trivial, ours = found["baselines"]["trivial"]["test"], found["metrics"]["test"]
+    assert set(trivial) == set(ours)
+    assert ours[metric] < trivial[metric]
+    assert found["baselines"]["linear"]["test"][metric] < trivial[metric]
+
+
+def test_the_baselines_of_counts_are_scikit_learns() -> None:
+    from sklearn.dummy import DummyRegressor
+    from sklearn.linear_model import PoissonRegressor
+    from sklearn.metrics import mean_poisson_deviance
+
+    heavy = rng.integers(0, 4, N)
+    done = planned(COUNTS.append_column("w", pa.array(heavy)), task="count", weight="w")
+    p, config = done.prepared, done.model.config
+    y, w = p.train.y.ravel(), p.train.sample_weight
+    predictors = baselines.baselines(p, config, done.choice.device, "float32")
+    for name, oracle in {"linear": PoissonRegressor(alpha=0), "trivial": DummyRegressor()}.items():
+        rates = oracle.fit(p.train.x, y, sample_weight=w).predict(p.train.x)
+        expected = mean_poisson_deviance(y, rates, sample_weight=w)
+        found = loop.judge(p.schema, p.train.y, predictors[name](p.train), w)["poisson_deviance"]
+        assert found == pytest.approx(expected, rel=0.02), name
+
+
+def test_the_baselines_of_quantiles_are_scikit_learns() -> None:
+    from sklearn.linear_model import QuantileRegressor
+
+    done = planned(SPREAD, quantiles=QUANTILES)
+    p, schema = done.prepared, done.prepared.schema
+    predictors = baselines.baselines(p, done.model.config, done.choice.device, "float32")
+    value = schema.decode(predictors["trivial"](p.test))[0]
+    train = schema.decode_target(p.train.y)[:, 0]
+    assert value == pytest.approx(np.quantile(train, QUANTILES))
+    found = loop.judge(schema, p.train.y, predictors["linear"](p.train))
+    for quantile in QUANTILES:
+        oracle = QuantileRegressor(quantile=quantile, alpha=0, solver="highs").fit(p.train.x, train)
+        away = train - oracle.predict(p.train.x)
+        expected = np.maximum(quantile * away, (quantile - 1) * away).mean()
+        assert found[f"pinball_{quantile}"] == pytest.approx(expected, rel=0.05)
+
+
+def test_the_rates_of_several_networks_are_averaged() -> None:
+    raws = [np.array([[0.0], [709.0], [-800.0]]), np.array([[2.0], [709.0], [-800.0]])]
+    found = model.combined("count", raws)
+    assert found.ravel() == pytest.approx([np.log((1 + np.exp(2)) / 2), 709.0, -800.0])
+
+
+@pytest.mark.parametrize(
+    ("table", "settings"),
+    [
+        (COUNTS, {"task": "count", "calibrate": True}),
+        (COUNTS, {"task": "count", "threshold": 0.3}),
+        (SPREAD, {"quantiles": QUANTILES, "calibrate": True}),
+        (COUNTS, {"task": "count", "best_by": "accuracy"}),
+        (BENT, {"best_by": "log_loss"}),
+    ],
+)
+def test_a_setting_without_meaning_for_numbers_is_refused(table, settings) -> None:
+    with pytest.raises(UsageError, match="has no meaning for a"):
+        planned(table, **settings)

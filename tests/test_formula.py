@@ -89,6 +89,7 @@ def test_the_neuron_of_the_lecture() -> None:
         ("huber(x, w, 100)", ((X - W) ** 2).mean() / 2),
         ("huber(x, w, parameter=100)", ((X - W) ** 2).mean() / 2),
         ("pinball(x, w)", abs(X - W).mean() / 2),
+        ("poisson(x, w)", (np.exp(X) - X * W).mean()),
         ("sigmoid_cross_entropy(x, 1/(1+exp(-b)) + x*0) * 0", 0.0),
         ("softmax_cross_entropy(reshape(b, 1, 2), reshape(1.0, 1))", np.log(1 + np.e)),
         ("  x\n + \t w ", X + W),

@@ -58,8 +58,8 @@ def huber(p: np.ndarray, t: np.ndarray, weight: Any = 1.0) -> float:
     return rows(np.where(r <= 0.9, r**2 / 2, 0.9 * (r - 0.45)), weight)
 
 
-def pinball(p: np.ndarray, t: np.ndarray, weight: Any = 1.0) -> float:
-    return rows(np.where(t > p, 0.3 * (t - p), 0.7 * (p - t)), weight)
+def pinball(p: np.ndarray, t: np.ndarray, weight: Any = 1.0, q: Any = 0.3) -> float:
+    return rows(np.where(t > p, q * (t - p), (1 - q) * (p - t)), weight)
 
 
 def waves(x: np.ndarray, f: np.ndarray, p: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -73,6 +73,7 @@ def waves(x: np.ndarray, f: np.ndarray, p: np.ndarray, w: np.ndarray, b: np.ndar
 RNG = np.random.default_rng(7)
 X, Y, COLUMN = RNG.normal(size=(4, 3)), RNG.normal(size=(4, 3)), RNG.normal(size=(4, 1))
 POSITIVE, ROW, STACK = np.abs(X) + 0.2, RNG.normal(size=3), RNG.normal(size=(2, 4, 3))
+QUANTILES = (0.1, 0.3, 0.8)
 CLASSES, WEIGHT = np.array([0, 2, 1, 2]), np.array([0.5, 1.0, 2.0, 0.1])
 WAVES = [RNG.normal(size=shape) / 2 for shape in ((3, 5), (3, 5), (3, 5, 2), (3, 2))]
 CODES = np.array([[0, 1], [1, 1], [1, 0]])
@@ -145,6 +146,9 @@ CASES: list[tuple[Gate, Sequence[np.ndarray], Oracle]] = [
     (gates.MeanAbsolute(), (X, Y, WEIGHT), lambda p, t, w: rows(np.abs(p - t), w)),
     (gates.Huber(0.9), (X, Y, WEIGHT), huber),
     (gates.Pinball(0.3), (X, Y, WEIGHT), pinball),
+    (gates.Poisson(), (X, Y), lambda p, t: rows(np.exp(p) - t * p)),
+    (gates.Poisson(), (X, Y, WEIGHT), lambda p, t, w: rows(np.exp(p) - t * p, w)),
+    (gates.Pinball.of(QUANTILES), (X, Y), lambda p, t: pinball(p, t, q=np.array(QUANTILES))),
 ]
 NAMES = [f"{type(gate).__name__}-{i}" for i, (gate, _, _) in enumerate(CASES)]
 each_case = pytest.mark.parametrize(("gate", "inputs", "oracle"), CASES, ids=NAMES)
@@ -616,6 +620,17 @@ def test_batch_norm_keeps_running_figures() -> None:
     one = np.array([[1.0, 2.0, 3.0]])
     assert gate.forward(one, gain, bias) == pytest.approx((one - mean) / np.sqrt(var + 1e-5))
     assert gate.running_mean == pytest.approx(mean)
+
+
+def test_columns_take_the_quantiles_in_turn() -> None:
+    gate, once = gates.Pinball.of((0.1, 0.8)), gates.Pinball(0.8)
+    assert gate.constants(4) == [0.1, 0.8, 0.1, 0.8]
+    pred, target = np.zeros((5, 2)), np.arange(10.0).reshape(5, 2) - 4
+    gate.forward(pred, target)
+    once.forward(pred[:, 1:], target[:, 1:])
+    assert (gate.backward(1.0)[0][:, 1:] == once.backward(1.0)[0] / 2).all()
+    with pytest.raises(ValueError, match="2 quantiles of 3 columns"):
+        gate.forward(X, Y)
 
 
 def test_losses_count_what_is_right() -> None:

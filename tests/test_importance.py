@@ -142,3 +142,25 @@ def test_the_commands_take_the_rows_held_out(run: Path, tmp_path, capsys) -> Non
         assert "log_loss" in capsys.readouterr().out
         assert _run([command, str(run / "model.safetensors")]) == 2
         assert _run([command, str(run), "--max-memory", "1G"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "metric"),
+    [({"task": "count"}, "poisson_deviance"), ({"quantiles": (0.2, 0.9)}, "pinball")],
+)
+def test_counts_and_quantiles(settings, metric) -> None:
+    rng = np.random.default_rng(0)
+    x, town = rng.standard_normal((1000, 2)), rng.choice(["York", "Bath"], 1000)
+    y = rng.poisson(np.where(town == "Bath", 20, np.exp(1 + x[:, 0])))
+    table = pa.table({"a": x[:, 0], "b": x[:, 1], "town": town, "y": y})
+    model = gpunet.train(table, "y", **{**SHORT, "lr": 0.02, **settings})
+    found = {each.column: each for each in importance.importance(model, read(table), CPU)}
+    assert {each.metric for each in found.values()} == {metric}
+    assert found["a"].growth.interval[0] > 0
+    assert found["town"].growth.value > 10 * abs(found["b"].growth.value)
+    whole, worst = slices.slices(model, read(table), CPU)
+    assert whole == pytest.approx(model.evaluate(table)[metric])
+    assert {each.metric for each in worst} == {metric}
+    held = [each for each in worst if each.slice == "Bath"]
+    rows = np.flatnonzero(town == "Bath")
+    assert held[0].value == pytest.approx(model.evaluate(table.take(rows))[metric])

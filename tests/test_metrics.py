@@ -66,6 +66,46 @@ def test_weighted_metrics_are_scikit_learns(task: str) -> None:
     assert metrics.of_task(task, target, p, weight) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("weight", [None, rng.uniform(0, 2, 80)])
+def test_quantiles_are_judged_as_scikit_learn_does(weight: np.ndarray | None) -> None:
+    quantiles, target = (0.1, 0.5, 0.8), rng.standard_normal((80, 2))
+    value = np.sort(rng.standard_normal((80, 2, 3)), axis=2)
+    found = metrics.of_quantiles(target, value, quantiles, weight)
+    each = [
+        sklearn_metrics.mean_pinball_loss(target, value[:, :, i], sample_weight=weight, alpha=q)
+        for i, q in enumerate(quantiles)
+    ]
+    assert [found[f"pinball_{q}"] for q in quantiles] == pytest.approx(each)
+    assert found["pinball"] == pytest.approx(np.mean(each))
+    inside = ((value[:, :, 0] <= target) & (target <= value[:, :, 2])).mean(axis=1)
+    assert found["coverage"] == pytest.approx(np.average(inside, weights=weight))
+    median = metrics.of_task("regression", target, value[:, :, 1], weight)
+    assert median.items() <= found.items()
+    one = metrics.of_quantiles(target, value[:, :, :1], (0.9,), weight)
+    assert set(one) == {"pinball"}
+
+
+@pytest.mark.parametrize("weight", [None, rng.uniform(0, 2, 80)])
+def test_counts_are_judged_as_scikit_learn_does(weight: np.ndarray | None) -> None:
+    target = rng.poisson(1.5, (80, 1)).astype(np.float32)
+    value = outcome("count", rng.standard_normal((80, 1)))
+    found, of = metrics.of_task("count", target, value, weight), {"sample_weight": weight}
+    assert found == pytest.approx(
+        {
+            "poisson_deviance": sklearn_metrics.mean_poisson_deviance(target, value, **of),
+            "rmse": sklearn_metrics.mean_squared_error(target, value, **of) ** 0.5,
+            "mae": sklearn_metrics.mean_absolute_error(target, value, **of),
+        }
+    )
+
+
+def test_counts_far_out_are_judged() -> None:
+    far = outcome("count", np.array([[-1e4], [1e4], [0.0]]))
+    assert np.isfinite(far).all()
+    found = metrics.of_task("count", np.array([[1.0], [2.0], [0.0]]), far)
+    assert all(np.isfinite(value) for value in found.values())
+
+
 def test_rows_without_weight_are_as_if_not_there() -> None:
     target, value = np.array([[1.0], [1.0], [5.0]]), np.array([[1.0], [2.0], [3.0]])
     assert metrics.of_task("regression", target, value, np.array([1.0, 1.0, 0.0]))["r2"] is None

@@ -135,3 +135,10 @@ def test_no_word_of_a_table_is_broken(width: int, expected: list[str]) -> None:
     rows = [["accuracy", "1.000", "0.9 (0.8…1.000)"]]
     view.table(["", "train", "validation"], rows, right=(1, 2), console=console)
     assert console.file.getvalue().splitlines() == expected
+
+
+def test_every_metric_is_shown_in_its_order(capsys: pytest.CaptureFixture[str]) -> None:
+    view.metrics({"train": {"pinball": 1.5, "coverage": None}, "test": {"pinball": 2.5, "mae": 3}})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["train", "pinball", "coverage", "mae"]
+    assert lines[1] == ["pinball", "1.500", "2.500"]

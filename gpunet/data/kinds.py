@@ -14,7 +14,7 @@ import numpy as np
 from gpunet.data.cells import DATE, MOSTLY, NOUNS, Cells, read_cells
 from gpunet.data.columns import ID_ROWS, MOST_LEVELS
 from gpunet.data.source import Source
-from gpunet.data.targets import FEW, Answer
+from gpunet.data.targets import FEW, NUMBERS, Answer
 from gpunet.data.words import closest, counted, is_number, listed, quoted
 from gpunet.errors import DataError, UsageError
 
@@ -92,12 +92,13 @@ class Observer:
         self, types: Mapping[str, str], answers: Sequence[Answer], task: str, train: np.ndarray
     ) -> None:
         self.types, self.train = types, train
+        has_order = task in NUMBERS
         self.targets = [
-            answer.codes if task != "regression" or answer.numbers is None else answer.numbers
+            answer.numbers if has_order and answer.numbers is not None else answer.codes
             for answer in answers
         ]
         self.names = [answer.name for answer in answers]
-        self.is_regression = task == "regression"
+        self.has_order = has_order
         self.seen: list[Evidence] = []
 
     def read(self, source: Source, name: str) -> Cells:
@@ -131,7 +132,7 @@ class Observer:
         found = []
         for target, answers in zip(self.names, self.targets, strict=True):
             y = answers[rows]
-            if self.is_regression:
+            if self.has_order:
                 is_told = cells.kind != "category" and abs(rank_correlation(values, y)) > SAME_ORDER
                 how = f"puts the rows in the order of {target}"
             else:

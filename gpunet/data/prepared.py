@@ -171,6 +171,7 @@ def prepare(
     class_weight: tuple[str, ...] = (),
     group: str | None = None,
     time: str | None = None,
+    quantiles: tuple[float, ...] = (),
     drop_missing_target: bool = False,
     shuffle_split: bool = True,
     standardise: bool = True,
@@ -184,11 +185,10 @@ def prepare(
     """Choose the task, split, fit the schema on the training part, encode every part.
 
     Tables: `features` (all by default) less `drop` predict `target`; `types` says what some are
-    read as, `na` which more words mean missing. `validation` and `test` are shares of the rows, or
-    sources of their own; a source's own test part goes before a share of the rows. `split_column`,
-    `group`, `time`: see Ways. `weight` is the column of the rows' weights; `class_weight` is as
-    `class_factors` has it. `scaling` (standard, robust), `one_hot_levels`: see Encoding; `clamp`,
-    `target_transform` (none, log): see Target. More than `budget` bytes of x lie in a file.
+    read as, `na` which words mean missing. `validation` and `test` are shares of the rows, or other
+    sources; a source's own test part goes before a share. `split_column`, `group`, `time`: see
+    Ways; `weight` is a column; `class_weight`: class_factors; `scaling`, `one_hot_levels`:
+    Encoding; `clamp`, `target_transform`, `quantiles`: Target. Beyond `budget` bytes x is a file.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels)
     ways = Ways(split_column, group, time, seed, shuffle_split, types.get(time or ""))
@@ -197,7 +197,7 @@ def prepare(
     inputs = _feature_names(source, names, features, drop, ways, weight, types)
     answers, kept, notes = _with_target(source, names, task, drop_missing_target)
     shares, others = _shares(source, validation, test, ways)
-    learnt = (standardise, clamp, target_transform, weight)
+    learnt = (standardise, clamp, target_transform, weight, quantiles)
     fitted, parts, how, told = _divide(source, answers, kept, shares, ways, task, *learnt)
     observer = Observer(types, answers, fitted.task, parts.train)
     schema, x, more = _fit(source, inputs, observer, fitted, parts, encoding, budget)
@@ -218,13 +218,14 @@ def _divide(
     clamp: bool,
     transform: str,
     weight: str | None,
+    quantiles: tuple[float, ...],
 ) -> tuple[Target, Parts, str, list[str]]:
     """The target, the rows `kept` of each part, how they were chosen, and notes."""
     marked = ways.marked(source, kept)
     seen = marked.train if marked else kept
     task, reason, strata = _task(source, answers, seen, task, transform)
     parts, how, notes = ways.divide(source, kept, shares, strata, marked)
-    learnt = (task, reason, standardise, clamp, transform, weight)
+    learnt = (task, reason, standardise, clamp, transform, weight, quantiles)
     fitted = fit_target(answers, seen, parts.train, *learnt)
     if task in CLASSES:
         notes += _class_notes(answers[0], seen, parts.train)
@@ -429,7 +430,9 @@ def _fit(
     """The schema, x of each part, and notes."""
     budget = automatic() if budget is None else budget
     if source.streams:
-        row = PER_ROW + 4 * max(0, len(target.labels) - 2)  # a prediction is in PER_ROW
+        outputs = max(len(target.labels), 2 * target.each)
+        row = PER_ROW + 4 * max(0, outputs - 2)  # a prediction is in PER_ROW
+        row += 0 if target.weight is None else 3 * 8  # as read, of a part, on the device
         check_fits(source.name, source.rows * row, budget, "use fewer rows or fewer classes")
     if source.x is not None:
         schema, x = _fit_arrays(source, target, parts, encoding.scaling != "none", budget)

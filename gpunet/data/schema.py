@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -327,7 +328,11 @@ def _target(saved: object) -> Target:
     _need(transform in (TRANSFORMS if task == "regression" else ("none",)), "transform")
     _need(transform == "none" or all(value > 0 for value in low), "low")
     weight = None if parts["weight"] is None else _text(parts["weight"], "weight")
-    return Target(names, task, labels, mean, std, reason, low, high, transform, weight)
+    held = len(_sequence(parts["quantiles"], "quantiles"))
+    quantiles = _numbers(parts["quantiles"], held, "quantiles")
+    _need(task == "regression" or not quantiles, "quantiles")
+    _need(all(a < b for a, b in pairwise((0.0, *quantiles, 1.0))), "quantiles")
+    return Target(names, task, labels, mean, std, reason, low, high, transform, weight, quantiles)
 
 
 def _need(fine: bool, what: str) -> None:

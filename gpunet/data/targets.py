@@ -4,6 +4,7 @@ Refuses targets with gaps, with a single value, and with labels that training ne
 """
 
 from dataclasses import dataclass, replace
+from math import log
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from gpunet.data.words import MISSING, counted, is_number, listed, quoted
 from gpunet.errors import DataError, UsageError
 
 CLASSES = ("binary", "multiclass")
-TASKS = ("regression", "binary", "multiclass", "multilabel")
+NUMBERS = ("regression", "count")
+TASKS = ("regression", "count", "binary", "multiclass", "multilabel")
 TRANSFORMS = ("none", "log")
 LARGEST = float(np.finfo(np.float64).max)
 FEW = 20  # whole numbers with no more different values than this are taken for classes
@@ -29,12 +31,13 @@ Label = str | int | bool
 class Target:
     """What a network predicts.
 
-    `labels` are the classes as the training file spells them, () for regression and multilabel;
-    `mean` and `std` standardise regression, one of each a target, 0 and 1 when that is off;
-    `reason` says in words why this task was chosen. `low` and `high`: predictions are kept within
-    these, one of each a target; () when they are not. `transform`: what is standardised is the
-    value itself or its natural logarithm. `weight` is the column that says how much each row
-    counts.
+    `labels` are the classes as the training file spells them, () where there are none; `mean` and
+    `std` standardise regression, one of each a target, 0 and 1 when that is off; of counts `mean`
+    is where a network begins; `reason` says in words why this task was chosen. `low` and `high`:
+    predictions are kept within these, one of each a target; () when they are not. `transform`: what
+    is standardised is the value itself or its natural logarithm. `weight` is the column that says
+    how much each row counts. Of `quantiles`, rising, each target has as many outputs, one behind
+    the other.
     """
 
     names: tuple[str, ...]
@@ -47,11 +50,27 @@ class Target:
     high: tuple[float, ...] = ()
     transform: str = "none"
     weight: str | None = None
+    quantiles: tuple[float, ...] = ()
 
     @property
     def outputs(self) -> int:
         """k, the width of the network's prediction."""
-        return len(self.labels) if self.task == "multiclass" else len(self.names)
+        return len(self.labels) if self.task == "multiclass" else len(self.names) * self.each
+
+    @property
+    def each(self) -> int:
+        """Outputs of one target that is no class."""
+        return max(1, len(self.quantiles))
+
+    @property
+    def log_mean(self) -> tuple[float, ...]:
+        """The logarithm of each target's mean, 0 where the mean is."""
+        return tuple(log(mean) if mean else 0.0 for mean in self.mean)
+
+    @property
+    def middle(self) -> int:
+        """Which of the quantiles is nearest to the median."""
+        return min(range(self.each), key=lambda i: abs(self.quantiles[i] - 0.5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +257,10 @@ def _single(answer: Answer, arrays: bool) -> tuple[str, str]:
     few = len(used) <= FEW and (arrays or counts.min() >= 2)
     coded = len(used) <= 100 and each >= 10 and _counts_up(answer)
     many = arrays and len(used) <= 1000 and each >= 2
-    return (classes if few or coded or many else "regression"), reason
+    if few or coded or many:
+        return classes, reason
+    from_zero = answer.numbers is not None and np.nanmin(answer.numbers) == 0
+    return "regression", f"{reason}; if they are counts, --task count" if from_zero else reason
 
 
 def _counts_up(answer: Answer) -> bool:
@@ -252,10 +274,8 @@ def _check_task(answers: tuple[Answer, ...], task: str) -> None:
     if task in CLASSES and len(answers) > 1:
         raise UsageError(f"{task} takes one target, not {len(answers):,} ({names})")
     for answer in answers:
-        if task == "regression" and answer.kind == "text":
-            raise DataError(
-                f"{answer.name}: holds text ({answer.shown(0)}); regression wants numbers"
-            )
+        if task in NUMBERS and answer.kind == "text":
+            raise DataError(f"{answer.name}: holds text ({answer.shown(0)}); {task} wants numbers")
         if task == "multilabel" and not _is_binary(answer):
             raise DataError(f"{answer.name}: multilabel wants 0 and 1 in every target")
         if task in CLASSES and not answer.labels:
@@ -289,6 +309,7 @@ def fit_target(
     clamp: bool = False,
     transform: str = "none",
     weight: str | None = None,
+    quantiles: tuple[float, ...] = (),
 ) -> Target:
     """A target with the labels of the rows `seen`, and the moments of the rows `train`; `clamp`:
     their limits too."""
@@ -299,15 +320,16 @@ def fit_target(
     if task in CLASSES:
         used = np.unique(answers[0].codes[seen])
         labels = tuple(answers[0].labels[code] for code in used.tolist())
-    numbers = [] if task != "regression" else [_numbers(answer)[train] for answer in answers]
+    is_count = task == "count"
+    numbers = [_numbers(a)[train] for a in answers] if task in NUMBERS else []
     if numbers and standardise:
         forward = np.log if transform == "log" else np.asarray
-        mean, std = zip(*(moments(forward(each)) for each in numbers), strict=True)
-        std = tuple(value or 1.0 for value in std)
-    if numbers and clamp:
+        mean, spread = zip(*(moments(forward(each)) for each in numbers), strict=True)
+        std = std if is_count else tuple(value or 1.0 for value in spread)
+    if numbers and clamp and not is_count:
         low, high = (tuple(float(limit(each)) for each in numbers) for limit in (np.min, np.max))
     names = tuple(answer.name for answer in answers)
-    return Target(names, task, labels, mean, std, reason, low, high, transform, weight)
+    return Target(names, task, labels, mean, std, reason, low, high, transform, weight, quantiles)
 
 
 def check_transform(transform: str, task: str) -> None:
@@ -343,7 +365,8 @@ def encode_answers(
     """y of some rows, as networks take it.
 
     multiclass int32 codes (n,); binary float32 (n, 1) and multilabel (n, k) of 0 and 1;
-    regression (n, k) of `dtype`, standardised. Raises DataError for what training never saw.
+    regression (n, k) of `dtype`, standardised, each target once for every quantile; counts as they
+    are. Raises DataError for what training never saw.
     """
     if target.task in CLASSES:
         codes = _class_codes(target, source, answers[0], rows)
@@ -356,9 +379,13 @@ def encode_answers(
             )
         if target.task == "multilabel" and not _is_binary(answer.take(rows)):
             raise DataError(f"{answer.name}: wanted 0 and 1 alone")
+        if target.task == "count":
+            _check_counts(source, answer, rows)
     values = np.stack([answer.numbers[rows] for answer in answers], axis=1)  # type: ignore[index]
     if target.task == "multilabel":
         return values.astype(np.float32)
+    if target.task == "count":
+        return values.astype(dtype)
     if target.transform == "log":
         check_positive(source, answers, rows)
         values = np.log(values)
@@ -366,14 +393,26 @@ def encode_answers(
         y = ((values - target.mean) / target.std).astype(dtype)
     if not np.isfinite(y).all():
         raise DataError(f"{listed(target.names)}: values too large for {dtype}")
-    return y
+    return np.repeat(y, target.each, axis=1)
+
+
+def _check_counts(source: Source, answer: Answer, rows: np.ndarray) -> None:
+    numbers = _numbers(answer)[rows]
+    wrong = rows[(numbers < 0) | (numbers % 1 != 0)]
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(
+            f"{answer.name}: {len(wrong):,} of {len(rows):,} values are no counts "
+            f"({source.row(first)}: {answer.shown(first)}); wanted 0, 1, 2 …"
+        )
 
 
 def decode_answers(target: Target, y: np.ndarray) -> np.ndarray:
     """Regression targets (n, k) from `encode_answers` in their own units again, float64."""
     if target.task != "regression":
         raise ValueError(f"{target.task} outputs have no units")
-    values = np.asarray(y, np.float64) * target.std + target.mean
+    std, mean = (np.repeat(each, target.each) for each in (target.std, target.mean))
+    values = np.asarray(y, np.float64) * std + mean
     if target.transform == "none":
         return values
     with np.errstate(over="ignore"):
@@ -381,9 +420,18 @@ def decode_answers(target: Target, y: np.ndarray) -> np.ndarray:
 
 
 def decode_values(target: Target, output: np.ndarray) -> np.ndarray:
-    """Regression outputs (n, k) in the target's own units, float64, within its limits if any."""
+    """Regression outputs (n, k) in the target's own units, float64, within its limits if any;
+    quantiles made to rise."""
     values = decode_answers(target, output)
-    return np.clip(values, target.low, target.high) if target.low else values
+    if target.quantiles:
+        values = np.sort(by_target(target, values), axis=2).reshape(values.shape)
+    low, high = (np.repeat(each, target.each) for each in (target.low, target.high))
+    return np.clip(values, low, high) if target.low else values
+
+
+def by_target(target: Target, values: np.ndarray) -> np.ndarray:
+    """Outputs (n, k) as (n, targets, quantiles)."""
+    return values.reshape(len(values), -1, target.each)
 
 
 def _class_codes(target: Target, source: Source, answer: Answer, rows: np.ndarray) -> np.ndarray:

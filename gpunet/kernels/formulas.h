@@ -323,6 +323,9 @@ HD T loss_pinball_grad(T p, T t, T quantile) {
     return p < t ? -quantile : (p > t ? 1 - quantile : T(0));
 }
 
+HD T loss_poisson(T p, T t, T) { return f_exp(p) - t * p; }
+HD T loss_poisson_grad(T p, T t, T) { return f_exp(p) - t; }
+
 // Softmax cross-entropy by one column; share = softmax(p)[column], `hit` where it is the target.
 HD T softmax_grad(T share, bool hit, T smoothing, T columns) {
     return share - smoothing / columns - (hit ? 1 - smoothing : T(0));

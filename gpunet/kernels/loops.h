@@ -617,20 +617,22 @@ static void close_rows(const Call& call, Lane& lane, long long right) {
     lane.shared->parts[lane.index].count = right;
 }
 
-#define LOSS(name, judged) \
-    static CLONES long long name##_rows(const T* pred, const T* target, T constant, T* grad, \
+// each: whether every column has a constant of its own.
+#define LOSS(name, judged, each) \
+    static CLONES long long name##_rows(const T* pred, const T* target, const T* constants, T* grad, \
                                         T* rows, const Call& call, const Lane& lane, long long k) { \
-        T divisor = call.sizes[2] ? T(k) : T(1); \
+        T divisor = call.sizes[2] ? T(k) : T(1), constant = constants[0]; \
         long long right = 0; \
         for (long long i = 0; i < lane.valid(); ++i, pred += k, target += k) { \
             T loss = 0, scale = row_scale(call, lane, i) / divisor; \
             int wrong = 0; \
             for (long long j = 0; j < k; ++j) { \
-                loss += loss_##name(pred[j], target[j], constant); \
+                loss += loss_##name(pred[j], target[j], each ? constants[j] : constant); \
                 wrong += (pred[j] > 0) != (target[j] > T(0.5)); \
             } \
             if (grad) EVERY(j, k) \
-                grad[i * k + j] = loss_##name##_grad(pred[j], target[j], constant) * scale; \
+                grad[i * k + j] = scale * \
+                    loss_##name##_grad(pred[j], target[j], each ? constants[j] : constant); \
             rows[i] = loss / divisor; \
             right += judged && wrong == 0 && loss == loss; \
         } \
@@ -639,16 +641,17 @@ static void close_rows(const Call& call, Lane& lane, long long right) {
     ENTRY(name) { \
         long long k = call.sizes[1]; \
         close_rows(call, lane, name##_rows(lane.row<T>(call, 0, k), lane.row<T>(call, 1, k), \
-                                           call.at<T>(3)[0], lane.row<T>(call, 5, k), \
+                                           call.at<T>(3), lane.row<T>(call, 5, k), \
                                            lane.row<T>(call, 6, 1), call, lane, k)); \
     }
 
-LOSS(sigmoid_cross_entropy, true)
-LOSS(sum_squares, false)
-LOSS(mean_squared, false)
-LOSS(mean_absolute, false)
-LOSS(huber, false)
-LOSS(pinball, false)
+LOSS(sigmoid_cross_entropy, true, false)
+LOSS(sum_squares, false, false)
+LOSS(mean_squared, false, false)
+LOSS(mean_absolute, false, false)
+LOSS(huber, false, false)
+LOSS(pinball, false, true)
+LOSS(poisson, false, false)
 
 static CLONES long long softmax_rows(const T* pred, const int* target, T smoothing, T* grad,
                                      T* rows, const Call& call, const Lane& lane, long long k) {

@@ -12,6 +12,11 @@
 #else
 #define JUDGED 0
 #endif
+#if IS_pinball
+#define CONSTANT(column) parameter[column]
+#else
+#define CONSTANT(column) parameter[0]
+#endif
 #if IS_softmax_cross_entropy
 typedef int Target;
 #else
@@ -100,12 +105,12 @@ KERNEL row_losses(const T* pred, const Target* target, const T* weight, const T*
                   long long* clock, T* grad, T* rows, double* totals, long long n, long long k) {
     __shared__ T shared[THREADS];
     RowTeam team(k);
-    T divisor = MEAN ? T(k) : T(1), constant = parameter[0];
+    T divisor = MEAN ? T(k) : T(1);
     EACH_ROW(i, team, n) {
         bool inside = i < n && i < clock[VALID];
         T loss = 0, wrong = 0, scale = inside ? row_scale(weight, clock, i) / divisor : T(0);
         for (long long j = i * k + team.lane; i < n && j < (i + 1) * k; j += team.lanes) {
-            T p = pred[j], t = target[j];
+            T p = pred[j], t = target[j], constant = CONSTANT(j - i * k);
             loss += VALUE(p, t, constant);
             wrong += (p > 0) != (t > T(0.5));
             if (grad) grad[j] = inside ? GRADIENT(p, t, constant) * scale : T(0);

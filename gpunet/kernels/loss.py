@@ -1,15 +1,16 @@
 """Losses and their gradients in one pass, from the raw outputs of a network, in stable form.
 
-All share one signature. pred (n, k) and target; weight (n,) or None; parameter (1,); clock;
-grad (n, k) or None, which may be pred; rows (n,), the weighted loss of each row;
-totals float64 (4,): [0] the loss of this batch, then sums over batches of [1] the weighted row
-losses, [2] the rows predicted right (never one whose loss is NaN), [3] the valid rows. Rows from
-clock[VALID] on count for nothing and get a zero gradient. A loss that is not finite sets a fault
-bit.
+All share one signature. pred (n, k) and target; weight (n,) or None; parameter (1,), of pinball
+(k,): a quantile a column; clock; grad (n, k) or None, which may be pred; rows (n,), the weighted
+loss of each row; totals float64 (4,): [0] the loss of this batch, then sums over batches of [1] the
+weighted row losses, [2] the rows predicted right (never one whose loss is NaN), [3] the valid rows.
+Rows from clock[VALID] on count for nothing and get a zero gradient. A loss that is not finite sets
+a fault bit.
 """
 
 from collections.abc import Callable
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from gpunet.kernels.registry import Kernel, Reference, Run, Stage, register
 from gpunet.kernels.slots import FAULT, FAULT_LOSS
 from gpunet.kernels.tiles import one_block, row_groups, shape2, valid_rows, valid_tiles
 
-Term = Callable[[Array, Array, float, Array, Array | None], Array | None]
+Term = Callable[[Array, Array, Any, Array, Array | None], Array | None]
 """term(pred, target, parameter, rows, grad) writes the rows' losses and, where asked for, the
 gradient of their sum; returns which rows are predicted right, where that has a meaning."""
 
@@ -109,8 +110,8 @@ def huber(p: Array, t: Array, delta: float, rows: Array, grad: Array | None) -> 
     return None
 
 
-def pinball(p: Array, t: Array, quantile: float, rows: Array, grad: Array | None) -> Array | None:
-    """max(q * d, (q - 1) * d), d = t - p, q the quantile; means over the columns.
+def pinball(p: Array, t: Array, quantile: Array, rows: Array, grad: Array | None) -> Array | None:
+    """max(q * d, (q - 1) * d), d = t - p, q the column's quantile; means over the columns.
 
     The gradient is -q where p < t, 1 - q where p > t, 0 where they are equal.
     """
@@ -120,6 +121,18 @@ def pinball(p: Array, t: Array, quantile: float, rows: Array, grad: Array | None
         slope = np.where(away > 0, -quantile, 1 - quantile)
         slope[away == 0] = 0
         np.divide(slope, p.shape[1], out=grad)
+    return None
+
+
+def poisson(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> Array | None:
+    """exp(p) - t * p, the negative log-likelihood of the count t at the rate exp(p) but for log t!;
+    its gradient is exp(p) - t; means over the columns.
+    """
+    rate = np.exp(p)
+    np.mean(rate - t * p, axis=1, out=rows)
+    if grad is not None:
+        np.subtract(rate, t, out=grad)
+        np.divide(grad, p.shape[1], out=grad)
     return None
 
 
@@ -143,7 +156,8 @@ def loss_of(term: Term, batch_mean: bool) -> Reference:
             valid = valid_rows(clock, len(pred))
             count = max(valid, 1) if batch_mean else 1
             for p, t, share, slope, losses, hits in tiles(valid):
-                found = term(p, t, float(parameter[0]), losses, slope)
+                number = parameter if term is pinball else float(parameter[0])
+                found = term(p, t, number, losses, slope)
                 if found is not None:
                     np.copyto(hits, found)
                 if share is not None:
@@ -202,6 +216,7 @@ LOSSES: dict[str, Kernel] = {
         mean_absolute,
         huber,
         pinball,
+        poisson,
     )
 }
 """Name of the loss → its kernel."""
