@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "train": "job",
+    "repeat": "repeats",
     "resume": "rerun",
     "verify": "rerun",
     "compare": "comparison",

@@ -43,7 +43,7 @@ app = typer.Typer(
 data_app = typer.Typer(name="data", help="Look at data before training.", no_args_is_help=True)
 app.add_typer(data_app)
 
-OUTPUT = "Output"
+OUTPUT, REPEATS = "Output", "Repeats"
 PLAN_LOOKS = ("data", "target", "columns")
 """What a plan says of the columns, of what a run's `schema.json` says."""
 JSON_HELP = "One JSON document on stdout."
@@ -118,6 +118,16 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan alone.", rich_help_panel=OUTPUT)
     ] = False,
+    seeds: Annotated[
+        Optional[int],
+        typer.Option("--seeds", help="Runs of as many seeds.", rich_help_panel=REPEATS, min=2),
+    ] = None,
+    cv: Annotated[
+        Optional[int],
+        typer.Option(
+            "--cv", help="Runs, each tested on one of K folds.", rich_help_panel=REPEATS, min=2
+        ),
+    ] = None,
     json: TrainJson = False,
     quiet: Quiet = False,
     **given: Any,
@@ -132,6 +142,11 @@ def train(
     gpunet train prices.csv --target price --hidden 256,128 --epochs 50
     """
     _start_reader(data)
+    if seeds is not None or cv is not None:
+        if dry_run:
+            raise UsageError("--dry-run is for one run", "leave out --seeds and --cv")
+        _repeat(data, _given(given), config, seeds, cv, out, json, quiet)
+        return
     from gpunet import job
     from gpunet.run import Run
 
@@ -619,6 +634,20 @@ def _train(
     planned: "Job", caught: list[int], json: bool, quiet: bool, notes: Iterable[str]
 ) -> None:
     """Run a job to its end, showing it. Raises Interrupted where a signal has stopped it."""
+    summary = _follow(planned, quiet, notes)
+    is_stopped = summary["ended"] == "stopped"
+    if json:
+        view.print_json(summary)
+    elif not is_stopped:
+        view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
+    if not quiet and not is_stopped:
+        view.gap()
+        view.facts([*_judged_facts(summary), *_next_steps(summary)])
+    _check_ended(planned, caught, summary)
+
+
+def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]:
+    """Run a job to its end, showing how it goes; its summary."""
     if not quiet:
         view.facts(_plan_facts(planned))
         view.gap()
@@ -633,19 +662,58 @@ def _train(
             view.trail(fault.fault)
             raise
     summary = planned.finish()
-    is_stopped = summary["ended"] == "stopped"
     view.gap()
-    if json:
-        view.print_json(summary)
-    elif not is_stopped:
-        view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
-    if not quiet and not is_stopped:
-        view.gap()
-        view.facts([*_judged_facts(summary), *_next_steps(summary)])
-    if is_stopped:
+    return summary
+
+
+def _check_ended(planned: "Job", caught: list[int], summary: dict[str, Any]) -> None:
+    """Raise Interrupted where a signal has stopped a run."""
+    if summary["ended"] == "stopped":
         where = f"step {summary['steps']:,} of {planned.steps:,}"
         hint = f"go on with: gpunet resume {planned.out}"
         raise Interrupted(f"stopped after {where}", hint, caught[0])
+
+
+def _repeat(
+    data: str,
+    flags: dict[str, Any],
+    config: Path | None,
+    seeds: int | None,
+    cv: int | None,
+    out: Path | None,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Several runs, one after the other, and what they come to. A signal ends the one in hand."""
+    from gpunet import job, repeats
+    from gpunet.run import Run
+
+    asked = repeats.asked(data, flags, config, seeds, cv, out)
+    found = repeats.Repeats(repeats.kind(seeds, cv))
+    try:
+        for each in asked:
+            if not quiet:
+                view.say(f"{each.label}, {len(found.runs) + 1:,} of {len(asked):,}")
+            planned = job.plan(data, each.flags, config)
+            with _stop_on_signal(planned) as caught, Run.create(each.out, planned.name) as held:
+                planned.begin(held)
+                summary = _follow(planned, quiet, planned.prepared.notes)
+            _check_ended(planned, caught, summary)
+            found.add(each, summary)
+    except Interrupted as fault:
+        said = f"{each.label}: {fault.message}; {found.done(len(asked))}"
+        raise Interrupted(said, fault.hint, fault.exit_code - 128) from None
+    except _Ended as fault:
+        raise Interrupted(found.done(len(asked)), signal_number=fault.number) from None
+    if json:
+        view.print_json(found.to_dict())
+    else:
+        head, rows = found.table()
+        figures = [[row[0], *map(view.number, row[1:])] for row in rows]
+        view.table(head, figures, right=range(1, len(head)))
+    if not quiet:
+        view.gap()
+        view.facts([(each["label"], each["run"]) for each in found.runs])
 
 
 def _show_columns(planned: "Job") -> None:

@@ -111,11 +111,11 @@ class Tables:
             tables[folder.name] = self._table(load(folder, self.rows))
             found |= self._summary(tables) | {"seconds": time.time() - began}
             self._write(found)
-        show.metrics(self.out, tables)
         if self.given.ablate:
             for metric in ("error", "log_loss"):
                 show.ablation(self.out, found["ablation"], metric)
         else:
+            show.metrics(self.out, tables)
             show.summaries(self.out, found["summary"], found["sklearn_seconds_over_peers"])
         return found
 

@@ -47,6 +47,7 @@ LAYERS = {
     "job": 11,
     "rerun": 12,
     "outlook": 12,
+    "repeats": 12,
     "comparison": 13,
     "importance": 9,
     "slices": 10,
