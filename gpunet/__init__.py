@@ -12,6 +12,7 @@ _HOMES = {
     "train": "job",
     "repeat": "repeats",
     "resume": "rerun",
+    "tune": "tuning",
     "verify": "rerun",
     "compare": "comparison",
     "load": "predict",

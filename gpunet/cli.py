@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from types import FrameType
@@ -32,6 +32,7 @@ from gpunet.sizes import shown
 if TYPE_CHECKING:
     from gpunet.job import Job
     from gpunet.outlook import Outlook
+    from gpunet.tuning import Trial, Tuner
 
 app = typer.Typer(
     name="gpunet",
@@ -43,7 +44,7 @@ app = typer.Typer(
 data_app = typer.Typer(name="data", help="Look at data before training.", no_args_is_help=True)
 app.add_typer(data_app)
 
-OUTPUT, REPEATS = "Output", "Repeats"
+OUTPUT, REPEATS, SEARCH = "Output", "Repeats", "Search"
 PLAN_LOOKS = ("data", "target", "columns")
 """What a plan says of the columns, of what a run's `schema.json` says."""
 JSON_HELP = "One JSON document on stdout."
@@ -160,6 +161,45 @@ def train(
         if not quiet:
             _show_columns(planned)
         _train(planned, caught, json, quiet, planned.prepared.notes)
+
+
+@app.command()
+@takes_settings
+def tune(
+    data: TrainData,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The study's directory.", rich_help_panel=SEARCH)
+    ],
+    trials: Annotated[
+        int, typer.Option(help="How many in all.", rich_help_panel=SEARCH, min=1)
+    ] = 50,
+    timeout: Annotated[
+        Optional[str],
+        typer.Option(help="No trial begins later: 10m, 2h.", rich_help_panel=SEARCH),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes that share the work.", rich_help_panel=SEARCH, min=1)
+    ] = 1,
+    config: ConfigPath = None,
+    json: TrainJson = False,
+    quiet: Quiet = False,
+    **given: Any,
+) -> None:
+    """Search for better settings on DATA, and train the best as a run, in STUDY/best.
+
+    The first trial is the default; settings that are given stay as they are. All
+    are judged on the validation part. The same command goes on with a study.
+    """
+    _start_reader(data)
+    from gpunet import tuning
+
+    seconds = _seconds(timeout)
+    tuner = tuning.Tuner(data, _given(given), config, out, trials, seconds, workers)
+    try:
+        _search(tuner, quiet)
+        _train_best(tuner, json, quiet)
+    finally:
+        tuner.close()
 
 
 @app.command()
@@ -583,7 +623,7 @@ def _leave_quietly() -> int:
 
 
 @contextmanager
-def _stop_on_signal(planned: "Job") -> Iterator[list[int]]:
+def _stop_on_signal(planned: "Job | Tuner") -> Iterator[list[int]]:
     """SIGINT, SIGTERM and SIGHUP end the loop after the step in hand, a second SIGINT at once;
     SIGUSR1 asks for a checkpoint. Handlers set flags, nothing else."""
     caught: list[int] = []
@@ -714,6 +754,68 @@ def _repeat(
     if not quiet:
         view.gap()
         view.facts([(each["label"], each["run"]) for each in found.runs])
+
+
+def _search(tuner: "Tuner", quiet: bool) -> None:
+    """Make the trials of a study, a line each. Raises Interrupted where a signal has stopped it."""
+    with _stop_on_signal(tuner) as caught:
+        for trial in tuner.search():
+            if not quiet:
+                view.say("  ".join(_trial_cells(trial)))
+    if caught:
+        made = f"stopped after {len(tuner.trials()):,} of {tuner.wanted:,} trials"
+        raise Interrupted(made, "the same command goes on", caught[0])
+
+
+def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
+    """Train the best trial as a run, unless it was, and show the study."""
+    best = tuner.best()
+    summary = tuner.summary(best)
+    if summary is None:
+        planned, notes = tuner.best_job(best)
+        assert planned.run is not None
+        with _stop_on_signal(planned) as caught, planned.run:
+            summary = _follow(planned, quiet, notes)
+        if summary["ended"] == "stopped":
+            hint = "the same command goes on"
+            raise Interrupted(f"stopped as trial {best.number} was trained", hint, caught[0])
+    if json:
+        view.print_json(tuner.to_dict(summary))
+        return
+    head = ["trial", "", tuner.metric, "loss", "epochs", "time", "settings"]
+    view.table(head, map(_trial_cells, tuner.trials()), right=(0, 2, 3, 4, 5))
+    view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
+    if not quiet:
+        view.gap()
+        view.facts([("best", f"trial {best.number}"), *_judged_facts(summary)])
+        view.facts(_next_steps(summary))
+
+
+def _trial_cells(trial: "Trial") -> list[str]:
+    """A trial in a line."""
+    chosen = "  ".join(f"{n}={_shortened(value)}" for n, value in trial.settings.items())
+    figures = [view.number(trial.value), view.number(trial.loss), f"{trial.epochs:,}"]
+    said = f"{chosen}  {trial.why}".rstrip()
+    return [str(trial.number), trial.state, *figures, view.duration(trial.seconds), said]
+
+
+def _shortened(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(_shortened, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _seconds(text: str | None) -> float | None:
+    from gpunet.config import pace
+
+    if text is None:
+        return None
+    found: int | float = 0
+    with suppress(ValueError):
+        found = pace(text)
+    if not isinstance(found, float):
+        raise UsageError(f"--timeout {text}: must be a time such as 30s, 10m, 2h")
+    return found
 
 
 def _show_columns(planned: "Job") -> None:

@@ -48,6 +48,8 @@ LAYERS = {
     "rerun": 12,
     "outlook": 12,
     "repeats": 12,
+    "space": 12,
+    "tuning": 13,
     "comparison": 13,
     "importance": 9,
     "slices": 10,
