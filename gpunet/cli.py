@@ -761,7 +761,7 @@ def _search(tuner: "Tuner", quiet: bool) -> None:
     with _stop_on_signal(tuner) as caught:
         for trial in tuner.search():
             if not quiet:
-                view.say("  ".join(_trial_cells(trial)))
+                view.say("  ".join(_trial_cells(trial, tuner.metric)))
     if caught:
         made = f"stopped after {len(tuner.trials()):,} of {tuner.wanted:,} trials"
         raise Interrupted(made, "the same command goes on", caught[0])
@@ -782,8 +782,10 @@ def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
     if json:
         view.print_json(tuner.to_dict(summary))
         return
-    head = ["trial", "", tuner.metric, "loss", "epochs", "time", "settings"]
-    view.table(head, map(_trial_cells, tuner.trials()), right=(0, 2, 3, 4, 5))
+    by = dict.fromkeys((tuner.metric, "loss"))
+    head = ["trial", "", *by, "epochs", "time", "settings"]
+    rows = [_trial_cells(trial, tuner.metric) for trial in tuner.trials()]
+    view.table(head, rows, right=(0, *range(2, len(head) - 1)))
     view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
     if not quiet:
         view.gap()
@@ -791,12 +793,19 @@ def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
         view.facts(_next_steps(summary))
 
 
-def _trial_cells(trial: "Trial") -> list[str]:
-    """A trial in a line."""
+def _trial_cells(trial: "Trial", metric: str) -> list[str]:
+    """A trial in a line; its loss but once."""
     chosen = "  ".join(f"{n}={_shortened(value)}" for n, value in trial.settings.items())
-    figures = [view.number(trial.value), view.number(trial.loss), f"{trial.epochs:,}"]
+    figures = map(view.number, {metric: trial.value, "loss": trial.loss}.values())
     said = f"{chosen}  {trial.why}".rstrip()
-    return [str(trial.number), trial.state, *figures, view.duration(trial.seconds), said]
+    return [
+        str(trial.number),
+        trial.state,
+        *figures,
+        f"{trial.epochs:,}",
+        view.duration(trial.seconds),
+        said,
+    ]
 
 
 def _shortened(value: Any) -> str:

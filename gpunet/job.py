@@ -315,11 +315,10 @@ def plan(
 ) -> Job:
     """A job that is ready to train: data prepared, every `auto` decided, the network built.
 
-    `flags` are settings by name, `file` a TOML file of them. Paths among them are seen from
-    `folder`. The device is looked for before any data is read.
+    `flags` are settings by name, `file` a TOML file of them; their paths are seen from `folder`.
     """
     settings = auto.with_memory(settle(source, flags, file))
-    choice = resolve(settings.config.device)
+    choice = resolve(settings.config.device)  # what is not there is told before data are read
     auto.check_device(settings, choice.device)
     place = location(source, folder)
     source = read(source, settings, folder)
