@@ -10,7 +10,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "train": "job",
+    "repeat": "repeats",
     "resume": "rerun",
+    "tune": "tuning",
     "verify": "rerun",
     "compare": "comparison",
     "load": "predict",

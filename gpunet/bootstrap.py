@@ -89,10 +89,10 @@ def differences(a: RowValues, b: RowValues, seed: int) -> dict[str, Difference]:
     for name in (name for name in first if name in second):
         with np.errstate(invalid="ignore"):  # neither is defined where a resample's rows are alike
             off = second[name] - first[name]
+            value = float(points[1][name] - points[0][name])
         known = off[np.isfinite(off)]
         beyond = min(np.sum(known <= 0), np.sum(known >= 0))
         share = 2 * (1 + float(beyond)) / (1 + len(known))
-        value = float(points[1][name] - points[0][name])
         found[name] = Difference(value, interval(off), min(1.0, share))
     return found
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from types import FrameType
@@ -32,6 +32,7 @@ from gpunet.sizes import shown
 if TYPE_CHECKING:
     from gpunet.job import Job
     from gpunet.outlook import Outlook
+    from gpunet.tuning import Trial, Tuner
 
 app = typer.Typer(
     name="gpunet",
@@ -43,7 +44,7 @@ app = typer.Typer(
 data_app = typer.Typer(name="data", help="Look at data before training.", no_args_is_help=True)
 app.add_typer(data_app)
 
-OUTPUT = "Output"
+OUTPUT, REPEATS, SEARCH = "Output", "Repeats", "Search"
 PLAN_LOOKS = ("data", "target", "columns")
 """What a plan says of the columns, of what a run's `schema.json` says."""
 JSON_HELP = "One JSON document on stdout."
@@ -118,6 +119,16 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan alone.", rich_help_panel=OUTPUT)
     ] = False,
+    seeds: Annotated[
+        Optional[int],
+        typer.Option("--seeds", help="Runs of as many seeds.", rich_help_panel=REPEATS, min=2),
+    ] = None,
+    cv: Annotated[
+        Optional[int],
+        typer.Option(
+            "--cv", help="Runs, each tested on one of K folds.", rich_help_panel=REPEATS, min=2
+        ),
+    ] = None,
     json: TrainJson = False,
     quiet: Quiet = False,
     **given: Any,
@@ -132,6 +143,11 @@ def train(
     gpunet train prices.csv --target price --hidden 256,128 --epochs 50
     """
     _start_reader(data)
+    if seeds is not None or cv is not None:
+        if dry_run:
+            raise UsageError("--dry-run is for one run", "leave out --seeds and --cv")
+        _repeat(data, _given(given), config, seeds, cv, out, json, quiet)
+        return
     from gpunet import job
     from gpunet.run import Run
 
@@ -145,6 +161,45 @@ def train(
         if not quiet:
             _show_columns(planned)
         _train(planned, caught, json, quiet, planned.prepared.notes)
+
+
+@app.command()
+@takes_settings
+def tune(
+    data: TrainData,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The study's directory.", rich_help_panel=SEARCH)
+    ],
+    trials: Annotated[
+        int, typer.Option(help="How many in all.", rich_help_panel=SEARCH, min=1)
+    ] = 50,
+    timeout: Annotated[
+        Optional[str],
+        typer.Option(help="No trial begins later: 10m, 2h.", rich_help_panel=SEARCH),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes that share the work.", rich_help_panel=SEARCH, min=1)
+    ] = 1,
+    config: ConfigPath = None,
+    json: TrainJson = False,
+    quiet: Quiet = False,
+    **given: Any,
+) -> None:
+    """Search for better settings on DATA, and train the best as a run, in STUDY/best.
+
+    The first trial is the default; settings that are given stay as they are. All
+    are judged on the validation part. The same command goes on with a study.
+    """
+    _start_reader(data)
+    from gpunet import tuning
+
+    seconds = _seconds(timeout)
+    tuner = tuning.Tuner(data, _given(given), config, out, trials, seconds, workers)
+    try:
+        _search(tuner, quiet)
+        _train_best(tuner, json, quiet)
+    finally:
+        tuner.close()
 
 
 @app.command()
@@ -568,7 +623,7 @@ def _leave_quietly() -> int:
 
 
 @contextmanager
-def _stop_on_signal(planned: "Job") -> Iterator[list[int]]:
+def _stop_on_signal(planned: "Job | Tuner") -> Iterator[list[int]]:
     """SIGINT, SIGTERM and SIGHUP end the loop after the step in hand, a second SIGINT at once;
     SIGUSR1 asks for a checkpoint. Handlers set flags, nothing else."""
     caught: list[int] = []
@@ -619,6 +674,20 @@ def _train(
     planned: "Job", caught: list[int], json: bool, quiet: bool, notes: Iterable[str]
 ) -> None:
     """Run a job to its end, showing it. Raises Interrupted where a signal has stopped it."""
+    summary = _follow(planned, quiet, notes)
+    is_stopped = summary["ended"] == "stopped"
+    if json:
+        view.print_json(summary)
+    elif not is_stopped:
+        view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
+    if not quiet and not is_stopped:
+        view.gap()
+        view.facts([*_judged_facts(summary), *_next_steps(summary)])
+    _check_ended(planned, caught, summary)
+
+
+def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]:
+    """Run a job to its end, showing how it goes; its summary."""
     if not quiet:
         view.facts(_plan_facts(planned))
         view.gap()
@@ -633,19 +702,129 @@ def _train(
             view.trail(fault.fault)
             raise
     summary = planned.finish()
-    is_stopped = summary["ended"] == "stopped"
     view.gap()
-    if json:
-        view.print_json(summary)
-    elif not is_stopped:
-        view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
-    if not quiet and not is_stopped:
-        view.gap()
-        view.facts([*_judged_facts(summary), *_next_steps(summary)])
-    if is_stopped:
+    return summary
+
+
+def _check_ended(planned: "Job", caught: list[int], summary: dict[str, Any]) -> None:
+    """Raise Interrupted where a signal has stopped a run."""
+    if summary["ended"] == "stopped":
         where = f"step {summary['steps']:,} of {planned.steps:,}"
         hint = f"go on with: gpunet resume {planned.out}"
         raise Interrupted(f"stopped after {where}", hint, caught[0])
+
+
+def _repeat(
+    data: str,
+    flags: dict[str, Any],
+    config: Path | None,
+    seeds: int | None,
+    cv: int | None,
+    out: Path | None,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Several runs, one after the other, and what they come to. A signal ends the one in hand."""
+    from gpunet import job, repeats
+    from gpunet.run import Run
+
+    asked = repeats.asked(data, flags, config, seeds, cv, out)
+    found = repeats.Repeats(repeats.kind(seeds, cv))
+    try:
+        for each in asked:
+            if not quiet:
+                view.say(f"{each.label}, {len(found.runs) + 1:,} of {len(asked):,}")
+            planned = job.plan(data, each.flags, config)
+            with _stop_on_signal(planned) as caught, Run.create(each.out, planned.name) as held:
+                planned.begin(held)
+                summary = _follow(planned, quiet, planned.prepared.notes)
+            _check_ended(planned, caught, summary)
+            found.add(each, summary)
+    except Interrupted as fault:
+        said = f"{each.label}: {fault.message}; {found.done(len(asked))}"
+        raise Interrupted(said, fault.hint, fault.exit_code - 128) from None
+    except _Ended as fault:
+        raise Interrupted(found.done(len(asked)), signal_number=fault.number) from None
+    if json:
+        view.print_json(found.to_dict())
+    else:
+        head, rows = found.table()
+        figures = [[row[0], *map(view.number, row[1:])] for row in rows]
+        view.table(head, figures, right=range(1, len(head)))
+    if not quiet:
+        view.gap()
+        view.facts([(each["label"], each["run"]) for each in found.runs])
+
+
+def _search(tuner: "Tuner", quiet: bool) -> None:
+    """Make the trials of a study, a line each. Raises Interrupted where a signal has stopped it."""
+    with _stop_on_signal(tuner) as caught:
+        for trial in tuner.search():
+            if not quiet:
+                view.say("  ".join(_trial_cells(trial, tuner.metric)))
+    if caught:
+        made = f"stopped after {len(tuner.trials()):,} of {tuner.wanted:,} trials"
+        raise Interrupted(made, "the same command goes on", caught[0])
+
+
+def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
+    """Train the best trial as a run, unless it was, and show the study."""
+    best = tuner.best()
+    summary = tuner.summary(best)
+    if summary is None:
+        planned, notes = tuner.best_job(best)
+        assert planned.run is not None
+        with _stop_on_signal(planned) as caught, planned.run:
+            summary = _follow(planned, quiet, notes)
+        if summary["ended"] == "stopped":
+            hint = "the same command goes on"
+            raise Interrupted(f"stopped as trial {best.number} was trained", hint, caught[0])
+    if json:
+        view.print_json(tuner.to_dict(summary))
+        return
+    by = dict.fromkeys((tuner.metric, "loss"))
+    head = ["trial", "", *by, "epochs", "time", "settings"]
+    rows = [_trial_cells(trial, tuner.metric) for trial in tuner.trials()]
+    view.table(head, rows, right=(0, *range(2, len(head) - 1)))
+    view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
+    if not quiet:
+        view.gap()
+        view.facts([("best", f"trial {best.number}"), *_judged_facts(summary)])
+        view.facts(_next_steps(summary))
+
+
+def _trial_cells(trial: "Trial", metric: str) -> list[str]:
+    """A trial in a line; its loss but once."""
+    chosen = "  ".join(f"{n}={_shortened(value)}" for n, value in trial.settings.items())
+    figures = map(view.number, {metric: trial.value, "loss": trial.loss}.values())
+    said = f"{chosen}  {trial.why}".rstrip()
+    return [
+        str(trial.number),
+        trial.state,
+        *figures,
+        f"{trial.epochs:,}",
+        view.duration(trial.seconds),
+        said,
+    ]
+
+
+def _shortened(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(_shortened, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _seconds(text: str | None) -> float | None:
+    from gpunet.config import pace
+
+    if text is None:
+        return None
+    found: int | float = 0
+    with suppress(ValueError):
+        found = pace(text)
+    if not isinstance(found, float):
+        raise UsageError(f"--timeout {text}: must be a time such as 30s, 10m, 2h")
+    return found
 
 
 def _show_columns(planned: "Job") -> None:

@@ -49,7 +49,25 @@ def _is_pace(text: str) -> bool:
     return False
 
 
+def fold(text: str) -> tuple[int, int]:
+    """`2/5` as (2, 5), the second fold of five. ValueError for what is no fold of several."""
+    which, slash, count = text.partition("/")
+    if slash and all(part.isascii() and part.isdigit() for part in (which, count)):
+        found = int(which), int(count)
+        if 1 <= found[0] <= found[1] and found[1] > 1:
+            return found
+    raise ValueError(f"{text!r} is no fold of several")
+
+
+def _is_fold(text: str) -> bool:
+    with suppress(ValueError):
+        fold(text)
+        return True
+    return False
+
+
 Pace = Annotated[str, Predicate(_is_pace)]
+Fold = Annotated[str, Predicate(_is_fold)]
 Task = Literal["auto", "regression", "count", "binary", "multiclass", "multilabel"]
 Scaling = Literal["auto", "robust", "standard"]
 Norm = Literal["none", "layer", "batch"]
@@ -74,7 +92,7 @@ COLUMN_TYPES = ("numeric", "boolean", "category", "date")
 USES_MOMENTUM = ("sgd", "momentum", "nesterov")
 USES_BETAS = ("adam", "adamw", "lion")
 NEEDS_OTHER = ("momentum", "betas", "scaling")
-INSTEAD = {"steps": "epochs", "epochs": "steps"}
+INSTEAD = {"steps": "epochs", "epochs": "steps", "test": "test_fold", "test_fold": "test"}
 """Either takes the place of the other where that comes from further away."""
 
 
@@ -97,6 +115,9 @@ class Config:
     )
     validation: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
     test: Rate | str = _setting(0.15, DATA, "Fraction of the rows, or a file.")
+    test_fold: Fold | None = _setting(
+        None, DATA, "The test part: 2/5 is the second of five folds of the rows."
+    )
     folds: Annotated[int, Ge(0)] = _setting(
         0, DATA, "Networks that each leave a fold of the rows out, instead of a validation part."
     )
@@ -293,7 +314,7 @@ def gather(
         for name, value in (found or {}).items():
             _known(name, word)
             other = INSTEAD.get(name)
-            if value != "auto" and other in values and other not in (found or {}):
+            if value not in ("auto", None) and other in values and other not in (found or {}):
                 del values[other]
                 origin[other] = "default"
             values[name] = _plain(name, value, word)
@@ -396,6 +417,8 @@ def _wanted(name: str, fault: Mapping[str, Any]) -> str:
         return f"must be one of {', '.join(options)}"
     if fault["type"] == "missing" or "tuple" in fault["type"] or fault["type"] == "too_long":
         return "must be two numbers" if name == "betas" else "must be a list"
+    if fault["type"] == "predicate_failed" and name == "test_fold":
+        return "must be one of several folds, such as 2/5"
     if fault["type"] == "predicate_failed":
         return "must be a number of steps, or a time such as 30s, 5m, 1h"
     return str(fault["msg"]).replace("Input should be", "must be").replace("Value error, ", "")
@@ -443,6 +466,9 @@ def _check_conflicts(settings: Settings) -> None:
         ("scaling", "standardise", not config.standardise),
         ("split_column", "validation", True),
         ("split_column", "test", True),
+        ("test_fold", "test", True),
+        ("test_fold", "split_column", True),
+        ("test_fold", "time", True),
         ("time", "split_column", True),
         ("time", "group", True),
         ("folds", "group", config.folds > 0),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import about, auto, data, ensemble, evaluation, loop, presets
-from gpunet.config import Config, Settings, gather
+from gpunet.config import Config, Settings, flag, fold, gather
 from gpunet.data import Prepared, Source
 from gpunet.device import Choice, resolve
 from gpunet.engine import LaunchList
@@ -316,11 +316,10 @@ def plan(
 ) -> Job:
     """A job that is ready to train: data prepared, every `auto` decided, the network built.
 
-    `flags` are settings by name, `file` a TOML file of them. Paths among them are seen from
-    `folder`. The device is looked for before any data is read.
+    `flags` are settings by name, `file` a TOML file of them; their paths are seen from `folder`.
     """
-    settings = auto.with_memory(gather(flags, file, _recipe(source)))
-    choice = resolve(settings.config.device)
+    settings = auto.with_memory(settle(source, flags, file))
+    choice = resolve(settings.config.device)  # what is not there is told before data are read
     auto.check_device(settings, choice.device)
     place = location(source, folder)
     source = read(source, settings, folder)
@@ -341,8 +340,7 @@ def plan(
 def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepared:
     """The data as settings say; paths among them are seen from `folder`."""
     config = settings.config
-    if source.test is not None and settings.given("test") and config.test:
-        raise UsageError(f"{source.name} has a test part of its own", "leave out --test")
+    _check_test(source, settings)
     return data.prepare(
         source,
         target=config.target or source.target,
@@ -352,7 +350,7 @@ def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepare
         na=config.na,
         task=_task(config),
         validation=0.0 if config.folds else _part(config.validation, settings, folder),
-        test=_part(config.test, settings, folder),
+        test=fold(config.test_fold) if config.test_fold else _part(config.test, settings, folder),
         split_column=config.split_column,
         weight=config.weight,
         class_weight=config.class_weight,
@@ -397,6 +395,11 @@ def train(
         return job.follow(on_report)
 
 
+def settle(source: Any, flags: Mapping[str, Any], file: Path | str | None) -> Settings:
+    """The settings of a run on a source, checked, with what is `auto` still open."""
+    return gather(flags, file, _recipe(source))
+
+
 def _recipe(source: Any) -> Mapping[str, Any]:
     """What a built-in set is trained with."""
     if isinstance(source, Source):
@@ -426,6 +429,14 @@ def read(source: Any, settings: Settings, folder: Path | str) -> Source:
     config = settings.config
     budget = int(config.max_memory)
     return data.read(source, delimiter=config.delimiter, header=config.header, budget=budget)
+
+
+def _check_test(source: Source, settings: Settings) -> None:
+    """Refuse a test part beside the source's own."""
+    for name in ("test", "test_fold"):
+        if source.test is not None and settings.given(name) and getattr(settings.config, name):
+            hint = f"leave out {flag(name)}"
+            raise UsageError(f"{source.name} has a test part of its own", hint)
 
 
 def _part(value: float | str, settings: Settings, folder: Path | str) -> float | Source:

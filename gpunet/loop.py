@@ -190,6 +190,15 @@ def in_units(
     return own[:, :, 0], found
 
 
+def cost(found: Mapping[str, float | None], best_by: str) -> float | None:
+    """What the best epoch has least of, in a report's validation; none where the loss was not
+    finite."""
+    value = found[best_by]
+    if value is None or found["loss"] is None:
+        return None
+    return 1 - value if best_by == "accuracy" else value
+
+
 def steps_in_all(config: Config, rows: int, legs: Legs = ()) -> int:
     """Updates of a whole run over so many training rows, added legs included."""
     per_epoch = ceil(rows / min(int(config.batch_size), rows))
@@ -580,7 +589,7 @@ class _Run:
         if len(each) > 1:
             part, raw = held_out(parts, raws, self.schema.target.task)
             whole = self._judged(part, raw, float(np.mean(losses)))
-        return whole, [self._cost(found) for found in each]
+        return whole, [cost(found, self.config.best_by) for found in each]
 
     def _judged(
         self, part: Dataset | None, raw: np.ndarray, loss: float
@@ -594,20 +603,13 @@ class _Run:
         """Whether no earlier epoch was better."""
         if not found:
             return True
-        cost = self._cost(found)
-        if cost is None or cost > self.lowest:
+        least = cost(found, self.config.best_by)
+        if least is None or least > self.lowest:
             self.stale += 1
             return False
-        self.stale = 0 if cost < self.lowest else self.stale + 1
-        self.lowest = cost
+        self.stale = 0 if least < self.lowest else self.stale + 1
+        self.lowest = least
         return True
-
-    def _cost(self, found: dict[str, float | None]) -> float | None:
-        """What the best epoch has least of; none where the loss was not finite."""
-        best_by, value = self.config.best_by, found[self.config.best_by]
-        if value is None or found["loss"] is None:
-            return None
-        return 1 - value if best_by == "accuracy" else value
 
     def _decide_end(self) -> None:
         """Whether the run is at its end; on a plateau the learning rate drops first."""

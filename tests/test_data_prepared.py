@@ -322,7 +322,6 @@ def test_columns_that_are_hashed_are_noted_and_others_left_out():
     assert prepared.notes == (
         "left out b: a different text in almost every row",
         "a: 1,001 different texts, as one of 256 hashes",
-        "a: hardly a text comes twice, like names; --drop a leaves it out",
     )
     assert prepared.schema.layout == Layout(0, 3, (257,))
 

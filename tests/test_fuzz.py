@@ -110,7 +110,10 @@ def test_any_idx_header(kind: int, dims: list[int], body: bytes) -> None:
 
 @settings(max_examples=300)
 @given(
-    st.sampled_from("?bBiufcSUVOMm") | st.characters(), st.integers(-1, 20), SIDES, st.booleans()
+    st.sampled_from("?bBiufcSUVOMm") | st.characters(codec="utf-8"),
+    st.integers(-1, 20),
+    SIDES,
+    st.booleans(),
 )
 def test_any_npy_header(letter: str, width: int, dims: list[int], packed: bool) -> None:
     shape = f"({', '.join(map(str, dims))},)"

@@ -22,6 +22,8 @@ SAMPLE, ENOUGH_ROWS = 20_000, 100
 """Rows, at most and at least, on which a column is held against the target."""
 SAME_ORDER, PURE = 0.995, 0.999
 """A rank correlation, and a share of rows told right, above which a column looks like a leak."""
+NEARLY_ALL = 0.9
+"""A share of different texts above which they name the rows."""
 FEW_SURE = 0.8
 """Of few whole numbers it is less sure that they are amounts, and no codes."""
 DATE_WAYS = (
@@ -232,7 +234,7 @@ def _rises(known: np.ndarray) -> bool:
 
 
 def _like_an_id(name: str, kind: str, known: np.ndarray, rows: np.ndarray) -> list[str]:
-    if kind == "text":
+    if kind == "text" and len(np.unique(known)) > NEARLY_ALL * len(known):
         return [f"{name}: hardly a text comes twice, like names; {_drop(name)} leaves it out"]
     if kind == "id" and not np.array_equal(np.diff(known), np.diff(rows)):
         return [f"{name}: whole numbers that rise like ids; {_drop(name)} leaves it out"]

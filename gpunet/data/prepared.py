@@ -29,7 +29,7 @@ from gpunet.data.limits import automatic, check_fits
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
 from gpunet.data.schema import Layout, Schema, check_columns, encode_cells, flat
 from gpunet.data.source import Source
-from gpunet.data.split import Parts, Ways, fold_of, groups_of, overlap
+from gpunet.data.split import Fold, Parts, Ways, fold_of, groups_of, overlap
 from gpunet.data.targets import (
     CLASSES,
     FEW,
@@ -165,7 +165,7 @@ def prepare(
     na: tuple[str, ...] = (),
     task: str = "auto",
     validation: float | Source = SHARE,
-    test: float | Source = SHARE,
+    test: float | Source | Fold = SHARE,
     split_column: str | None = None,
     weight: str | None = None,
     class_weight: tuple[str, ...] = (),
@@ -185,13 +185,13 @@ def prepare(
     """Choose the task, split, fit the schema on the training part, encode every part.
 
     Tables: `features` (all by default) less `drop` predict `target`; `types` says what some are
-    read as, `na` which words mean missing. `validation` and `test` are shares of the rows, or other
-    sources; a source's own test part goes before a share. `split_column`, `group`, `time`: see
-    Ways; `weight` is a column; `class_weight`: class_factors; `scaling`, `one_hot_levels`:
-    Encoding; `clamp`, `target_transform`, `quantiles`: Target. Beyond `budget` bytes x is a file.
+    read as, `na` which words mean missing. `validation` and `test` are shares of the rows, or
+    sources; a source's own test part goes before a share. A `test` fold, `split_column`, `group`,
+    `time`: see Ways; `class_weight`: class_factors; `scaling`, `one_hot_levels`: Encoding; `clamp`,
+    `target_transform`, `quantiles`: Target. More than `budget` bytes of x lie in a file.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels)
-    ways = Ways(split_column, group, time, seed, shuffle_split, types.get(time or ""))
+    ways = Ways(split_column, group, time, seed, shuffle_split, types.get(time or ""), _fold(test))
     source, validation, test = (_with_na(each, na) for each in (source, validation, test))
     names = _target_names(source, tuple(target))
     inputs = _feature_names(source, names, features, drop, ways, weight, types)
@@ -348,9 +348,10 @@ def _with_target(
 
 
 def _shares(
-    source: Source, validation: float | Source, test: float | Source, ways: Ways
+    source: Source, validation: float | Source, test: float | Source | Fold, ways: Ways
 ) -> tuple[list[float], dict[str, Source]]:
     """The shares of validation and test to take from the rows, and parts that have their own."""
+    test = 0.0 if _fold(test) else test
     given = {"validation": validation, "test": test}
     others = {part: share for part, share in given.items() if isinstance(share, Source)}
     if ways.column and others:
@@ -362,6 +363,11 @@ def _shares(
     shares = [0.0 if part in others else float(given[part]) for part in given]  # type: ignore[arg-type]
     ways.check(source, any(shares) and not ways.column, bool(others))
     return shares, others
+
+
+def _fold(test: float | Source | Fold) -> Fold | None:
+    """The fold that is the test part, if one is."""
+    return test if isinstance(test, tuple) else None
 
 
 def _task(

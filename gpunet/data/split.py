@@ -3,7 +3,7 @@
 Shares of the rows at random, of whole groups, or by time; or as a column says.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from gpunet.random import Purpose, permutation, stream
 NAMES = ("training", "validation", "test")
 FAR = 0.1
 """A part is told of that misses its share of rows by this part of it, or a class's by this."""
+Fold = tuple[int, int]
 PARTS = {"train": 0, "validation": 1, "valid": 1, "val": 1, "test": 2}
 
 
@@ -65,11 +66,21 @@ def split(
     return _parts(chosen, rows)
 
 
-def fold_of(n: int, folds: int, *, seed: int, strata: np.ndarray | None = None) -> np.ndarray:
-    """The fold (n,) of each of n rows: of equal sizes but for one row, each class shared out alike.
+def fold_of(
+    n: int,
+    folds: int,
+    *,
+    seed: int,
+    strata: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+) -> np.ndarray:
+    """The fold (n,) of each of n rows: of equal sizes but for one row, each class shared out alike;
+    as near to that as they come where `groups` (n,) stay whole.
 
-    Raises DataError when there are more folds than rows.
+    Raises DataError when there are more folds than rows, or groups.
     """
+    if groups is not None:
+        return _fold_groups(groups, folds, seed, strata)
     if folds > n:
         raise DataError(f"{counted(n, 'row')} are too few for {folds:,} folds", "ask for fewer")
     order = permutation(n, seed, Purpose.FOLD)
@@ -83,7 +94,9 @@ def fold_of(n: int, folds: int, *, seed: int, strata: np.ndarray | None = None) 
 @dataclass(frozen=True)
 class Ways:
     """How rows are parted: as `column` says, in whole groups (the column `group`), by `time` (the
-    latest are held out), or at random. The last two are features only where they are named."""
+    latest are held out), or at random. The last two are features only where they are named.
+
+    `fold` (i, k): the test part is the i-th of k folds, from 1 on."""
 
     column: str | None = None
     group: str | None = None
@@ -91,11 +104,15 @@ class Ways:
     seed: int = 0
     shuffle: bool = True
     time_kind: str | None = None
+    fold: Fold | None = None
 
     def check(self, source: Source, is_split: bool, has_others: bool) -> None:
         """Refuse a group or time where nothing is parted by it."""
         if self.time is not None and (self.group is not None or self.column is not None):
             raise UsageError(f"time {self.time}: a group or split column was given as well")
+        if self.fold is not None and (self.time is not None or self.column is not None):
+            raise UsageError("a test fold: a time or split column was given as well")
+        is_split = is_split or self.fold is not None
         if self.time is not None and not is_split:
             raise UsageError(f"time {self.time}: no part is taken from {source.name}")
         if self.group is not None and not (is_split or has_others or self.column):
@@ -116,6 +133,8 @@ class Ways:
         """Shares (validation, test) of `rows`, unless they are marked; how, in words; notes."""
         if marked is not None:
             return marked, f"as {self.column} says", []
+        if self.fold is not None:
+            return self._hold_out(source, rows, shares[0], strata, *self.fold)
         if self.time is not None:
             return split_times(source, self.time, rows, *shares, kind=self.time_kind)
         if self.group is not None and any(shares):
@@ -128,6 +147,27 @@ class Ways:
             return parts, "all rows train", []
         words = "at random, each class alike" if strata is not None else "at random"
         return parts, words if self.shuffle else "in their order", []
+
+    def _hold_out(
+        self,
+        source: Source,
+        rows: np.ndarray,
+        validation: float,
+        strata: np.ndarray | None,
+        which: int,
+        count: int,
+    ) -> tuple[Parts, str, list[str]]:
+        """A fold of `rows` as the test part; of the others a share for validation, of all rows."""
+        _wanted(len(rows), validation, 1 / count)
+        groups = None if self.group is None else groups_of(source, self.group, rows)
+        found = fold_of(len(rows), count, seed=self.seed, strata=strata, groups=groups)
+        rest = found != which - 1
+        share = min(validation * len(rows) / np.count_nonzero(rest), np.nextafter(1.0, 0.0))
+        others = None if strata is None else strata[rest]
+        ways = replace(self, fold=None)
+        parts, how, notes = ways.divide(source, rows[rest], [share, 0.0], others)
+        parts = replace(parts, test=rows[~rest])
+        return parts, f"test fold {which} of {count}, {how}", notes
 
 
 def overlap(name: str, train: np.ndarray, held: np.ndarray) -> list[str]:
@@ -318,6 +358,30 @@ class _Groups:
                 "leave --group out, or --validation 0 --test 0",
             )
         return min(free, key=lambda group: sum(count for _, count in self.inside[group]))
+
+
+def _fold_groups(
+    groups: np.ndarray, folds: int, seed: int, strata: np.ndarray | None
+) -> np.ndarray:
+    """Folds of whole groups: the largest first, each to the fold that lacks most of its classes."""
+    found, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if folds > len(found):
+        raise DataError(
+            f"{counted(len(found), 'group')} are too few for {folds:,} folds", "ask for fewer"
+        )
+    classes = np.zeros(len(groups), np.int64) if strata is None else strata
+    _, classes = np.unique(classes, return_inverse=True)
+    inside = _Groups(codes, classes)
+    lacking = np.tile(inside.total / folds, (folds, 1))
+    order = permutation(len(found), seed, Purpose.FOLD)
+    place = np.empty(len(found), np.int64)
+    for group in order[np.argsort(-sizes[order], kind="stable")].tolist():
+        labels, counts = np.array(inside.inside[group]).T
+        open_rows = lacking[:, labels]
+        gain = (np.abs(open_rows) - np.abs(open_rows - counts)).sum(axis=1)
+        place[group] = np.lexsort((-lacking.sum(axis=1), -gain))[0]
+        lacking[place[group], labels] -= counts
+    return place[codes]
 
 
 def _far_notes(name: str, sizes: list[int], wanted: list[int], why: str) -> list[str]:

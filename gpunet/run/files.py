@@ -78,6 +78,15 @@ def make_directory(path: Path, parents: bool = False) -> None:
     flush_directory(path.parent)
 
 
+def rename(path: Path, new: Path) -> None:
+    """Give a file or a directory another name beside it; what has that name stays, an error."""
+    with system_errors(new):
+        if os.path.lexists(new):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(new))
+        os.rename(path, new)
+        flush_directory(new.parent)
+
+
 def remove(path: Path) -> None:
     """Take a file away; one that is gone already is fine."""
     with system_errors(path), suppress(FileNotFoundError):

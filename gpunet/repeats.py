@@ -1,0 +1,164 @@
+"""A job several times over: on other seeds, or with each fold of the rows as its test part.
+
+Each is a whole job of its own, fitted on its own rows alone; says how much their metrics differ.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from gpunet import job
+from gpunet.config import flag
+from gpunet.errors import UsageError
+from gpunet.loop import Report
+from gpunet.predict import Model
+from gpunet.run import Run
+
+HELD_OUT = ("test", "validation")
+CLASH = ("test", "test_fold", "split_column", "time")
+"""What says otherwise which rows are the test part; rows in order of time have no folds."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One of several jobs: its name in a table, its settings, its run directory (None: a free
+    one)."""
+
+    label: str
+    flags: dict[str, Any]
+    out: Path | None
+
+
+@dataclass
+class Repeats:
+    """What several jobs came to. kind: seeds or cv. models: by `repeat` alone."""
+
+    kind: str
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    models: list[Model] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, each: Repeat, summary: Mapping[str, Any]) -> None:
+        """Take in the summary of a run."""
+        self.about = {name: summary[name] for name in ("data", "task", "target")}
+        facts = ("run", "rows", "epochs", "best_epoch", "ended", "seconds", "metrics", "warnings")
+        self.runs.append({"label": each.label, **{name: summary.get(name) for name in facts}})
+
+    def over_runs(self, summarise: Callable[[list[float]], float]) -> dict[str, dict[str, Any]]:
+        """Each metric of each part over the runs; None where a run lacks it."""
+        first = self.runs[0]["metrics"]
+        found: dict[str, dict[str, Any]] = {}
+        for part, names in first.items():
+            found[part] = {}
+            for name in names:
+                values = [run["metrics"][part].get(name) for run in self.runs]
+                found[part][name] = None if None in values else summarise(values)
+        return found
+
+    @property
+    def mean(self) -> dict[str, dict[str, Any]]:
+        """The mean of each metric, by part."""
+        return self.over_runs(fmean)
+
+    @property
+    def deviation(self) -> dict[str, dict[str, Any]]:
+        """The standard deviation of each metric from run to run (n - 1), by part."""
+        return self.over_runs(stdev)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, in plain values."""
+        figures = {"mean": self.mean, "deviation": self.deviation}
+        return {"schema": f"gpunet.{self.kind}/1", **self.about, "runs": self.runs, **figures}
+
+    def table(self) -> tuple[list[str], list[list[Any]]]:
+        """A row a run, then mean and deviation; a column a metric of each part held out."""
+        mean, deviation = self.mean, self.deviation
+        parts = [part for part in HELD_OUT if mean.get(part)] or ["train"]
+        names = [(part, name) for part in parts for name in mean[part]]
+        rows = [(run["label"], run["metrics"]) for run in self.runs]
+        rows += [("mean", mean), ("deviation", deviation)]
+        head = ["", *(f"{name}, {part}" for part, name in names)]
+        return head, [[label, *(of[part].get(name) for part, name in names)] for label, of in rows]
+
+    def done(self, count: int) -> str:
+        """How many of so many runs are done, and where they are."""
+        where = ", ".join(str(run["run"]) for run in self.runs)
+        return f"{len(self.runs):,} of {count:,} runs are done{f' ({where})' if where else ''}"
+
+
+def kind(seeds: int | None, cv: int | None) -> str:
+    """What is repeated: seeds or cv. UsageError where both are asked for, or too few."""
+    if (seeds is None) == (cv is None):
+        raise UsageError("wanted one of --seeds and --cv")
+    if min(filter(None, (seeds, cv)), default=0) < 2:
+        raise UsageError("--seeds and --cv want 2 or more")
+    return "cv" if seeds is None else "seeds"
+
+
+def asked(
+    source: Any,
+    flags: Mapping[str, Any],
+    file: Path | str | None,
+    seeds: int | None,
+    cv: int | None,
+    out: Path | str | None,
+) -> list[Repeat]:
+    """The jobs that `seeds` or `cv` stand for, their settings checked and their directories free.
+
+    With `out` each has its own: NAME-seed0, … or NAME-fold1, …
+    """
+    what = kind(seeds, cv)
+    if source == "-":
+        raise UsageError("standard input can be read once", "give a file")
+    clash = [name for name in CLASH if what == "cv" and name in flags]
+    if clash:
+        raise UsageError(f"--cv {cv} and {flag(clash[0])} conflict", "leave one of them out")
+    first = job.settle(source, flags, file).config.seed
+    varied: list[tuple[str, dict[str, Any]]] = (
+        [(f"seed{first + i}", {"seed": first + i}) for i in range(seeds)]
+        if seeds is not None
+        else [(f"fold{i}", {"test_fold": f"{i}/{cv}"}) for i in range(1, (cv or 0) + 1)]
+    )
+    found = [
+        Repeat(name, {**flags, **own}, None if out is None else Path(f"{out}-{name}"))
+        for name, own in varied
+    ]
+    for each in found:
+        job.settle(source, each.flags, file)
+        Run.check(each.out)
+    return found
+
+
+def repeat(
+    source: Any = "lecture",
+    target: str | Sequence[str] = (),
+    *,
+    seeds: int | None = None,
+    cv: int | None = None,
+    out: Path | str | None = None,
+    config: Path | str | None = None,
+    on_report: Callable[[Report], None] | None = None,
+    **settings: Any,
+) -> Repeats:
+    """Train as `gpunet.train` does on several seeds (the split's too), or on all but one of `cv`
+    folds of the rows in turn, and return the models, their metrics, means and deviations.
+
+    out: where to save the runs, with `-seed0` or `-fold1` behind it. Raises the errors of train.
+    """
+    flags = {**settings, **({"target": target} if target else {})}
+    repeats = asked(source, flags, config, seeds, cv, out)
+    found = Repeats(kind(seeds, cv))
+    for each in repeats:
+        planned = job.plan(source, each.flags, config)
+        with nullcontext() if out is None else Run.create(each.out, planned.name) as run:
+            if run is not None:
+                planned.begin(run)
+            for report in planned.reports():
+                if on_report is not None:
+                    on_report(report)
+            found.add(each, planned.finish())
+        found.models.append(planned.model)
+    return found

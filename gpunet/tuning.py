@@ -1,0 +1,468 @@
+"""A search for better settings: many trials of a job, the best of which is trained as a run.
+
+A study is a directory with a journal, so that it can be gone on with, by several processes at
+once. Trials are judged on their validation rows; no test part is looked at before the end.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gpunet import job, loop, predict, rerun, space
+from gpunet.config import Settings
+from gpunet.data.limits import automatic
+from gpunet.errors import (
+    CheckFailed,
+    Diverged,
+    GpunetError,
+    Interrupted,
+    ModelInvalid,
+    Unavailable,
+    UsageError,
+)
+from gpunet.job import SUMMARY, Job
+from gpunet.loop import Control
+from gpunet.predict import Model
+from gpunet.run import Run, files
+from gpunet.space import Range
+
+SCHEMA = "gpunet.tune/1"
+JOURNAL, STUDY, BEST = "journal.log", "study.json", "best"
+TRIALS = 50
+STARTING = 10
+"""Trials at random before the search learns from them; half as many before one may be pruned."""
+REPORTS = 32
+"""How often a trial is compared with the others."""
+POLL = 0.3
+"""Seconds between two looks at the journal while other processes work."""
+SERVE = "from gpunet import tuning; tuning.serve()"
+INTERRUPTED, WHY = "interrupted", "why"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial. state: done, pruned or failed (`why` says how). value: what the best epoch has
+    least of on the validation rows; loss: of equal epochs the least loss there."""
+
+    number: int
+    state: str
+    value: float | None
+    loss: float | None
+    settings: dict[str, Any]
+    epochs: int
+    seconds: float
+    why: str = ""
+
+
+class Tuner:
+    """A study of a job with some settings; its directory is held until `close`.
+
+    source, flags, file: as of `job.plan`. trials: how many are wanted in all. seconds: no trial
+    begins later. Once `control.stop` is set, the trial in hand ends, to be made again another time.
+    Raises Unavailable without Optuna, UsageError where nothing can be searched or judged.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        flags: Mapping[str, Any],
+        file: Path | str | None,
+        out: Path | str,
+        trials: int = TRIALS,
+        seconds: float | None = None,
+        workers: int = 1,
+        held: bool = False,
+    ) -> None:
+        self.optuna = _optuna()
+        self.out, self.wanted, self.workers = Path(out), trials, workers
+        self.deadline = None if seconds is None else time.time() + seconds
+        self.control = Control()
+        self.given, self.flags, self.file = source, dict(flags), file
+        if min(trials, workers) < 1:
+            raise UsageError("--trials and --workers want 1 or more")
+        if workers > 1 and job.location(source) is None:
+            raise UsageError("several workers read the data themselves", "give a file or a set")
+        asked = job.settle(source, flags, file)
+        self.first = job.plan(source, flags, file)
+        if self.first.members[0].data.validation is None:
+            raise UsageError("trials are judged on a validation part", "set --validation")
+        self.space, self.default = space.space(asked, self.first)
+        if not self.space:
+            raise UsageError("nothing is left to search: every setting was given")
+        self.source = _read(source, self.first.settings)
+        self.run = None if held else self._hold()
+
+    def close(self) -> None:
+        """Let others go on with the study."""
+        if self.run is not None:
+            self.run.close()
+
+    @property
+    def metric(self) -> str:
+        """What is least for the best trial."""
+        by = self.first.settings.config.best_by
+        return "error rate" if by == "accuracy" else by
+
+    def search(self) -> Iterator[Trial]:
+        """Make the trials that are wanted and not there yet, yielding each as it ends."""
+        study = self._study()
+        self._clear(study)
+        if not study.trials:
+            study.enqueue_trial(self.default)
+        if self.workers > 1:
+            yield from self._share(study)
+            self._clear(study)
+        else:
+            yield from self.work(study, 0)
+
+    def work(self, study: Any, worker: int) -> Iterator[Trial]:
+        """Trials of this process alone."""
+        seed = self.first.settings.config.seed + 7919 * worker + len(study.trials)
+        study.sampler = self.optuna.samplers.TPESampler(
+            seed=seed % 2**32, n_startup_trials=STARTING
+        )
+        while not self._is_over(study):
+            trial = study.ask()
+            if self._is_spare(study, trial.number):
+                self._give_back(study, trial, again=False)
+                return
+            try:
+                made = self._make(study, trial)
+            except Interrupted:
+                self._give_back(study, trial)
+                return
+            except BaseException:
+                self._give_back(study, trial)
+                raise
+            yield made
+
+    def trials(self) -> list[Trial]:
+        """Every trial that has ended, in order."""
+        return [_trial(each, self._settings(each.params)) for each in _ended(self._study())]
+
+    def best(self) -> Trial:
+        """The trial of the least value, and of equals of the least loss. Raises Diverged where none
+        came to its end."""
+        made = self.trials()
+        done = [each for each in made if each.state == "done"]
+        if not done:
+            raise Diverged(f"none of {len(made):,} trials came to its end", "give other settings")
+        return min(done, key=lambda each: (each.value, each.loss, each.number))
+
+    def best_job(self, best: Trial) -> tuple[Job, list[str]]:
+        """The job of a trial, begun in the study's `best` or taken up there, and warnings. One that
+        was the best before is kept beside it, as best-trial3."""
+        place = self.out / BEST
+        assert self.run is not None
+        known = self._known().get("best")
+        if (place / job.IDENTITY).is_file() and known == best.number:
+            return rerun.take_up(place, None if job.location(self.given) else self.given)
+        if place.exists() and known not in (None, best.number):
+            files.rename(place, self.out / f"{BEST}-trial{known}")
+        planned = job.plan(self.given, {**self.flags, **best.settings}, self.file)
+        self.run.write_json(STUDY, {**self._identity(), "best": best.number})
+        planned.begin(Run.create(place, planned.name))
+        return planned, list(planned.prepared.notes)
+
+    def summary(self, best: Trial) -> dict[str, Any] | None:
+        """The summary of `best`, if that trial was trained to its end there."""
+        if self._known().get("best") != best.number:
+            return None
+        with suppress(OSError, ValueError):
+            found = json.loads(files.read(self.out / BEST / SUMMARY))
+            return found if found["ended"] in ("done", "patience") else None
+        return None
+
+    def to_dict(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """The study in plain values, with the summary of the best trial's run."""
+        searched = {
+            name: vars(each) if isinstance(each, Range) else list(each)
+            for name, each in self.space.items()
+        }
+        return {
+            "schema": SCHEMA,
+            "study": str(self.out),
+            "data": self.first.name,
+            "metric": self.metric,
+            "space": searched,
+            "trials": [vars(each) for each in self.trials()],
+            "best": vars(self.best()),
+            "run": dict(summary),
+        }
+
+    def _hold(self) -> Run:
+        """The study's directory: a new one, or one that was begun with the same data and
+        settings."""
+        if not (self.out / STUDY).is_file():
+            run = Run.create(self.out, self.first.name)
+            run.write_json(STUDY, self._identity())
+            return run
+        with files.system_errors(self.out):
+            run = Run(self.out)
+        known, own = self._known(), self._identity()
+        if {**known, "best": None} != {**own, "best": None}:
+            run.close()
+            hint = "give those, or name another study with -o"
+            raise UsageError(f"{self.out}: was begun with other data or settings", hint)
+        return run
+
+    def _identity(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **self.first.fingerprints()}
+
+    def _known(self) -> dict[str, Any]:
+        """What `study.json` says."""
+        path = self.out / STUDY
+        try:
+            found = json.loads(files.read(path, 1 << 20))
+        except (OSError, ValueError, RecursionError) as reason:
+            raise ModelInvalid(f"{path}: cannot be read ({reason})") from None
+        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+            raise ModelInvalid(f"{path}: not as gpunet wrote it")
+        return found
+
+    def _study(self) -> Any:
+        """The study as its journal has it."""
+        path = str(self.out / JOURNAL)
+        journal = self.optuna.storages.journal
+        with files.system_errors(path):
+            lock = journal.JournalFileOpenLock(path)
+            backend = journal.JournalFileBackend(path, lock_obj=lock)
+        return self.optuna.create_study(
+            storage=journal.JournalStorage(backend),
+            study_name="gpunet",
+            load_if_exists=True,
+            pruner=self.optuna.pruners.MedianPruner(
+                n_startup_trials=STARTING // 2, n_warmup_steps=REPORTS // 8
+            ),
+        )
+
+    def _settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return space.settings(self.first.settings.config, values)
+
+    def _is_over(self, study: Any) -> bool:
+        is_late = self.deadline is not None and time.time() >= self.deadline
+        return self.control.stop or is_late or len(_counted(study)) >= self.wanted
+
+    def _is_spare(self, study: Any, number: int) -> bool:
+        """Whether others, asked for at the same time, are enough."""
+        return number not in sorted(each.number for each in _counted(study))[: self.wanted]
+
+    def _give_back(self, study: Any, trial: Any, again: bool = True) -> None:
+        """Leave a trial unmade; its settings wait for whoever goes on."""
+        trial.set_user_attr(INTERRUPTED, True)
+        study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+        if again and trial.params:
+            study.enqueue_trial(trial.params)
+
+    def _clear(self, study: Any) -> None:
+        """Give back the trials of processes that were killed."""
+        for each in study.get_trials(deepcopy=False):
+            if each.state.name == "RUNNING":
+                self._give_back(study, self.optuna.trial.Trial(study, each._trial_id))
+
+    def _make(self, study: Any, trial: Any) -> Trial:
+        """One trial, told to the journal. Raises Interrupted where it was stopped."""
+        began, states = time.perf_counter(), self.optuna.trial.TrialState
+        values = {name: _suggested(trial, name, each) for name, each in self.space.items()}
+        planned = job.plan(self.source, {**self.flags, **self._settings(values)}, self.file)
+        found: dict[str, Any] = {}
+        try:
+            value, is_pruned = self._train(planned, trial)
+            found = {"state": states.PRUNED} if is_pruned else {"values": value}
+        except Diverged as fault:
+            trial.set_user_attr(WHY, fault.message)
+            found = {"state": states.FAIL}
+        trial.set_user_attr("epochs", 0 if planned.last is None else planned.last.epoch)
+        trial.set_user_attr("seconds", time.perf_counter() - began)
+        ended = study.tell(trial, **found)
+        return _trial(ended, self._settings(ended.params))
+
+    def _train(self, planned: Job, trial: Any) -> tuple[float | None, bool]:
+        """The least value on the validation rows, and whether others had less by then."""
+        config, control = planned.settings.config, planned.control
+
+        def tick(step: int) -> None:
+            control.stop = control.stop or self.control.stop
+
+        control.tick = tick
+        reports = loop.REPORTS if config.steps else int(config.epochs)
+        least: tuple[float, float] | None = None
+        told = 0
+        for i, report in enumerate(planned.reports(), 1):
+            cost, loss = loop.cost(report.validation, config.best_by), report.validation["loss"]
+            if cost is not None and loss is not None:
+                least = min(least or (cost, loss), (cost, loss))
+            place = i * REPORTS // reports  # of trials with other numbers of epochs alike
+            if told < place < REPORTS and least is not None:
+                told = place
+                trial.report(least[0], place)
+                if trial.should_prune():
+                    return None, True
+        if control.ended == "stopped":
+            raise Interrupted("the trial was stopped")
+        if least is None:
+            raise Diverged("no epoch had a finite validation loss")
+        trial.set_user_attr("loss", least[1])
+        return least[0], False
+
+    def _share(self, study: Any) -> Iterator[Trial]:
+        """Trials of other processes, as they end. Raises CheckFailed where one of them failed."""
+        seen = {each.number for each in _ended(study)}
+        crew = [self._start(worker) for worker in range(self.workers)]
+        is_told = False
+        try:
+            while True:
+                is_alive = any(each.poll() is None for each in crew)
+                for each in _ended(study):
+                    if each.number not in seen:
+                        seen.add(each.number)
+                        yield _trial(each, self._settings(each.params))
+                if not is_alive:
+                    break
+                if self.control.stop and not is_told:
+                    is_told = True
+                    _end(crew)
+                time.sleep(POLL)
+        finally:
+            _end(crew)
+            said = [each.communicate()[1] for each in crew]
+        lost = [text for each, text in zip(crew, said, strict=True) if each.returncode]
+        if lost and not self.control.stop:
+            why = (lost[0].strip().splitlines() or ["it was killed"])[-1]
+            message = f"{len(lost)} of {len(crew)} workers ended early: {why}"
+            raise CheckFailed(message, "the same command goes on")
+
+    def _start(self, worker: int) -> "subprocess.Popen[str]":
+        """A process that works on the study; cores and memory are shared out."""
+        origin, device = self.first.settings.origin, self.first.choice.device
+        more: dict[str, Any] = {}
+        if device.kind == "cpu" and origin["threads"].startswith("auto"):
+            more["threads"] = max(1, device.threads // self.workers)
+        if origin["max_memory"].startswith("auto"):
+            more["max_memory"] = automatic() // self.workers
+        seconds = None if self.deadline is None else max(0.0, self.deadline - time.time())
+        asked = {
+            "source": self.given,
+            "flags": {**self.flags, **more},
+            "file": self.file,
+            "out": self.out,
+            "trials": self.wanted,
+            "seconds": seconds,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", SERVE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a Ctrl-C is for the one that started them
+        )
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(json.dumps({"worker": worker, "tuner": asked}, default=str))
+        process.stdin = None
+        return process
+
+
+def serve() -> None:
+    """Work on a study that another process holds: what standard input says; SIGTERM ends it."""
+    import signal
+
+    asked = json.load(sys.stdin)
+    try:
+        tuner = Tuner(**asked["tuner"], held=True)
+        signal.signal(signal.SIGTERM, lambda *_: setattr(tuner.control, "stop", True))
+        for _ in tuner.work(tuner._study(), asked["worker"]):
+            pass
+    except GpunetError as fault:
+        print(fault, file=sys.stderr)
+        sys.exit(fault.exit_code)
+
+
+def tune(
+    source: Any,
+    target: str | Sequence[str] = (),
+    *,
+    out: Path | str,
+    trials: int = TRIALS,
+    timeout: float | None = None,
+    workers: int = 1,
+    config: Path | str | None = None,
+    on_trial: Callable[[Trial], None] | None = None,
+    **settings: Any,
+) -> Model:
+    """Search for better settings than the defaults, and return the model of the best.
+
+    As `train`; settings that are given stay as they are. out: the study's directory; the same call
+    goes on with it, until `trials` are made in all. timeout: seconds after which no trial begins.
+    Its `best` is a run directory. Raises the errors of train, and Unavailable without Optuna.
+    """
+    flags = {**settings, **({"target": target} if target else {})}
+    tuner = Tuner(source, flags, config, out, trials, timeout, workers)
+    try:
+        for trial in tuner.search():
+            if on_trial is not None:
+                on_trial(trial)
+        best = tuner.best()
+        if tuner.summary(best) is None:
+            planned, _ = tuner.best_job(best)
+            assert planned.run is not None
+            with planned.run:
+                planned.follow()
+    finally:
+        tuner.close()
+    return predict.load(Path(out) / BEST)
+
+
+def _optuna() -> ModuleType:
+    try:
+        import optuna
+    except ImportError as reason:
+        hint = 'install it with: pip install "gpunet[tune]"'
+        raise Unavailable(f"tune needs Optuna ({reason})", hint) from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def _read(source: Any, settings: Settings) -> Any:
+    """The data, read once for all trials."""
+    return source if job.location(source) is None else job.read(source, settings, ".")
+
+
+def _suggested(trial: Any, name: str, each: Any) -> Any:
+    if isinstance(each, Range):
+        return trial.suggest_float(name, each.low, each.high, log=each.log)
+    return trial.suggest_categorical(name, list(each))
+
+
+def _counted(study: Any) -> list[Any]:
+    """The trials that have ended or are being made."""
+    states = ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
+    known = study.get_trials(deepcopy=False)
+    return [t for t in known if t.state.name in states and INTERRUPTED not in t.user_attrs]
+
+
+def _ended(study: Any) -> list[Any]:
+    return [each for each in _counted(study) if each.state.name != "RUNNING"]
+
+
+def _trial(ended: Any, settings: dict[str, Any]) -> Trial:
+    """What the journal says of a trial that has ended."""
+    state = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}[ended.state.name]
+    facts = ended.user_attrs
+    value, loss = (ended.value, facts["loss"]) if state == "done" else (None, None)
+    spent = facts.get("epochs", 0), facts.get("seconds", 0.0)
+    return Trial(ended.number, state, value, loss, settings, *spent, facts.get(WHY, ""))
+
+
+def _end(crew: Sequence["subprocess.Popen[str]"]) -> None:
+    for each in crew:
+        if each.poll() is None:
+            each.terminate()

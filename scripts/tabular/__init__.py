@@ -1,0 +1,1 @@
+"""gpunet's presets on folders of tables, beside other libraries: fits, figures, what is printed."""

@@ -1,0 +1,355 @@
+"""The search: its first trial is the default, what is given stays, and nothing is done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tables import csv, mixed, text_of
+
+import gpunet
+from gpunet import evaluation, job, loop, rerun, space, tuning
+from gpunet.config import gather
+from gpunet.errors import CheckFailed, Diverged, ModelInvalid, Unavailable, UsageError
+from gpunet.space import Range
+from gpunet.tuning import Tuner
+
+pytest.importorskip("optuna")
+SMALL: dict[str, Any] = {"device": "cpu", "hidden": "8", "epochs": 3, "threads": 1}
+
+
+def tuner(out: Path, trials: int = 3, data: object = "penguins", **more: object) -> Tuner:
+    return Tuner(data, {**SMALL, **more}, None, out, trials)
+
+
+def searched(out: Path, trials: int = 3, **more: object) -> list[tuning.Trial]:
+    made = tuner(out, trials, **more)
+    try:
+        return list(made.search())
+    finally:
+        made.close()
+
+
+def test_the_first_trial_is_the_default_recipe(tmp_path: Path) -> None:
+    first, *_ = searched(tmp_path / "study", 2)
+    planned = job.plan("penguins", SMALL)
+    for name, value in first.settings.items():
+        assert getattr(planned.settings.config, name) == value, name
+    costs = [
+        loop.cost(report.validation, planned.settings.config.best_by)
+        for report in planned.reports()
+    ]
+    assert first.value == min(costs)
+
+
+def test_given_settings_stay_and_others_are_searched(tmp_path: Path) -> None:
+    found = searched(tmp_path / "study", 3, dropout=0.4)
+    assert not any({"dropout", "hidden"} & trial.settings.keys() for trial in found)
+    assert len({trial.settings["lr"] for trial in found}) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "there", "absent"),
+    [
+        ({}, {"lr", "layers", "width", "beta2", "label_smoothing", "one_hot_levels"}, {"norm"}),
+        ({"hidden": "none"}, {"lr"}, {"layers", "width", "dropout", "activation"}),
+        ({"hidden": "32"}, {"lr", "dropout"}, {"layers", "width"}),
+        ({"optimizer": "sgd"}, {"dropout"}, {"lr", "beta2"}),
+        ({"loss": "softmax_cross_entropy"}, {"lr"}, {"label_smoothing"}),
+        ({"lr": "auto"}, {"lr"}, set()),
+        ({"preset": "plain"}, {"lr", "layers", "norm", "batch_size"}, {"numeric_embedding"}),
+        (
+            {"target": "body_mass_g", "drop_missing_target": True},
+            {"lr", "one_hot_levels"},
+            {"label_smoothing"},
+        ),
+        ({"features": "year,bill_depth_mm"}, {"lr"}, {"one_hot_levels"}),
+    ],
+    ids=str,
+)
+def test_what_is_searched(flags: dict[str, Any], there: set[str], absent: set[str]) -> None:
+    flags = {"device": "cpu", **flags}
+    first = job.plan("penguins", flags)
+    found, default = space.space(job.settle("penguins", flags, None), first)
+    assert there <= found.keys()
+    assert not absent & found.keys()
+    config = first.settings.config
+    assert found.keys() == default.keys()
+    for name, value in default.items():
+        each = found[name]
+        assert each.low <= value <= each.high if isinstance(each, Range) else value in each
+    for name, value in space.settings(config, default).items():
+        if name == "betas" and config.betas is None:
+            assert value == (0.9, 0.999)
+        else:
+            assert getattr(config, name) == value
+
+
+def test_arrays_are_searched_around_a_plain_network() -> None:
+    x, y = np.random.default_rng(0).normal(size=(90, 4)), np.arange(90) % 3
+    first = job.plan((x, y), {"device": "cpu"})
+    found, default = space.space(gather({"device": "cpu"}), first)
+    assert {"norm", "batch_size"} <= found.keys()
+    assert "numeric_embedding" not in found
+    assert space.settings(first.settings.config, default)["hidden"] == (128, 64)
+    assert space.settings(first.settings.config, {"layers": 3, "width": 64}) == {
+        "hidden": (64, 32, 16)
+    }
+
+
+def test_the_same_command_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    first = searched(out, 3)
+    assert [trial.number for trial in first] == [0, 1, 2]
+    assert searched(out, 3) == []
+    more = searched(out, 5)
+    assert [trial.number for trial in more] == [3, 4]
+    made = tuner(out, 5)
+    assert made.trials() == [*first, *more]
+    made.close()
+    assert len({trial.settings["lr"] for trial in made.trials()}) == 5
+
+
+def test_the_best_is_a_run_and_meets_the_test_part_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, real = [], evaluation.judge
+    monkeypatch.setattr(evaluation, "judge", lambda *given: judged.append(1) or real(*given))
+    out = tmp_path / "study"
+    model = gpunet.tune("penguins", out=out, trials=3, **SMALL)
+    assert len(judged) == 1
+    made = tuner(out)
+    best, summary = made.best(), json.loads((out / "best" / "summary.json").read_text())
+    made.close()
+    again = job.plan("penguins", {**SMALL, **best.settings})
+    again.follow()
+    assert again.finish()["metrics"] == summary["metrics"]
+    assert rerun.reopen(out / "best").settings.config.lr == best.settings["lr"]
+    assert 1 - summary["metrics"]["validation"]["accuracy"] == pytest.approx(best.value)
+    np.testing.assert_array_equal(model.predict("penguins"), again.model.predict("penguins"))
+    judged.clear()
+    gpunet.tune("penguins", out=out, trials=3, **SMALL)
+    assert not judged
+
+
+def test_of_equals_the_least_loss_is_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        tuning.Trial(0, "done", 0.1, 0.5, {}, 1, 1.0),
+        tuning.Trial(1, "done", 0.1, 0.4, {}, 1, 1.0),
+        tuning.Trial(2, "pruned", None, None, {}, 1, 1.0),
+    ]
+    made = tuner(tmp_path / "study")
+    monkeypatch.setattr(Tuner, "trials", lambda self: found)
+    assert made.best().number == 1
+    made.close()
+
+
+def test_a_better_trial_moves_the_best_before_it(tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    gpunet.tune("penguins", out=out, trials=1, **SMALL)
+    before = (out / "best" / "model.safetensors").read_bytes()
+    made = tuner(out, 4)
+    list(made.search())
+    other = made.trials()[-1]
+    planned, _ = made.best_job(other)
+    with planned.run:
+        planned.follow()
+    made.close()
+    assert (out / "best-trial0" / "model.safetensors").read_bytes() == before
+    assert made.summary(other)["run"] == str(out / "best")
+    assert made.summary(made.trials()[0]) is None
+
+
+def test_trials_that_diverge_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(space, "RECIPE", {"lr": Range(1e30, 1e35, log=True)})
+    first, *others = searched(tmp_path / "study", 4)
+    assert first.state == "done"
+    assert any(trial.state == "failed" for trial in others)
+    assert all("diverged at step" in trial.why for trial in others if trial.state == "failed")
+    made = tuner(tmp_path / "study", 4)
+    assert made.best().state == "done"
+    made.close()
+
+
+def test_a_study_without_a_good_trial_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Tuner, planned: job.Job, trial: Any) -> None:
+        raise Diverged("diverged at step 1")
+
+    monkeypatch.setattr(Tuner, "_train", fail)
+    with pytest.raises(Diverged, match="none of 2 trials came to its end"):
+        gpunet.tune("penguins", out=tmp_path / "study", trials=2, **SMALL)
+
+
+def test_a_trial_far_behind_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = iter([0.1] * 5 + [0.9])
+
+    def train(self: Tuner, planned: job.Job, trial: Any) -> tuple[float | None, bool]:
+        trial.set_user_attr("loss", 0.0)
+        cost = next(costs)
+        for place in range(1, 32):
+            trial.report(cost, place)
+            if trial.should_prune():
+                return None, True
+        return cost, False
+
+    monkeypatch.setattr(Tuner, "_train", train)
+    found = searched(tmp_path / "study", 6)
+    assert [trial.state for trial in found] == ["done"] * 5 + ["pruned"]
+
+
+def test_a_stopped_trial_waits_for_whoever_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = searched(tmp_path / "whole", 2, epochs=30)
+    made = tuner(tmp_path / "study", 2, epochs=30)
+    steps: list[int] = []
+    real = loop.cost
+
+    def cost(*given: Any) -> float | None:
+        steps.append(1)
+        made.control.stop = len(steps) > 130
+        return real(*given)
+
+    monkeypatch.setattr(tuning.loop, "cost", cost)
+    assert len(list(made.search())) == 1
+    made.close()
+    monkeypatch.setattr(tuning.loop, "cost", real)
+    (again,) = searched(tmp_path / "study", 2, epochs=30)
+    assert again.settings == whole[1].settings
+    assert (again.value, again.loss) == (whole[1].value, whole[1].loss)
+
+
+def test_a_killed_trial_is_made_again(tmp_path: Path) -> None:
+    made = tuner(tmp_path / "study", 2)
+    study = made._study()
+    study.enqueue_trial(made.default)
+    trial = study.ask()
+    for name, each in made.space.items():
+        tuning._suggested(trial, name, each)
+    made.close()
+    found = searched(tmp_path / "study", 2)
+    assert len(found) == 2
+    assert found[0].settings == made._settings(made.default)
+
+
+def test_no_more_trials_than_wanted_are_kept(tmp_path: Path) -> None:
+    made = tuner(tmp_path / "study", 1)
+    study = made._study()
+    numbers = [study.ask().number for _ in range(2)]
+    assert [made._is_spare(study, number) for number in numbers] == [False, True]
+    made.close()
+
+
+def test_a_deadline_ends_the_search(tmp_path: Path) -> None:
+    made = Tuner("penguins", SMALL, None, tmp_path / "study", 50, seconds=0.0)
+    assert list(made.search()) == []
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"validation": 0}, "validation part"),
+        ({"lr": -1}, "--lr -1"),
+        (
+            dict.fromkeys(("dropout", "label_smoothing", "weight_decay"), 0.1)
+            | {"lr": 0.1, "activation": "relu", "betas": "0.9,0.99"}
+            | {"numeric_embedding": "none", "one_hot_levels": 8},
+            "nothing is left to search",
+        ),
+    ],
+    ids=["validation", "lr", "all"],
+)
+def test_what_cannot_be_searched(tmp_path: Path, flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        tuner(tmp_path / "study", **flags)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_study_of_other_settings_or_data_is_refused(tmp_path: Path) -> None:
+    searched(tmp_path / "study", 1)
+    with pytest.raises(UsageError, match="other data or settings"):
+        tuner(tmp_path / "study", seed=1)
+    with pytest.raises(UsageError, match="other data or settings"):
+        tuner(tmp_path / "study", data=csv(text_of(mixed(60))), target="kind")
+    (tmp_path / "study" / "study.json").write_text("[]")
+    with pytest.raises(ModelInvalid, match="not as gpunet wrote it"):
+        tuner(tmp_path / "study")
+
+
+def test_workers_need_data_that_they_can_read(tmp_path: Path) -> None:
+    data = {name: ["" if v is None else str(v) for v in of] for name, of in mixed(60).items()}
+    with pytest.raises(UsageError, match="several workers read the data"):
+        Tuner(data, {**SMALL, "target": "kind"}, None, tmp_path / "study", workers=2)
+
+
+def test_without_optuna_the_way_to_install_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(Unavailable, match=r"gpunet\[tune\]"):
+        tuner(tmp_path / "study")
+
+
+def test_what_a_worker_died_of_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "SERVE", "raise SystemExit('no room')")
+    made = Tuner("penguins", SMALL, None, tmp_path / "study", 2, workers=2)
+    with pytest.raises(CheckFailed, match="2 of 2 workers ended early: no room"):
+        list(made.search())
+    made.close()
+
+
+def command(place: Path, *flags: str) -> subprocess.Popen[str]:
+    given = ["tune", "penguins", "--device", "cpu", "--hidden", "8", "-o", "study", *flags]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "gpunet", *given],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_workers_share_a_study(tmp_path: Path) -> None:
+    done = command(tmp_path, "--epochs", "3", "--trials", "5", "--workers", "2", "--json")
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    found = json.loads(out)
+    assert found["schema"] == "gpunet.tune/1"
+    assert len(found["trials"]) == 5
+    assert len({json.dumps(trial["settings"]) for trial in found["trials"]}) == 5
+    assert found["run"]["run"] == "study/best"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_signal_ends_the_search_and_it_goes_on(tmp_path: Path, workers: str) -> None:
+    flags = ("--epochs", "60", "--trials", "200", "--workers", workers, "-q")
+    done = command(tmp_path, *flags)
+    journal = tmp_path / "study" / "journal.log"
+    while done.poll() is None and not (journal.exists() and '"seconds"' in journal.read_text()):
+        time.sleep(0.05)
+    os.kill(done.pid, signal.SIGINT)
+    _, err = done.communicate()
+    assert done.returncode == 130, err
+    said = err.splitlines()[-1]
+    assert "of 200 trials; the same command goes on" in said
+    count = int(said.split("stopped after ")[1].split()[0])
+    assert count >= 1
+    again = command(tmp_path, "--epochs", "60", "--trials", str(count), "-q")
+    out, err = again.communicate()
+    assert again.returncode == 0, err
+    assert out.splitlines()[0].split()[:3] == ["trial", "error", "rate"]
+
+
+def test_a_timeout_is_a_time(tmp_path: Path) -> None:
+    done = command(tmp_path, "--timeout", "10")
+    assert "must be a time such as" in done.communicate()[1]
+    assert done.returncode == 2
