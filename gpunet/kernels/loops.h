@@ -409,27 +409,35 @@ ENTRY(copy_columns) {                                  // (x, y, …) | x_first,
 }
 
 // ---- Dropout. (x, rate, hyper, key, clock, layer, y | layer, n, m)
+// Random lanes are drawn before they are used, so that the loop that uses them has no branch.
+
+enum { LANES = 16, BLOCKS = 64 };                      // lanes a Philox block, blocks drawn at once
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words are taken for lanes, low first");
+
+static CLONES void drop(const T* x, T* y, long long low, long long high, unsigned keep, T scale,
+                        const unsigned long long* key, Words counter) {
+    unsigned short lanes[LANES * BLOCKS];
+    for (long long first = low / LANES * LANES; first < high; first += LANES * BLOCKS) {
+        for (int i = 0; i < BLOCKS; ++i) {
+            counter.a = first / LANES + i + 1;
+            Words drawn = philox(counter, key[0], key[1]);
+            unsigned long long words[4] = {drawn.a, drawn.b, drawn.c, drawn.d};
+            __builtin_memcpy(lanes + LANES * i, words, sizeof words);
+        }
+        long long begin = low > first ? low : first, end = first + LANES * BLOCKS;
+        const unsigned short* own = lanes + (begin - first);
+        EVERY(i, (end < high ? end : high) - begin)
+            y[begin + i] = own[i] < keep ? x[begin + i] * scale : T(0);
+    }
+}
 
 ENTRY(dropout) {
-    enum { LANES = 16 };
-    long long m = call.sizes[2], low = lane.first * m, high = lane.last * m;
-    const T* x = call.at<T>(0);
-    T* y = call.at<T>(6);
+    long long m = call.sizes[2];
     double kept = __builtin_rint((1.0 - (double)call.at<T>(1)[0] * lane.hyper[FADE]) * 65536.0);
-    unsigned keep = (unsigned)kept;
-    T scale = T(65536.0 / kept);
-    const unsigned long long* key = call.at<unsigned long long>(3);
-    unsigned long long step = lane.clock[STEP], layer = call.sizes[0];
-    for (long long block = low / LANES; block * LANES < high; ++block) {
-        Words drawn = philox({(unsigned long long)block + 1, 0, step, layer}, key[0], key[1]);
-        unsigned long long words[4] = {drawn.a, drawn.b, drawn.c, drawn.d};
-        for (int lane16 = 0; lane16 < LANES; ++lane16) {
-            long long i = block * LANES + lane16;
-            if (i < low || i >= high) continue;
-            unsigned random = (unsigned)(words[lane16 / 4] >> (lane16 % 4 * 16)) & 65535u;
-            y[i] = random < keep ? x[i] * scale : T(0);
-        }
-    }
+    Words counter = {0, 0, (unsigned long long)lane.clock[STEP], (unsigned long long)call.sizes[0]};
+    drop(call.at<T>(0), call.at<T>(6), lane.first * m, lane.last * m, (unsigned)kept,
+         T(65536.0 / kept), call.at<unsigned long long>(3), counter);
 }
 
 // ---- Layer norm. (x, gain, bias, y, mean, rstd), (grad, x, gain, mean, rstd, dx, dgain, dbias) | n, m
