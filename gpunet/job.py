@@ -323,9 +323,9 @@ def plan(
     auto.check_device(settings, choice.device)
     place = location(source, folder)
     source = read(source, settings, folder)
-    settings = auto.with_encoding(presets.of_data(settings, source.table is not None))
+    settings = auto.with_encoding(presets.of_data(settings, source))
     prepared = _prepared(source, settings, folder)
-    settings = presets.of_network(settings, prepared.schema.target.task)
+    settings = presets.of_network(settings, prepared.schema.target.task, prepared.train.rows)
     settings = auto.decide(settings, prepared, choice)
     if choice.device.kind == "cpu":
         choice.device.split = settings.config.split  # judging splits as it does when resumed

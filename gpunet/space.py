@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from gpunet import optim, presets
 from gpunet.config import Config, NumericEmbedding, Settings
+from gpunet.data.targets import CLASSES
 from gpunet.job import Job
 
 
@@ -84,7 +85,7 @@ def _is_free(name: str, asked: Settings, first: Job) -> bool:
     if setting in presets.MEANINGLESS and presets.MEANINGLESS[setting](config):
         return False
     if name == "label_smoothing":
-        return first.prepared.schema.target.task in ("binary", "multiclass")
+        return config.loss == "auto" and first.prepared.schema.target.task in CLASSES
     if name == "one_hot_levels":
         return any(each.kind == "category" for each in first.prepared.seen)
     if name == "numeric_embedding":

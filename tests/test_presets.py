@@ -4,15 +4,29 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import typer
 from tables import mixed
 
 from gpunet import job, presets
 from gpunet.cli import app
-from gpunet.config import Config, gather
+from gpunet.config import Config, Settings, gather
 from gpunet.errors import UsageError
-from gpunet.presets import CLASSES, COMMON, DATA, NUMBERS, of_data, of_network
+from gpunet.data import Source
+from gpunet.presets import (
+    CLASSES,
+    COMMON,
+    DATA,
+    FEW,
+    MANY,
+    NUMBERS,
+    SIZES,
+    batch_size,
+    epochs,
+    of_data,
+    of_network,
+)
 
 TABLE = {name: [None if v == "NA" else v for v in cells] for name, cells in mixed(80).items()}
 PAGE = (Path(__file__).resolve().parent.parent / "docs/recipe.md").read_text()
@@ -20,9 +34,18 @@ PIECES = [row.split(" | ") for row in PAGE.splitlines() if row.startswith("|") a
 NUMBER = {**TABLE, "price": np.arange(80.0).tolist()}
 
 
-def settled(task: str = "multiclass", is_table: bool = True, **flags: object):
+def source(rows: int = 300, is_table: bool = True, **more: object) -> Source:
+    cells = np.arange(rows, dtype=np.float32)
+    if not is_table:
+        return Source("arrays", x=cells[:, None], **more)
+    return Source("table", table=pa.table({"a": cells}), **more)
+
+
+def settled(
+    task: str = "multiclass", is_table: bool = True, rows: int = 300, **flags: object
+) -> Settings:
     """The settings behind both halves of the preset."""
-    return of_network(of_data(gather(flags), is_table), task)
+    return of_network(of_data(gather(flags), source(rows, is_table)), task, rows)
 
 
 def taken(task: str = "multiclass", **flags: object) -> set[str]:
@@ -48,14 +71,16 @@ def planned(data: object = TABLE, target: str = "kind", **flags: object) -> job.
 )
 def test_a_preset_sets_the_recipe_of_the_task(preset: str, task: str, own: dict) -> None:
     found = settled(task, preset=preset)
-    wanted = {**DATA, **COMMON, **own}
+    sizes = {"batch_size": batch_size(240), "epochs": epochs(240, batch_size(240))}
+    wanted = {**DATA, **COMMON, **own, **SIZES[preset], **sizes}
+    wanted |= {"batch_size": 64, "epochs": 256}
     if task != "regression":
         assert (wanted.pop("clamp"), found.config.clamp) == ("on", "off")
     assert {name: getattr(found.config, name) for name in wanted} == wanted
     assert taken(task, preset=preset) == wanted.keys()
 
 
-@pytest.mark.parametrize("name", {**DATA, **COMMON, **CLASSES})
+@pytest.mark.parametrize("name", {**DATA, **COMMON, **CLASSES, **SIZES["auto"]})
 def test_what_the_user_says_goes_before_the_preset(name: str) -> None:
     default = getattr(Config(), name)
     found = settled(**{name: default})
@@ -67,7 +92,7 @@ def test_what_the_user_says_goes_before_the_preset(name: str) -> None:
 def test_a_file_goes_before_the_preset(tmp_path) -> None:
     file = tmp_path / "run.toml"
     file.write_text("dropout = 0.5\nhidden = [8]\n")
-    found = of_network(of_data(gather({}, file), True), "binary")
+    found = of_network(of_data(gather({}, file), source()), "binary", 300)
     assert (found.config.dropout, found.config.hidden) == (0.5, (8,))
     assert found.config.schedule == COMMON["schedule"]
 
@@ -86,11 +111,10 @@ def test_plain_and_arrays_take_nothing_from_a_preset() -> None:
         ({"optimizer": "sgd"}, {"lr", "betas"}),
         ({"optimizer": "lion"}, {"lr"}),
         ({"steps": 5}, {"epochs"}),
-        ({"validation": 0.0}, {"best_by"}),
-        ({"validation": 0.0, "folds": 3}, set()),
+        ({"validation": 0.0}, {"folds"}),
+        ({"validation": 0.0, "folds": 3}, {"folds"}),
         ({"activation": "x*sigmoid(x)"}, {"activation", "parametric"}),
         ({"standardise": False}, {"scaling"}),
-        ({"loss": "softmax_cross_entropy"}, {"label_smoothing"}),
     ],
     ids=str,
 )
@@ -123,15 +147,45 @@ def test_each_choice_of_the_user_can_be_trained_beside_the_rest(flags: dict) -> 
     assert np.isfinite(last.loss)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [{"validation": 0.2}, {"split_column": "part"}, {"group": "a"}, {"time": "a"}],
+    ids=str,
+)
+def test_members_take_the_place_of_folds_where_parts_are_given(flags: dict) -> None:
+    config = settled(**flags).config
+    assert (config.folds, config.members) == (0, SIZES["auto"]["folds"])
+    assert settled(preset="fast", **flags).config.members == 1
+
+
+def test_neither_few_nor_many_rows_are_folded() -> None:
+    found = {rows: settled(rows=rows).config for rows in (FEW - 1, FEW, MANY, MANY + 1)}
+    assert [each.folds for each in found.values()] == [0, 5, 5, 0]
+    assert [each.members for each in found.values()] == [5, 1, 1, 1]
+    assert of_data(gather(), source(streams=True)).config.folds == 0
+
+
+def test_folds_that_the_user_refused_are_not_replaced() -> None:
+    config = settled(folds=0).config
+    assert (config.folds, config.members) == (0, 1)
+
+
+def test_epochs_and_batches_follow_the_rows_that_train() -> None:
+    found = {rows: settled(rows=rows).config for rows in (700, 6_000, 60_000, 2_000_000)}
+    assert [each.batch_size for each in found.values()] == [64, 256, 512, 1024]
+    assert [each.epochs for each in found.values()] == [143, 68, 64, 16]
+    assert settled(rows=6_000, batch_size=32).config.epochs == 64
+
+
 def test_a_regression_run_has_its_own_pieces() -> None:
     config = planned(NUMBER, "price").settings.config
     assert {name: getattr(config, name) for name in NUMBERS} == NUMBERS
-    assert (config.clamp, config.best_by, config.label_smoothing) == ("on", "loss", 0.0)
+    assert (config.clamp, config.best_by) == ("on", "loss")
 
 
 def test_what_the_recipe_says_of_a_network_is_built() -> None:
-    names = planned().model.network.weights.keys()
-    assert {"waves.frequency", "scale", "hidden1.share", "hidden3.weight"} <= names
+    names = planned(preset="fast").model.network.weights.keys()
+    assert {"waves.frequency", "scale", "hidden1.share", "hidden2.weight"} <= names
     plain = planned(preset="plain", hidden=(8,)).model.network.weights.keys()
     assert plain == {"hidden1.weight", "hidden1.bias", "output.weight", "output.bias"}
 
@@ -139,7 +193,7 @@ def test_what_the_recipe_says_of_a_network_is_built() -> None:
 def test_large_categories_are_embedded_from_the_level_that_is_given() -> None:
     towns = {**TABLE, "street": [f"s{i % 12}" for i in range(80)]}
     for levels, rows in ((8, 13), (12, 0)):
-        weights = planned(towns, one_hot_levels=levels).model.network.weights
+        weights = planned(towns, one_hot_levels=levels, preset="fast").model.network.weights
         found = weights["embedding.weight"].shape[0] if rows else 0
         assert found == rows
         assert ("embedding.weight" in weights) == bool(rows)
@@ -152,7 +206,7 @@ def test_clamped_classes_are_refused_and_a_preset_clamps_numbers_alone() -> None
 
 
 def test_every_piece_that_may_be_left_out_is_a_piece() -> None:
-    assert presets.MEANINGLESS.keys() <= {**DATA, **COMMON, **CLASSES}.keys()
+    assert presets.MEANINGLESS.keys() <= {**DATA, **COMMON, **CLASSES, "epochs": 64}.keys()
 
 
 def test_the_page_of_the_recipe_says_what_the_presets_set() -> None:
@@ -160,6 +214,12 @@ def test_the_page_of_the_recipe_says_what_the_presets_set() -> None:
     told = [tuple(each.partition(" ")[::2]) for row in flags for each in row]
     wanted = [item for part in (DATA, COMMON, CLASSES, NUMBERS) for item in part.items()]
     assert sorted(told) == sorted((n.replace("_", "-"), as_given(value)) for n, value in wanted)
+
+
+def test_the_page_of_the_recipe_says_what_each_preset_spends() -> None:
+    for preset, size in SIZES.items():
+        layers, folds, members = (as_given(size[n]) for n in ("hidden", "folds", "members"))
+        assert f"| `{preset}` | {layers.replace(',', ', ')} | {folds} | {members} |" in PAGE
 
 
 def test_the_page_of_the_recipe_says_how_to_switch_each_piece_off() -> None:

@@ -16,7 +16,7 @@ from gpunet.config import Config
 from gpunet.errors import GpunetError
 
 METRICS = ("rmse", "accuracy", "log_loss")
-SIZES = ("lr", "hidden", "batch_size", "epochs")
+SIZES = ("lr",)
 """What a preset sets that is no piece which could be left out."""
 TOGETHER: Mapping[str, tuple[str, ...]] = {"parametrisation": ("lr",)}
 """Settings that have no meaning without a piece."""
@@ -81,7 +81,8 @@ def pieces(is_regression: bool) -> dict[str, dict[str, Any]]:
     plain = {
         each.name: each.default if each.default is not MISSING else None for each in fields(Config)
     }
-    recipe = {**presets.DATA, **presets.COMMON, **own}
+    size = {"folds": presets.SIZES["auto"]["folds"]}
+    recipe = {**presets.DATA, **presets.COMMON, **own, **size}
     return {
         name: {each: plain[each] for each in (name, *TOGETHER.get(name, ()))}
         for name, value in recipe.items()
