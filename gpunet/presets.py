@@ -37,15 +37,15 @@ COUNTS: Mapping[str, Any] = {"activation": "mish", "lr": 0.04}
 """Their gradient grows with the rate, which is not standardised."""
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "fast": {"hidden": (128, 128), "folds": 0, "members": 1},
-    "auto": {"hidden": (192, 192, 192), "folds": 5, "members": 1},
-    "best": {"hidden": (256, 256, 256), "folds": 8, "members": 2},
+    "auto": {"hidden": (128, 128, 128), "folds": 8, "members": 1},
+    "best": {"hidden": (192, 192, 192), "folds": 10, "members": 2},
 }
 """What a preset spends."""
 FEW, MANY = 100, 50_000
 """Rows below which a fold says too little, and above which one network learns what there is."""
-BATCHES = ((1_024, 64), (2_048, 128), (32_000, 256), (108_000, 512))
+BATCHES = ((1_024, 64), (2_800, 128), (32_000, 256), (108_000, 512))
 LARGE_BATCH = 1024
-UPDATES, EPOCHS, ROWS_SEEN = 1_280, (16, 64, 256), 4_000_000
+UPDATES, EPOCHS, ROWS_SEEN = 1_536, (16, 64, 256), 4_000_000
 """Epochs are 64; as many more as make these updates, at most 256; fewer, but 16, where a network
 has seen so many rows."""
 

@@ -160,8 +160,8 @@ def test_members_take_the_place_of_folds_where_parts_are_given(flags: dict) -> N
 
 def test_neither_few_nor_many_rows_are_folded() -> None:
     found = {rows: settled(rows=rows).config for rows in (FEW - 1, FEW, MANY, MANY + 1)}
-    assert [each.folds for each in found.values()] == [0, 5, 5, 0]
-    assert [each.members for each in found.values()] == [5, 1, 1, 1]
+    assert [each.folds for each in found.values()] == [0, 8, 8, 0]
+    assert [each.members for each in found.values()] == [8, 1, 1, 1]
     assert of_data(gather(), source(streams=True)).config.folds == 0
 
 
@@ -173,7 +173,7 @@ def test_folds_that_the_user_refused_are_not_replaced() -> None:
 def test_epochs_and_batches_follow_the_rows_that_train() -> None:
     found = {rows: settled(rows=rows).config for rows in (700, 6_000, 60_000, 2_000_000)}
     assert [each.batch_size for each in found.values()] == [64, 256, 512, 1024]
-    assert [each.epochs for each in found.values()] == [143, 68, 64, 16]
+    assert [each.epochs for each in found.values()] == [154, 74, 64, 16]
     assert settled(rows=6_000, batch_size=32).config.epochs == 64
 
 
