@@ -31,7 +31,7 @@ COMMON: Mapping[str, Any] = {
     "betas": (0.9, 0.95),
     "patience": 0,
 }
-CLASSES: Mapping[str, Any] = {"activation": "selu", "lr": 0.04}
+CLASSES: Mapping[str, Any] = {"activation": "selu", "lr": 0.04, "best_by": "log_loss"}
 NUMBERS: Mapping[str, Any] = {"activation": "mish", "lr": 0.2}
 COUNTS: Mapping[str, Any] = {"activation": "mish", "lr": 0.04}
 """Their gradient grows with the rate, which is not standardised."""
@@ -58,6 +58,7 @@ MEANINGLESS: Mapping[str, Callable[[Config], bool]] = {
     "lr": lambda config: config.optimizer != "adamw",
     "betas": lambda config: config.optimizer not in USES_BETAS,
     "epochs": lambda config: config.steps is not None,
+    "best_by": lambda config: config.validation == 0 and not config.folds,
 }
 """Where a piece is left out."""
 

@@ -108,7 +108,7 @@ class Tuner:
     def metric(self) -> str:
         """What is least for the best trial."""
         by = self.first.settings.config.best_by
-        return "error rate" if by == "accuracy" else by
+        return {"accuracy": "error rate", "log_loss": "log-loss"}.get(by, by)
 
     def search(self) -> Iterator[Trial]:
         """Make the trials that are wanted and not there yet, yielding each as it ends."""

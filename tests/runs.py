@@ -7,7 +7,8 @@ from gpunet.job import METRICS
 from gpunet.predict import MODEL_FILE
 from gpunet.run import Run
 
-SETTINGS = {"device": "cpu", "hidden": (8,), "epochs": 4, "batch_size": 32, "dropout": 0.1}
+SETTINGS = {"device": "cpu", "hidden": (8,), "folds": 0, "epochs": 4, "batch_size": 32}
+SETTINGS |= {"dropout": 0.1}
 
 
 def begin(path: Path, data: object = "penguins", **more: object) -> job.Job:

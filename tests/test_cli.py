@@ -447,7 +447,7 @@ def test_without_cupy_too() -> None:
 def test_several_networks_are_told(cli) -> None:
     done = cli("train", "penguins", "-e", "2", "--folds", "2", "-o", "run")
     assert "kept        2 networks, each of its best epoch of 2, " in done.err
-    assert "2 of 15 → 256" in done.err
+    assert "2 of 15 → 128" in done.err
     assert json.loads(Path("run/summary.json").read_text())["networks"] == 2
 
 
@@ -472,7 +472,7 @@ def test_a_run_that_diverges_late_keeps_its_best_model(cli, monkeypatch) -> None
         open_step(self, done)
 
     monkeypatch.setattr(loop._Net, "open_step", poisoned)
-    done = cli("train", "penguins", "--epochs", "10", "-o", "run")
+    done = cli("train", "penguins", "--preset", "fast", "--epochs", "10", "-o", "run")
     assert done.code == 80
     assert "the model of epoch 4 is kept" in done.errors[0]
     assert json.loads(Path("run/summary.json").read_text())["ended"] == "diverged"

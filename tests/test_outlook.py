@@ -57,7 +57,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    flags = ["train", "penguins", "--dry-run", "--hidden", "8", "-e", "2", "--device", "cpu"]
+    flags = ["train", "penguins", "--dry-run", "--hidden", "8", "-e", "2", "--folds", "0", "--device", "cpu"]
     assert _run(flags) == 0
     shown = capsys.readouterr().out
     for words in ("bill_depth_mm", "hidden1.weight", "train 240", "memory", "steps", "time"):
@@ -66,7 +66,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     found = json.loads(capsys.readouterr().out)
     assert found["schema"] == "gpunet.plan/1"
     assert found["rows"] == {"train": 240, "validation": 52, "test": 52}
-    assert found["steps"] == 2
+    assert found["steps"] == 8
     assert [each["name"] for each in found["columns"]][:2] == ["island", "bill_length_mm"]
     assert found["launches"][-1]["launch"]
     assert list(tmp_path.iterdir()) == []

@@ -111,7 +111,7 @@ def test_plain_and_arrays_take_nothing_from_a_preset() -> None:
         ({"optimizer": "sgd"}, {"lr", "betas"}),
         ({"optimizer": "lion"}, {"lr"}),
         ({"steps": 5}, {"epochs"}),
-        ({"validation": 0.0}, {"folds"}),
+        ({"validation": 0.0}, {"best_by", "folds"}),
         ({"validation": 0.0, "folds": 3}, {"folds"}),
         ({"activation": "x*sigmoid(x)"}, {"activation", "parametric"}),
         ({"standardise": False}, {"scaling"}),

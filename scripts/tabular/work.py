@@ -16,7 +16,7 @@ from gpunet.config import Config
 from gpunet.errors import GpunetError
 
 METRICS = ("rmse", "accuracy", "log_loss")
-SIZES = ("lr",)
+SIZES = ("lr", "best_by")
 """What a preset sets that is no piece which could be left out."""
 TOGETHER: Mapping[str, tuple[str, ...]] = {"parametrisation": ("lr",)}
 """Settings that have no meaning without a piece."""
