@@ -27,7 +27,7 @@ _HOMES = {
 _GATES = """
     Add Subtract Multiply Divide Negate Power Exp Log Sqrt Abs Maximum Minimum Sin Cos
     Softplus Identity Sigmoid Tanh ReLU SELU GELU SiLU Mish MatMul Sum Mean Max Reshape
-    Transpose Broadcast Take Concatenate Columns Periodic Embedding Dropout LayerNorm
+    Transpose Broadcast Take Concatenate Columns Periodic Piecewise Embedding Dropout LayerNorm
     BatchNorm SoftmaxCrossEntropy SigmoidCrossEntropy SumSquares MeanSquared MeanAbsolute
     Huber Pinball
 """.split()

@@ -72,7 +72,7 @@ Task = Literal["auto", "regression", "count", "binary", "multiclass", "multilabe
 Scaling = Literal["auto", "robust", "standard"]
 Norm = Literal["none", "layer", "batch"]
 Preset = Literal["auto", "fast", "best", "plain"]
-NumericEmbedding = Literal["none", "periodic"]
+NumericEmbedding = Literal["none", "periodic", "piecewise", "both"]
 Init = Literal["auto", "he", "xavier", "lecun", "normal", "data"]
 Parametrisation = Literal["standard", "ntk"]
 Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion"]
@@ -145,7 +145,9 @@ class Config:
         "auto", NETWORK, "What else is left open: the recipe for tables, or a plain network."
     )
     numeric_embedding: NumericEmbedding = _setting(
-        "none", NETWORK, "What a number of a table becomes: itself, or learned waves as well."
+        "none",
+        NETWORK,
+        "What a number of a table becomes: itself, or learned waves, shares of bins, or both too.",
     )
     input_scale: bool = _setting(False, NETWORK, "A learned factor for each input.")
     hidden: tuple[Count, ...] | Auto = _setting(
@@ -217,6 +219,16 @@ class Config:
     def is_weighted(self) -> bool:
         """Whether rows count differently in the loss."""
         return self.weight is not None or bool(self.class_weight)
+
+    @property
+    def has_waves(self) -> bool:
+        """Whether numbers of a table take learned waves."""
+        return self.numeric_embedding in ("periodic", "both")
+
+    @property
+    def has_bins(self) -> bool:
+        """Whether numbers of a table take shares of bins."""
+        return self.numeric_embedding in ("piecewise", "both")
 
     @property
     def column_types(self) -> dict[str, str]:

@@ -754,6 +754,27 @@ def _periodic_backward(work: _Lowering, node: Node) -> None:
     )
 
 
+def _piecewise_forward(work: _Lowering, node: Node) -> None:
+    gate, x = node.gate, work.values[node.inputs[0]]
+    assert isinstance(gate, gates.Piecewise)
+    names = ("feature", "low", "slope")
+    work.saved[node] = tuple(
+        work.outside(f"{node.name}.{name}", work.store.device.asarray(each))
+        for name, each in zip(names, gate.constants(work.dtype))
+    )
+    y = work.place(node)
+    work.launch(REGISTRY["piecewise_forward"], x, *work.saved[node], y, *work.windows(node))
+
+
+def _piecewise_backward(work: _Lowering, node: Node) -> None:
+    (x,), (features,) = node.inputs, work.shape(node.inputs[0])[1:]
+    if not work.wants(x):
+        return
+    dx = work.grads[x] = work.gradient(x)
+    given = (work.grads[node], work.values[x], *work.saved[node], dx)
+    work.launch(REGISTRY["piecewise_backward"], *given, *work.windows(node), features)
+
+
 def _embedding_forward(work: _Lowering, node: Node) -> None:
     gate, (codes, table) = node.gate, node.inputs
     assert isinstance(gate, gates.Embedding)
@@ -864,6 +885,7 @@ _FORWARD: dict[type, Callable[[_Lowering, Node], None]] = {
     gates.Columns: _columns_forward,
     gates.Concatenate: _concatenate_forward,
     gates.Periodic: _periodic_forward,
+    gates.Piecewise: _piecewise_forward,
     gates.Embedding: _embedding_forward,
     gates.Dropout: _dropout_forward,
     gates.LayerNorm: _layer_norm_forward,
@@ -879,11 +901,15 @@ _BACKWARD: dict[type, Callable[[_Lowering, Node], None]] = {
     gates.Columns: _columns_backward,
     gates.Concatenate: _concatenate_backward,
     gates.Periodic: _periodic_backward,
+    gates.Piecewise: _piecewise_backward,
     gates.Embedding: _embedding_backward,
     gates.Dropout: _dropout_backward,
     gates.LayerNorm: _layer_norm_backward,
     gates.BatchNorm: _batch_norm_backward,
     gates.Loss: _loss_backward,
 }
-_WINDOWED = (gates.Columns, gates.Concatenate, gates.Periodic, gates.Embedding)
+_WINDOWED = (
+    *(gates.Columns, gates.Concatenate, gates.Periodic, gates.Piecewise),
+    gates.Embedding,
+)
 """Gates that read a window of a slot where it is."""

@@ -658,6 +658,51 @@ class Periodic(Gate):
         REGISTRY["periodic_backward"](*given, *parts, 0, 0)
 
 
+class Piecewise(Gate):
+    """z = clip((x_j - a) / (b - a), 0, 1) for each feature j of x (n, f) and each bin from a to b
+    between neighbours of its rising knots, side by side: (n, bins).
+
+    dx_j is the sum over its bins of dz / (b - a) where a < x_j < b. A feature of fewer than two
+    knots has no bins. Gorishniy et al., 2022: a piecewise linear encoding.
+    """
+
+    saves = ("inputs",)
+
+    def __init__(self, knots: Sequence[Sequence[float]]) -> None:
+        self.knots = tuple(map(tuple, knots))
+        for each in self.knots:
+            if not np.isfinite(each).all() or any(a >= b for a, b in pairwise(each)):
+                raise ValueError(f"knots that do not rise: {each}")
+
+    @property
+    def bins(self) -> int:
+        return sum(max(0, len(each) - 1) for each in self.knots)
+
+    def constants(self, dtype: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each bin the feature, int32, where it starts, and 1 / its width."""
+        found = [(j, *bin) for j, each in enumerate(self.knots) for bin in pairwise(each)]
+        feature, low, high = np.array(found).reshape(-1, 3).T
+        most = float(np.finfo(dtype).max)  # of a bin as narrow as a subnormal
+        slope = np.minimum(1 / np.maximum(high - low, 1 / most), most)
+        return feature.astype(np.int32), low.astype(dtype), slope.astype(dtype)
+
+    def shape(self, *shapes: Shape) -> Shape:
+        (x,) = shapes
+        if x[-1:] != (len(self.knots),):
+            raise ValueError(f"knots of {len(self.knots)} features for the shape {x}")
+        return (*x[:-1], self.bins)
+
+    def _forward(self, xp: Any, out: Array, x: Array) -> None:
+        given = (_matrix(x), *map(xp.asarray, self.constants(x.dtype)))
+        REGISTRY["piecewise_forward"](*given, _matrix(out), 0, 0)
+
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+        (x,), (dx,) = self.inputs, grads
+        assert dx is not None
+        given = (_matrix(grad), _matrix(x), *map(xp.asarray, self.constants(x.dtype)))
+        REGISTRY["piecewise_backward"](*given, _matrix(dx), 0, 0, len(self.knots))
+
+
 class Embedding(Gate):
     """z = rows of a table, side by side, (n, c e): for column j of codes (n, c), whole numbers, row
     starts[j] + code of table (v, e), in which the columns' tables lie one below the other. dtable

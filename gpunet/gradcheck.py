@@ -27,6 +27,8 @@ from gpunet.random import Purpose, bits, stream
 TOLERANCE = 1e-6
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 AGREED = 1e-9
+KNOTS = ((-1.6, -0.23, 0.45, 1.02), (), (0.0, 0.8))
+"""Near none of the values that gates and kernels are checked at."""
 """Steps of the differences, in parts of the value, until two agree so well; else the two that agree
 best are believed."""
 MOST_COORDINATES, DIRECTIONS = 64, 3
@@ -335,6 +337,7 @@ def _array_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
         gates.Concatenate: [case(gates.Concatenate(axis=0), (2, 3), (1, 3), (3, 3))],
         gates.Columns: [case(gates.Columns(1, 3), (2, 4))],
         gates.Periodic: [case(gates.Periodic(), (5, 2), (2, 3), (2, 3), (2, 3, 2), (2, 2))],
+        gates.Piecewise: [case(gates.Piecewise(KNOTS), (5, 3))],
         gates.Embedding: [(gates.Embedding((0, 3)), [codes, *_apart(rng, (5, 2))])],
         gates.LayerNorm: [case(gates.LayerNorm(), (2, 2, 3), (3,), (3,))],
         gates.BatchNorm: [case(gates.BatchNorm(3), (4, 3), (3,), (3,))],
@@ -619,6 +622,23 @@ def _periodic(bench: Bench) -> Difference:
     return bench.pair(start, forward, backward)
 
 
+def _piecewise(bench: Bench) -> Difference:
+    """Three features, one without bins, between other columns, as bins between others."""
+    (x,) = bench.apart((7, 5))
+    gate = gates.Piecewise(KNOTS)
+    constants, width = gate.constants(np.float64), gate.bins + 3
+
+    def forward(at: Point) -> np.ndarray:
+        found = bench.run("piecewise_forward", at["x"], *constants, np.zeros((7, width)), 1, 2)
+        return found["y"]
+
+    def backward(grad: np.ndarray) -> Point:
+        given = (grad, x, *constants, np.zeros_like(x), 1, 2, 3)
+        return {"x": bench.run("piecewise_backward", *given)["dx"]}
+
+    return bench.pair({"x": x}, forward, backward)
+
+
 def _embedding(bench: Bench) -> Difference:
     (table,) = bench.apart((5, 2))
     x = np.array([[9.0, 0, 1], [9, 2, 1], [9, 2, 0]])
@@ -753,6 +773,8 @@ KERNELS: dict[str, Callable[[Bench], Difference]] = {
     "scatter_add": _take,
     "periodic_forward": _periodic,
     "periodic_backward": _periodic,
+    "piecewise_forward": _piecewise,
+    "piecewise_backward": _piecewise,
     "embedding_forward": _embedding,
     "embedding_backward": _embedding,
     "copy_columns": _copy_columns,

@@ -19,6 +19,7 @@ import numpy as np
 from gpunet import about, auto, data, ensemble, evaluation, loop, presets
 from gpunet.config import Config, Settings, flag, fold, gather
 from gpunet.data import Prepared, Source
+from gpunet.data.columns import MOST_BINS
 from gpunet.device import Choice, resolve
 from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, GpunetError, UsageError
@@ -361,6 +362,7 @@ def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepare
         standardise=config.standardise,
         scaling="robust" if config.scaling == "robust" else "standard",
         one_hot_levels=None if isinstance(config.one_hot_levels, str) else config.one_hot_levels,
+        bins=MOST_BINS if config.has_bins else 0,
         clamp=config.clamp == "on",
         target_transform=config.target_transform,
         seed=config.seed,

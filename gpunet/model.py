@@ -43,6 +43,8 @@ WAVES, WAVE_OUTPUTS, WAVE_SPREAD, WAVE_PACE = 16, 3, 0.1, Pace(0.1, 0.1)
 """Of each number: waves, what they are mixed to, the deviation of their first frequencies."""
 EMBEDDING_WIDTH = 8
 """Of a category's rows."""
+BIN_SCALE = 5 / 3
+"""The first factor of a bin, which is 0 to 1: a one-hot input is 0 or about so much."""
 TINY = 1e-15
 """The least probability that a mean keeps."""
 MOST_LOG = 709.0
@@ -130,7 +132,7 @@ def labels(count: int) -> list[str]:
 def build(config: Config, inputs: int | Layout, outputs: int, task: str) -> Network:
     """A fresh network of d = `inputs` and k = `outputs`; its weights follow from the seed.
 
-    Of a Layout, numbers may take waves and codes take their embeddings.
+    Of a Layout, numbers may take waves and bins, and codes take their embeddings.
 
     `config` is resolved: no `auto` among hidden, activation, init, loss.
     """
@@ -142,7 +144,7 @@ def build(config: Config, inputs: int | Layout, outputs: int, task: str) -> Netw
         input_width(config, layout),
     )
     if config.input_scale:
-        h = made.scale(h, width)
+        h = made.scale(h, layout)
     assert config.hidden != "auto"
     for i, units in enumerate(config.hidden, 1):
         h = made.hidden(h, i, width, units)
@@ -158,8 +160,13 @@ def build(config: Config, inputs: int | Layout, outputs: int, task: str) -> Netw
 
 def input_width(config: Config, layout: Layout) -> int:
     """The inputs of the first layer."""
-    more = WAVE_OUTPUTS if config.numeric_embedding == "periodic" else 0
-    return layout.numeric * (1 + more) + layout.plain + len(layout.codes) * EMBEDDING_WIDTH
+    more = WAVE_OUTPUTS if config.has_waves else 0
+    return (
+        layout.numeric * (1 + more)
+        + layout.plain
+        + (layout.bins if config.has_bins else 0)
+        + len(layout.codes) * EMBEDDING_WIDTH
+    )
 
 
 class _Builder:
@@ -177,14 +184,19 @@ class _Builder:
     def inputs(self, x: Node, layout: Layout) -> Node:
         """What the first layer takes: x, or its parts with their embeddings."""
         numeric, plain, codes = layout.numeric, layout.plain, len(layout.codes)
-        waves = numeric if self.config.numeric_embedding == "periodic" else 0
-        if not waves and not codes:
+        waves = numeric if self.config.has_waves else 0
+        bins = layout.bins if self.config.has_bins else 0
+        if not waves and not bins and not codes:
             return x
+        numbers = self.columns(x, "numbers", 0, numeric) if waves or bins else x
         parts = []
         if waves:
-            parts.append(self.waves(self.columns(x, "numbers", 0, waves), waves))
+            parts.append(self.waves(numbers, waves))
         if numeric + plain > waves:
             parts.append(self.columns(x, "plain", waves, numeric + plain))
+        if bins:
+            gate = gates.Piecewise(layout.knots)
+            parts.append(self.graph.apply(gate, numbers, name="bins"))
         if codes:
             last = self.columns(x, "codes", numeric + plain, layout.width)
             parts.append(self.embedding(last, layout.codes))
@@ -214,9 +226,13 @@ class _Builder:
         node = self.parameter("embedding.weight", table, Pace())
         return self.graph.apply(gates.Embedding(starts), codes, node, name="embedding")
 
-    def scale(self, h: Node, width: int) -> Node:
+    def scale(self, h: Node, layout: Layout) -> Node:
         """A learned factor for each input."""
-        factor = self.parameter("scale", np.ones(width), SCALE_PACE)
+        start = np.ones(input_width(self.config, layout))
+        if self.config.has_bins:
+            end = len(start) - len(layout.codes) * EMBEDDING_WIDTH
+            start[end - layout.bins : end] = BIN_SCALE
+        factor = self.parameter("scale", start, SCALE_PACE)
         return self.graph.apply(gates.Multiply(), h, factor, name="scaled")
 
     def hidden(self, h: Node, i: int, width: int, units: int) -> Node:

@@ -494,6 +494,60 @@ def periodic_backward(
         yield Case(kernel, "no dx", {**given, "dx": None}, {**expected, "dx": None}, sizes=size)
 
 
+def _bins(rng: np.random.Generator, dtype: str, n: int, m: int) -> tuple[Array, dict[str, Array]]:
+    """x (n, f), between bins and within, none on a knot, and bins side by side, of the features
+    but each third; without a row none has any."""
+    f, counts = min(m, 5), (1 + m % 7, 3, 0)
+    feature = np.repeat(np.arange(f), [counts[j % 3] * bool(n) for j in range(f)]).astype(np.int32)
+    low = rng.integers(-8, 8, len(feature)) / 4
+    slope = 1 / (0.25 + rng.integers(0, 8, len(feature)) / 4)
+    x = rng.integers(-16, 16, (n, f)) / 4 + rng.uniform(0.02, 0.2, (n, f))
+    bins = {"feature": feature, "low": low.astype(dtype), "slope": slope.astype(dtype)}
+    return x.astype(dtype), bins
+
+
+@maker("piecewise_forward")
+def piecewise_forward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    found, bins = _bins(rng, dtype, n, m)
+    feature, *sizes = bins.values()
+    for label, given in (("", found), ("far off", found * 10**9), ("NaN", found * np.nan)):
+        at = np.where(np.isnan(given), -np.inf, given)
+        inside = reference.piecewise(at.astype(float), feature, *wide(*sizes))
+        x, x_first, _ = _window(rng, dtype, given, sparse)
+        y, y_first, where = _window(rng, dtype, np.zeros_like(inside), sparse)
+        arguments = {**bins, "x": x, "x_first": x_first, "y_first": y_first}
+        yield Case(kernel, label, arguments, {"y": _written(y, where, inside)}, {"y": y})
+
+
+@maker("piecewise_backward")
+def piecewise_backward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    found, bins = _bins(rng, dtype, n, m)
+    feature, *sizes = bins.values()
+    others = (feature, *wide(*sizes))
+    inside = rng.standard_normal((n, len(feature))).astype(dtype)
+    (x, grad) = wide(found, inside)
+    inner = reference.piecewise_gradient(grad, x, *others)
+    whole, x_first, where = _window(rng, dtype, found, sparse)
+    given, y_first, _ = _window(rng, dtype, inside, sparse)
+    dx = rng.standard_normal(whole.shape).astype(dtype)
+    arguments = {**bins, "grad": given, "x": whole, "x_first": x_first, "y_first": y_first}
+    slopes = Slopes(
+        lambda x: float((grad * reference.piecewise(x, *others)).sum()), {"x": x}, {"x": "dx"}
+    )
+    yield Case(
+        kernel,
+        "",
+        {**arguments, "features": found.shape[1]},
+        {"dx": _written(dx, where, inner)},
+        {"dx": dx},
+        slopes=slopes if sparse else None,
+    )
+
+
 def _coded(rng: np.random.Generator, m: int, n: int) -> tuple[Array, Array, tuple[int, int]]:
     """Codes (n, c), the starts of their tables, the shape of the table."""
     sizes = rng.integers(1, 9, 1 + m % 4)

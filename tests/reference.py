@@ -309,6 +309,19 @@ def periodic_gradients(
     )
 
 
+def piecewise(x: Array, feature: Array, low: Array, slope: Array) -> Array:
+    shares = [np.interp(x[:, j], [a, a + 1 / s], [0, 1]) for j, a, s in zip(feature, low, slope)]
+    return np.array(shares).reshape(len(feature), len(x)).T
+
+
+def piecewise_gradient(grad: Array, x: Array, feature: Array, low: Array, slope: Array) -> Array:
+    total = np.zeros(x.shape)
+    for q, j in enumerate(feature):
+        is_within = (x[:, j] > low[q]) & (x[:, j] < low[q] + 1 / slope[q])
+        total[:, j] += np.where(is_within, grad[:, q] * slope[q], 0)
+    return total
+
+
 def embedding(codes: Array, starts: Array, table: Array) -> Array:
     parts = [table[codes[:, j].astype(int) + starts[j]] for j in range(len(starts))]
     return np.hstack(parts)

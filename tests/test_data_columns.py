@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tables import columns
 
 from gpunet.data.cells import read_cells
-from gpunet.data.columns import ALMOST_NAMES, CONSTANT, EMPTY, NAMES, Column, Encoding, fit
+from gpunet.data.columns import ALMOST_NAMES, CONSTANT, EMPTY, NAMES, Column, Encoding, fit, thinned
 
 NAN = np.nan
 
@@ -304,3 +304,62 @@ def test_texts_that_hardly_repeat_are_left_out_and_others_are_codes():
     assert fitted([*texts, *["t0"] * 50])[0].kind == "category"
     assert fitted([*texts[1:], *["t1"] * 200], levels=8)[0].kind == "category"
     assert fitted([*texts, *texts[:501]], levels=8)[0].kind == "category"
+
+
+def with_bins(values, bins=4, train=None, scaling="none"):
+    cells = read_cells(columns({"a": values}), "a")
+    rows = np.arange(len(values)) if train is None else np.array(train)
+    return fit("a", cells, rows, Encoding(scaling, bins=bins))[0]
+
+
+def test_knots_are_quantiles_of_the_different_training_values():
+    values = ["7"] * 90 + ["NA"] + [str(i) for i in range(9)] + ["1000"]
+    column = with_bins(values, train=range(100))
+    assert column.knots == ((0.0, 2.0, 4.0, 6.0, 8.0),)
+    assert with_bins(values, 2).knots == ((0.0, 4.5, 1000.0),)
+    assert with_bins(values, 0).knots == ()
+
+
+def test_knots_are_in_units_of_the_input():
+    values = [str(i**2) for i in range(50)] + ["NA"]
+    for scaling in ("standard", "robust"):
+        column = with_bins(values, scaling=scaling)
+        inputs = np.unique(written(column, values[:-1])[0][:, 0])
+        wanted = np.quantile(inputs.astype(float), [0, 0.25, 0.5, 0.75, 1])
+        np.testing.assert_allclose(column.knots[0], wanted, rtol=1e-6)
+        assert column.knots[0] == tuple(np.float32(column.knots[0]).tolist())
+
+
+def test_a_date_has_knots_for_its_year_and_day():
+    column = with_bins([f"20{i:02}-03-01" for i in range(20)])
+    years, days = column.knots
+    assert years == (2000.0, 2004.75, 2009.5, 2014.25, 2019.0)
+    assert (len(days), days[0]) == (5, 11017.0)
+
+
+@pytest.mark.parametrize(
+    "values", [["1", "2"] * 20, ["true", "false"] * 9, list("abc") * 9, ["1", "1.00000001", "2"]]
+)
+def test_fewer_than_three_numbers_and_what_is_no_number_have_no_knots(values):
+    assert with_bins(values).knots == ()
+
+
+def test_knots_are_thinned_to_what_the_rows_can_tell():
+    knots = tuple(float(i) for i in range(17))
+    made = [
+        Column("a", "numeric", False, knots=(knots,)),
+        Column("b", "date", False, knots=((), (1.0, 2.0, 4.0))),
+        Column("c", "category", False, levels=("x", "y")),
+    ]
+    assert thinned(made, 16 * 3 * 16, 16) == made
+    assert thinned(made, 10**6, 16) == made
+    few = thinned(made, 16 * 3 * 5 - 1, 16)
+    assert [column.knots for column in few] == [
+        ((0.0, 4.0, 8.0, 12.0, 16.0),),
+        ((), (1.0, 2.0, 4.0)),
+        (),
+    ]
+    assert thinned(made, 16 * 3 * 3, 16)[0].knots == ((0.0, 5.0, 10.0, 16.0),)
+    assert {column.knots for column in thinned(made, 16 * 3 * 2 - 1, 16)} == {()}
+    assert {column.knots for column in thinned(made, 10**6, 0)} == {()}
+    assert thinned(made[2:], 100, 16) == made[2:]

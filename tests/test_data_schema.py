@@ -18,6 +18,7 @@ SOURCE = columns(VALUES)
 WHOLE = {"validation": 0.0, "test": 0.0}
 SCHEMA = prepare(SOURCE, target=("kind",)).schema
 CODED = prepare(SOURCE, target=("kind",), scaling="robust", one_hot_levels=3).schema
+BINNED = prepare(SOURCE, target=("kind",), scaling="robust", bins=4, **WHOLE).schema
 TEXTS = columns({"a": [f"t{i % 1_100}" for i in range(1_400)], "y": [0, 1] * 700})
 HASHED = prepare(TEXTS, target=("y",), one_hot_levels=8, **WHOLE).schema
 REGRESSION = prepare(
@@ -32,7 +33,7 @@ IMAGES = np.arange(240, dtype=np.uint8).reshape(10, 6, 4)
 LABELS = np.arange(10) % 2
 
 
-@pytest.mark.parametrize("schema", [SCHEMA, CODED, HASHED, REGRESSION])
+@pytest.mark.parametrize("schema", [SCHEMA, CODED, HASHED, BINNED, REGRESSION])
 def test_a_saved_schema_comes_back_exactly(schema):
     again = Schema.from_dict(json.loads(json.dumps(schema.to_dict())))
     assert again.to_dict() == schema.to_dict()
@@ -83,6 +84,8 @@ def test_numbers_come_first_then_plain_inputs_then_codes():
     assert len(set(zip(x[:, 5].tolist(), VALUES["garden"], strict=True))) == 2
     rooms = np.array(VALUES["rooms"])
     assert (np.diff(x[np.argsort(rooms), 1]) >= 0).all()
+    assert [len(each) for each in BINNED.layout.knots] == [4, 4, 0, 4]
+    assert (BINNED.layout.bins, BINNED.layout.width) == (9, BINNED.width)
     arrays = prepare(read((IMAGES, LABELS)), **WHOLE).schema
     assert arrays.layout == Layout(0, 24, ())
 
@@ -295,6 +298,16 @@ def test_a_damaged_schema_is_refused(change):
             lambda s: s["columns"][COLUMN["town"]].update(levels=[str(i) for i in range(10_001)]),
         ),
         (CODED, lambda s: s["target"].update(low=[0.0], high=[1.0])),
+        *(
+            (BINNED, lambda s, knots=knots: s["columns"][0].update(knots=knots))
+            for knots in (
+                *(None, 1.0, [0.0, 1.0], [[0.0, 1.0]] * 2, [None], [[0.0, 0.0]], [[1.0, 0.0]]),
+                *([[0, 1]], [[0.0, float("nan")]], [[0.0, float("inf")]], [["0", "1"]]),
+                [[float(i) for i in range(66)]],
+            )
+        ),
+        (BINNED, lambda s: s["columns"][0].pop("knots")),
+        (BINNED, lambda s: s["columns"][COLUMN["town"]].update(knots=[[0.0, 1.0]])),
         (HASHED, lambda s: s["columns"][0].update(coded=False)),
         (HASHED, lambda s: s["columns"][0].update(kind="category")),
         (HASHED, lambda s: s["columns"][0].update(levels=["a"])),

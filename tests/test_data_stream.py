@@ -65,7 +65,7 @@ def both(file) -> tuple[Source, Source]:
 
 
 @pytest.mark.parametrize("target", ["kind", "size", "rooms", "garden"])
-@pytest.mark.parametrize("encoding", [{}, {"scaling": "robust", "one_hot_levels": 3}])
+@pytest.mark.parametrize("encoding", [{}, {"scaling": "robust", "one_hot_levels": 3, "bins": 4}])
 def test_schema_split_notes_and_rows_are_those_of_memory(file, target, encoding) -> None:
     held, streamed = both(file)
     options = {"target": (target,), "drop_missing_target": True, "seed": 4, **encoding}

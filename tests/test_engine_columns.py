@@ -1,4 +1,4 @@
-"""Lowering of a table's first layer: windows, waves and embeddings give what the graph gives."""
+"""Lowering of a table's first layer: windows, waves, bins, embeddings give what the graph gives."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +21,7 @@ from gpunet.model import Network
 ROWS, UNITS, OUTPUTS = 23, 6, 4
 NUMBERS, PLAIN, SIZES, WIDTH = 3, 2, (5, 3), 4
 COLUMNS = NUMBERS + PLAIN + len(SIZES)
+KNOTS = ((-1.0, -0.2, 0.3, 1.1), (), (-0.5, 0.4, 0.9))
 CONFIG = replace(BASE, lr=0.05)
 
 
@@ -54,6 +55,9 @@ class Builder:
         shapes = {"frequency": (f, k), "phase": (f, k), "weight": (f, k, e), "bias": (f, e)}
         parts = [self.parameter(f"waves.{name}", *shape) for name, shape in shapes.items()]
         return self.graph.apply(gates.Periodic(), x, *parts)
+
+    def bins(self, x: Node, knots: tuple[tuple[float, ...], ...]) -> Node:
+        return self.graph.apply(gates.Piecewise(knots), x)
 
     def embedding(self, codes: Node) -> Node:
         rows = self.parameter("table", sum(SIZES), WIDTH)
@@ -97,12 +101,34 @@ def alone() -> Network:
     return b.network(b.waves(inner, 3), 9)
 
 
+def bins_beside_waves() -> Network:
+    """Both read the same numbers where they are."""
+    b = Builder()
+    numbers = b.columns(0, NUMBERS)
+    waves, bins = b.waves(numbers, NUMBERS), b.bins(numbers, KNOTS)
+    codes = b.embedding(b.columns(NUMBERS + PLAIN, COLUMNS))
+    h = b.join(waves, b.columns(NUMBERS, NUMBERS + PLAIN), bins, codes)
+    width = 3 * NUMBERS + PLAIN + 5 + len(SIZES) * WIDTH
+    return b.network(b.graph.apply(gates.Multiply(), h, b.parameter("scale", width)), width)
+
+
+def bins_of_a_layer() -> Network:
+    """Bins of what has a gradient, in a join behind an activation."""
+    b = Builder()
+    inner = b.graph.apply(gates.Tanh(), b.dense(b.columns(0, 4), "dense", 4, 3))
+    h = b.join(b.columns(0, 2), b.bins(inner, KNOTS), b.bins(b.columns(1, 4), KNOTS))
+    return b.network(h, 2 + 5 + 5)
+
+
 def codes_alone() -> Network:
     b = Builder()
     return b.network(b.embedding(b.columns(NUMBERS + PLAIN, COLUMNS)), len(SIZES) * WIDTH)
 
 
-NETWORKS = [whole_layer, between_other_gates, alone, codes_alone]
+NETWORKS = [
+    *(whole_layer, between_other_gates, alone, bins_beside_waves, bins_of_a_layer),
+    codes_alone,
+]
 each_network = pytest.mark.parametrize("build", NETWORKS, ids=lambda build: build.__name__)
 
 
@@ -211,6 +237,10 @@ def test_parts_are_written_where_they_lie() -> None:
     assert names.count("copy_columns") == 1
     forward = names[names.index("periodic_forward") : names.index("scale_forward")]
     assert forward == ["periodic_forward", "embedding_forward", "copy_columns"]
+    launches, _ = lower(bins_beside_waves(), Feed(x, y), CONFIG, 8)
+    names = [launch.name for launch in launches.launches]
+    assert names.count("piecewise_forward") == names.count("copy_columns") == 1
+    assert "piecewise_backward" not in names
 
 
 @pytest.mark.parametrize("kernels", ["numpy", "native"])

@@ -3,6 +3,7 @@
 import tracemalloc
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -70,6 +71,14 @@ def waves(x: np.ndarray, f: np.ndarray, p: np.ndarray, w: np.ndarray, b: np.ndar
     return np.hstack(parts)
 
 
+KNOTS = ((-0.7, 0.1, 0.6), (0.2,), (-0.4, 1.3))
+
+
+def shares(x: np.ndarray) -> np.ndarray:
+    bins = [(j, *bin) for j, each in enumerate(KNOTS) for bin in pairwise(each)]
+    return np.stack([np.interp(x[..., j], (a, b), (0, 1)) for j, a, b in bins], axis=-1)
+
+
 RNG = np.random.default_rng(7)
 X, Y, COLUMN = RNG.normal(size=(4, 3)), RNG.normal(size=(4, 3)), RNG.normal(size=(4, 1))
 POSITIVE, ROW, STACK = np.abs(X) + 0.2, RNG.normal(size=3), RNG.normal(size=(2, 4, 3))
@@ -131,6 +140,8 @@ CASES: list[tuple[Gate, Sequence[np.ndarray], Oracle]] = [
     (gates.Concatenate(axis=0), (X, Y), lambda *parts: np.vstack(parts)),
     (gates.Columns(1, 3), (STACK,), lambda x: np.stack([x[..., 1], x[..., 2]], axis=-1)),
     (gates.Periodic(), (X, *WAVES), waves),
+    (gates.Piecewise(KNOTS), (X,), shares),
+    (gates.Piecewise(KNOTS), (STACK,), shares),
     (gates.Embedding((0, 2)), (CODES, X), lambda i, x: np.hstack([x[i[:, 0]], x[2 + i[:, 1]]])),
     (gates.LayerNorm(), (STACK, ROW, ROW + 1), lambda x, g, b: normed(x, g, b, -1)),
     (gates.BatchNorm(3), (X, ROW, ROW + 1), lambda x, g, b: normed(x, g, b, 0)),
@@ -445,6 +456,8 @@ def test_buffers_must_fit() -> None:
         (gates.Columns(0, 0), [()]),
         (gates.Periodic(), [(2, 3), (3, 4), (3, 4), (3, 4, 2), (3, 4)]),
         (gates.Periodic(), [(2, 2), (3, 4), (3, 4), (3, 4, 2), (3, 2)]),
+        (gates.Piecewise(KNOTS), [(4, 2)]),
+        (gates.Piecewise(KNOTS), [()]),
         (gates.Embedding((0, 3)), [(2, 1), (5, 2)]),
         (gates.Embedding((0, 3)), [(2, 2), (3, 2)]),
         (gates.LayerNorm(), [(2, 3), (2,), (3,)]),
@@ -552,6 +565,23 @@ def test_codes_that_are_not_in_their_columns_table() -> None:
     for codes in ([[2, 0]], [[0, 3]], [[-1, 0]]):
         with pytest.raises(IndexError, match="of a table of"):
             gate.forward(codes, np.zeros((5, 2)))
+
+
+@pytest.mark.parametrize("knots", [(0, 0), (1, 0), (0, np.nan), (0, np.inf)])
+def test_knots_rise(knots: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="knots that do not rise"):
+        gates.Piecewise([(0, 1), knots])
+
+
+def test_bins_hold_at_their_ends() -> None:
+    """At a knot, beyond all, without any, and between knots that are next to each other."""
+    gate = gates.Piecewise([(0, 1, 3), (), (0, 1e-45)])
+    x = np.array([[1.0, 5, 0], [-9, 5, -1], [9, 5, 1], [2, 5, 0]])
+    wanted = [[1, 0, 0], [0, 0, 0], [1, 1, 1], [1, 0.5, 0]]
+    for dtype in (np.float32, np.float64):
+        assert gate.forward(x.astype(dtype)).tolist() == wanted
+        assert gate.backward(np.ones((4, 3), dtype))[0].tolist() == [[0] * 3] * 3 + [[0.5, 0, 0]]
+    assert gates.Piecewise([(), (1,)]).forward(x[:, :2]).shape == (4, 0)
 
 
 @pytest.mark.parametrize("starts", [(), (1,), (0, 0), (0, 3, 2)])

@@ -84,11 +84,12 @@ def test_rows_that_are_all_alike_leave_finite_weights(x: np.ndarray, norm: str) 
     )
 
 
-def test_layers_behind_waves_embeddings_and_scales_are_fitted() -> None:
-    flags = {"init": "data", "hidden": (6,), "numeric_embedding": "periodic", "input_scale": True}
+@pytest.mark.parametrize("embedding", ["periodic", "piecewise", "both"])
+def test_layers_behind_waves_embeddings_and_scales_are_fitted(embedding: str) -> None:
+    flags = {"init": "data", "hidden": (6,), "numeric_embedding": embedding, "input_scale": True}
     flags |= {"parametric": True, "activation": "selu", "loss": "softmax_cross_entropy"}
     config: Config = gather(flags).config
-    network = model.build(config, Layout(2, 1, (9,)), 3, "multiclass")
+    network = model.build(config, Layout(2, 1, (9,), ((-1.0, 0.0, 1.0), ())), 3, "multiclass")
     codes = rng.integers(0, 9, (300, 1))
     initial.fit(network, np.hstack([rng.standard_normal((300, 3)), codes]), 0)
     for name in ("hidden1.product", "output.product"):

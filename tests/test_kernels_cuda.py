@@ -110,6 +110,7 @@ STRIDING = {
     *("row_losses", "fold_rows", "layer_norm_forward", "dropout"),
     *("gather_labels", "gather_weights"),
     *("clear_rows", "scatter_add", "sgd", "adamw", "copy_columns", "periodic_forward"),
+    *("piecewise_forward", "piecewise_backward"),
     *("embedding_forward", "clear_table", "embedding_backward"),
 }
 

@@ -24,6 +24,9 @@ REPEATED = 0.1  # of the cells of such a column, or it is of no use
 KINDS = ("numeric", "boolean", "date", "timestamp", "category", "hashed")
 CONSTANT, EMPTY, NAMES = "constant", "without values", "a different text in every row"
 ALMOST_NAMES = "a different text in almost every row"
+MOST_BINS = 16  # of a number: ten numbers of a table still have fewer than a hidden layer has units
+MOST_KNOTS = 65  # of a saved number
+ROWS_A_BIN = 16  # of the training part: a table has fewer bins than rows to learn from
 LIMIT = float(np.finfo(np.float32).max)
 
 # Inputs besides the one for missing cells; of dates: year, day since 1970, month (sine, cosine),
@@ -40,11 +43,12 @@ class Encoding:
     scaling: `none`; `standard`, numbers to mean 0 and deviation 1; `robust`, every input by median
     and quartiles, then a smooth clip to ±3. Categories of more than `one_hot_levels` levels are
     codes for an embedding, and columns of many texts, most of them seen once, are hashed to such
-    codes; None: all are one-hot.
+    codes; None: all are one-hot. `bins`: at most so many for each number, 0 for none.
     """
 
     scaling: str = "standard"
     one_hot_levels: int | None = None
+    bins: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Column:
     or unknown, which takes the levels that are `rare` too; `coded`: one number for an embedding.
     A `hashed` one has no levels: its code is a hash of the text.
     `missing`: missing cells were seen in training and have an input or a code of their own.
+    `knots`: where the bins of each number meet, rising, in units of the input; () without bins.
     """
 
     name: str
@@ -68,6 +73,7 @@ class Column:
     rare: bool = False
     robust: bool = False
     coded: bool = False
+    knots: tuple[tuple[float, ...], ...] = ()
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -110,15 +116,19 @@ class Column:
         if self.cell_kind == "category":
             return self._write_category(cells, rows, out)
         values = cells.values[rows]
-        gone, unseen = np.isnan(values), values < 0 if self.kind == "boolean" else np.zeros(0)
-        parts = _parts(self.kind, np.where(gone, self.fill, values))
-        parts = np.column_stack((parts, gone)) if self.missing else parts
-        inputs = self._scaled(parts)
+        unseen = values < 0 if self.kind == "boolean" else np.zeros(0)
+        inputs = self._inputs(values)
         if unseen.any():
             inputs[unseen, 0] = 0.0
         numbers = self.widths[0]
         out[0][:], out[1][:] = inputs[:, :numbers], inputs[:, numbers:]
         return int(unseen.sum())
+
+    def _inputs(self, values: np.ndarray) -> np.ndarray:
+        """The inputs (n, k) of cells that are no categories."""
+        gone = np.isnan(values)
+        parts = _parts(self.kind, np.where(gone, self.fill, values))
+        return self._scaled(np.column_stack((parts, gone)) if self.missing else parts)
 
     def _write_category(
         self, cells: Cells, rows: np.ndarray | slice, out: Sequence[np.ndarray]
@@ -206,7 +216,45 @@ def fit(
     if kind == "numeric" and np.abs(known).max() > EXACT and not np.any(known % 1):
         note = f"{name}: whole numbers above {int(EXACT):,} lose their last digits"
     column = Column(name, kind, has_gaps, fill, robust=encoding.scaling == "robust")
-    return _with_scales(column, scales), note
+    return _with_knots(_with_scales(column, scales), known, encoding.bins), note
+
+
+def _with_knots(column: Column, known: np.ndarray, bins: int) -> Column:
+    """A column with bins for its numbers, from the values that are there."""
+    numbers = column.widths[0] if bins else 0
+    found = tuple(_knots(x, bins) for x in column._inputs(known).T[:numbers])
+    return replace(column, knots=found if any(found) else ())
+
+
+def _knots(x: np.ndarray, bins: int) -> tuple[float, ...]:
+    """Quantiles of the different numbers of x (n,); () of fewer than 3.
+
+    Each number counts once, so that a frequent one takes no bins from the others.
+    """
+    different = np.unique(x.astype(np.float32)).astype(np.float64)
+    if len(different) < 3:
+        return ()
+    places = np.quantile(different, np.linspace(0, 1, bins + 1))
+    return tuple(np.unique(places.astype(np.float32)).tolist())
+
+
+def thinned(columns: Sequence[Column], rows: int, bins: int) -> list[Column]:
+    """Columns with at most `bins` for each number, and at most one for ROWS_A_BIN of the training
+    `rows` over all numbers; none where that is fewer than 2 each."""
+    numbers = sum(column.widths[0] for column in columns)
+    most = min(bins, rows // (ROWS_A_BIN * max(1, numbers)))
+    if most < 2:
+        return [replace(column, knots=()) for column in columns]
+    return [
+        replace(column, knots=tuple(_spaced(each, most) for each in column.knots))
+        for column in columns
+    ]
+
+
+def _spaced(knots: tuple[float, ...], most: int) -> tuple[float, ...]:
+    """Evenly chosen knots of at most so many bins, the first and the last among them."""
+    last = len(knots) - 1
+    return knots if last <= most else tuple(knots[i * last // most] for i in range(most + 1))
 
 
 def _scales(kind: str, values: np.ndarray, fill: float, scaling: str) -> list[tuple[float, float]]:

@@ -23,6 +23,7 @@ from gpunet.data.columns import (
     Column,
     Encoding,
     fit,
+    thinned,
 )
 from gpunet.data.kinds import Evidence, Observer, check_types
 from gpunet.data.limits import automatic, check_fits
@@ -177,6 +178,7 @@ def prepare(
     standardise: bool = True,
     scaling: str = "standard",
     one_hot_levels: int | None = None,
+    bins: int = 0,
     clamp: bool = False,
     target_transform: str = "none",
     seed: int = 0,
@@ -184,13 +186,12 @@ def prepare(
 ) -> Prepared:
     """Choose the task, split, fit the schema on the training part, encode every part.
 
-    Tables: `features` (all by default) less `drop` predict `target`; `types` says what some are
-    read as, `na` which words mean missing. `validation` and `test` are shares of the rows, or
-    sources; a source's own test part goes before a share. A `test` fold, `split_column`, `group`,
-    `time`: see Ways; `class_weight`: class_factors; `scaling`, `one_hot_levels`: Encoding; `clamp`,
-    `target_transform`, `quantiles`: Target. More than `budget` bytes of x lie in a file.
+    Of tables `features` (all) less `drop` predict `target`; `types`, `na`: how cells are read.
+    `validation`, `test`: shares or sources; a source's own test part goes first. Ways: a `test`
+    fold, `split_column`, `group`, `time`. Encoding: `scaling`, `one_hot_levels`, `bins`. Target:
+    `clamp`, `target_transform`, `quantiles`. x over `budget` bytes is in a file.
     """
-    encoding = _encoding(source, standardise, scaling, one_hot_levels)
+    encoding = _encoding(source, standardise, scaling, one_hot_levels, bins)
     ways = Ways(split_column, group, time, seed, shuffle_split, types.get(time or ""), _fold(test))
     source, validation, test = (_with_na(each, na) for each in (source, validation, test))
     names = _target_names(source, tuple(target))
@@ -233,7 +234,7 @@ def _divide(
 
 
 def _encoding(
-    source: Source, standardise: bool, scaling: str, one_hot_levels: int | None
+    source: Source, standardise: bool, scaling: str, one_hot_levels: int | None, bins: int
 ) -> Encoding:
     """The encoding that is wanted; raises UsageError where it has no meaning."""
     if scaling not in ("standard", "robust"):
@@ -245,7 +246,7 @@ def _encoding(
     if source.table is None and (scaling == "robust" or one_hot_levels is not None):
         what = "robust scaling is" if scaling == "robust" else "one-hot levels are"
         raise UsageError(f"{source.name}: {what} for tables; these are arrays")
-    return Encoding(scaling if standardise else "none", one_hot_levels)
+    return Encoding(scaling if standardise else "none", one_hot_levels, bins)
 
 
 def _with_na(part: Any, na: tuple[str, ...]) -> Any:
@@ -489,7 +490,7 @@ def _fit_columns(
     notes = [*_drop_notes(dropped), *notes]
     if not columns:
         raise DataError(f"{source.name}: no column is left to learn from ({'; '.join(notes)})")
-    return columns, cells, notes
+    return thinned(columns, len(train), encoding.bins), cells, notes
 
 
 def _drop_notes(dropped: dict[str, str | None]) -> list[str]:

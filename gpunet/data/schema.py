@@ -7,13 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 
 from gpunet.data.cells import Cells, read_cells
-from gpunet.data.columns import KINDS, MOST_CODES, MOST_LEVELS, Column
+from gpunet.data.columns import KINDS, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column
 from gpunet.data.rows import RowFile, Rows
 from gpunet.data.source import Source
 from gpunet.data.stream import spool
@@ -32,7 +32,7 @@ from gpunet.data.weights import read_weights, scaled
 from gpunet.data.words import closest, counted, listed
 from gpunet.errors import DataError, ModelInvalid
 
-VERSION = 2
+VERSION = 3
 DTYPES = ("uint8", "float32", "float64")
 
 
@@ -40,11 +40,13 @@ DTYPES = ("uint8", "float32", "float64")
 class Layout:
     """What x's columns are, from the left: `numeric` numbers (years and days among them), `plain`
     other ones (booleans, one-hot, cycles, indicators), and for each coded category one with row
-    numbers of its embedding, which has as many rows as `codes` says."""
+    numbers of its embedding, which has as many rows as `codes` says. `knots`: where the bins of
+    each of the numbers meet; () if none has any."""
 
     numeric: int
     plain: int
     codes: tuple[int, ...]
+    knots: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def of(cls, columns: Iterable[Column]) -> "Layout":
@@ -52,12 +54,19 @@ class Layout:
         columns = tuple(columns)
         codes = tuple(column.codes for column in columns if column.coded)
         numeric, plain = (sum(column.widths[i] for column in columns) for i in range(2))
-        return cls(numeric, plain, codes)
+        each = (column.knots or ((),) * column.widths[0] for column in columns)
+        knots = tuple(chain.from_iterable(each))
+        return cls(numeric, plain, codes, knots if any(knots) else ())
 
     @property
     def width(self) -> int:
         """The number of x's columns."""
         return self.numeric + self.plain + len(self.codes)
+
+    @property
+    def bins(self) -> int:
+        """The bins of all numbers."""
+        return sum(max(0, len(each) - 1) for each in self.knots)
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +259,11 @@ def flat(x: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+    return {key: _lists(value) for key, value in values.items()}
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _schema(saved: object) -> Schema:
@@ -303,7 +316,17 @@ def _column(saved: object) -> Column:
         column,
         centre=_numbers(parts["centre"], column.scales, "centre"),
         spread=_numbers(parts["spread"], column.scales, "spread", least=0.0),
+        knots=_knots(parts["knots"], column.widths[0]),
     )
+
+
+def _knots(saved: object, numbers: int) -> tuple[tuple[float, ...], ...]:
+    found = _sequence(saved, "knots")
+    _need(len(found) in (0, numbers), "knots")
+    knots = tuple(_numbers(each, len(_sequence(each, "knots")), "knots") for each in found)
+    _need(all(len(each) <= MOST_KNOTS for each in knots), "knots")
+    _need(all(a < b for each in knots for a, b in pairwise(each)), "knots")
+    return knots
 
 
 def _target(saved: object) -> Target:

@@ -1,4 +1,5 @@
-"""The first layer of a table: numbers as waves, category codes as rows of a table, columns copied.
+"""The first layer of a table: numbers as waves or as shares of bins, category codes as rows of a
+table, columns copied.
 
 Each kernel reads a window of columns of its input, from `x_first` on, and writes one of its output,
 from `y_first` on, so that parts which lie side by side are written where they belong; what is
@@ -6,6 +7,7 @@ outside the windows stays.
 """
 
 from collections.abc import Iterator
+from itertools import accumulate
 from math import ceil, pi
 from typing import NamedTuple
 
@@ -134,6 +136,74 @@ def _window(y: Array, first: int, parts: int, width: int) -> Array:
     return np.lib.stride_tricks.as_strided(window, (len(y), parts, width), strides)
 
 
+def piecewise_forward(
+    x: Array, feature: Array, low: Array, slope: Array, y: Array, x_first: int, y_first: int
+) -> Run:
+    """Of each bin one column of the window (n, q) of y (n, m): how much of it lies below a number,
+    clip((x_j - low) slope, 0, 1), where x_j is column feature (q,) int32 of the window of x (n, d)
+    and slope (q,) is 1 / the width of the bin that starts at low (q,). NaN lies below all bins.
+    """
+    tiles = list(_bin_tiles(x, feature, y, x_first, y_first))
+
+    def run() -> None:
+        for inside, shares, window in tiles:
+            np.copyto(window, _clipped(inside, feature, low, slope, shares))
+
+    return run
+
+
+def piecewise_backward(
+    grad: Array,
+    x: Array,
+    feature: Array,
+    low: Array,
+    slope: Array,
+    dx: Array,
+    x_first: int,
+    y_first: int,
+    features: int,
+) -> Run:
+    """The window (n, features) of dx (n, d), of piecewise_forward's x: the sum over the bins that
+    x_j lies in of their slope times the window of grad (n, m)."""
+    tiles = list(_bin_tiles(x, feature, grad, x_first, y_first))
+    windows = [
+        dx[first : first + len(tile[0]), x_first : x_first + features]
+        for first, tile in zip(accumulate((len(tile[0]) for tile in tiles), initial=0), tiles)
+    ]
+
+    def run() -> None:
+        for (inside, shares, outer), window in zip(tiles, windows):
+            _clipped(inside, feature, low, slope, shares)
+            is_outside = (shares == 0) | (shares == 1)
+            np.multiply(outer, slope, out=shares)
+            np.copyto(shares, 0, where=is_outside)
+            window.fill(0)
+            for q, j in enumerate(feature.tolist()):
+                window[:, j] += shares[:, q]
+
+    return run
+
+
+def _clipped(x: Array, feature: Array, low: Array, slope: Array, out: Array) -> Array:
+    np.take(x, feature, axis=1, out=out, mode="clip")
+    np.subtract(out, low, out=out)
+    np.multiply(out, slope, out=out)
+    np.fmax(out, 0, out=out)  # drops NaN
+    return np.fmin(out, 1, out=out)
+
+
+def _bin_tiles(
+    x: Array, feature: Array, y: Array, x_first: int, y_first: int
+) -> Iterator[tuple[Array, Array, Array]]:
+    """x from its window on, scratch for shares, and the window of y, in tiles of rows."""
+    bins = len(feature)
+    step = max(1, min(len(x), TILE // max(1, bins)))
+    box = np.empty((step, bins), x.dtype)
+    for first in range(0, len(x), step):
+        inside = x[first : first + step, x_first:]
+        yield inside, box[: len(inside)], y[first : first + step, y_first : y_first + bins]
+
+
 def embedding_forward(
     x: Array, starts: Array, table: Array, y: Array, x_first: int, y_first: int
 ) -> Run:
@@ -240,6 +310,22 @@ PERIODIC_BACKWARD = register(
         ),
         Stage("periodic_inputs", lambda grad, x, frequency, *rest: _grid(len(x) * len(frequency))),
     ),
+)
+PIECEWISE_FORWARD = register(
+    piecewise_forward,
+    "piecewise.cu",
+    outputs="y",
+    typed_by="x",
+    sizes=lambda x, feature, low, slope, y, *rest: _shapes(x, y, feature),
+    stages=(Stage("piecewise_forward", lambda x, feature, *rest: _grid(len(x) * len(feature))),),
+)
+PIECEWISE_BACKWARD = register(
+    piecewise_backward,
+    "piecewise.cu",
+    outputs="dx",
+    typed_by="x",
+    sizes=lambda grad, x, feature, *rest: _shapes(x, grad, feature),
+    stages=(Stage("piecewise_backward", lambda grad, x, *rest: _grid(len(x) * rest[-1])),),
 )
 EMBEDDING_FORWARD = register(
     embedding_forward,

@@ -170,6 +170,18 @@ HD Wave wave_at(T r) {                                 // of half_turns
 HD T f_sinpi(T a) { return wave_at(half_turns(a)).sin; }
 HD T f_cospi(T a) { return wave_at(half_turns(a)).cos; }
 
+// ---- How much of a bin lies below a: 0 to 1; slope = 1 / its width. NaN counts as below the bin.
+
+HD T bin_share(T a, T low, T slope) {
+    T share = (a - low) * slope;
+    return share > 0 ? (share < 1 ? share : T(1)) : T(0);
+}
+
+HD T bin_share_grad(T g, T a, T low, T slope) {
+    T share = (a - low) * slope;
+    return share > 0 && share < 1 ? g * slope : T(0);
+}
+
 // ---- Elementwise operations. Value: y = f_op(a) or f_op(a, b). Gradient, with g = dL/dy:
 // f_op_grad(g, a, y) = dL/da, or f_op_grad0(g, a, b, y) = dL/da and f_op_grad1(g, a, b, y) = dL/db.
 

@@ -370,6 +370,36 @@ ENTRY(periodic_backward) {
                         (T*)lane.scratch, rows < GROUP ? rows : (long long)GROUP, k, e);
 }
 
+// (x, feature, low, slope, y | x_first, y_first, n, d, m, q)
+
+static CLONES void bin_shares(const T* x, const int* feature, const T* low, const T* slope, T* y,
+                              long long bins) {
+    EVERY(q, bins) y[q] = bin_share(x[feature[q]], low[q], slope[q]);
+}
+
+ENTRY(piecewise_forward) {
+    const long long *s = call.sizes, d = s[3], m = s[4], bins = s[5];
+    const T* x = lane.row<T>(call, 0, d) + s[0];
+    T* y = lane.row<T>(call, 4, m) + s[1];
+    for (long long i = 0; i < lane.rows(); ++i, x += d, y += m)
+        bin_shares(x, call.at<int>(1), call.at<T>(2), call.at<T>(3), y, bins);
+}
+
+// (grad, x, feature, low, slope, dx | x_first, y_first, features, n, d, m, q)
+
+ENTRY(piecewise_backward) {
+    const long long *s = call.sizes, f = s[2], d = s[4], m = s[5], bins = s[6];
+    const T *grad = lane.row<T>(call, 0, m) + s[1], *x = lane.row<T>(call, 1, d) + s[0];
+    const int* feature = call.at<int>(2);
+    const T *low = call.at<T>(3), *slope = call.at<T>(4);
+    T* dx = lane.row<T>(call, 5, d) + s[0];
+    for (long long i = 0; i < lane.rows(); ++i, x += d, grad += m, dx += d) {
+        EVERY(j, f) dx[j] = 0;
+        for (long long q = 0; q < bins; ++q)
+            dx[feature[q]] += bin_share_grad(grad[q], x[feature[q]], low[q], slope[q]);
+    }
+}
+
 // (x, starts, table, y), (grad, x, starts, dtable) | x_first, y_first, n, d, m, c, v, e
 
 static inline long long table_row(T code, const int* starts, long long j, long long c, long long v) {
