@@ -16,7 +16,7 @@ DATA: Mapping[str, Any] = {
     "scaling": "robust",
     "one_hot_levels": 8,
     "clamp": "on",
-    "numeric_embedding": "periodic",
+    "numeric_embedding": "both",
 }
 """What has to be known before the data are encoded."""
 COMMON: Mapping[str, Any] = {

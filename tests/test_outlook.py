@@ -57,7 +57,19 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    flags = ["train", "penguins", "--dry-run", "--hidden", "8", "-e", "2", "--folds", "0", "--device", "cpu"]
+    flags = [
+        "train",
+        "penguins",
+        "--dry-run",
+        "--hidden",
+        "8",
+        "-e",
+        "2",
+        "--folds",
+        "0",
+        "--device",
+        "cpu",
+    ]
     assert _run(flags) == 0
     shown = capsys.readouterr().out
     for words in ("bill_depth_mm", "hidden1.weight", "train 240", "memory", "steps", "time"):
