@@ -70,7 +70,7 @@ def of_data(settings: Settings, source: Source) -> Settings:
     if settings.config.preset == "plain":
         return settings
     folds = SIZES[settings.config.preset]["folds"]
-    return _taken(settings, DATA | ({"folds": folds} if _can_fold(settings, source) else {}))
+    return _taken(settings, {**DATA, **({"folds": folds} if _can_fold(settings, source) else {})})
 
 
 def of_network(settings: Settings, task: str, rows: int) -> Settings:
@@ -100,7 +100,7 @@ def epochs(rows: int, batch: int) -> int:
 
 
 def _networks(settings: Settings, rows: int) -> Mapping[str, Any]:
-    """Layers and members; members take the place of folds that the user's parts left no room for."""
+    """Layers and members, which take the place of folds where the user gave the parts."""
     size = SIZES[settings.config.preset]
     is_replaced = not settings.config.folds and settings.is_open("folds") and rows <= MANY
     spread = max(1, size["folds"]) if is_replaced else 1

@@ -26,6 +26,7 @@ TABLE = {
     "y": np.floor(X / 10) % 2 * 3 + Z,
 }
 USUAL: dict[str, Any] = {
+    "folds": 0,
     "target": "y",
     "device": "cpu",
     "threads": 1,

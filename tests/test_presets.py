@@ -12,8 +12,8 @@ from tables import mixed
 from gpunet import job, presets
 from gpunet.cli import app
 from gpunet.config import Config, Settings, gather
-from gpunet.errors import UsageError
 from gpunet.data import Source
+from gpunet.errors import UsageError
 from gpunet.presets import (
     CLASSES,
     COMMON,
