@@ -221,8 +221,10 @@ def fit(
 
 def _with_knots(column: Column, known: np.ndarray, bins: int) -> Column:
     """A column with bins for its numbers, from the values that are there."""
-    numbers = column.widths[0] if bins else 0
-    found = tuple(_knots(x, bins) for x in column._inputs(known).T[:numbers])
+    if not bins:
+        return column
+    numbers = column._inputs(known)[:, : column.widths[0]]
+    found = tuple(_knots(x, bins) for x in numbers.T)
     return replace(column, knots=found if any(found) else ())
 
 

@@ -189,7 +189,7 @@ def prepare(
     Of tables `features` (all) less `drop` predict `target`; `types`, `na`: how cells are read.
     `validation`, `test`: shares or sources; a source's own test part goes first. Ways: a `test`
     fold, `split_column`, `group`, `time`. Encoding: `scaling`, `one_hot_levels`, `bins`. Target:
-    `clamp`, `target_transform`, `quantiles`. x over `budget` bytes is in a file.
+    `clamp`, `target_transform`, `quantiles`. class_factors: `class_weight`. Over `budget`: a file.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels, bins)
     ways = Ways(split_column, group, time, seed, shuffle_split, types.get(time or ""), _fold(test))
