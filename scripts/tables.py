@@ -4,7 +4,7 @@ python scripts/tables.py --tables FOLDER [--presets auto,best] [--seeds 3] [--on
 Each folder in FOLDER (or $GPUNET_TABLES) has train.parquet, test.parquet and meta.json; peers.json
 beside them holds the figures of other libraries. All learn from the first 6,000 rows of
 train.parquet and are judged on the whole of test.parquet; means over the seeds. scikit-learn runs
-beside them where it is installed. --ablate turns off each piece of the recipe of `auto` in turn.
+beside them where it is installed. --ablate turns off each piece of a preset in turn.
 A full run writes benchmarks/results/tables.json, or ablation.json; --quick and --only write where
 --json says. Exit 6 when a fit failed.
 """
@@ -33,10 +33,10 @@ from tabular.work import Work, fit, load, pieces  # noqa: E402
 from gpunet.about import environment  # noqa: E402
 from gpunet.config import Preset  # noqa: E402
 from gpunet.device import resolve  # noqa: E402
+from gpunet.presets import SIZES  # noqa: E402
 
 SCHEMA = "gpunet.tables/1"
 ROWS, QUICK_ROWS, WARM_ROWS, QUICK_EPOCHS = 6000, 600, 200, 8
-WHOLE = "auto"
 PRESETS: tuple[str, ...] = Preset.__args__  # type: ignore[attr-defined]
 
 
@@ -62,11 +62,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--presets", default=",".join(PRESETS), help="with commas")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each")
     parser.add_argument("--only", action="append", metavar="NAME", help="or several")
-    parser.add_argument("--ablate", action="store_true", help="the recipe without each piece")
+    recipes = [name for name in PRESETS if name in SIZES]
+    without = {"nargs": "?", "const": "auto", "choices": recipes}
+    parser.add_argument("--ablate", **without, help="a preset without each piece")
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--quick", action="store_true", help="few rows and epochs: does it run?")
     given = parser.parse_args()
-    given.presets = [WHOLE] if given.ablate else given.presets.split(",")
+    given.presets = [given.ablate] if given.ablate else given.presets.split(",")
     if unknown := sorted(set(given.presets) - set(PRESETS)):
         parser.error(f"--presets {unknown[0]}: wanted some of {', '.join(PRESETS)}")
     if given.seeds < 1:
@@ -129,6 +131,7 @@ class Tables:
             "versions": report.versions(),
             "rows": self.rows,
             "seeds": len(self.seeds),
+            "ablated": self.given.ablate,
             "environment": environment(resolve("auto").device),
             "sklearn_encoding": self.peer and self.peer.ENCODING,
             "tables": {},
@@ -138,7 +141,8 @@ class Tables:
         """One table's fits: gpunet's, and scikit-learn's on the same rows."""
         asked = {name: {"preset": name, **self.more} for name in self.given.presets}
         if self.given.ablate:
-            asked |= {name: asked[WHOLE] | off for name, off in pieces(work.is_regression).items()}
+            without = pieces(work.is_regression, self.given.ablate)
+            asked |= {name: asked[self.given.ablate] | off for name, off in without.items()}
         ours = {name: self._told(work, name, settings) for name, settings in asked.items()}
         return {
             "metric": work.metric,
@@ -162,7 +166,7 @@ class Tables:
     def _warm_up(self, work: Work) -> None:
         """What is imported and built at the first fit is in no figure."""
         few = replace(work, train=work.train.slice(0, WARM_ROWS))
-        fit(few, [0], {"preset": WHOLE, "epochs": 1})
+        fit(few, [0], {"epochs": 1})
         if self.peer is not None:
             self.peer.fits(few, [0])
 
@@ -182,7 +186,7 @@ class Tables:
             if "failed" in each
         ]
         if self.given.ablate:
-            return {"failed": failed, "ablation": figures.ablation(tables, WHOLE)}
+            return {"failed": failed, "ablation": figures.ablation(tables, self.given.ablate)}
         return {
             "failed": failed,
             "summary": {name: figures.summary(tables, name) for name in self.given.presets},

@@ -79,7 +79,7 @@ def test_an_ablation_divides_by_the_whole(tabular: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("is_regression", [True, False])
 def test_each_piece_is_turned_off_alone(tabular: SimpleNamespace, is_regression: bool) -> None:
-    pieces = tabular.work.pieces(is_regression)
+    pieces = tabular.work.pieces(is_regression, "auto")
     task = "regression" if is_regression else "binary"
 
     def settled(off: dict[str, Any]) -> Config:

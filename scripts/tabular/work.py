@@ -75,13 +75,13 @@ def averaged(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {**means, "runs": runs}
 
 
-def pieces(is_regression: bool) -> dict[str, dict[str, Any]]:
-    """Each piece of the recipe by name, and the settings that turn it off alone: the defaults."""
+def pieces(is_regression: bool, preset: str) -> dict[str, dict[str, Any]]:
+    """Each piece of a preset by name, and the settings that turn it off alone: the defaults."""
     own = presets.NUMBERS if is_regression else presets.CLASSES
     plain = {
         each.name: each.default if each.default is not MISSING else None for each in fields(Config)
     }
-    size = {"folds": presets.SIZES["auto"]["folds"]}
+    size = {"folds": presets.SIZES[preset]["folds"]}
     recipe = {**presets.DATA, **presets.COMMON, **own, **size}
     return {
         name: {each: plain[each] for each in (name, *TOGETHER.get(name, ()))}
