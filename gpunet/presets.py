@@ -15,7 +15,6 @@ from gpunet.data import Source
 DATA: Mapping[str, Any] = {
     "scaling": "robust",
     "one_hot_levels": 8,
-    "clamp": "on",
     "numeric_embedding": "both",
 }
 """What has to be known before the data are encoded."""
@@ -26,14 +25,13 @@ COMMON: Mapping[str, Any] = {
     "init": "data",
     "dropout": 0.15,
     "schedule": "coslog4",
-    "fade": "cosine",
     "weight_decay": 0.02,
     "betas": (0.9, 0.95),
     "patience": 0,
 }
 CLASSES: Mapping[str, Any] = {"activation": "selu", "lr": 0.04, "best_by": "log_loss"}
-NUMBERS: Mapping[str, Any] = {"activation": "mish", "lr": 0.2}
-COUNTS: Mapping[str, Any] = {"activation": "mish", "lr": 0.04}
+NUMBERS: Mapping[str, Any] = {"activation": "mish", "lr": 0.2, "fade": "cosine"}
+COUNTS: Mapping[str, Any] = {"activation": "mish", "lr": 0.04, "fade": "cosine"}
 """Their gradient grows with the rate, which is not standardised."""
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "fast": {"hidden": (128, 128), "folds": 0, "members": 1},
@@ -78,8 +76,6 @@ def of_network(settings: Settings, task: str, rows: int) -> Settings:
     if settings.config.preset == "plain":
         return settings
     own = {"regression": NUMBERS, "count": COUNTS}.get(task, CLASSES)
-    if task != "regression" and settings.origin["clamp"].startswith("preset"):
-        settings = settings.resolve("clamp", "off", f"a {task} target")
     settings = _taken(settings, {**own, **COMMON, **_networks(settings, rows)})
     learnt = rows - rows // settings.config.folds if settings.config.folds else rows
     settings = _taken(settings, {"batch_size": batch_size(learnt)})
