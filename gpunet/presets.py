@@ -36,7 +36,7 @@ COUNTS: Mapping[str, Any] = {"activation": "mish", "lr": 0.04, "fade": "cosine"}
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "fast": {"hidden": (128, 128), "folds": 0, "members": 1},
     "auto": {"hidden": (128, 128, 128), "folds": 8, "members": 1},
-    "best": {"hidden": (192, 192, 192), "folds": 10, "members": 2},
+    "best": {"hidden": (128, 128, 128), "folds": 10, "members": 2},
 }
 """What a preset spends."""
 FEW, MANY = 100, 50_000
