@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The long form of the survival tests, and what survival costs.
 
-    python scripts/faults.py [--quick] [--only NAME,NAME,…] [--json PATH]
+    python scripts/faults.py [--quick] [--only NAME,NAME,…] [--jobs N] [--json PATH]
 
 kills: SIGKILL at random instants. calls: every write-type system call killed or failed (wants
 strace). flips: bits flipped, files cut. signals: SIGINT and SIGTERM at random instants. hostile:
@@ -10,7 +10,8 @@ checkpoints, records and the hash chain take.
 
 Every run that was disturbed is resumed until it is done, and must then hold the bytes of one that
 never was: model, metrics and predictions. Exit 6 when anything is wrong. Ctrl-C ends it after what
-is in hand; what was found so far is printed and written.
+is in hand; what was found so far is printed and written. Campaigns that stand in PATH and were not
+asked for stay there.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -40,7 +42,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import corpora
 
-from gpunet import job, loop
+from gpunet import about, job, load, loop
+from gpunet.device.cpu import Cpu
 from gpunet.errors import ModelInvalid
 from gpunet.run import checkpoints
 from gpunet.run.tensors import parse
@@ -67,6 +70,7 @@ LIMIT = 1.02
 """Seconds that a run may take for each that it takes without a directory and a hash chain."""
 EPOCHS_TRIED = 4
 ADDING = threading.Lock()
+SCHEMA = "gpunet.faults/1"
 
 
 @dataclass
@@ -74,15 +78,19 @@ class Found:
     """What a campaign did, and what went wrong, in words; `facts` are its figures."""
 
     what: str
+    quick: bool = False
+    began: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
     count: int = 0
     wrong: list[str] = field(default_factory=list)
     seconds: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, count: int, wrong: Iterable[str]) -> None:
+    def add(self, count: int, wrong: Iterable[str], **figures: int) -> None:
         with ADDING:
             self.count += count
             self.wrong += wrong
+            for name, more in figures.items():
+                self.facts[name] = self.facts.get(name, 0) + more
 
     def show(self) -> None:
         facts = "".join(f"  {name} {value:,.4g}" for name, value in self.facts.items())
@@ -137,10 +145,14 @@ def to_the_end(run: Path, variant: list[str]) -> str:
 
 
 def results(run: Path, data: str) -> tuple[bytes, ...]:
-    predictions = run.with_suffix(".csv")
-    gpunet("predict", str(run), data, "-o", str(predictions), mark=run).communicate(timeout=60)
-    places = (run / "model.safetensors", run / "metrics.jsonl", predictions)
-    return tuple(place.read_bytes() for place in places)
+    """Model, metrics and predictions; these are made in place, where most of a process would be
+    its beginning."""
+    source = run.parent / data if data.endswith(".csv") else data
+    places = (run / "model.safetensors", run / "metrics.jsonl")
+    return (
+        *(place.read_bytes() for place in places),
+        load(run).predict(source, proba=True).tobytes(),
+    )
 
 
 def torn(run: Path) -> list[str]:
@@ -166,8 +178,9 @@ def spread(pool: Executor, work: Callable[..., Any], items: Iterable[Any]) -> It
 class Campaign:
     """Everything that is done to runs, in a directory of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.stopped = folder, False
+    def __init__(self, folder: Path, jobs: int) -> None:
+        self.folder, self.jobs, self.stopped = folder, jobs, False
+        self.took: list[float] = []
 
     @cached_property
     def whole(self) -> list[tuple[bytes, ...]]:
@@ -178,8 +191,9 @@ class Campaign:
         np.savetxt(self.folder / "table.csv", table, "%.4f", ",", header=head, comments="")
         found = []
         for i, variant in enumerate(VARIANTS):
-            run = self.folder / f"whole-{i}"
+            run, began = self.folder / f"whole-{i}", time.perf_counter()
             assert to_the_end(run, variant) == ""
+            self.took.append(time.perf_counter() - began)
             found.append(results(run, variant[0]))
         return found
 
@@ -193,10 +207,10 @@ class Campaign:
         return wrong
 
     def in_turn(self, found: Found, work: Callable[..., None], items: Iterable[Any]) -> None:
-        """Do `work(found, item)` for each item, two at a time."""
+        """Do `work(found, item)` for each item, `jobs` at a time."""
         assert self.whole
         try:
-            for _ in spread(ThreadPoolExecutor(2), lambda item: work(found, item), items):
+            for _ in spread(ThreadPoolExecutor(self.jobs), lambda item: work(found, item), items):
                 pass
         except KeyboardInterrupt:
             self.stopped = True
@@ -211,18 +225,20 @@ class Campaign:
 
     def _kill(self, found: Found, number: int) -> None:
         rng, which, killed, wrong = random.Random(number), number % SHORT, 0, []
-        run = self.folder / f"kill-{number}"
-        for _ in range(rng.randint(2, 6)):
+        run, saved = self.folder / f"kill-{number}", 0
+        for _ in range(rng.randint(4, 12)):
             going = begin_or_go_on(run, VARIANTS[which])
             try:
-                going.communicate(timeout=rng.uniform(0.1, 1.6))
+                going.communicate(timeout=rng.uniform(0.1, 1.2 * self.took[which]))
                 break
             except subprocess.TimeoutExpired:
                 going.kill()
                 going.communicate()
                 killed += 1
+                saved += bool(checkpoints(run))
             wrong += [*left_behind(run), *torn(run)]
-        found.add(killed, [*wrong, *self.judge(run, which)])
+        wrong += self.judge(run, which)
+        found.add(killed, wrong, runs=1, killed_with_checkpoints=saved)
 
     def calls(self, found: Found, stride: int) -> None:
         """Every write-type system call of a run killed, or failed, once."""
@@ -262,12 +278,13 @@ class Campaign:
         which = FROM_A_FILE if number % 2 else 0
         run = self.folder / f"signal-{number}-{kind.name}"
         going = begin_or_go_on(run, VARIANTS[which])
-        time.sleep(random.Random(f"{job}").uniform(0.05, 1.6))
+        time.sleep(random.Random(f"{job}").uniform(0.05, 1.2 * self.took[which]))
         going.send_signal(kind)
         _, err = going.communicate(timeout=60)
         fine = going.returncode in {0, 128 + kind, -kind} and "Traceback" not in err
         wrong = [] if fine else [f"{run.name}: exit {going.returncode}: {err[-200:]}"]
-        found.add(1, [*wrong, *self.judge(run, which)])
+        stopped = going.returncode == 128 + kind
+        found.add(1, [*wrong, *self.judge(run, which)], stopped_with_a_checkpoint=stopped)
 
     def flips(self, found: Found, count: int) -> None:
         """Bits of a checkpoint and a model flipped, and files cut at every byte."""
@@ -299,7 +316,7 @@ class Campaign:
             for name, count in fuzz.shares(executions, fuzz.TARGETS).items()
             for first in range(0, count, CHUNK)
         ]
-        pool = ProcessPoolExecutor(2, initializer=_begin_fuzzing)
+        pool = ProcessPoolExecutor(self.jobs, initializer=_begin_fuzzing)
         for count, wrong in spread(pool, _fuzzed, chunks):
             found.add(count, wrong)
 
@@ -365,6 +382,14 @@ def _fuzzed(chunk: tuple[str, int, int]) -> tuple[int, list[str]]:
     return stop - first, told
 
 
+def write(path: Path, found: Found) -> None:
+    """Put what a campaign found into a document, in the place of what it found before."""
+    document = json.loads(path.read_text()) if path.exists() else {}
+    facts = {**asdict(found), "environment": about.environment(Cpu())}
+    campaigns = document.get("campaigns", {}) | {facts.pop("what"): facts}
+    path.write_text(json.dumps({"schema": SCHEMA, "campaigns": campaigns}, indent=1) + "\n")
+
+
 def main() -> int:
     summary, _, names = __doc__.partition("\n\n")
     arguments = argparse.ArgumentParser(description=summary, epilog=names)
@@ -372,11 +397,12 @@ def main() -> int:
     arguments.add_argument("--only", default="kills,calls,flips,signals,hostile,fuzz,cost")
     arguments.add_argument("--kills", type=int, default=1_000)
     arguments.add_argument("--executions", type=int, default=1_000_000, help="of the fuzzing")
+    arguments.add_argument("--jobs", type=int, default=2, help="runs at a time")
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
     quick, every = given.quick, []
     with tempfile.TemporaryDirectory() as folder:
-        campaign = Campaign(Path(folder))
+        campaign = Campaign(Path(folder), given.jobs)
         campaigns: dict[str, Callable[[Found], None]] = {
             "kills": lambda found: campaign.kills(found, 20 if quick else given.kills),
             "calls": lambda found: campaign.calls(found, 25 if quick else 1),
@@ -391,7 +417,7 @@ def main() -> int:
             arguments.error(f"no campaign {unknown[0]}; there are {', '.join(campaigns)}")
         is_over = False
         for name in chosen:
-            began, found = time.perf_counter(), Found(name)
+            began, found = time.perf_counter(), Found(name, quick)
             try:
                 campaigns[name](found)
             except KeyboardInterrupt:
@@ -400,7 +426,7 @@ def main() -> int:
             every.append(found)
             found.show()
             if given.json:
-                given.json.write_text(json.dumps([asdict(e) for e in every], indent=2) + "\n")
+                write(given.json, found)
             if is_over:
                 return 130
     return 6 if any(found.wrong for found in every) else 0
