@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -274,6 +275,32 @@ def test_sigusr1_asks_for_a_checkpoint_and_the_run_goes_on(tmp_path: Path) -> No
     finally:
         running.kill()
         running.communicate()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_the_slurm_script_of_the_page_stops_a_run_and_goes_on(
+    tmp_path: Path, uninterrupted: Path
+) -> None:
+    page = Path(__file__).parent.parent / "docs" / "survival.md"
+    script = page.read_text().split("```sh\n")[1].split("```")[0]
+    script = script.replace("big.parquet -t y", " ".join([*LONG, "-q"]))
+    for name, does in (("gpunet", shlex.join(COMMAND)), ("scontrol", "echo")):
+        (tool := tmp_path / name).write_text(f'#!/bin/sh\nexec {does} "$@"\n')
+        tool.chmod(0o755)
+    known = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    known |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    run, job_of = tmp_path / "runs" / "big", ["bash", "-c", script]
+    batch = subprocess.Popen(job_of, cwd=tmp_path, env=known, **pipes)
+    while not list(run.glob("checkpoints/step-*")):
+        time.sleep(0.01)
+    batch.send_signal(signal.SIGTERM)
+    out, err = batch.communicate(timeout=60)
+    assert out == "requeue 7\n"
+    assert json.loads((run / "status.json").read_text())["state"] == "stopped"
+    assert "go on with: gpunet resume runs/big" in err
+    subprocess.run(job_of, cwd=tmp_path, env=known, capture_output=True, timeout=120, check=True)
+    assert results(run) == results(uninterrupted)
 
 
 def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None:
