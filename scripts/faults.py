@@ -178,8 +178,8 @@ def spread(pool: Executor, work: Callable[..., Any], items: Iterable[Any]) -> It
 class Campaign:
     """Everything that is done to runs, in a directory of its own."""
 
-    def __init__(self, folder: Path, jobs: int) -> None:
-        self.folder, self.jobs, self.stopped = folder, jobs, False
+    def __init__(self, folder: Path, jobs: int, seed: int) -> None:
+        self.folder, self.jobs, self.seed, self.stopped = folder, jobs, seed, False
         self.took: list[float] = []
 
     @cached_property
@@ -217,14 +217,14 @@ class Campaign:
             raise
 
     def kills(self, found: Found, count: int) -> None:
-        """SIGKILL at random instants, several to a run."""
-        number = 0
-        while found.count < count:
-            self.in_turn(found, self._kill, range(number, number + 8))
-            number += 8
+        """SIGKILL at random instants, several to a run, until there were so many."""
+        self.in_turn(found, lambda found, number: self._kill(found, number, count), range(count))
 
-    def _kill(self, found: Found, number: int) -> None:
-        rng, which, killed, wrong = random.Random(number), number % SHORT, 0, []
+    def _kill(self, found: Found, number: int, count: int) -> None:
+        if found.count >= count:
+            return
+        rng, which = random.Random(f"{self.seed}/{number}"), number % SHORT
+        killed, wrong = 0, list[str]()
         run, saved = self.folder / f"kill-{number}", 0
         for _ in range(rng.randint(4, 12)):
             going = begin_or_go_on(run, VARIANTS[which])
@@ -278,7 +278,8 @@ class Campaign:
         which = FROM_A_FILE if number % 2 else 0
         run = self.folder / f"signal-{number}-{kind.name}"
         going = begin_or_go_on(run, VARIANTS[which])
-        time.sleep(random.Random(f"{job}").uniform(0.05, 1.2 * self.took[which]))
+        rng = random.Random(f"{self.seed}/{kind}/{number}")
+        time.sleep(rng.uniform(0.05, 1.2 * self.took[which]))
         going.send_signal(kind)
         _, err = going.communicate(timeout=60)
         fine = going.returncode in {0, 128 + kind, -kind} and "Traceback" not in err
@@ -288,8 +289,8 @@ class Campaign:
 
     def flips(self, found: Found, count: int) -> None:
         """Bits of a checkpoint and a model flipped, and files cut at every byte."""
-        run, rng = self.folder / "small", random.Random(2)
-        tiny = ["train", "penguins", "--hidden", "12", "--epochs", "4", "-d", "cpu", "-q"]
+        run, rng = self.folder / "small", random.Random(self.seed)
+        tiny = ["train", "penguins", "--hidden", "16", "--epochs", "4", "-d", "cpu", "-q"]
         gpunet(*tiny, "-o", str(run), mark=run).communicate(timeout=60)
         contents = [checkpoints(run)[0].read_bytes(), (run / "model.safetensors").read_bytes()]
         bits = [(i, bit) for i, each in enumerate(contents) for bit in range(8 * len(each))]
@@ -310,15 +311,15 @@ class Campaign:
             found.add(1, [f"{what}: {fault}" for fault in each.faults])
 
     def fuzz(self, found: Found, executions: int) -> None:
-        """Mutated input for gpunet's own parsers."""
+        """Mutated input for each of gpunet's own parsers."""
         chunks = [
-            (name, first, min(count, first + CHUNK))
-            for name, count in fuzz.shares(executions, fuzz.TARGETS).items()
-            for first in range(0, count, CHUNK)
+            (name, self.seed, first, min(executions, first + CHUNK))
+            for name in fuzz.TARGETS
+            for first in range(0, executions, CHUNK)
         ]
         pool = ProcessPoolExecutor(self.jobs, initializer=_begin_fuzzing)
-        for count, wrong in spread(pool, _fuzzed, chunks):
-            found.add(count, wrong)
+        for name, count, wrong in spread(pool, _fuzzed, chunks):
+            found.add(count, wrong, **{name: count})
 
     def cost(self, found: Found, seconds: float, pairs: int, limit: float) -> None:
         """Pairs of a training with a run directory and a hash chain, and one with neither: of
@@ -374,12 +375,12 @@ def _begin_fuzzing() -> None:
     fuzz.limit_memory(4 << 30)
 
 
-def _fuzzed(chunk: tuple[str, int, int]) -> tuple[int, list[str]]:
-    name, first, stop = chunk
-    wrong = [(number, fuzz.fault(name, 0, number)) for number in range(first, stop)]
-    again = f"again with scripts/fuzz.py --only {name} --at"
+def _fuzzed(chunk: tuple[str, int, int, int]) -> tuple[str, int, list[str]]:
+    name, seed, first, stop = chunk
+    wrong = [(number, fuzz.fault(name, seed, number)) for number in range(first, stop)]
+    again = f"again with scripts/fuzz.py --seed {seed} --only {name} --at"
     told = [f"{name}: {words[:500]} ({again} {number})" for number, words in wrong if words]
-    return stop - first, told
+    return name, stop - first, told
 
 
 def write(path: Path, found: Found) -> None:
@@ -396,20 +397,21 @@ def main() -> int:
     arguments.add_argument("--quick", action="store_true", help="a few of each, in minutes")
     arguments.add_argument("--only", default="kills,calls,flips,signals,hostile,fuzz,cost")
     arguments.add_argument("--kills", type=int, default=1_000)
-    arguments.add_argument("--executions", type=int, default=1_000_000, help="of the fuzzing")
+    arguments.add_argument("--executions", type=int, default=1_000_000, help="of each parser")
     arguments.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    arguments.add_argument("--seed", type=int, default=0, help="of instants, bits and inputs")
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
     quick, every = given.quick, []
     with tempfile.TemporaryDirectory() as folder:
-        campaign = Campaign(Path(folder), given.jobs)
+        campaign = Campaign(Path(folder), given.jobs, given.seed)
         campaigns: dict[str, Callable[[Found], None]] = {
             "kills": lambda found: campaign.kills(found, 20 if quick else given.kills),
             "calls": lambda found: campaign.calls(found, 25 if quick else 1),
             "flips": lambda found: campaign.flips(found, 5_000 if quick else 10**9),
             "signals": lambda found: campaign.signals(found, 4 if quick else 50),
             "hostile": lambda found: campaign.hostile(found, 15 if quick else 1),
-            "fuzz": lambda found: campaign.fuzz(found, 5_000 if quick else given.executions),
+            "fuzz": lambda found: campaign.fuzz(found, 1_000 if quick else given.executions),
             "cost": lambda f: campaign.cost(f, *((6, 3, 1.1) if quick else (62, 5, LIMIT))),
         }
         chosen = given.only.split(",")
