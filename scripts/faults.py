@@ -58,7 +58,7 @@ VARIANTS = [
         "digits --epochs 25 --checkpoint-every 7 --kernels numpy --clip-norm 1",
         "digits --epochs 40 --checkpoint-every 50 --schedule plateau --lr 0.02",
         "table.csv -t y --epochs 60 --checkpoint-every 20",
-        "digits --epochs 6 --checkpoint-every 60",
+        "digits --epochs 3 --checkpoint-every 40",
     )
 ]
 FROM_A_FILE, SHORT = 4, 5
@@ -265,7 +265,7 @@ class Campaign:
                 return
             failed = "Traceback" in err or going.returncode == 1
             wrong = [f"{run.name}: exit {going.returncode}: {err[-200:]}"] if failed else []
-            found.add(1, [*wrong, *self.judge(run, SHORT)])
+            found.add(1, [*wrong, *self.judge(run, SHORT)], **{call: 1})
             number += job[2]
 
     def signals(self, found: Found, count: int) -> None:
