@@ -318,8 +318,8 @@ class Campaign:
         """Mutated input for each of gpunet's own parsers."""
         chunks = [
             (name, self.seed, first, min(executions, first + CHUNK))
-            for name in fuzz.TARGETS
             for first in range(0, executions, CHUNK)
+            for name in fuzz.TARGETS
         ]
         pool = ProcessPoolExecutor(self.jobs, initializer=_begin_fuzzing)
         for name, count, wrong in spread(pool, _fuzzed, chunks):
