@@ -120,7 +120,7 @@ def gpunet(*arguments: str, mark: Path, prefix: tuple[str, ...] = ()) -> subproc
 
 def left_behind(run: Path) -> list[str]:
     """Processes of a run that are still there a while after its end."""
-    mark, limit = f"{MARK}={run}\0".encode(), time.monotonic() + 5
+    mark, limit = f"{MARK}={run}\0".encode(), time.monotonic() + 20
     while time.monotonic() < limit:
         found = []
         for each in Path("/proc").glob("[0-9]*/environ"):

@@ -198,6 +198,12 @@ def test_no_process_outlives_its_parent(name: str) -> None:
         assert parent.returncode == {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}[name]
 
 
+def test_a_parent_that_died_before_its_process_began_leaves_no_work(monkeypatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with Worker("crashing") as orphan, pytest.raises(Crashed, match="status 0"):
+        orphan.ask({"way": "echo"}, 1 << 22)
+
+
 @linux
 def test_nothing_is_left_behind_by_reading(tmp_path: Path) -> None:
     from gpunet.data import read

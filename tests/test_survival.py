@@ -66,7 +66,7 @@ class Faulty:
 
     def __getattr__(self, name: str) -> object:
         real = getattr(os, name)
-        if name not in ("write", "fsync", "replace", "unlink", "mkdir"):
+        if name not in ("open", "write", "fsync", "replace", "unlink", "mkdir"):
             return real
 
         def call(*given: object, **more: object) -> object:
@@ -126,7 +126,7 @@ def _nothing_more(faulty: Faulty) -> type:
 
 @pytest.mark.parametrize("fails", [kill, refuse(errno.ENOSPC), refuse(errno.EIO)])
 def test_a_failing_call_loses_nothing(tmp_path: Path, monkeypatch, whole: Path, fails) -> None:
-    for number in itertools.count(1, 3):
+    for number in itertools.count(1, 4):
         path = tmp_path / str(number)
         reached = interrupted(path, fails, number, monkeypatch)
         if not reached:
@@ -194,8 +194,8 @@ def test_no_flipped_bit_or_cut_goes_unseen(whole: Path) -> None:
 # Real processes
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+def start(*arguments: str, **more: object) -> subprocess.Popen[str]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
     return subprocess.Popen([*COMMAND, *arguments], text=True, **pipes)  # type: ignore[call-overload]
 
 
@@ -252,6 +252,25 @@ def test_a_signal_stops_a_run_that_goes_on_to_the_same_bytes(
     assert running.returncode == 128 + number
     assert f"gpunet resume {path}" in err
     assert json.loads((path / "status.json").read_text())["state"] == "stopped"
+    run_to_end(path)
+    assert results(path) == results(uninterrupted)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on files here")
+def test_a_file_that_may_not_grow_is_exit_74_and_the_run_goes_on_with_room(
+    tmp_path: Path, uninterrupted: Path
+) -> None:
+    import resource
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+    path = tmp_path / "run"
+    running = start("train", *LONG, "-o", str(path), "-q", preexec_fn=small)
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 74
+    assert "step-000000000020.safetensors: File too large" in err
+    assert not list(path.rglob(f"{files.TEMPORARY}*"))
     run_to_end(path)
     assert results(path) == results(uninterrupted)
 
