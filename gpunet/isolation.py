@@ -260,7 +260,7 @@ def _widen(pipe: Any) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """End when the parent does, or now where it was quicker: a request of it may lie in the pipe."""
+    """End when the parent does; now where it was quicker: its request may lie in the pipe."""
     if sys.platform == "linux":
         import ctypes
 

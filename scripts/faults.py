@@ -73,6 +73,8 @@ DURABLE = (
     *((job.Job, name) for name in ("begin", "_note", "_status", "_save_model")),
 )
 EPOCHS_TRIED = 4
+PATIENCE = 600
+"""Seconds after which a process hangs, on a machine that has other work."""
 ADDING = threading.Lock()
 SCHEMA = "gpunet.faults/1"
 
@@ -142,7 +144,7 @@ def to_the_end(run: Path, variant: list[str]) -> str:
     """Go on until the run is done; what went wrong, if anything did."""
     for _ in range(3):
         going = begin_or_go_on(run, variant)
-        _, err = going.communicate(timeout=300)
+        _, err = going.communicate(timeout=PATIENCE)
         if going.returncode == 0:
             return ""
     return f"{run.name}: exit {going.returncode}: {err.strip()[-200:]}"
@@ -261,7 +263,7 @@ class Campaign:
             inject = f"inject={kind}:{fault}:when={number}"
             prefix = ("strace", "-qq", "-o", str(log), "-e", f"trace={kind}", "-e", inject)
             going = begin_or_go_on(run, VARIANTS[SHORT], prefix)
-            _, err = going.communicate(timeout=120)
+            _, err = going.communicate(timeout=PATIENCE)
             reached = "INJECTED" in log.read_text() or going.returncode == -signal.SIGKILL
             log.unlink()
             if not reached:
@@ -285,7 +287,7 @@ class Campaign:
         rng = random.Random(f"{self.seed}/{kind}/{number}")
         time.sleep(rng.uniform(0.05, 1.2 * self.took[which]))
         going.send_signal(kind)
-        _, err = going.communicate(timeout=60)
+        _, err = going.communicate(timeout=PATIENCE)
         fine = going.returncode in {0, 128 + kind, -kind} and "Traceback" not in err
         wrong = [] if fine else [f"{run.name}: exit {going.returncode}: {err[-200:]}"]
         stopped = going.returncode == 128 + kind
@@ -342,8 +344,8 @@ class Campaign:
 
     def _compare(self, found: Found, what: str, source: Any, seconds: float, pairs: int) -> None:
         self._train(source, EPOCHS_TRIED, durable=False)
-        tried = self._train(source, EPOCHS_TRIED, durable=False).seconds
-        epochs = max(1, int(EPOCHS_TRIED * seconds / tried))
+        tried = self._train(source, EPOCHS_TRIED, durable=False)
+        epochs = max(1, int(EPOCHS_TRIED * seconds / min(tried.seconds, tried.cpu)))
         took: dict[bool, list[Took]] = {True: [], False: []}
         for pair in range(pairs):
             for durable in (True, False) if pair % 2 else (False, True):
@@ -462,7 +464,7 @@ def main() -> int:
             "signals": lambda found: campaign.signals(found, 4 if quick else 50),
             "hostile": lambda found: campaign.hostile(found, 15 if quick else 1),
             "fuzz": lambda found: campaign.fuzz(found, 1_000 if quick else given.executions),
-            "cost": lambda f: campaign.cost(f, *((6, 3, 0.1) if quick else (62, 5, LIMIT))),
+            "cost": lambda f: campaign.cost(f, *((6, 3, 0.1) if quick else (62, 3, LIMIT))),
         }
         chosen = given.only.split(",")
         if unknown := sorted(set(chosen) - set(campaigns)):
