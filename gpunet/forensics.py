@@ -4,12 +4,14 @@ Works on copies of a batch and of the weights before the step; changes neither.
 """
 
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 import numpy as np
 
 from gpunet import gates
 from gpunet.config import Config
+from gpunet.data import Schema
 from gpunet.graph import Node
 from gpunet.model import Network
 
@@ -49,8 +51,9 @@ class Place:
 class Fault:
     """A step that was not made, and what led to it.
 
-    rows (n,): the batch's rows of the training part; x (n, d), y and the weight (n,) of each row's
-    loss: what the network was given.
+    rows (n,): the batch's rows of the training part, and numbers (n,): where they stand in the
+    file, as messages count them; x (n, d), y and the weight (n,) of each row's loss: what the
+    network was given, and the schema that made it.
     trail: step, loss and learning rate of the last steps before, the faulty one last.
     """
 
@@ -59,6 +62,8 @@ class Fault:
     what: str
     place: Place | None
     rows: np.ndarray
+    numbers: np.ndarray
+    schema: Schema
     x: np.ndarray
     y: np.ndarray | None
     trail: tuple[dict[str, float], ...]
@@ -75,18 +80,24 @@ class Fault:
             return found
         if not place.is_of_rows:
             return f"{found} at {list(place.index)}"
-        row = f"row {int(self.rows[place.index[0]]) + 1:,} of the training part"
-        columns = "".join(f", column {column + 1:,}" for column in place.index[1:])
-        return f"{found} at {row}{columns}"
+        columns = "".join(f" in column {column + 1:,}" for column in place.index[1:])
+        return f"{found}{columns} for row {self.numbers[place.index[0]]:,} of the data"
 
     def advice(self, config: Config) -> str:
         """One flag to try."""
         if np.abs(self.x).max(initial=0) > HUGE:
-            column = int(np.abs(self.x).max(axis=0).argmax())
-            return f"input {column + 1:,} holds {np.abs(self.x).max():.3g}: clean or --drop it"
+            return self._culprit()
         if config.clip_norm is None and self.place is not None and self.place.stage != "forward":
             return "try --clip-norm 1"
         return f"try --lr {float(config.lr) / 10:g}"
+
+    def _culprit(self) -> str:
+        """The input that is far too large, and what to do with its column."""
+        row, at = np.unravel_index(int(np.abs(self.x).argmax()), self.x.shape)
+        found = f"holds {self.x[row, at]:.3g} in row {self.numbers[row]:,}: clean it"
+        if (column := self.schema.column_of(int(at))) is None:
+            return f"column {at + 1:,} {found}"
+        return f"{column.name} {found}, or --drop {quote(column.name)}"
 
 
 def find(

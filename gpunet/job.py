@@ -285,8 +285,7 @@ class Job:
         """The batch of the faulty step, and what led to it."""
         assert self.run is not None
         place = None if fault.place is None else vars(fault.place)
-        batch = {"rows": fault.rows.astype(np.int64), "x": fault.x, "y": fault.y}
-        batch["weight"] = fault.weight
+        batch = {name: getattr(fault, name) for name in ("rows", "numbers", "x", "y", "weight")}
         facts = {"step": fault.step, "epoch": fault.epoch, "what": fault.what, "place": place}
         self.run.write_json(f"{FAULT}.json", {**facts, "trail": list(fault.trail)})
         present = {

@@ -559,7 +559,8 @@ class _Run:
         place = forensics.find(net.network, x, y, step, fade, weight)
         if place is None and what == "weight":
             place = self._unmoved(net, before)
-        return forensics.Fault(step, self._epoch_of(step), what, place, rows, x, y, trail, weight)
+        given = (rows, net.data.split.numbers(rows), net.data.schema, x, y)
+        return forensics.Fault(step, self._epoch_of(step), what, place, *given, trail, weight)
 
     def _unmoved(self, net: _Net, before: dict[str, np.ndarray]) -> forensics.Place | None:
         """The first weight that the next step cannot move."""

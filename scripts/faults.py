@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The long form of the survival tests, and what survival costs.
 
-    python scripts/faults.py [--quick] [--only NAME,NAME,…] [--json PATH]
+    python scripts/faults.py [--quick] [--only NAME,NAME,…] [--jobs N] [--json PATH]
 
 kills: SIGKILL at random instants. calls: every write-type system call killed or failed (wants
 strace). flips: bits flipped, files cut. signals: SIGINT and SIGTERM at random instants. hostile:
@@ -10,7 +10,8 @@ checkpoints, records and the hash chain take.
 
 Every run that was disturbed is resumed until it is done, and must then hold the bytes of one that
 never was: model, metrics and predictions. Exit 6 when anything is wrong. Ctrl-C ends it after what
-is in hand; what was found so far is printed and written.
+is in hand; what was found so far is printed and written. Campaigns that stand in PATH and were not
+asked for stay there.
 """
 
 import argparse
@@ -24,10 +25,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -40,7 +42,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import corpora
 
-from gpunet import job, loop
+from gpunet import about, job, load, loop
+from gpunet.device.cpu import Cpu
 from gpunet.errors import ModelInvalid
 from gpunet.run import checkpoints
 from gpunet.run.tensors import parse
@@ -55,7 +58,7 @@ VARIANTS = [
         "digits --epochs 25 --checkpoint-every 7 --kernels numpy --clip-norm 1",
         "digits --epochs 40 --checkpoint-every 50 --schedule plateau --lr 0.02",
         "table.csv -t y --epochs 60 --checkpoint-every 20",
-        "digits --epochs 6 --checkpoint-every 60",
+        "digits --epochs 3 --checkpoint-every 40",
     )
 ]
 FROM_A_FILE, SHORT = 4, 5
@@ -63,10 +66,17 @@ CALLS = ("write", "fsync", "rename", "unlink", "mkdir", "ftruncate", "pwrite64")
 FAULTS = ("signal=KILL", "error=ENOSPC", "error=EIO")
 MARK = "GPUNET_FAULTS_RUN"
 CHUNK = 2_000
-LIMIT = 1.02
-"""Seconds that a run may take for each that it takes without a directory and a hash chain."""
+LIMIT = 0.02
+"""Of a run's time, what may go into its directory and the hash chain."""
+DURABLE = (
+    *((loop._Run, name) for name in ("_link", "_keep")),
+    *((job.Job, name) for name in ("begin", "_note", "_status", "_save_model")),
+)
 EPOCHS_TRIED = 4
+PATIENCE = 600
+"""Seconds after which a process hangs, on a machine that has other work."""
 ADDING = threading.Lock()
+SCHEMA = "gpunet.faults/1"
 
 
 @dataclass
@@ -74,15 +84,19 @@ class Found:
     """What a campaign did, and what went wrong, in words; `facts` are its figures."""
 
     what: str
+    quick: bool = False
+    began: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
     count: int = 0
     wrong: list[str] = field(default_factory=list)
     seconds: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, count: int, wrong: Iterable[str]) -> None:
+    def add(self, count: int, wrong: Iterable[str], **figures: int) -> None:
         with ADDING:
             self.count += count
             self.wrong += wrong
+            for name, more in figures.items():
+                self.facts[name] = self.facts.get(name, 0) + more
 
     def show(self) -> None:
         facts = "".join(f"  {name} {value:,.4g}" for name, value in self.facts.items())
@@ -108,7 +122,7 @@ def gpunet(*arguments: str, mark: Path, prefix: tuple[str, ...] = ()) -> subproc
 
 def left_behind(run: Path) -> list[str]:
     """Processes of a run that are still there a while after its end."""
-    mark, limit = f"{MARK}={run}\0".encode(), time.monotonic() + 5
+    mark, limit = f"{MARK}={run}\0".encode(), time.monotonic() + 20
     while time.monotonic() < limit:
         found = []
         for each in Path("/proc").glob("[0-9]*/environ"):
@@ -130,17 +144,21 @@ def to_the_end(run: Path, variant: list[str]) -> str:
     """Go on until the run is done; what went wrong, if anything did."""
     for _ in range(3):
         going = begin_or_go_on(run, variant)
-        _, err = going.communicate(timeout=300)
+        _, err = going.communicate(timeout=PATIENCE)
         if going.returncode == 0:
             return ""
     return f"{run.name}: exit {going.returncode}: {err.strip()[-200:]}"
 
 
 def results(run: Path, data: str) -> tuple[bytes, ...]:
-    predictions = run.with_suffix(".csv")
-    gpunet("predict", str(run), data, "-o", str(predictions), mark=run).communicate(timeout=60)
-    places = (run / "model.safetensors", run / "metrics.jsonl", predictions)
-    return tuple(place.read_bytes() for place in places)
+    """Model, metrics and predictions; these are made in place, where most of a process would be
+    its beginning."""
+    source = run.parent / data if data.endswith(".csv") else data
+    places = (run / "model.safetensors", run / "metrics.jsonl")
+    return (
+        *(place.read_bytes() for place in places),
+        load(run).predict(source, proba=True).tobytes(),
+    )
 
 
 def torn(run: Path) -> list[str]:
@@ -166,8 +184,9 @@ def spread(pool: Executor, work: Callable[..., Any], items: Iterable[Any]) -> It
 class Campaign:
     """Everything that is done to runs, in a directory of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.stopped = folder, False
+    def __init__(self, folder: Path, jobs: int, seed: int) -> None:
+        self.folder, self.jobs, self.seed, self.stopped = folder, jobs, seed, False
+        self.took: list[float] = []
 
     @cached_property
     def whole(self) -> list[tuple[bytes, ...]]:
@@ -178,8 +197,9 @@ class Campaign:
         np.savetxt(self.folder / "table.csv", table, "%.4f", ",", header=head, comments="")
         found = []
         for i, variant in enumerate(VARIANTS):
-            run = self.folder / f"whole-{i}"
+            run, began = self.folder / f"whole-{i}", time.perf_counter()
             assert to_the_end(run, variant) == ""
+            self.took.append(time.perf_counter() - began)
             found.append(results(run, variant[0]))
         return found
 
@@ -193,36 +213,38 @@ class Campaign:
         return wrong
 
     def in_turn(self, found: Found, work: Callable[..., None], items: Iterable[Any]) -> None:
-        """Do `work(found, item)` for each item, two at a time."""
+        """Do `work(found, item)` for each item, `jobs` at a time."""
         assert self.whole
         try:
-            for _ in spread(ThreadPoolExecutor(2), lambda item: work(found, item), items):
+            for _ in spread(ThreadPoolExecutor(self.jobs), lambda item: work(found, item), items):
                 pass
         except KeyboardInterrupt:
             self.stopped = True
             raise
 
     def kills(self, found: Found, count: int) -> None:
-        """SIGKILL at random instants, several to a run."""
-        number = 0
-        while found.count < count:
-            self.in_turn(found, self._kill, range(number, number + 8))
-            number += 8
+        """SIGKILL at random instants, several to a run, until there were so many."""
+        self.in_turn(found, lambda found, number: self._kill(found, number, count), range(count))
 
-    def _kill(self, found: Found, number: int) -> None:
-        rng, which, killed, wrong = random.Random(number), number % SHORT, 0, []
-        run = self.folder / f"kill-{number}"
-        for _ in range(rng.randint(2, 6)):
+    def _kill(self, found: Found, number: int, count: int) -> None:
+        if found.count >= count:
+            return
+        rng, which = random.Random(f"{self.seed}/{number}"), number % SHORT
+        killed, wrong = 0, list[str]()
+        run, saved = self.folder / f"kill-{number}", 0
+        for _ in range(rng.randint(4, 12)):
             going = begin_or_go_on(run, VARIANTS[which])
             try:
-                going.communicate(timeout=rng.uniform(0.1, 1.6))
+                going.communicate(timeout=rng.uniform(0.1, 1.2 * self.took[which]))
                 break
             except subprocess.TimeoutExpired:
                 going.kill()
                 going.communicate()
                 killed += 1
+                saved += bool(checkpoints(run))
             wrong += [*left_behind(run), *torn(run)]
-        found.add(killed, [*wrong, *self.judge(run, which)])
+        wrong += self.judge(run, which)
+        found.add(killed, wrong, runs=1, killed_with_checkpoints=saved)
 
     def calls(self, found: Found, stride: int) -> None:
         """Every write-type system call of a run killed, or failed, once."""
@@ -241,7 +263,7 @@ class Campaign:
             inject = f"inject={kind}:{fault}:when={number}"
             prefix = ("strace", "-qq", "-o", str(log), "-e", f"trace={kind}", "-e", inject)
             going = begin_or_go_on(run, VARIANTS[SHORT], prefix)
-            _, err = going.communicate(timeout=120)
+            _, err = going.communicate(timeout=PATIENCE)
             reached = "INJECTED" in log.read_text() or going.returncode == -signal.SIGKILL
             log.unlink()
             if not reached:
@@ -249,7 +271,7 @@ class Campaign:
                 return
             failed = "Traceback" in err or going.returncode == 1
             wrong = [f"{run.name}: exit {going.returncode}: {err[-200:]}"] if failed else []
-            found.add(1, [*wrong, *self.judge(run, SHORT)])
+            found.add(1, [*wrong, *self.judge(run, SHORT)], **{call: 1})
             number += job[2]
 
     def signals(self, found: Found, count: int) -> None:
@@ -262,17 +284,19 @@ class Campaign:
         which = FROM_A_FILE if number % 2 else 0
         run = self.folder / f"signal-{number}-{kind.name}"
         going = begin_or_go_on(run, VARIANTS[which])
-        time.sleep(random.Random(f"{job}").uniform(0.05, 1.6))
+        rng = random.Random(f"{self.seed}/{kind}/{number}")
+        time.sleep(rng.uniform(0.05, 1.2 * self.took[which]))
         going.send_signal(kind)
-        _, err = going.communicate(timeout=60)
+        _, err = going.communicate(timeout=PATIENCE)
         fine = going.returncode in {0, 128 + kind, -kind} and "Traceback" not in err
         wrong = [] if fine else [f"{run.name}: exit {going.returncode}: {err[-200:]}"]
-        found.add(1, [*wrong, *self.judge(run, which)])
+        stopped = going.returncode == 128 + kind
+        found.add(1, [*wrong, *self.judge(run, which)], stopped_with_a_checkpoint=stopped)
 
     def flips(self, found: Found, count: int) -> None:
         """Bits of a checkpoint and a model flipped, and files cut at every byte."""
-        run, rng = self.folder / "small", random.Random(2)
-        tiny = ["train", "penguins", "--hidden", "12", "--epochs", "4", "-d", "cpu", "-q"]
+        run, rng = self.folder / "small", random.Random(self.seed)
+        tiny = ["train", "penguins", "--hidden", "16", "--epochs", "4", "-d", "cpu", "-q"]
         gpunet(*tiny, "-o", str(run), mark=run).communicate(timeout=60)
         contents = [checkpoints(run)[0].read_bytes(), (run / "model.safetensors").read_bytes()]
         bits = [(i, bit) for i, each in enumerate(contents) for bit in range(8 * len(each))]
@@ -293,55 +317,101 @@ class Campaign:
             found.add(1, [f"{what}: {fault}" for fault in each.faults])
 
     def fuzz(self, found: Found, executions: int) -> None:
-        """Mutated input for gpunet's own parsers."""
+        """Mutated input for each of gpunet's own parsers."""
         chunks = [
-            (name, first, min(count, first + CHUNK))
-            for name, count in fuzz.shares(executions, fuzz.TARGETS).items()
-            for first in range(0, count, CHUNK)
+            (name, self.seed, first, min(executions, first + CHUNK))
+            for first in range(0, executions, CHUNK)
+            for name in fuzz.TARGETS
         ]
-        pool = ProcessPoolExecutor(2, initializer=_begin_fuzzing)
-        for count, wrong in spread(pool, _fuzzed, chunks):
-            found.add(count, wrong)
+        pool = ProcessPoolExecutor(self.jobs, initializer=_begin_fuzzing)
+        for name, count, wrong in spread(pool, _fuzzed, chunks):
+            found.add(count, wrong, **{name: count})
 
     def cost(self, found: Found, seconds: float, pairs: int, limit: float) -> None:
         """Pairs of a training with a run directory and a hash chain, and one with neither: of
-        50,000 rows, and for a third of the time of 1,348, of which an epoch takes milliseconds."""
+        50,000 rows, and for a third of the time of 1,348, of which an epoch takes milliseconds.
+
+        ratio: of the medians of seconds; cpu: the median of the pairs' ratios of processor time;
+        share: of a run's seconds, those that went into what is durable, counted there. The last
+        is judged: other processes slow all of a run alike, but hardly two runs.
+        """
         rng = np.random.default_rng(0)
         rows = rng.standard_normal((50_000, 30)).astype(np.float32), rng.integers(0, 2, 50_000)
         self._compare(found, "", rows, seconds, pairs)
         self._compare(found, "short epochs: ", "digits", seconds / 3, pairs)
-        if found.facts["ratio"] > limit:
-            found.wrong.append(f"a run takes {found.facts['ratio']:.3f} times as long")
+        if found.facts["share"] > limit:
+            found.wrong.append(f"{found.facts['share']:.1%} of a run is spent on what is durable")
 
     def _compare(self, found: Found, what: str, source: Any, seconds: float, pairs: int) -> None:
         self._train(source, EPOCHS_TRIED, durable=False)
         tried = self._train(source, EPOCHS_TRIED, durable=False)
-        epochs = max(1, int(EPOCHS_TRIED * seconds / tried))
-        took: dict[bool, list[float]] = {True: [], False: []}
+        epochs = max(1, int(EPOCHS_TRIED * seconds / min(tried.seconds, tried.cpu)))
+        took: dict[bool, list[Took]] = {True: [], False: []}
         for pair in range(pairs):
             for durable in (True, False) if pair % 2 else (False, True):
                 took[durable].append(self._train(source, epochs, durable))
             found.add(1, [])
-            whole, bare = (median(took[durable]) for durable in (True, False))
-            facts = {"ratio": whole / bare, "ms": 1e3 * (whole - bare), "s": bare, "epochs": epochs}
+            whole, bare = (median(t.seconds for t in took[durable]) for durable in (True, False))
+            cpu = [one.cpu / two.cpu for one, two in zip(took[True], took[False], strict=True)]
+            facts = {
+                "ratio": whole / bare,
+                "cpu": median(cpu),
+                "share": median(t.durable / t.seconds for t in took[True]),
+                "ms": 1e3 * median(t.durable for t in took[True]),
+                "s": whole,
+                "epochs": epochs,
+            }
             found.facts |= {f"{what}{name}": value for name, value in facts.items()}
 
-    def _train(self, source: Any, epochs: int, durable: bool) -> float:
-        """Seconds of a training."""
-        out, link = self.folder / "cost", loop._Run._link
+    def _train(self, source: Any, epochs: int, durable: bool) -> "Took":
+        """What a training took."""
+        out = self.folder / "cost"
         settings = {"hidden": (256, 128), "epochs": epochs, "patience": 0, "device": "cpu"}
-        began = time.perf_counter()
-        if durable:
-            job.train(source, out=out, **settings)
-        else:
-            loop._Run._link = lambda run: None  # type: ignore[method-assign]
-            try:
-                job.train(source, **settings)
-            finally:
-                loop._Run._link = link  # type: ignore[method-assign]
-        took = time.perf_counter() - began
+        with _timed(durable) as spent:
+            began, used = time.perf_counter(), time.process_time()
+            job.train(source, **({"out": out} if durable else {}), **settings)
+            took = Took(time.perf_counter() - began, time.process_time() - used, sum(spent))
         shutil.rmtree(out, ignore_errors=True)
         return took
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds of a training, of the processor, and those that went into what is durable."""
+
+    seconds: float
+    cpu: float
+    durable: float
+
+
+@contextmanager
+def _timed(durable: bool) -> Iterator[list[float]]:
+    """The seconds of each call of what is durable, not counted twice; else there is no chain."""
+    spent: list[float] = []
+    inside: list[str] = []
+
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*given: Any, **more: Any) -> Any:
+            began = time.perf_counter()
+            inside.append("")
+            try:
+                return call(*given, **more)
+            finally:
+                inside.pop()
+                spent.extend([] if inside else [time.perf_counter() - began])
+
+        return wrapper
+
+    kept = [(owner, name, getattr(owner, name)) for owner, name in DURABLE]
+    for owner, name, call in kept:
+        setattr(owner, name, timed(call))
+    if not durable:
+        loop._Run._link = lambda run: None  # type: ignore[method-assign]
+    try:
+        yield spent
+    finally:
+        for owner, name, call in kept:
+            setattr(owner, name, call)
 
 
 def _accepted(content: bytes, what: str) -> list[str]:
@@ -357,12 +427,20 @@ def _begin_fuzzing() -> None:
     fuzz.limit_memory(4 << 30)
 
 
-def _fuzzed(chunk: tuple[str, int, int]) -> tuple[int, list[str]]:
-    name, first, stop = chunk
-    wrong = [(number, fuzz.fault(name, 0, number)) for number in range(first, stop)]
-    again = f"again with scripts/fuzz.py --only {name} --at"
+def _fuzzed(chunk: tuple[str, int, int, int]) -> tuple[str, int, list[str]]:
+    name, seed, first, stop = chunk
+    wrong = [(number, fuzz.fault(name, seed, number)) for number in range(first, stop)]
+    again = f"again with scripts/fuzz.py --seed {seed} --only {name} --at"
     told = [f"{name}: {words[:500]} ({again} {number})" for number, words in wrong if words]
-    return stop - first, told
+    return name, stop - first, told
+
+
+def write(path: Path, found: Found) -> None:
+    """Put what a campaign found into a document, in the place of what it found before."""
+    document = json.loads(path.read_text()) if path.exists() else {}
+    facts = {**asdict(found), "environment": about.environment(Cpu())}
+    campaigns = document.get("campaigns", {}) | {facts.pop("what"): facts}
+    path.write_text(json.dumps({"schema": SCHEMA, "campaigns": campaigns}, indent=1) + "\n")
 
 
 def main() -> int:
@@ -371,27 +449,29 @@ def main() -> int:
     arguments.add_argument("--quick", action="store_true", help="a few of each, in minutes")
     arguments.add_argument("--only", default="kills,calls,flips,signals,hostile,fuzz,cost")
     arguments.add_argument("--kills", type=int, default=1_000)
-    arguments.add_argument("--executions", type=int, default=1_000_000, help="of the fuzzing")
+    arguments.add_argument("--executions", type=int, default=1_000_000, help="of each parser")
+    arguments.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    arguments.add_argument("--seed", type=int, default=0, help="of instants, bits and inputs")
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
     quick, every = given.quick, []
     with tempfile.TemporaryDirectory() as folder:
-        campaign = Campaign(Path(folder))
+        campaign = Campaign(Path(folder), given.jobs, given.seed)
         campaigns: dict[str, Callable[[Found], None]] = {
             "kills": lambda found: campaign.kills(found, 20 if quick else given.kills),
             "calls": lambda found: campaign.calls(found, 25 if quick else 1),
             "flips": lambda found: campaign.flips(found, 5_000 if quick else 10**9),
             "signals": lambda found: campaign.signals(found, 4 if quick else 50),
             "hostile": lambda found: campaign.hostile(found, 15 if quick else 1),
-            "fuzz": lambda found: campaign.fuzz(found, 5_000 if quick else given.executions),
-            "cost": lambda f: campaign.cost(f, *((6, 3, 1.1) if quick else (62, 5, LIMIT))),
+            "fuzz": lambda found: campaign.fuzz(found, 1_000 if quick else given.executions),
+            "cost": lambda f: campaign.cost(f, *((6, 3, 0.1) if quick else (62, 3, LIMIT))),
         }
         chosen = given.only.split(",")
         if unknown := sorted(set(chosen) - set(campaigns)):
             arguments.error(f"no campaign {unknown[0]}; there are {', '.join(campaigns)}")
         is_over = False
         for name in chosen:
-            began, found = time.perf_counter(), Found(name)
+            began, found = time.perf_counter(), Found(name, quick)
             try:
                 campaigns[name](found)
             except KeyboardInterrupt:
@@ -400,7 +480,7 @@ def main() -> int:
             every.append(found)
             found.show()
             if given.json:
-                given.json.write_text(json.dumps([asdict(e) for e in every], indent=2) + "\n")
+                write(given.json, found)
             if is_over:
                 return 130
     return 6 if any(found.wrong for found in every) else 0

@@ -59,9 +59,33 @@ def test_a_value_of_the_batch_is_named_by_its_row(monkeypatch: pytest.MonkeyPatc
     assert fault.place is not None
     assert fault.place.node == "hidden1.product"
     assert int(fault.rows[fault.place.index[0]]) == 37
-    assert "row 38 of the training part" in fault.where
-    assert "input 3" in fault.advice(planned.model.config)
+    where = int(planned.prepared.split.train[37]) + 1
+    assert f"in column 1 for row {where} of the data" in fault.where
+    assert fault.advice(planned.model.config) == f"column 3 holds 3e+38 in row {where}: clean it"
     assert fault.x[fault.place.index[0], 2] == np.float32(3e38)
+
+
+@pytest.mark.parametrize("folds", [0, 3])
+def test_a_row_and_a_column_are_named_as_they_stand_in_the_file(tmp_path: Path, folds: int) -> None:
+    lines = [f"{x[0]:.3f},{'uvw'[i % 3]},{x[1]:.3f},{x[2]:.3f}" for i, x in enumerate(X)]
+    lines[50:50] = ["", "0.5,u,3e38,1.0", ""]
+    (place := tmp_path / "t.csv").write_text("\n".join(["a,c,a b,y", *lines]) + "\n")
+    settings = {"target": ("y",), "standardise": False, "preset": "plain", "test": 0.0}
+    settings |= {"folds": folds} if folds else {"validation": 0.0}
+    planned = job.plan(str(place), {"device": "cpu", "epochs": 20, "seed": 1, **settings})
+    fault = broken(planned)
+    assert "for row 53 of the data" in fault.where
+    advice = "a b holds 3e+38 in row 53: clean it, or --drop 'a b'"
+    assert fault.advice(planned.model.config) == advice
+
+
+def test_the_columns_of_x_are_known_by_name() -> None:
+    table = {"n": [1.5, 2.5] * 30, "c": ["u", "v", "w"] * 20, "b": [True, False, None] * 20}
+    table |= {"m": [1.0, None] * 30, "y": [0.0, 1.0] * 30}
+    schema = job.plan(table, {"target": ("y",), "device": "cpu", "preset": "plain"}).prepared.schema
+    found = [schema.column_of(at).name for at in range(schema.width)]
+    assert found == ["n", "m", *["c"] * 4, "b", "b", "m"]
+    assert schema.column_of(schema.width) is None
 
 
 @pytest.mark.parametrize("kernels", ["native", "numpy"])
@@ -78,6 +102,7 @@ def test_a_run_that_breaks_keeps_its_last_finite_state(tmp_path: Path, kernels: 
     batch, state = unpack(tmp_path / "a" / "fault.safetensors")
     assert state == {"step": fault.step}
     np.testing.assert_array_equal(batch["x"], planned.prepared.train.x[batch["rows"]])
+    np.testing.assert_array_equal(batch["x"], X[batch["numbers"] - 1])
     told = json.loads((tmp_path / "a" / "fault.json").read_text())
     assert told["step"] == fault.step
     assert told["place"]["node"] == fault.place.node

@@ -167,8 +167,8 @@ def children(pid: int) -> list[int]:
 
 
 def waits(condition) -> bool:
-    """Whether a condition comes true within ten seconds."""
-    end = time.monotonic() + 10
+    """Whether a condition comes true within a minute: a shared machine may be that slow."""
+    end = time.monotonic() + 60
     while not condition():
         if time.monotonic() > end:
             return False
@@ -196,6 +196,12 @@ def test_no_process_outlives_its_parent(name: str) -> None:
         parent.wait(10)
         assert waits(lambda: is_gone(child))
         assert parent.returncode == {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}[name]
+
+
+def test_a_parent_that_died_before_its_process_began_leaves_no_work(monkeypatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with Worker("crashing") as orphan, pytest.raises(Crashed, match="status 0"):
+        orphan.ask({"way": "echo"}, 1 << 22)
 
 
 @linux

@@ -6,17 +6,20 @@ breaks one rule. A mutant of a function is made of its source, so it goes stale 
 
 import errno
 import inspect
+import io
 import json
 import os
 import re
 import signal
 import textwrap
 from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
 
 import numpy as np
+import power
 import pyarrow as pa
 import pytest
 import safetensors.numpy
@@ -27,7 +30,7 @@ from tables import npy
 
 import gpunet
 from gpunet import cli, engine, isolation, job, loop, predict, rerun, view
-from gpunet.data import arrays, limits, parquet, prepared, schema, windows
+from gpunet.data import arrays, formats, limits, parquet, prepared, schema, windows
 from gpunet.errors import (
     DataError,
     Diverged,
@@ -38,8 +41,8 @@ from gpunet.errors import (
     WriteError,
 )
 from gpunet.job import SUMMARY
-from gpunet.kernels import update
-from gpunet.kernels.slots import FAULT
+from gpunet.kernels import dropout, update
+from gpunet.kernels.slots import FAULT, STEP
 from gpunet.predict import MODEL_FILE
 from gpunet.run import Run, checkpoints, directory, files, tensors, unpack
 
@@ -104,6 +107,19 @@ def check_short_writes_are_gone_on_with(folder: Path) -> None:
     assert (folder / "a").read_bytes() == b"longer than three"
 
 
+def check_no_power_cut_tears_or_loses(folder: Path) -> None:
+    found = power.judge(power.record(folder / "run"))
+    assert (found.torn, found.lost) == (0, 0)
+
+
+def check_a_new_directory_outlives_a_power_cut(folder: Path) -> None:
+    flushed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "os", Disk("fsync", lambda fd: flushed.append(os.fstat(fd).st_ino)))
+        files.make_directory(folder / "a" / "b", parents=True)
+    assert flushed == [folder.stat().st_ino, (folder / "a").stat().st_ino]
+
+
 def check_a_link_is_not_written_through(folder: Path) -> None:
     (outside := folder / "outside").write_bytes(b"mine")
     (folder / f"{files.TEMPORARY}00-a").symlink_to(outside)
@@ -121,6 +137,27 @@ WRITING = {
     "a failed flush is passed over": (
         line(files._fill, "os.fsync(descriptor)", "with suppress(OSError): os.fsync(descriptor)"),
         check_a_failed_flush_is_a_failed_write,
+    ),
+    "a file is not flushed": (
+        line(files._fill, "os.fsync(descriptor)", "pass"),
+        check_no_power_cut_tears_or_loses,
+    ),
+    "its name is not flushed": (
+        line(files.write, "flush_directory(path.parent)", "pass"),
+        check_no_power_cut_tears_or_loses,
+    ),
+    "older checkpoints go before the new one is there": (
+        line(
+            Run.save,
+            "files.write(newest, pack(tensors, state))",
+            "[files.remove(old) for old in checkpoints(self.path)]; "
+            "files.write(newest, pack(tensors, state))",
+        ),
+        check_no_power_cut_tears_or_loses,
+    ),
+    "a new directory is not flushed": (
+        line(files.make_directory, "flush_directory(path.parent)", "pass"),
+        check_a_new_directory_outlives_a_power_cut,
     ),
     "what a failed write has begun is left": (
         line(files.write, "os.unlink(temporary)", "pass"),
@@ -249,6 +286,15 @@ def check_names_are_plain(folder: Path) -> None:
         tensors.parse(tensors.pack({"../../etc/passwd": np.ones(1)}, {}), "x")
 
 
+def check_tensors_are_few_and_of_known_types(folder: Path) -> None:
+    half = tensors.pack({"a": np.ones(3, np.float16)}, {})
+    with pytest.raises(ModelInvalid, match="a type that gpunet does not write"):
+        tensors.parse(half, "x")
+    many = tensors.pack({f"a{i}": np.ones(1) for i in range(tensors.MAX_TENSORS + 1)}, {})
+    with pytest.raises(ModelInvalid, match="10,001 tensors"):
+        tensors.parse(many, "x")
+
+
 def check_a_header_begins_with_a_brace(folder: Path) -> None:
     content = packed()
     size = int.from_bytes(content[:8], "little")
@@ -318,6 +364,14 @@ LOADING = {
     "any name will do": (
         line(tensors._check_tensors, "not LETTERS.issuperset(name)", "False"),
         check_names_are_plain,
+    ),
+    "any number of tensors will do": (
+        line(tensors._check_tensors, "len(header) > MAX_TENSORS", "False"),
+        check_tensors_are_few_and_of_known_types,
+    ),
+    "any type will do": (
+        line(tensors._check_tensors, 'entry.get("dtype") not in DTYPES', "False"),
+        check_tensors_are_few_and_of_known_types,
     ),
     "any header will do": (
         line(tensors._metadata, 'content[8:9] != b"{"', "False"),
@@ -444,6 +498,22 @@ def check_the_model_is_that_of_the_best_epoch(folder: Path) -> None:
     assert all((array == kept[f"best.{name}"]).all() for name, array in model.items())
 
 
+def check_a_stopped_run_goes_on_at_its_last_step(folder: Path) -> None:
+    follow(planned := begin(folder / "run", checkpoint_every="1000"), 5)
+    saved = [unpack(each)[1]["loop"]["done"] for each in checkpoints(folder / "run")]
+    assert saved == [planned.control.done]
+
+
+def check_each_step_drops_units_of_its_own(folder: Path) -> None:
+    clock, hyper, kept = np.zeros(8, np.int64), np.ones(16), []
+    x, rate, key = np.ones((4, 64)), np.array([0.5]), np.array([1, 2], np.uint64)
+    for step in (1, 2, 1):
+        clock[STEP] = step
+        dropout.dropout(x, rate, hyper, key, clock, 0, found := np.empty_like(x))()
+        kept.append(found.tolist())
+    assert kept[0] == kept[2] != kept[1]
+
+
 def check_each_epoch_has_an_order_of_its_own(folder: Path) -> None:
     planned = job.plan("penguins", {"device": "cpu", "batch_size": 300})
     config, device = planned.model.config, planned.choice.device
@@ -549,6 +619,14 @@ GOING_ON = {
     "the last weights are kept": (
         line(loop._Net.close, "self.best or self.store", "self.store"),
         check_the_model_is_that_of_the_best_epoch,
+    ),
+    "a run that is stopped is not saved": (
+        line(loop._Run.reports, "self._keep()", "pass"),
+        check_a_stopped_run_goes_on_at_its_last_step,
+    ),
+    "every step drops the first one's units": (
+        line(dropout.dropout, "int(clock[STEP])", "0"),
+        check_each_step_drops_units_of_its_own,
     ),
     "every epoch has the first one's order": (
         line(windows._Whole._order_of, "epoch=number", "epoch=0"),
@@ -734,6 +812,38 @@ def check_an_answer_is_not_larger_than_it_may_be(folder: Path) -> None:
         worker.ask({"way": "echo"}, 1000)
 
 
+def check_files_are_parsed_apart(folder: Path) -> None:
+    (place := folder / "t.csv").write_text("a,b\n1,2\n3,4\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(isolation, "enabled", True)
+        patch.setattr(isolation, "take", lambda entry: isolation.Worker("crashing"))
+        patch.setattr(isolation.Worker, "ask", lambda *given: given[0].process.kill() or crash())
+        with pytest.raises(DataError, match="reader crashed"):
+            formats.read(place)
+
+
+def crash() -> None:
+    raise isolation.Crashed("signal SIGSEGV")
+
+
+def check_the_reader_is_limited_before_it_reads(folder: Path) -> None:
+    done: list[str] = []
+    asked = {"path": "x", "folder": os.getcwd(), "budget": 1 << 20, "delimiter": None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(isolation, "limit", lambda *given: done.append("limit"))
+        patch.setattr(formats, "_read_here", lambda *given: done.append("read"))
+        patch.setattr(formats, "pack", lambda source: ({}, []))
+        with suppress(AttributeError):  # nothing was read
+            formats.answer({**asked, "header": True})
+    assert done == ["limit", "read"]
+
+
+def check_what_is_shown_is_no_markup(folder: Path) -> None:
+    with redirect_stdout(io.StringIO()) as out:
+        view.table(["[bold]a[/bold]"], [["[i]b"]], title="[red]x")
+    assert out.getvalue().split() == ["[red]x", "[bold]a[/bold]", "[i]b"]
+
+
 def check_what_is_shown_has_no_controls(folder: Path) -> None:
     assert view.show("a\x1b[31m\u202eb\r\n\x07").isprintable()
 
@@ -785,6 +895,22 @@ DATA = {
     "an answer of any size": (
         line(isolation.Worker.ask, "sum(sizes) > most", "False"),
         check_an_answer_is_not_larger_than_it_may_be,
+    ),
+    "files are parsed in place": (
+        line(formats._read_apart, "not isolation.enabled", "True"),
+        check_files_are_parsed_apart,
+    ),
+    "the reader has no limits": (
+        line(
+            formats.answer,
+            "isolation.limit(_room(budget), PROCESSOR_SECONDS + budget // BYTES_A_SECOND)",
+            "pass",
+        ),
+        check_the_reader_is_limited_before_it_reads,
+    ),
+    "names are taken for markup": (
+        line(view.out, "markup=False", "markup=True"),
+        check_what_is_shown_is_no_markup,
     ),
     "control characters are shown": (
         line(view.show, "c.isprintable()", "True"),

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -65,7 +66,7 @@ class Faulty:
 
     def __getattr__(self, name: str) -> object:
         real = getattr(os, name)
-        if name not in ("write", "fsync", "replace", "unlink", "mkdir"):
+        if name not in ("open", "write", "fsync", "replace", "unlink", "mkdir"):
             return real
 
         def call(*given: object, **more: object) -> object:
@@ -125,7 +126,7 @@ def _nothing_more(faulty: Faulty) -> type:
 
 @pytest.mark.parametrize("fails", [kill, refuse(errno.ENOSPC), refuse(errno.EIO)])
 def test_a_failing_call_loses_nothing(tmp_path: Path, monkeypatch, whole: Path, fails) -> None:
-    for number in itertools.count(1, 3):
+    for number in itertools.count(1, 4):
         path = tmp_path / str(number)
         reached = interrupted(path, fails, number, monkeypatch)
         if not reached:
@@ -193,8 +194,8 @@ def test_no_flipped_bit_or_cut_goes_unseen(whole: Path) -> None:
 # Real processes
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+def start(*arguments: str, **more: object) -> subprocess.Popen[str]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
     return subprocess.Popen([*COMMAND, *arguments], text=True, **pipes)  # type: ignore[call-overload]
 
 
@@ -255,6 +256,25 @@ def test_a_signal_stops_a_run_that_goes_on_to_the_same_bytes(
     assert results(path) == results(uninterrupted)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on files here")
+def test_a_file_that_may_not_grow_is_exit_74_and_the_run_goes_on_with_room(
+    tmp_path: Path, uninterrupted: Path
+) -> None:
+    import resource
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+    path = tmp_path / "run"
+    running = start("train", *LONG, "-o", str(path), "-q", preexec_fn=small)
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 74
+    assert "step-000000000020.safetensors: File too large" in err
+    assert not list(path.rglob(f"{files.TEMPORARY}*"))
+    run_to_end(path)
+    assert results(path) == results(uninterrupted)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 here")
 def test_sigusr1_asks_for_a_checkpoint_and_the_run_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "run"
@@ -274,6 +294,32 @@ def test_sigusr1_asks_for_a_checkpoint_and_the_run_goes_on(tmp_path: Path) -> No
     finally:
         running.kill()
         running.communicate()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_the_slurm_script_of_the_page_stops_a_run_and_goes_on(
+    tmp_path: Path, uninterrupted: Path
+) -> None:
+    page = Path(__file__).parent.parent / "docs" / "survival.md"
+    script = page.read_text().split("```sh\n")[1].split("```")[0]
+    script = script.replace("big.parquet -t y", " ".join([*LONG, "-q"]))
+    for name, does in (("gpunet", shlex.join(COMMAND)), ("scontrol", "echo")):
+        (tool := tmp_path / name).write_text(f'#!/bin/sh\nexec {does} "$@"\n')
+        tool.chmod(0o755)
+    known = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    known |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    run, job_of = tmp_path / "runs" / "big", ["bash", "-c", script]
+    batch = subprocess.Popen(job_of, cwd=tmp_path, env=known, **pipes)
+    while not list(run.glob("checkpoints/step-*")):
+        time.sleep(0.01)
+    batch.send_signal(signal.SIGTERM)
+    out, err = batch.communicate(timeout=60)
+    assert out == "requeue 7\n"
+    assert json.loads((run / "status.json").read_text())["state"] == "stopped"
+    assert "go on with: gpunet resume runs/big" in err
+    subprocess.run(job_of, cwd=tmp_path, env=known, capture_output=True, timeout=120, check=True)
+    assert results(run) == results(uninterrupted)
 
 
 def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None:

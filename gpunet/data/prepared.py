@@ -130,7 +130,12 @@ class Prepared:
         found = fold_of(self.train.rows, count, seed=seed, strata=strata)
         sides = [(np.flatnonzero(found != i), np.flatnonzero(found == i)) for i in range(count)]
         return [
-            replace(self, train=self.train.take(learnt), validation=self.train.take(held))
+            replace(
+                self,
+                train=self.train.take(learnt),
+                validation=self.train.take(held),
+                split=self.split.fold(learnt, held),
+            )
             for learnt, held in sides
         ]
 
@@ -226,6 +231,7 @@ def _divide(
     seen = marked.train if marked else kept
     task, reason, strata = _task(source, answers, seen, task, transform)
     parts, how, notes = ways.divide(source, kept, shares, strata, marked)
+    parts = replace(parts, first=source.first, lines=source.lines)
     learnt = (task, reason, standardise, clamp, transform, weight, quantiles)
     fitted = fit_target(answers, seen, parts.train, *learnt)
     if task in CLASSES:

@@ -92,6 +92,15 @@ class Schema:
         """What x's columns are; of arrays all are plain."""
         return Layout.of(self.columns) if self.kind == "table" else Layout(0, self.width, ())
 
+    def column_of(self, at: int) -> Column | None:
+        """What column x's column `at` (from 0) was made of; none of arrays."""
+        for part in range(3):
+            for column in self.columns:
+                at -= column.widths[part]
+                if at < 0:
+                    return column
+        return None
+
     def encode(self, source: Source) -> tuple[Rows, dict[str, int]]:
         """x (n, width) of a source, and for each column how many cells were never-seen categories.
 

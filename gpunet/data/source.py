@@ -73,7 +73,7 @@ class Source:
 
     def take(self, rows: np.ndarray) -> "Source":
         """Some rows (ascending numbers), with their targets, in memory."""
-        lines = self.first + rows if self.lines is None else self.lines[rows]
+        lines = numbers(rows, self.first, self.lines)
         found = replace(self, test=None, lines=lines, streams=False)
         if self.x is not None:
             return replace(found, x=self.x[rows], y=None if self.y is None else self.y[rows])
@@ -99,8 +99,12 @@ class Source:
 
     def row(self, index: int) -> str:
         """Where row `index` (from 0) stands in the file, for messages: `row 1,287`."""
-        number = self.first + index if self.lines is None else int(self.lines[index])
-        return f"row {number:,}"
+        return f"row {int(numbers(np.array(index), self.first, self.lines)):,}"
+
+
+def numbers(rows: np.ndarray, first: int, lines: np.ndarray | None) -> np.ndarray:
+    """Where rows (from 0) stand in a file of which a Source gave `first` and `lines`."""
+    return first + rows if lines is None else lines[rows]
 
 
 def check_names(names: Sequence[str], source: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpunet.data.cells import NOUNS, read_cells
-from gpunet.data.source import Source
+from gpunet.data.source import Source, numbers
 from gpunet.data.words import counted, quoted
 from gpunet.errors import DataError, UsageError
 from gpunet.random import Purpose, permutation, stream
@@ -22,16 +22,27 @@ PARTS = {"train": 0, "validation": 1, "valid": 1, "val": 1, "test": 2}
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Row indices of each part, ascending; empty where there is no such part."""
+    """Row indices of each part, ascending; empty where there is no such part. first and lines:
+    where the rows stand in their file, as a Source has it."""
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+    first: int = 1
+    lines: np.ndarray | None = None
 
     @property
     def rows(self) -> dict[str, np.ndarray]:
         """The same by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def numbers(self, rows: np.ndarray) -> np.ndarray:
+        """Where rows (from 0) of the training part stand in the file, as messages count them."""
+        return numbers(self.train[rows], self.first, self.lines)
+
+    def fold(self, learnt: np.ndarray, held: np.ndarray) -> "Parts":
+        """The training part taken apart: some of its rows train, others validate."""
+        return replace(self, train=self.train[learnt], validation=self.train[held])
 
 
 def split(
