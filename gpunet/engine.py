@@ -334,6 +334,12 @@ class LaunchList:
         self.device.synchronize()
         return int(self.seen[FAULT])
 
+    @property
+    def loss(self) -> float:
+        """Of the last step of the last run."""
+        self.device.synchronize()
+        return float(self.seen[CLOCK:].view(np.float64)[0])
+
 
 def lower(
     network: Network,

@@ -1,5 +1,5 @@
-"""gpunet's own CUDA device on a machine without one: CuPy and cuBLASLt are stand-ins that compute on
-NumPy arrays, kernels are emulated, and a stream that captures keeps its work for later.
+"""gpunet's own CUDA device on a machine without one: CuPy and cuBLASLt are stand-ins that compute
+on NumPy arrays, kernels are emulated, and a stream that captures keeps its work for later.
 
 Strict where CUDA is: while a stream captures, nothing is allocated, copied to the host at once or
 waited for, and all work goes to that stream.
@@ -76,7 +76,7 @@ class FakeStream:
 
 
 class FakeCupy:
-    """The parts of CuPy that gpunet.device.cuda uses. `broken`: an entry that cannot be captured."""
+    """The parts of CuPy that gpunet.device.cuda uses. `broken`: a kernel that none captures."""
 
     __name__ = "cupy"
     __version__ = "0"

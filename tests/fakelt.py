@@ -100,7 +100,9 @@ class FakeLt:
             for each, transposed in zip(factors, (3, 4))
         )
         out = self._matrix(d, self.made[ld.value], raw=True)
-        product = alpha._obj.value * (left @ right) + (beta._obj.value * out if beta._obj.value else 0)
+        product = alpha._obj.value * (left @ right) + (
+            beta._obj.value * out if beta._obj.value else 0
+        )
         out[...] = self._finished(kind, product)
         self.calls[kind.attributes[7]] = self.calls.get(kind.attributes[7], 0) + 1
         return 0
