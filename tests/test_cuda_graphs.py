@@ -1,7 +1,9 @@
 """gpunet's CUDA device over stand-ins for CuPy and cuBLASLt: graphs, products, precision."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,11 @@ from test_engine import BASE, CPU, GRAPHS, ROWS, build, check_plan, label, lower
 from test_engine import weights as row_weights
 from test_engine_cuda import ORDER, agree
 
-from gpunet import engine
+import gpunet
+from gpunet import engine, rerun
 from gpunet.config import Config
 from gpunet.device import cublaslt
+from gpunet.device.base import Memory
 from gpunet.device.cuda import Cuda
 from gpunet.engine import Feed, LaunchList, Store
 from gpunet.kernels.narrow import nearest, widened
@@ -260,6 +264,43 @@ def test_every_parameter_is_aligned_for_wide_loads(device: Cuda) -> None:
     assert store.values.size % 128 == 0
 
 
+# Whole runs
+
+
+@pytest.fixture
+def stand_in(device: Cuda, monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    """What `--device cuda` finds."""
+    facts = dict.fromkeys(("model", "driver", "runtime", "cupy"), "none")
+    monkeypatch.setattr(device, "describe", lambda: facts)
+    monkeypatch.setattr(device, "memory", lambda: Memory(1 << 34, 1 << 34, 0))
+    monkeypatch.setattr("gpunet.device._opened", lambda index: device)
+    return device
+
+
+@pytest.mark.parametrize("precision", ["fp64", "bf16"])
+def test_a_whole_run_is_made_again_to_the_same_bits(
+    stand_in: Cuda, precision: str, tmp_path: Path
+) -> None:
+    settings = {"hidden": (16,), "preset": "plain", "epochs": 3, "precision": precision, "lr": 0.05}
+    found = gpunet.train("penguins", device="cuda", out=tmp_path / "run", **settings)
+    assert graphs(stand_in)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["runs_on"] == "CUDA graphs"
+    assert all(not each.wrong for each in rerun.verify(tmp_path / "run"))
+    settings["precision"] = "fp64" if precision == "fp64" else "fp32"
+    plain = gpunet.train("penguins", device="cpu", out=tmp_path / "plain", **settings)
+    wanted, tolerance = plain.predict("penguins", proba=True), 1e-6 if precision == "fp64" else 0.05
+    np.testing.assert_allclose(found.predict("penguins", proba=True), wanted, atol=tolerance)
+
+
+def test_a_run_is_taken_up_with_what_bf16_needs(stand_in: Cuda, tmp_path: Path) -> None:
+    settings = {"hidden": (16,), "preset": "plain", "precision": "bf16", "schedule": "constant"}
+    first, out = {"device": "cuda", "epochs": 2}, tmp_path / "run"
+    gpunet.train("penguins", out=out, **first, **settings)
+    gpunet.resume(out, epochs="+2")
+    assert all(not each.wrong for each in rerun.verify(out))
+
+
 # A GPU
 
 
@@ -331,8 +372,6 @@ def test_two_runs_give_the_same_bits_on_a_gpu(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp64", "fp32", "tf32", "bf16"])
-def test_a_job_in_each_precision_on_a_gpu(gpu: Cuda, precision: str, tmp_path: Any) -> None:
-    import gpunet
-
+def test_a_job_in_each_precision_on_a_gpu(gpu: Cuda, precision: str, tmp_path: Path) -> None:
     settings = {"device": gpu.name, "precision": precision, "epochs": 30, "out": tmp_path / "run"}
     assert gpunet.train("penguins", **settings).evaluate("penguins")["accuracy"] > 0.95
