@@ -148,6 +148,8 @@ class FakeCupy:
 
 
 class _Device:
+    attributes = {"MultiProcessorCount": 0}  # blocks that wait for each other: see meeting.py
+
     def use(self) -> None:
         """There is one device."""
 

@@ -123,6 +123,14 @@ class Device:
         """What the bits of a result depend on here: the model, libraries and their versions."""
         raise NotImplementedError
 
+    def room(self) -> tuple[int, int]:
+        """Blocks that run at once, at most, one a multiprocessor; bytes that each may share."""
+        return 0, 0
+
+    def meeting(self, source: str, entry: str, blocks: int, shared_bytes: int) -> Launcher | None:
+        """An entry point whose blocks wait for each other: all of them run at once, or none."""
+        return None
+
     def launcher(self, source: str, entry: str) -> Launcher | None:
         """The entry point `entry` of a CUDA source, compiled; None where references run instead."""
         raise NotImplementedError

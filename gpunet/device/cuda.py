@@ -36,6 +36,10 @@ def count() -> int:
     return int(found)
 
 
+LEAST_SHARED_BYTES = 48 << 10
+"""That the blocks of every GPU may have."""
+
+
 class Cuda(Device):
     """GPU number `index` of those visible.
 
@@ -113,6 +117,25 @@ class Cuda(Device):
 
         def launch(grid: Any, block: Any, shared_bytes: int, arguments: Any) -> None:
             function(grid, block, tuple(arguments), shared_bytes)
+
+        return launch
+
+    def room(self) -> tuple[int, int]:
+        known = self._device.attributes
+        bytes_each = known.get("MaxSharedMemoryPerBlockOptin", LEAST_SHARED_BYTES)
+        return int(known["MultiProcessorCount"]), int(bytes_each)
+
+    def meeting(self, source: str, entry: str, blocks: int, shared_bytes: int) -> Launcher:
+        """CuPy would cut a grid that does not fit, with a warning; that is an error here."""
+        kernel = _module(self.index, source).get_function(entry)
+        kernel.max_dynamic_shared_size_bytes = shared_bytes
+        function = kernel.kernel
+
+        def launch(grid: Any, block: Any, shared: int, arguments: Any) -> None:
+            count = self.xp.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
+            if count(function.ptr, block[0], shared) * self.room()[0] < grid[0]:
+                raise RuntimeError(f"{grid[0]} blocks do not fit on {self.name}")
+            function(grid, block, tuple(arguments), shared, None, True)
 
         return launch
 

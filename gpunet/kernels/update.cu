@@ -15,24 +15,9 @@ struct Segment {
         }
         index = low;
         last = starts[index + 1];
-        T lr = T(hyper[LR] * rates[index]), decay = T(hyper[DECAY] * decays[index]);
-        rate = {lr, decay, T(hyper[CLIP]), T(hyper[BETA1]), T(1 - hyper[BETA1]), T(hyper[BETA2]),
-                T(1 - hyper[BETA2]), T(hyper[EPSILON]), lr / T(hyper[CORRECTION1]),
-                1 / f_sqrt(T(hyper[CORRECTION2]))};
+        rate = rate_of(hyper, rates[index], decays[index]);
     }
 };
-
-// The last block to arrive shows the faults of all, so that none stops a block of its own launch.
-BLOCK void report(long long* clock, int fault) {
-    unsigned long long* shared_clock = (unsigned long long*)clock;
-    if (fault) atomicOr(shared_clock + PENDING, (unsigned long long)fault);
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x || atomicAdd(shared_clock + ARRIVED, 1ull) + 1 < gridDim.x) return;
-    __threadfence();
-    clock[FAULT] |= (long long)atomicExch(shared_clock + PENDING, 0ull);
-    clock[ARRIVED] = 0;
-}
 
 typedef T Step(const Rate& rate, T p, T g, T& first, T& second);
 
