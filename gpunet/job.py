@@ -332,7 +332,7 @@ def plan(
     config, schema = settings.config, prepared.schema
     members = ensemble.members(prepared, config)
     dtype = "float64" if config.precision == "fp64" else "float32"
-    choice.device.set_tf32(config.precision == "tf32")
+    choice.device.precision = config.precision
     trained = Model(ensemble.together(members), schema, config)
     return Job(source.name, place, settings, choice, prepared, members, trained, dtype)
 

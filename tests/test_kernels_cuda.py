@@ -1,8 +1,6 @@
 """The CUDA sources: compiled for GPUs without one, run on the CPU, and run on a GPU if there is
 one; all with the cases of kernel_cases.py."""
 
-import importlib.util
-import io
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ import pytest
 from emulation import Emulated
 from kernel_cases import cases, kernels_and_dtypes
 from kernel_check import check
+from nvrtc import nvrtc
 
 from gpunet.device import Device
 from gpunet.device.cpu import available_cores
@@ -43,31 +42,11 @@ def texts() -> dict[tuple[str, str, str], str]:
 @pytest.fixture(scope="module")
 def nvrtc_logs() -> Iterator[dict[tuple[str, ...], str]]:
     """What NVRTC says of every source, dtype and architecture. Needs no GPU and no driver."""
-    if importlib.util.find_spec("cupy") is None:
-        pytest.skip("no CuPy")
-    from cupy._core import core
-    from cupy.cuda import compiler
-
-    name = "_get_arch_for_options_for_nvrtc"
-    memoized = getattr(compiler, name)
-    options = core.assemble_cupy_compiler_options(("-std=c++17", "--ptxas-options=-v"))
-
-    def compiled(key: tuple[str, ...]) -> str:
-        log = io.StringIO()
-        flags = (*options, "-ftz=true")
-        compiler.compile_using_nvrtc(sources[key[:3]], flags, arch=key[3], log_stream=log)
-        return log.getvalue()
-
     sources = texts()
     keys = [(*key, architecture) for key in sources for architecture in ARCHITECTURES]
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(available_cores()) as pool:
-        # The memo asks the driver for the current device; the function behind it does not.
-        patch.setattr(compiler, name, getattr(memoized, "__wrapped__", memoized))
-        try:
-            compiled(keys[0])
-        except (OSError, RuntimeError, ImportError) as reason:
-            pytest.skip(f"no NVRTC: {reason}")
-        yield dict(zip(keys, pool.map(compiled, keys)))
+    with nvrtc() as compiled, ThreadPoolExecutor(available_cores()) as pool:
+        logs = pool.map(lambda key: compiled(sources[key[:3]], key[3]), keys)
+        yield dict(zip(keys, logs))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -111,6 +90,7 @@ STRIDING = {
     *("gather_labels", "gather_weights"),
     *("clear_rows", "scatter_add", "sgd", "adamw", "copy_columns", "periodic_forward"),
     *("piecewise_forward", "piecewise_backward"),
+    *("narrow", "sgd_narrow", "adamw_narrow"),
     *("embedding_forward", "clear_table", "embedding_backward"),
 }
 
@@ -157,6 +137,8 @@ class Mutant(Emulated):
         ("column_sums", "if (lane < half)", "if (lane <= half)", "out"),
         ("squared_norm", "half /= 2) {\n        __syncthreads();", "half /= 2) {", "out"),
         ("adam", "report(clock, fault);", "", "clock"),
+        ("adam_narrow", "shadow[i] = narrowed((float)p);", "shadow[i] = 0;", "shadow"),
+        ("adam_narrow", "if (shadow) shadow[i] = narrowed((float)p);", "", "shadow"),
     ],
 )
 def test_a_mutant_is_caught(name: str, old: str, new: str, reason: str):

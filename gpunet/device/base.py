@@ -6,6 +6,7 @@ A gate or kernel learns its module from its arrays; it never asks which device i
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,23 @@ Array = Any
 
 Launcher = Callable[[tuple[int, ...], tuple[int, ...], int, Sequence[Any]], None]
 """launch(grid, block, shared_bytes, arguments)."""
+
+Run = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What a product does with its result before it is written.
+
+    out = act(a @ b + bias), act "", "relu" or "gelu"; `aux`, where given, keeps for the way back
+    what act was given, or a mask of its signs. `is_slope`: out = a @ b * act'(aux) instead, and
+    `bias` gets the sums of its columns.
+    """
+
+    act: str = ""
+    bias: Array = None
+    aux: Array = None
+    is_slope: bool = False
 
 
 @dataclass(frozen=True)
@@ -28,8 +46,9 @@ class Memory:
 class Device:
     """One place where arrays live. `name` is `cpu` or `cuda:N`; `kind` is `cpu` or `cuda`.
 
-    `kernels` (auto, native or numpy), `threads`, `split` (auto, rows or columns) and
-    `deterministic` (the same bits for any number of threads) say how a launch list runs on a CPU.
+    `kernels` (auto, native or numpy), `threads` and `split` (auto, rows or columns) say how a
+    launch list runs on a CPU; `deterministic` that no sum depends on threads, or on how a library
+    splits it; `precision` (fp64, fp32, tf32 or bf16) what products of float32 numbers round to.
     """
 
     name: str
@@ -39,6 +58,7 @@ class Device:
     threads: int = 1
     split: str = "auto"
     deterministic: bool = False
+    precision: str = "fp32"
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype)
@@ -60,6 +80,34 @@ class Device:
 
     def set_tf32(self, allowed: bool) -> None:
         """Whether float32 matrix products may round their inputs to TF32, where there is TF32."""
+        self.precision = "tf32" if allowed else "fp32"
+
+    def product(
+        self, a: Array, b: Array, out: Array, flip_a: bool = False, flip_b: bool = False
+    ) -> Run:
+        """A function of no arguments: out = a @ b, with either transposed."""
+        left, right = (a.T if flip_a else a), (b.T if flip_b else b)
+        return partial(self.xp.matmul, left, right, out=out)
+
+    def fused_product(
+        self, a: Array, b: Array, out: Array, flip_a: bool, flip_b: bool, epilogue: Epilogue
+    ) -> Run | None:
+        """The same with what follows it; None where the device has no such product."""
+        return None
+
+    def mask(self, shape: tuple[int, int]) -> Array:
+        """Where a product with a ReLU behind it keeps the signs of its result, of this shape."""
+        return None
+
+    def replay(self, calls: Sequence[Run]) -> Callable[[int], None] | None:
+        """replay(steps) makes the calls so many times, in less time than one by one; None where
+        there is nothing better."""
+        return None
+
+    def watch(self, array: Array) -> tuple[Run, Any]:
+        """A function that sends an array to the host, and the NumPy array where it arrives: to be
+        read after `synchronize`. On the CPU it is the array itself."""
+        return _nothing, array
 
     def synchronize(self) -> None:
         """Wait until all launched work is done."""
@@ -75,6 +123,18 @@ class Device:
         """What the bits of a result depend on here: the model, libraries and their versions."""
         raise NotImplementedError
 
+    def room(self) -> tuple[int, int]:
+        """Blocks that run at once, at most, one a multiprocessor; bytes that each may share."""
+        return 0, 0
+
+    def meeting(self, source: str, entry: str, blocks: int, shared_bytes: int) -> Launcher | None:
+        """An entry point whose blocks wait for each other: all of them run at once, or none."""
+        return None
+
     def launcher(self, source: str, entry: str) -> Launcher | None:
         """The entry point `entry` of a CUDA source, compiled; None where references run instead."""
         raise NotImplementedError
+
+
+def _nothing() -> None:
+    """What there is to do to see an array that is on the host."""

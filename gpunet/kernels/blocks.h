@@ -97,3 +97,23 @@ BLOCK void fold_pair(const T* parts, T* first, T* second, long long n, long long
     fold_chunks(parts, first, n, m, shared);
     fold_chunks(parts + tile.chunks * m, second, n, m, shared);
 }
+
+// What an optimiser's step needs, of a segment with its share of the rate and of the decay.
+BLOCK Rate rate_of(const double* hyper, double pace, double decays) {
+    T lr = T(hyper[LR] * pace), decay = T(hyper[DECAY] * decays);
+    return {lr, decay, T(hyper[CLIP]), T(hyper[BETA1]), T(1 - hyper[BETA1]), T(hyper[BETA2]),
+            T(1 - hyper[BETA2]), T(hyper[EPSILON]), lr / T(hyper[CORRECTION1]),
+            1 / f_sqrt(T(hyper[CORRECTION2]))};
+}
+
+// The last block to arrive shows the faults of all, so that none stops a block of its own launch.
+BLOCK void report(long long* clock, int fault) {
+    unsigned long long* shared_clock = (unsigned long long*)clock;
+    if (fault) atomicOr(shared_clock + PENDING, (unsigned long long)fault);
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x || atomicAdd(shared_clock + ARRIVED, 1ull) + 1 < gridDim.x) return;
+    __threadfence();
+    clock[FAULT] |= (long long)atomicExch(shared_clock + PENDING, 0ull);
+    clock[ARRIVED] = 0;
+}

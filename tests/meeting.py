@@ -1,0 +1,87 @@
+"""An emulated device whose blocks may wait for each other (meeting.h).
+
+Blocks have eight threads there, and memory that they share is exactly as large as was asked for.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import emulation
+from emulation import ENTRY, TYPEDEF, Emulated
+
+from gpunet.kernels.slots import THREADS as MANY
+
+THREADS = 8
+ALONE = """#define LANES 1
+#define lane_sum(x) (x)
+#define seen(place) seen_now(place)
+#define fresh(place) (*(place))
+#define DYNAMIC(name) long long* name = block_memory
+"""
+
+
+class Meeting(Emulated):
+    """`blocks` run at once, at most; `launches` has the steps of each launch."""
+
+    def __init__(self, blocks: int = 4) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.launches: list[int] = []
+
+    def room(self) -> tuple[int, int]:
+        return self.blocks, 1 << 20
+
+    def launcher(self, source: str, entry: str) -> Callable[..., None]:
+        if not entry.startswith("tiny"):
+            return super().launcher(source, entry)
+        return self.meeting(source, entry, 1, 0)
+
+    def meeting(
+        self, source: str, entry: str, blocks: int, shared_bytes: int
+    ) -> Callable[..., None]:
+        library, parameters = _built(source)[0], _built(source)[1][entry]
+
+        def launch(
+            grid: tuple[int, ...], block: tuple[int, ...], shared: int, arguments: Sequence[Any]
+        ) -> None:
+            assert shared == shared_bytes
+            values = [emulation._value(*pair) for pair in zip(arguments, parameters, strict=True)]
+            if shared:
+                self.launches.append(int(arguments[len(arguments) - 6]))
+            slots = (ctypes.c_uint64 * len(values))(*values)
+            # Each of a GPU's threads has eight bytes of what was asked for.
+            size = ctypes.c_longlong(shared - 8 * (MANY - THREADS) if shared else 0)
+            run = getattr(library, f"run_{entry}")
+            run.restype = ctypes.c_char_p
+            failure = run(slots, grid[0], THREADS, size)
+            if failure:
+                raise RuntimeError(f"{entry}: {failure.decode()}")
+
+        return launch
+
+
+@cache
+def _built(source: str) -> tuple[ctypes.CDLL, dict[str, Any]]:
+    small = source.replace("#define THREADS 256", f"#define THREADS {THREADS}")
+    assert small != source
+    expanded = emulation._run("-E", "-P", "-x", "c++", "-", source=ALONE + small).decode()
+    types = {name: meaning.strip() for meaning, name in TYPEDEF.findall(expanded)}
+    entries = {
+        name: tuple(emulation._parameter(text, types) for text in parameters.split(","))
+        for name, parameters in ENTRY.findall(expanded)
+    }
+    header = Path(__file__).with_name("meeting.h").read_text()
+    wrappers = (_wrapper(name, parameters) for name, parameters in entries.items())
+    return emulation._compile("\n".join((header, expanded, *wrappers))), entries
+
+
+def _wrapper(entry: str, parameters: tuple[Any, ...]) -> str:
+    values = ", ".join(f"({each.type})given[{i}]" for i, each in enumerate(parameters))
+    return f"""
+static void call_{entry}(void** given) {{ {entry}({values}); }}
+extern "C" const char* run_{entry}(void** given, int blocks, int threads, long long bytes) {{
+    return meeting::launch(call_{entry}, given, blocks, threads, bytes);
+}}"""

@@ -1,0 +1,218 @@
+"""One launch for many steps of a small network: what it computes is what the list does."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import emulation
+import numpy as np
+import pytest
+from meeting import Meeting
+from nvrtc import nvrtc
+from test_engine import BASE, CPU, ROWS, build, label, lower
+from test_engine_cuda import ORDER
+from test_kernels_cuda import ARCHITECTURES
+
+from gpunet import tiny
+from gpunet.config import Config
+from gpunet.device import Device
+from gpunet.engine import Feed, LaunchList, Store
+from gpunet.gates import ACTIVATIONS
+from gpunet.kernels.registry import source_text
+from gpunet.kernels.slots import FAULT, STEP
+
+emulated = pytest.mark.skipif(emulation.COMPILER is None, reason="no g++")
+ONE = replace(BASE, hidden=(9,), lr=1e-2, weight_decay=0.1)
+CASES = [
+    ("multiclass", replace(ONE, activation="gelu", optimizer="adamw", label_smoothing=0.1)),
+    ("multiclass", replace(ONE, activation="relu", optimizer="lion", bias=False)),
+    ("binary", replace(ONE, loss="sigmoid_cross_entropy", activation="silu", optimizer="adam")),
+    ("regression", replace(ONE, loss="huber", activation="tanh", optimizer="rmsprop")),
+    ("regression", replace(ONE, loss="sum_squares", activation="sigmoid", bias=False)),
+    ("regression", replace(ONE, loss="mean_absolute", activation="mish", optimizer="momentum")),
+    ("regression", replace(ONE, loss="mean_squared", activation="selu", optimizer="nesterov")),
+    (
+        "regression",
+        replace(ONE, loss="pinball", quantiles=(0.1, 0.8), activation="tanh", hidden=(1,)),
+    ),
+]
+
+
+def steps_of(
+    device: Device, task: str, config: Config, dtype: str = "float64", **changes: Any
+) -> tuple[LaunchList, Store]:
+    """The list of steps of 9 rows; `changes`: fields of the feed."""
+    network, x, y = build(task, config)
+    y = y if y.ndim == 1 else y.astype(dtype)
+    fields = {"x": x.astype(dtype), "y": y, "order": ORDER, **changes}
+    given = {name: None if a is None else device.asarray(a) for name, a in fields.items()}
+    return lower(network, Feed(**given), config, 9, dtype, device)
+
+
+def agree(
+    device: Meeting, task: str, config: Config, dtype: str, rtol: float, **changes: Any
+) -> None:
+    """Eight steps, of two and a half epochs, in three launches."""
+    found, store = steps_of(device, task, config, dtype, **changes)
+    wanted, plain = steps_of(CPU, task, config, dtype, **changes)
+    for steps in (1, 4, 3):
+        found.run(steps)
+        wanted.run(steps)
+    assert device.launches == [1, 4, 3]
+    assert found.clock.tolist() == wanted.clock.tolist()
+    np.testing.assert_allclose(found.hyper, wanted.hyper, rtol=1e-15)
+    np.testing.assert_allclose(found.totals, wanted.totals, rtol=rtol)
+    for vector, expected in zip((store.values, *store.state), (plain.values, *plain.state)):
+        for name, value in plain.named(expected).items():
+            got = store.named(vector)[name]
+            np.testing.assert_allclose(got, value, rtol=rtol, atol=rtol, err_msg=name)
+
+
+@emulated
+@pytest.mark.parametrize(("task", "config"), CASES, ids=label)
+def test_it_is_the_list(task: str, config: Config) -> None:
+    agree(Meeting(), task, config, "float64", 1e-9)
+
+
+@emulated
+def test_it_is_the_list_in_float32_but_for_roundings() -> None:
+    agree(Meeting(), *CASES[0], "float32", 1e-5)
+
+
+@emulated
+@pytest.mark.parametrize("blocks", [1, 2, 9])
+def test_blocks_have_as_many_units_as_keep_them_all_running(blocks: int) -> None:
+    device, config = Meeting(blocks), replace(ONE, hidden=(8,))
+    found, _ = steps_of(device, "multiclass", config)
+    assert found.replay.blocks == {1: 1, 2: 2, 9: 8}[blocks]
+    device.launches.clear()
+    agree(device, "multiclass", config, "float64", 1e-9)
+
+
+@emulated
+def test_bytes_are_scaled_and_rows_may_lie_in_order() -> None:
+    x = np.random.default_rng(3).integers(0, 256, (ROWS, 7)).astype(np.uint8)
+    scale, shift = np.full(7, 1 / 255), np.arange(7) / 10
+    agree(Meeting(), *CASES[1], "float64", 1e-9, x=x, scale=scale, shift=shift, order=None)
+
+
+@emulated
+@pytest.mark.parametrize("lr", [1e308, 1e200])
+def test_what_is_not_finite_stops_it_as_it_stops_the_list(lr: float) -> None:
+    """1e308 spoils weights at once; 1e200 gives weights with which the next loss is spoilt."""
+    config = replace(ONE, lr=lr, weight_decay=0.0)
+    found, store = steps_of(Meeting(), "multiclass", config)
+    wanted, plain = steps_of(CPU, "multiclass", config)
+    with np.errstate(all="ignore"):
+        found.run(6)
+        wanted.run(6)
+    assert found.fault == wanted.fault != 0
+    assert found.step == wanted.step < 6
+    assert found.clock.tolist() == wanted.clock.tolist()
+    for name, value in plain.weights().items():
+        np.testing.assert_allclose(store.weights()[name], value, rtol=1e-9, err_msg=name)
+    before = store.values.copy()
+    found.run(2)
+    assert (store.values == before).all()
+    assert int(found.clock[STEP]) == wanted.step
+    assert int(found.clock[FAULT]) == wanted.fault
+
+
+@emulated
+def test_a_launch_that_fails_leaves_the_steps_to_the_list() -> None:
+    device = Meeting()
+    found, store = steps_of(device, *CASES[0])
+    wanted, plain = steps_of(CPU, *CASES[0])
+    graphs: list[int] = []
+
+    def otherwise(steps: int) -> None:
+        graphs.append(steps)
+
+    def fail(*given: Any) -> None:
+        raise RuntimeError("no room\nat all")
+
+    found.replay.train, found.replay.otherwise = fail, otherwise
+    with pytest.warns(RuntimeWarning, match="one of each kernel: RuntimeError: no room$"):
+        found.run(3)
+    found.run(2)
+    assert graphs == [3, 2]
+    assert wanted.step == 0
+    for name, value in plain.weights().items():
+        assert (store.weights()[name] == value).all()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(ONE, hidden=(9, 6)),
+        replace(ONE, hidden=()),
+        replace(ONE, norm="layer"),
+        replace(ONE, dropout=0.1),
+        replace(ONE, clip_norm=1.0),
+        replace(ONE, parametric=True),
+        replace(ONE, activation="maximum(x, 0.1*x)"),
+    ],
+    ids=label,
+)
+def test_other_lists_are_not_taken(config: Config) -> None:
+    launches, _ = steps_of(CPU, "multiclass", config)
+    assert tiny.recognised(launches.launches) is None
+
+
+def test_every_small_list_is_recognised() -> None:
+    for activation in ACTIVATIONS:
+        launches, _ = steps_of(CPU, "multiclass", replace(ONE, activation=activation))
+        found = tiny.recognised(launches.launches)
+        assert found is not None
+        assert (found.act, found.loss) == (activation, "softmax_cross_entropy")
+        assert found.sizes == (9, 7, 9, 4)
+        assert found.weights[1::2] == ("output.weight", "output.bias")
+
+
+def test_what_has_no_room_or_is_large_is_left_to_the_list() -> None:
+    class Full(Meeting):
+        def room(self) -> tuple[int, int]:
+            return 4, 100
+
+    launches, store = steps_of(CPU, *CASES[0])
+    store.device = Full()
+    assert tiny.bound(launches.launches, store, None) is None
+    store.device = Meeting(blocks=1)
+    assert tiny.bound(launches.launches, store, None) is None
+    found = tiny.recognised(launches.launches)
+    assert found is not None
+    assert replace(found, sizes=(4096, 1000, 64, 10)).flops > tiny.MOST_FLOPS
+    assert replace(found, sizes=(64, 1000, 100, 10)).flops < tiny.MOST_FLOPS
+
+
+def test_compiles() -> None:
+    """Without spills: each architecture with two networks and two numbers of hidden units."""
+    with nvrtc() as compiled:
+        for i, (task, config) in enumerate(CASES):
+            units, architecture = tiny.UNITS[(i + i // 4) % 4], ARCHITECTURES[i % 4]
+            launches, _ = steps_of(CPU, task, config, "float32")
+            found = tiny.recognised(launches.launches)
+            assert found is not None
+            text = source_text("tiny.cu", "float32", generated=found.definitions(units, "float32"))
+            log = compiled(text, architecture)
+            assert "warning" not in log
+            assert set(re.findall(r"(\d+) bytes spill", log)) == {"0"}
+
+
+# A GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("task", "config"), CASES, ids=label)
+def test_on_a_gpu(gpu: Any, task: str, config: Config) -> None:
+    found, store = steps_of(gpu, task, config, "float32")
+    wanted, plain = steps_of(gpu, task, config, "float32")
+    assert isinstance(found.replay, tiny.Tiny)
+    wanted.replay = wanted.replay.otherwise
+    for steps in (1, 4, 200):
+        found.run(steps)
+        wanted.run(steps)
+        assert found.fault == wanted.fault == 0
+        assert found.loss == pytest.approx(wanted.loss, rel=1e-4)
+    for name, value in plain.weights().items():
+        np.testing.assert_allclose(store.weights()[name], value, rtol=1e-2, atol=1e-3, err_msg=name)
