@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet import about, auto, data, ensemble, evaluation, loop, presets
+from gpunet import about, auto, data, ensemble, evaluation, loop, memory, presets
 from gpunet.config import Config, Settings, flag, fold, gather
 from gpunet.data import Prepared, Source
 from gpunet.device import Choice, resolve
@@ -326,15 +326,37 @@ def plan(
     settings = auto.with_encoding(presets.of_data(settings, source.table is not None))
     prepared = _prepared(source, settings, folder)
     settings = presets.of_network(settings, prepared.schema.target.task)
-    settings = auto.decide(settings, prepared, choice)
+    settings, members = _decided(settings, prepared, choice)
     if choice.device.kind == "cpu":
         choice.device.split = settings.config.split  # judging splits as it does when resumed
     config, schema = settings.config, prepared.schema
-    members = ensemble.members(prepared, config)
-    dtype = "float64" if config.precision == "fp64" else "float32"
     choice.device.set_tf32(config.precision == "tf32")
     trained = Model(ensemble.together(members), schema, config)
-    return Job(source.name, place, settings, choice, prepared, members, trained, dtype)
+    return Job(source.name, place, settings, choice, prepared, members, trained, _dtype(config))
+
+
+def _decided(
+    settings: Settings, prepared: Prepared, choice: Choice
+) -> tuple[Settings, list[Member]]:
+    """Every `auto` decided, and the networks; a batch that nobody asked for shrinks until all of
+    it fits the device. Raises OutOfMemory for what does not."""
+    while True:
+        decided = auto.decide(settings, prepared, choice)
+        members = ensemble.members(prepared, decided.config)
+        if memory.is_small(members, choice.device):
+            return decided, members
+        wanted = memory.needs(members, choice.device, _dtype(decided.config))
+        if memory.has_room(wanted, choice.device):
+            return decided, members
+        batch = wanted.fitting_batch(choice.device.memory().free)
+        if batch == 0 or settings.given("batch_size"):
+            raise memory.refused(wanted, choice.device)
+        reason = f"{wanted.batch:,} rows a step do not fit {choice.device.name}"
+        settings = settings.resolve("batch_size", batch, reason)
+
+
+def _dtype(config: Config) -> str:
+    return "float64" if config.precision == "fp64" else "float32"
 
 
 def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepared:

@@ -43,6 +43,7 @@ LAYERS = {
     "baselines": 9,
     "evaluation": 10,
     "auto": 8,
+    "memory": 8,
     "ensemble": 9,
     "job": 11,
     "rerun": 12,

@@ -3,11 +3,15 @@
 A gate or kernel learns its module from its arrays; it never asks which device it is on.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from math import prod
 from types import ModuleType
 from typing import Any
+
+from gpunet.errors import OutOfMemory
+from gpunet.sizes import shown
 
 Array = Any
 """A NumPy or CuPy array."""
@@ -66,6 +70,30 @@ class Device:
 
     def memory(self) -> Memory:
         raise NotImplementedError
+
+    def shortage(self, fault: BaseException) -> int | None:
+        """The bytes that could not be had, 0 where `fault` does not tell them; None for a fault
+        that has nothing to do with memory."""
+        if not isinstance(fault, MemoryError):
+            return None
+        shape, dtype = (getattr(fault, name, None) for name in ("shape", "dtype"))  # NumPy's own
+        return 0 if shape is None or dtype is None else prod(shape) * int(dtype.itemsize)
+
+    @contextmanager
+    def watching(self, hint: str) -> Iterator[None]:
+        """Where memory runs out inside, OutOfMemory says what was asked for, what is free, and
+        `hint`."""
+        try:
+            yield
+        except Exception as fault:
+            asked = self.shortage(fault)
+            if asked is None:
+                raise
+            memory = self.memory()
+            wanted = shown(asked) if asked else "more than there is"
+            there = f"{shown(memory.free)} of {shown(memory.total)} are free"
+            message = f"out of memory on {self.name}: asked for {wanted}; {there}"
+            raise OutOfMemory(message, hint) from fault
 
     def describe(self) -> dict[str, Any]:
         """Plain facts for `gpunet info`: JSON values only."""

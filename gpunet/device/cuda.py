@@ -6,6 +6,9 @@ from typing import Any
 from gpunet.device.base import Array, Device, Launcher, Memory
 from gpunet.errors import Unavailable
 
+NO_MEMORY = 2
+"""The status of the runtime and of the driver alike."""
+
 
 def _import_cupy() -> Any:
     try:
@@ -61,6 +64,13 @@ class Cuda(Device):
             free, total = self.xp.cuda.runtime.memGetInfo()
         pool = self.xp.get_default_memory_pool()
         return Memory(total, free + pool.free_bytes(), pool.used_bytes())
+
+    def shortage(self, fault: BaseException) -> int | None:
+        cuda = self.xp.cuda
+        if isinstance(fault, cuda.memory.OutOfMemoryError):
+            return int(getattr(fault, "_size", 0))
+        is_ours = isinstance(fault, (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError))
+        return 0 if is_ours and fault.status == NO_MEMORY else super().shortage(fault)
 
     def describe(self) -> dict[str, Any]:
         memory, runtime = self.memory(), self.xp.cuda.runtime
