@@ -19,7 +19,7 @@ import numpy as np
 from gpunet import about, auto, data, ensemble, evaluation, loop, memory, presets
 from gpunet.config import Config, Settings, flag, fold, gather
 from gpunet.data import Prepared, Source
-from gpunet.device import Choice, resolve
+from gpunet.device import Choice
 from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, GpunetError, UsageError
 from gpunet.loop import Control, Member, Report, Snapshot
@@ -319,14 +319,15 @@ def plan(
     `flags` are settings by name, `file` a TOML file of them; their paths are seen from `folder`.
     """
     settings = auto.with_memory(settle(source, flags, file))
-    choice = resolve(settings.config.device)  # what is not there is told before data are read
-    auto.check_device(settings, choice.device)
+    choice = auto.asked(settings)  # what is not there is told before data are read
+    if choice is not None:
+        auto.check_device(settings, choice.device)
     place = location(source, folder)
     source = read(source, settings, folder)
     settings = auto.with_encoding(presets.of_data(settings, source.table is not None))
     prepared = _prepared(source, settings, folder)
     settings = presets.of_network(settings, prepared.schema.target.task)
-    settings, members = _decided(settings, prepared, choice)
+    settings, choice, members = _decided(settings, prepared, choice)
     if choice.device.kind == "cpu":
         choice.device.split = settings.config.split  # judging splits as it does when resumed
     config, schema = settings.config, prepared.schema
@@ -336,22 +337,28 @@ def plan(
 
 
 def _decided(
-    settings: Settings, prepared: Prepared, choice: Choice
-) -> tuple[Settings, list[Member]]:
+    settings: Settings, prepared: Prepared, choice: Choice | None
+) -> tuple[Settings, Choice, list[Member]]:
     """Every `auto` decided, and the networks; a batch that nobody asked for shrinks until all of
     it fits the device. Raises OutOfMemory for what does not."""
     while True:
-        decided = auto.decide(settings, prepared, choice)
+        decided = auto.decide(settings, prepared)
         members = ensemble.members(prepared, decided.config)
-        if memory.is_small(members, choice.device):
-            return decided, members
-        wanted = memory.needs(members, choice.device, _dtype(decided.config))
-        if memory.has_room(wanted, choice.device):
-            return decided, members
-        batch = wanted.fitting_batch(choice.device.memory().free)
+        if choice is None:
+            choice = auto.weigh(decided.config, members)
+            auto.check_device(decided, choice.device)
+        decided = auto.decide_on(decided, prepared.schema, choice)
+        members = ensemble.settled(members, decided.config)
+        device, dtype = choice.device, _dtype(decided.config)
+        if memory.is_small(members, device):
+            return decided, choice, members
+        wanted = memory.needs(members, device, dtype)
+        if memory.has_room(wanted, device):
+            return decided, choice, members
+        batch = wanted.fitting_batch(device.memory().free)
         if batch == 0 or settings.given("batch_size"):
-            raise memory.refused(wanted, choice.device)
-        reason = f"{wanted.batch:,} rows a step do not fit {choice.device.name}"
+            raise memory.refused(wanted, device)
+        reason = f"{wanted.batch:,} rows a step do not fit {device.name}"
         settings = settings.resolve("batch_size", batch, reason)
 
 

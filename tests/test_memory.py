@@ -29,7 +29,7 @@ class Small(Cpu):
 
 
 def plan(monkeypatch: pytest.MonkeyPatch, device: Cpu, **settings: object) -> job.Job:
-    monkeypatch.setattr(job, "resolve", lambda name: Choice(device, "a test"))
+    monkeypatch.setattr(auto, "resolve", lambda name: Choice(device, "a test"))
     monkeypatch.setattr(auto, "check_device", lambda *_: None)
     return job.plan("digits", {**SETTINGS, **settings})
 

@@ -70,7 +70,8 @@ class Cuda(Device):
         if isinstance(fault, cuda.memory.OutOfMemoryError):
             return int(getattr(fault, "_size", 0))
         is_ours = isinstance(fault, (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError))
-        return 0 if is_ours and fault.status == NO_MEMORY else super().shortage(fault)
+        is_memory = is_ours and getattr(fault, "status", 0) == NO_MEMORY
+        return 0 if is_memory else super().shortage(fault)
 
     def describe(self) -> dict[str, Any]:
         memory, runtime = self.memory(), self.xp.cuda.runtime
