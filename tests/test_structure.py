@@ -44,6 +44,7 @@ LAYERS = {
     "evaluation": 10,
     "auto": 8,
     "memory": 8,
+    "speed": 7,
     "ensemble": 9,
     "job": 11,
     "rerun": 12,

@@ -6,6 +6,7 @@ A gate or kernel learns its module from its arrays; it never asks which device i
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,8 @@ Array = Any
 
 Launcher = Callable[[tuple[int, ...], tuple[int, ...], int, Sequence[Any]], None]
 """launch(grid, block, shared_bytes, arguments)."""
+
+Run = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,18 @@ class Device:
 
     def set_tf32(self, allowed: bool) -> None:
         """Whether float32 matrix products may round their inputs to TF32, where there is TF32."""
+
+    def product(
+        self, a: Array, b: Array, out: Array, flip_a: bool = False, flip_b: bool = False
+    ) -> Run:
+        """A function of no arguments: out = a @ b, with either transposed."""
+        left, right = (a.T if flip_a else a), (b.T if flip_b else b)
+        return partial(self.xp.matmul, left, right, out=out)
+
+    def replay(self, calls: Sequence[Run]) -> Callable[[int], None] | None:
+        """replay(steps) makes the calls so many times, in less time than one by one; None where
+        there is nothing better."""
+        return None
 
     def synchronize(self) -> None:
         """Wait until all launched work is done."""
