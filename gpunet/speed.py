@@ -168,11 +168,16 @@ def _as(precision: str, drawn: np.ndarray) -> np.ndarray:
     return drawn.astype(np.float64) if precision == "fp64" else drawn
 
 
-def _kernels(device: Device) -> tuple[float, float, float]:
-    """Seconds of a graph of one kernel, of a kernel in a graph, of one that the host launches."""
+def empty_kernel(device: Device) -> Callable[[], None]:
+    """A kernel of one thread that does nothing, on a device that launches sources."""
     launch = device.launcher(EMPTY, "empty")
     assert launch is not None
-    empty = partial(launch, (1,), (1,), 0, (np.uint64(0),))
+    return partial(launch, (1,), (1,), 0, (np.uint64(0),))
+
+
+def _kernels(device: Device) -> tuple[float, float, float]:
+    """Seconds of a graph of one kernel, of a kernel in a graph, of one that the host launches."""
+    empty = empty_kernel(device)
     with device.working(0):
         alone = seconds(empty, device)
         one, many = device.replay([empty]), device.replay([empty] * NODES)

@@ -24,7 +24,7 @@ sys.path.append(str(ROOT))
 
 from bench import penguins, picture, report  # noqa: E402
 from bench.crew import PINS, Crew, crew, take_cores  # noqa: E402
-from bench.work import ROWS, SWEEPS, TINY, Work, prepare, shortened  # noqa: E402
+from bench.work import ON_CUDA, ROWS, SWEEPS, TINY, Work, prepare, shortened  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from gpunet.device import resolve  # noqa: E402
@@ -33,10 +33,21 @@ from gpunet.errors import Unavailable  # noqa: E402
 from gpunet.kernels import native  # noqa: E402
 
 CONTESTANTS = {
-    "cpu": tuple(report.TITLES),
-    "cuda": ("gpunet", "torch", "torch-compile", "jax"),
+    "cpu": tuple(name for name in report.TITLES if name not in report.ON_GPU),
+    "cuda": ("gpunet", "torch", "torch-compile", "jax", *report.ON_GPU),
 }
-NEEDS = {"torch": "torch", "torch-compile": "torch", "jax": "jax", "sklearn": "sklearn"}
+WORKS = {"cpu": ROWS, "cuda": ON_CUDA}
+NEEDS = {
+    "torch": "torch",
+    "torch-compile": "torch",
+    "torch-graph": "torch",
+    "torch-graph-tuned": "torch",
+    "jax": "jax",
+    "jax-unrolled": "jax",
+    "sklearn": "sklearn",
+}
+SLOW = {"cpu": "torch-compile", "cuda": "torch-graph-tuned"}
+"""Who compiles for so long that a quick run leaves it out."""
 NATIVE = ("gpunet", "products-sliced")
 PENGUINS = "penguins"
 
@@ -74,7 +85,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    names = [work.name for work in (*ROWS, TINY)]
+    names = sorted({work.name for work in (*ROWS, *ON_CUDA, TINY)})
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=list(CONTESTANTS), default="cpu")
     parser.add_argument("--json", type=Path, help="where the figures go")
@@ -127,14 +138,15 @@ class Bench:
         return found | {"load": [load, os.getloadavg()], "seconds": time.time() - began}
 
     def _works(self) -> Iterator[Work]:
-        for work in (*ROWS, TINY):
-            if work.name in (self.given.only or [each.name for each in ROWS]):
+        works = WORKS[self.given.device]
+        for work in (*works, TINY):
+            if work.name in (self.given.only or [each.name for each in works]):
                 yield shortened(work) if self.given.quick else work
 
     def _row(self, work: Work) -> dict[str, Any]:
         """One row of the table, by fresh processes."""
         names = self.names
-        if self.given.quick and work.name != ROWS[0].name:
+        if self.given.quick and work != shortened(ROWS[0]):
             names = self._without_compiling()
         with crew(names, self.given.threads, self.given.device, self.folder) as there:
             found = self._measured(work, there, self.pace)
@@ -149,8 +161,8 @@ class Bench:
         return report.row(work, results, there.lost) | {"load": load}
 
     def _without_compiling(self) -> list[str]:
-        """Those who are ready at once: compiling for each of many works takes too long."""
-        return [name for name in self.names if name != "torch-compile"]
+        """Those who are ready soon: compiling for each of many works takes too long."""
+        return [name for name in self.names if name != SLOW[self.given.device]]
 
     def _end_to_end(self) -> dict[str, Any] | None:
         if self.given.device != "cpu" or (self.given.only and PENGUINS not in self.given.only):
