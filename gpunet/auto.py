@@ -242,17 +242,14 @@ def check_device(settings: Settings, device: Device) -> None:
     if device.kind == "cpu":
         device.kernels = config.kernels
         device.threads = device.threads if config.threads == "auto" else int(config.threads)
-        device.split, device.deterministic = config.split, config.deterministic
+        device.split = config.split
+    device.deterministic = config.deterministic
     for name in ("kernels", "threads", "split"):
         if device.kind != "cpu" and settings.origin[name] == "flag":
             raise UsageError(f"--{name} has no meaning on {device.name}")
-    if device.kind != "cpu" and config.deterministic:
-        raise UsageError("--deterministic is not offered on CUDA yet", "use --device cpu")
     if config.kernels == "native" or (
         settings.origin["split"] == "flag" and config.split != "auto"
     ):
         native.load()
     if device.kind == "cpu" and precision in ("tf32", "bf16"):
         raise UsageError(f"--precision {precision} is for CUDA", "use fp32 or fp64 on the CPU")
-    if precision == "bf16":
-        raise UsageError("--precision bf16 is not offered yet", "use tf32")

@@ -890,7 +890,6 @@ def _expected(planned: "Job") -> tuple[dict[str, Any], list[tuple[str, str]]]:
 
     device, precision = planned.choice.device, planned.settings.config.precision
     found = speed.measure(device)
-    device.set_tf32(precision == "tf32")
     step = speed.expected(planned.launches, found, precision)
     facts = [*speed.lines(device.name, found), ("expected", speed.expected_line(step))]
     return {"bench": speed.to_json(found), "expected": vars(step)}, facts

@@ -205,7 +205,11 @@ class Config:
     split: Split = _setting(
         "auto", HARDWARE, "What threads share out: rows, or columns of layers wider than the batch."
     )
-    deterministic: bool = _setting(False, HARDWARE, "The same bits for any number of threads.")
+    deterministic: bool = _setting(
+        False,
+        HARDWARE,
+        "The same bits for any number of threads; on CUDA no product splits its sums.",
+    )
     precision: Precision = _setting("auto", HARDWARE, "auto: fp32 on the CPU, tf32 on CUDA.")
     max_memory: Count | Auto = _setting("auto", HARDWARE, "Memory for data: 512M, 1.5GiB.")
 

@@ -8,14 +8,13 @@ number that changes from step to step is read from device memory.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import accumulate
 from math import prod
 from typing import Any, Literal
 
 import numpy as np
 
-from gpunet import gates
+from gpunet import fusion, gates
 from gpunet.device import Array, Device
 from gpunet.errors import Unavailable
 from gpunet.graph import Graph, Node
@@ -37,6 +36,12 @@ from gpunet.optim import Optimizer
 from gpunet.random import Purpose
 
 ALIGNMENT = 256
+"""Bytes, of every slot."""
+PADDING = 128
+"""On CUDA each parameter starts at a multiple of so many elements, of float32 and of bfloat16 alike
+where products load them widest."""
+CLOCK, TOTALS = 8, 4
+"""Elements of the two scalars that the host looks at; they lie side by side and travel together."""
 Mode = Literal["train", "evaluate"]
 
 
@@ -120,7 +125,8 @@ class Store:
 
     The weights of products come first, since their gradients are made otherwise. Segments of equal
     pace are listed by where they start. `statistics` are the running figures of batch norms. Both
-    layouts are by name, so what is saved does not depend on order.
+    layouts are by name, so what is saved does not depend on order. `shadow`: the values in
+    bfloat16, as their bits, where products take those.
     """
 
     device: Device
@@ -132,11 +138,12 @@ class Store:
     starts: Array
     rates: Array
     decays: Array
+    shadow: Array | None = None
 
-    def slot(self, name: str, of: Literal["values", "gradient"] = "values") -> Slot:
+    def slot(self, name: str, of: Literal["values", "gradient", "shadow"] = "values") -> Slot:
         where, shape = self.views[name]
-        array = getattr(self, of)[where].reshape(shape)
-        return Slot(f"{name}" if of == "values" else f"{name}.grad", shape, str(array.dtype), array)
+        array, ending = getattr(self, of)[where].reshape(shape), _ENDINGS[of]
+        return Slot(f"{name}{ending}", shape, str(array.dtype), array)
 
     def weights(self) -> dict[str, np.ndarray]:
         """Copies on the host, by name."""
@@ -156,8 +163,17 @@ class Store:
     def load(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take what `weights` gave."""
         self.fill(self.values, weights)
+        self.renew_shadow()
         for name, array in self.statistics.items():
             array[...] = self.device.asarray(weights[name])
+
+    def renew_shadow(self) -> None:
+        """Have the values in the shadow, where there is one."""
+        if self.shadow is not None:
+            REGISTRY["narrow"].bind(self.device, self.values, self.shadow)()
+
+
+_ENDINGS = {"values": "", "gradient": ".grad", "shadow": ".bf16"}
 
 
 def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store:
@@ -166,28 +182,35 @@ def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store
     weights = {node.inputs[1] for node in graph.nodes if isinstance(node.gate, gates.MatMul)}
     nodes = sorted(graph.parameters.values(), key=lambda node: node not in weights)
     sizes = [node.value.size for node in nodes]
-    ends = np.cumsum([0, *sizes]).tolist()
-    flat = [np.ravel(node.value) for node in nodes] or [np.zeros(0)]
+    room = [_rounded(size, 1 if device.kind == "cpu" else PADDING) for size in sizes]
+    ends = np.cumsum([0, *room]).tolist()
+    flat = np.zeros(ends[-1], dtype)
+    for node, start, size in zip(nodes, ends, sizes):
+        flat[start : start + size] = np.ravel(node.value)
     values = device.empty((ends[-1],), dtype)
-    values[...] = device.asarray(np.concatenate(flat).astype(dtype))
+    values[...] = device.asarray(flat)
+    is_narrow = device.precision == "bf16" and dtype == "float32"
     usual = {node.name: Pace(decay=float(node in weights)) for node in nodes}
     paces = [network.paces.get(node.name, usual[node.name]) for node in nodes]
     first = [i for i, pace in enumerate(paces) if i == 0 or pace != paces[i - 1]]
     starts = [*(ends[i] for i in first), ends[-1]]
-    return Store(
+    made = Store(
         device,
         values,
         device.zeros(values.shape, dtype),
         tuple(device.zeros(values.shape, dtype) for _ in range(slots)),
         {
-            node.name: (slice(start, end), node.value.shape)
-            for node, start, end in zip(nodes, ends, ends[1:])
+            node.name: (slice(start, start + size), node.value.shape)
+            for node, start, size in zip(nodes, ends, sizes)
         },
         {name: device.asarray(a.astype(dtype)) for name, a in network.statistics.items()},
         device.asarray(starts, np.int64),
         device.asarray([paces[i].rate for i in first], np.float64),
         device.asarray([paces[i].decay for i in first], np.float64),
+        device.zeros(values.shape, np.uint16) if is_narrow else None,
     )
+    made.renew_shadow()
+    return made
 
 
 @dataclass(frozen=True)
@@ -216,7 +239,8 @@ class LaunchList:
     """A bound launch list: run it, one step at a time, over a feed.
 
     `clock` and `hyper` are the device's own scalars (kernels/slots.py); `totals` holds the last
-    loss, and adds up row losses, right rows and rows until someone zeroes it.
+    loss, and adds up row losses, right rows and rows until someone zeroes it. `send` brings clock
+    and totals, as one array, to `seen` on the host.
     """
 
     launches: list[Launch]
@@ -229,7 +253,10 @@ class LaunchList:
     totals: Array
     prediction: Slot
     arena_bytes: int
+    send: Callable[[], None]
+    seen: np.ndarray
     program: native.Program | None = None
+    replay: Callable[[int], None] | None = None
 
     @property
     def runs_on(self) -> str:
@@ -237,6 +264,8 @@ class LaunchList:
         if self.program is not None:
             threads = self.program.team.threads
             return f"native loops, {threads} thread{'s' * (threads > 1)}"
+        if self.replay is not None:
+            return str(self.replay)
         return "numpy" if self.device.kind == "cpu" else "CUDA"
 
     @property
@@ -261,11 +290,14 @@ class LaunchList:
         """Run the list `steps` times; after the feed's last rows come its first ones."""
         if self.program is not None:
             self.program.run(steps)
-            return
-        with np.errstate(all="ignore"):
-            for _ in range(steps):
-                for call in self.calls:
-                    call()
+        elif self.replay is not None:
+            self.replay(steps)
+        else:
+            with np.errstate(all="ignore"):
+                for _ in range(steps):
+                    for call in self.calls:
+                        call()
+        self.send()
 
     def evaluate(
         self, spans: Iterable[tuple[int, int]] | None = None, rows: int | None = None
@@ -297,8 +329,16 @@ class LaunchList:
 
     @property
     def fault(self) -> int:
-        """0, or why updates have stopped: 1 loss, 2 gradient, 4 weight, added up."""
-        return int(self.clock[FAULT])
+        """0, or why updates have stopped: 1 loss, 2 gradient, 4 weight, added up; as the last run
+        left it."""
+        self.device.synchronize()
+        return int(self.seen[FAULT])
+
+    @property
+    def loss(self) -> float:
+        """Of the last step of the last run."""
+        self.device.synchronize()
+        return float(self.seen[CLOCK:].view(np.float64)[0])
 
 
 def lower(
@@ -337,7 +377,8 @@ def lower(
 class _Lowering:
     """The walk: what is emitted so far, and where each node's value and gradient lie.
 
-    `firsts` has the first column of those that are windows of wider slots.
+    `firsts` has the first column of those that are windows of wider slots, `narrow` the bfloat16
+    copies that products read.
     """
 
     def __init__(
@@ -351,11 +392,13 @@ class _Lowering:
         self.biases: dict[Node, Slot] = {}
         self.saved: dict[Node, tuple[Slot, ...]] = {}
         self.firsts: dict[Node, int] = {}
+        self.narrow: dict[Slot, Slot] = {}
         self.closed = False
         device = store.device
-        self.clock = self.outside("clock", device.zeros((8,), np.int64))
+        self.seen = device.zeros((CLOCK + TOTALS,), np.int64)
+        self.clock = self.outside("clock", self.seen[:CLOCK])
+        self.totals = self.outside("totals", self.seen[CLOCK:].view(np.float64))
         self.hyper = self.outside("hyper", device.zeros((16,), np.float64))
-        self.totals = self.outside("totals", device.zeros((4,), np.float64))
         self.table = self.key = self.clock
 
     def outside(self, name: str, array: Array) -> Slot:
@@ -377,6 +420,8 @@ class _Lowering:
         writes = (*writes, named["work"]) if has_work else writes
         launch = Launch(kernel.name, arguments, writes, kernel.bind, sizes, has_work)
         self.launches.append(launch)
+        for slot in writes:
+            self.narrow.pop(slot, None)
 
     def product(
         self, a: Slot, b: Slot, out: Slot, flip_a: bool = False, flip_b: bool = False
@@ -384,13 +429,21 @@ class _Lowering:
         """Emit out = a @ b, with either transposed."""
 
         def bind(device: Device, a: Array, b: Array, out: Array) -> Callable[[], None]:
-            left, right = (a.T if flip_a else a), (b.T if flip_b else b)
-            # NumPy's matmul keeps products with a single column from BLAS.
-            multiply = np.dot if device.kind == "cpu" else device.xp.matmul
-            return partial(multiply, left, right, out=out)
+            return device.product(a, b, out, flip_a, flip_b)
 
+        if self.store.shadow is not None:
+            a, b = self.narrowed(a), self.narrowed(b)
         sizes = (*out.shape, a.shape[0 if flip_a else 1], flip_a | flip_b << 1)
         self.launches.append(Launch("gemm", (a, b, out), (out,), bind, sizes))
+        self.narrow.pop(out, None)
+
+    def narrowed(self, slot: Slot) -> Slot:
+        """The same in bfloat16; made once, until the slot is written again."""
+        if slot not in self.narrow:
+            copy = self.slot(f"{slot.name}.bf16", slot.shape, "uint16")
+            self.launch(REGISTRY["narrow"], slot, copy)
+            self.narrow[slot] = copy
+        return self.narrow[slot]
 
     def open(self) -> None:
         """Advance the clock, take the next rows."""
@@ -435,7 +488,9 @@ class _Lowering:
     def forward(self, node: Node, stop_at: Node | None) -> None:
         """Emit a node's value; nothing after `stop_at` is emitted."""
         if node.kind == "parameter":
-            self.values[node] = self.store.slot(node.name)
+            slot = self.values[node] = self.store.slot(node.name)
+            if self.store.shadow is not None:
+                self.narrow[slot] = self.store.slot(node.name, "shadow")
         elif node.gate is not None and not self.closed:
             self._refuse_branch(node)
             _FORWARD[_kind(node)](self, node)
@@ -518,7 +573,12 @@ class _Lowering:
         segments = (
             self.outside(name, getattr(store, name)) for name in ("starts", "rates", "decays")
         )
-        self.launch(optimizer.kernel, values, gradient, *state, *segments, self.hyper, self.clock)
+        given = (values, gradient, *state)
+        kernel, rest = optimizer.kernel, (*segments, self.hyper, self.clock)
+        if store.shadow is not None:
+            kernel = REGISTRY[f"{kernel.name}_narrow"]
+            given = (*given, self.outside("shadow", store.shadow))
+        self.launch(kernel, *given, *rest)
 
     def bind(self, prediction: Node) -> LaunchList:
         """Give every slot its place, and every launch its arrays."""
@@ -531,9 +591,11 @@ class _Lowering:
         for slot, offset in places.items():
             part = arena[offset : offset + slot.nbytes]
             slot.array = part.view(slot.dtype).reshape(slot.shape)
+        calls = fusion.bound(self.launches, device) if library is None else []
+        send, seen = device.watch(self.seen)
         return LaunchList(
             self.launches,
-            self._calls() if library is None else [],
+            calls,
             device,
             self.feed,
             self.batch,
@@ -542,13 +604,11 @@ class _Lowering:
             self.totals.array,
             self.values[prediction],
             total,
+            send,
+            seen,
             None if library is None else self._program(library),
+            device.replay(calls) if library is None else None,
         )
-
-    def _calls(self) -> list[Callable[[], None]]:
-        """Every launch, bound."""
-        device = self.store.device
-        return [launch.bind(device, *launch.step.arguments) for launch in self.launches]
 
     def _library(self) -> native.Library | None:
         """The native loops, if the device wants them and they cover the list."""
@@ -596,13 +656,14 @@ def plan(
             if spans[other][0] <= spans[slot][1] and spans[slot][0] <= spans[other][1]:
                 if offset + slot.nbytes <= places[other]:
                     break
-                offset = max(offset, _aligned(places[other] + other.nbytes))
+                offset = max(offset, _rounded(places[other] + other.nbytes, ALIGNMENT))
         places[slot] = offset
     return places, max((places[s] + s.nbytes for s in places), default=0)
 
 
-def _aligned(offset: int) -> int:
-    return -(-offset // ALIGNMENT) * ALIGNMENT
+def _rounded(size: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return -(-size // step) * step
 
 
 def _kind(node: Node) -> type:

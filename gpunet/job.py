@@ -331,7 +331,7 @@ def plan(
     if choice.device.kind == "cpu":
         choice.device.split = settings.config.split  # judging splits as it does when resumed
     config, schema = settings.config, prepared.schema
-    choice.device.set_tf32(config.precision == "tf32")
+    choice.device.precision = config.precision
     trained = Model(ensemble.together(members), schema, config)
     return Job(source.name, place, settings, choice, prepared, members, trained, _dtype(config))
 

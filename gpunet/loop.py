@@ -392,6 +392,7 @@ class _Run:
                 self._be_safe()
 
     def finish(self) -> None:
+        self.control.runs_on = self.nets[0].list.runs_on  # what it came to
         for net in self.nets:
             net.close()
 
@@ -445,7 +446,7 @@ class _Run:
         self.chunk = max(1, int(count * CHUNK_SECONDS / (time.perf_counter() - began + 1e-9)))
         self.done = self.control.done = self.done + count
         if self.control.first_loss is None:
-            self.control.first_loss = self._last_loss()
+            self.control.first_loss = float(np.mean([net.list.loss for net in self.nets]))
         for net in self.nets:
             if net.list.fault:
                 raise self._diverged(net, net.list.step, net.list.fault)

@@ -62,9 +62,11 @@ def measure(device: Device) -> Speed:
     """Measure a device, in a few seconds."""
     size, nbytes = SIZES[device.kind]
     free = device.memory().free
-    copied = _copied(device, min(nbytes, free // 8) if free else nbytes)
-    products = dict(_products(device, size))
-    device.set_tf32(False)
+    copied, before = _copied(device, min(nbytes, free // 8) if free else nbytes), device.precision
+    try:
+        products = dict(_products(device, size))
+    finally:
+        device.precision = before
     if device.kind == "cpu":
         return Speed(copied, products, *_steps(device))
     return Speed(copied, products, *_kernels(device))
@@ -151,7 +153,7 @@ def _products(device: Device, size: int) -> Iterator[tuple[str, float]]:
     drawn = np.random.default_rng(0).standard_normal((size, size), np.float32)
     flops = 2 * size**3
     for precision in PRECISIONS[device.kind]:
-        device.set_tf32(precision == "tf32")
+        device.precision = precision
         a = device.asarray(_as(precision, drawn))
         out = device.empty((size, size), np.float64 if precision == "fp64" else np.float32)
         try:

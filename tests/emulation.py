@@ -32,6 +32,7 @@ DTYPES = {
     "long long": np.int64,
     "unsigned long long": np.uint64,
     "unsigned char": np.uint8,
+    "unsigned short": np.uint16,
 }
 ENTRY = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\))?\s*(\w+)\(([^)]*)\)')
 TYPEDEF = re.compile(r"typedef ((?:\w+ )+)(\w+);")

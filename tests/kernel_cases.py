@@ -592,6 +592,20 @@ def update(
         yield _faulty_update(name, kernel, given, state, {1: -np.inf}, {}, bit)
 
 
+@maker(*(f"{name}_narrow" for name in reference.OPTIMIZERS))
+def narrowing_update(
+    name: str, kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    """As the plain update; `shadow` follows the parameter wherever that is written."""
+    plain = name.removesuffix("_narrow")
+    for case in CASES[plain](REGISTRY[plain], dtype, rng, n, m, sparse):
+        before, after = case.state["param"], case.expected["param"]
+        assert after is not None
+        state = {**case.state, "shadow": reference.bfloat16(before)}
+        expected = {**case.expected, "shadow": reference.bfloat16(after)}
+        yield replace(case, kernel=kernel, state=state, expected=expected)
+
+
 def _faulty_update(
     name: str,
     kernel: Kernel,
@@ -643,6 +657,16 @@ def _hyper(step: int = 3, clip: float = 1.0) -> Array:
     hyper[[at.EPSILON, at.CLIP, at.SCALE, at.LIMIT]] = 1e-8, clip, 0.5, 2.0
     hyper[[at.CORRECTION1, at.CORRECTION2]] = 1 - 0.9**step, 1 - 0.99**step
     return hyper
+
+
+@maker("narrow")
+def narrow(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    drawn = rng.integers(0, 2**32, n * m, np.uint32).view(np.float32)
+    halves = (rng.integers(0, 2**16, n * m, np.uint32) << 16 | 0x8000).view(np.float32)
+    x = (halves if sparse else drawn).reshape(n, m)
+    yield Case(kernel, "", {"x": x}, {"y": reference.bfloat16(x)}, dtypes={"y": "uint16"})
 
 
 @maker("tick")

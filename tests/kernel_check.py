@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import reference
 
 from gpunet.kernels import Kernel
 
@@ -81,6 +82,9 @@ def check(
     written = {name: boxes[name].array for name in kernel.outputs if name in boxes}
     for name, array in written.items():
         what = f"{kernel.name} {case.label} {name}"
+        if name == "shadow":  # of what was written, to the bit: a rounding is a whole step here
+            assert (array == reference.bfloat16(written["param"])).all(), what
+            continue
         close(array, case.expected[name], dtype, what, case.sizes.get(name, 0))
     return written
 

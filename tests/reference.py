@@ -270,6 +270,26 @@ OPTIMIZERS = {
 """Name → the step and the number of its state vectors."""
 
 
+def bfloat16(x: Array) -> Array:
+    """The bits of the nearest bfloat16: of the two around x, and of equals the even one."""
+    single = x.astype(np.float32)
+    low = single.view(np.uint32) >> 16
+    down, up = (_bfloat16_value((low & 0x7FFF) + step) for step in (0, 1))
+    with np.errstate(invalid="ignore"):
+        size = np.abs(single.astype(np.float64))
+        is_up = (size - down > up - size) | ((size - down == up - size) & (low % 2 == 1))
+    low = np.where(np.isnan(single), low | 0x40, low + (is_up & np.isfinite(size)))
+    return low.astype(np.uint16)
+
+
+def _bfloat16_value(bits: Array) -> Array:
+    """Positive ones; behind the largest comes 2^128, in whose place rounding puts infinity."""
+    exponent, fraction = (bits >> 7).astype(float), (bits & 0x7F).astype(float)
+    return np.where(
+        exponent == 0, np.ldexp(fraction, -133), (128 + fraction) * 2.0 ** (exponent - 134)
+    )
+
+
 def central_difference(f, x: Array, step: float = 1e-6) -> Array:
     """The gradient of the number f(x) by central differences, coordinate by coordinate."""
     slope, x = np.zeros(x.shape), x.copy()

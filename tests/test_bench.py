@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from emulation import COMPILER, Emulated
+from emulation import COMPILER
+from fakecuda import opened
 from rich.console import Console
 
 from gpunet.device import resolve
@@ -176,19 +177,20 @@ def test_what_warms_a_graph_up_is_undone(
 def test_the_floors_of_a_gpu_are_of_the_step(
     bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    device = Emulated()
-    monkeypatch.setattr(bench.ours, "place", lambda work, where: device)
     monkeypatch.setattr(bench.ours, "device_bytes", lambda on: 1)
     given = bench.work.prepare(bench.work.TINY, tmp_path, None, 1)
-    products = bench.ours.Graph(given, 1, "cuda", is_empty=False)
-    assert products.kernels == 5
-    products.run(2)
-    assert all(np.isfinite(array).all() for array in products.arrays.values())
-    empty = bench.ours.Graph(given, 1, "cuda", is_empty=True)
-    launches, _ = bench.ours.lower(given, device)
-    assert empty.facts() == {"kernels": bench.ours.launched(launches), "device_bytes": 1}
-    assert empty.kernels >= len(launches.launches)
-    empty.epoch(0, given.order(0))
+    with opened() as device:
+        monkeypatch.setattr(bench.ours, "place", lambda work, where: device)
+        products = bench.ours.Graph(given, 1, "cuda", is_empty=False)
+        products.epoch(0, given.order(0))
+        assert products.facts() == {"kernels": 5, "device_bytes": 1}
+        assert set(device.stream.log) == {"product", ("graph", 5)}
+        assert all(np.isfinite(array).all() for array in products.arrays.values())
+        launches, _ = bench.ours.lower(given, device)
+        device.stream.log.clear()
+        empty = bench.ours.Graph(given, 1, "cuda", is_empty=True)
+        empty.epoch(0, given.order(0))
+        assert set(device.stream.log) == {"empty", ("graph", bench.ours.launched(launches))}
 
 
 def test_operations_and_bytes_of_a_step(bench: SimpleNamespace) -> None:

@@ -110,6 +110,7 @@ STRIDING = {
     *("row_losses", "fold_rows", "layer_norm_forward", "dropout"),
     *("gather_labels", "gather_weights"),
     *("clear_rows", "scatter_add", "sgd", "adamw", "copy_columns", "periodic_forward"),
+    *("narrow", "sgd_narrow", "adamw_narrow"),
     *("embedding_forward", "clear_table", "embedding_backward"),
 }
 
@@ -156,6 +157,8 @@ class Mutant(Emulated):
         ("column_sums", "if (lane < half)", "if (lane <= half)", "out"),
         ("squared_norm", "half /= 2) {\n        __syncthreads();", "half /= 2) {", "out"),
         ("adam", "report(clock, fault);", "", "clock"),
+        ("adam_narrow", "shadow[i] = narrowed((float)p);", "shadow[i] = 0;", "shadow"),
+        ("adam_narrow", "if (shadow) shadow[i] = narrowed((float)p);", "", "shadow"),
     ],
 )
 def test_a_mutant_is_caught(name: str, old: str, new: str, reason: str):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from emulation import COMPILER, Emulated
+from fakecuda import opened
 
 from gpunet import job, speed
 from gpunet.cli import _run
@@ -43,11 +44,8 @@ class Gpu(Emulated):
         super().__init__()
         self.asked: list[tuple[str, object]] = []
 
-    def set_tf32(self, allowed: bool) -> None:
-        self.asked.append(("tf32", allowed))
-
     def product(self, a, b, out, flip_a=False, flip_b=False) -> Callable[[], None]:
-        self.asked.append(("product", str(a.dtype)))
+        self.asked.append(("product", (self.precision, str(a.dtype))))
         if a.dtype == np.uint16:
             raise Unavailable("no bfloat16", "use tf32")
         return super().product(a, b, out, flip_a, flip_b)
@@ -70,10 +68,9 @@ def test_a_gpu_is_measured_in_each_precision_it_has() -> None:
     found = speed.measure(device)
     assert found.products.keys() == {"fp64", "fp32", "tf32"}
     assert all(each > 0 for each in (found.copied, found.call, found.within, found.alone))
-    products = ["float64", "float32", "float32", "uint16"]
-    assert [what for kind, what in device.asked if kind == "product"] == products
-    tf32 = [what for kind, what in device.asked if kind == "tf32"]
-    assert tf32 == [False, False, True, False, False]
+    dtypes = {"fp64": "float64", "fp32": "float32", "tf32": "float32", "bf16": "uint16"}
+    assert [what for kind, what in device.asked if kind == "product"] == list(dtypes.items())
+    assert device.precision == "fp32"
     assert [what for kind, what in device.asked if kind == "graph"] == [1, speed.NODES]
 
 
@@ -127,6 +124,18 @@ def test_info_and_plan_show_what_was_measured(capsys: pytest.CaptureFixture[str]
     assert found["expected"].keys() == {"products", "memory", "launches", "step"}
     assert _run([*plan, "--bench"]) == 0
     assert "µs a step (products" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.skipif(COMPILER is None, reason="no g++")
+def test_kernels_are_timed_alone_and_in_graphs() -> None:
+    with opened() as device:
+        call, within, alone = speed._kernels(device)
+        log = device.stream.log
+    assert min(call, within, alone) > 0
+    assert log.count("empty") >= 2
+    graphs = {nodes for kind, nodes in (each for each in log if each != "empty")}
+    assert graphs == {1, speed.NODES}
 
 
 @pytest.mark.gpu

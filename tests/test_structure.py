@@ -33,6 +33,7 @@ LAYERS = {
     "fuse": 4,
     "gradcheck": 5,
     "model": 5,
+    "fusion": 5,
     "engine": 6,
     "initial": 6,
     "forensics": 6,

@@ -6,16 +6,20 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gpunet.device.base import Array, Device, Launcher, Memory
+from gpunet.device.base import Array, Device, Epilogue, Launcher, Memory
 from gpunet.device.cpu import Cpu
 from gpunet.errors import Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from gpunet.device.cuda import Cuda
 
 __all__ = [
     "Array",
     "Choice",
     "Device",
+    "Epilogue",
     "Launcher",
     "Memory",
     "device_of",
@@ -87,8 +91,14 @@ def device_of(*arrays: Array) -> Device:
     return _cuda(indices.pop())
 
 
-@cache
 def _cuda(index: int) -> Device:
+    device = _opened(index)
+    device.use()
+    return device
+
+
+@cache
+def _opened(index: int) -> "Cuda":
     from gpunet.device.cuda import Cuda
 
     return Cuda(index)

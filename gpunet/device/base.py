@@ -24,6 +24,21 @@ Run = Callable[[], None]
 
 
 @dataclass(frozen=True)
+class Epilogue:
+    """What a product does with its result before it is written.
+
+    out = act(a @ b + bias), act "", "relu" or "gelu"; `aux`, where given, keeps for the way back
+    what act was given, or a mask of its signs. `is_slope`: out = a @ b * act'(aux) instead, and
+    `bias` gets the sums of its columns.
+    """
+
+    act: str = ""
+    bias: Array = None
+    aux: Array = None
+    is_slope: bool = False
+
+
+@dataclass(frozen=True)
 class Memory:
     """Bytes of a device: `total`, `free` for a new allocation, and `used` by this process."""
 
@@ -35,8 +50,9 @@ class Memory:
 class Device:
     """One place where arrays live. `name` is `cpu` or `cuda:N`; `kind` is `cpu` or `cuda`.
 
-    `kernels` (auto, native or numpy), `threads`, `split` (auto, rows or columns) and
-    `deterministic` (the same bits for any number of threads) say how a launch list runs on a CPU.
+    `kernels` (auto, native or numpy), `threads` and `split` (auto, rows or columns) say how a
+    launch list runs on a CPU; `deterministic` that no sum depends on threads, or on how a library
+    splits it; `precision` (fp64, fp32, tf32 or bf16) what products of float32 numbers round to.
     """
 
     name: str
@@ -46,6 +62,7 @@ class Device:
     threads: int = 1
     split: str = "auto"
     deterministic: bool = False
+    precision: str = "fp32"
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype)
@@ -65,9 +82,6 @@ class Device:
         """Inside it the device is set up for matrix products of at most `flops` operations."""
         return nullcontext()
 
-    def set_tf32(self, allowed: bool) -> None:
-        """Whether float32 matrix products may round their inputs to TF32, where there is TF32."""
-
     def product(
         self, a: Array, b: Array, out: Array, flip_a: bool = False, flip_b: bool = False
     ) -> Run:
@@ -75,10 +89,25 @@ class Device:
         left, right = (a.T if flip_a else a), (b.T if flip_b else b)
         return partial(self.xp.matmul, left, right, out=out)
 
+    def fused_product(
+        self, a: Array, b: Array, out: Array, flip_a: bool, flip_b: bool, epilogue: Epilogue
+    ) -> Run | None:
+        """The same with what follows it; None where the device has no such product."""
+        return None
+
+    def mask(self, shape: tuple[int, int]) -> Array:
+        """Where a product with a ReLU behind it keeps the signs of its result, of this shape."""
+        return None
+
     def replay(self, calls: Sequence[Run]) -> Callable[[int], None] | None:
         """replay(steps) makes the calls so many times, in less time than one by one; None where
         there is nothing better."""
         return None
+
+    def watch(self, array: Array) -> tuple[Run, Any]:
+        """A function that sends an array to the host, and the NumPy array where it arrives: to be
+        read after `synchronize`. On the CPU it is the array itself."""
+        return _nothing, array
 
     def synchronize(self) -> None:
         """Wait until all launched work is done."""
@@ -121,3 +150,7 @@ class Device:
     def launcher(self, source: str, entry: str) -> Launcher | None:
         """The entry point `entry` of a CUDA source, compiled; None where references run instead."""
         raise NotImplementedError
+
+
+def _nothing() -> None:
+    """What there is to do to see an array that is on the host."""

@@ -1,9 +1,16 @@
 """CUDA GPUs through CuPy: the only file that imports CuPy. Refuses to fall back to the CPU."""
 
-from functools import cache
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import cache, partial
 from typing import Any
 
-from gpunet.device.base import Array, Device, Launcher, Memory
+import numpy as np
+
+from gpunet.device import cublaslt
+from gpunet.device.base import Array, Device, Epilogue, Launcher, Memory, Run
+from gpunet.device.products import Products
+from gpunet.device.replay import Replay
 from gpunet.errors import Unavailable
 
 NO_MEMORY = 2
@@ -33,7 +40,11 @@ def count() -> int:
 
 
 class Cuda(Device):
-    """GPU number `index` of those visible."""
+    """GPU number `index` of those visible.
+
+    All work goes to one stream of its own, which the other streams of a process do not wait for:
+    the legacy stream could not be captured. `use` makes it the current thread's.
+    """
 
     kind = "cuda"
 
@@ -46,9 +57,25 @@ class Cuda(Device):
         self.name = f"cuda:{index}"
         self._device = self.xp.cuda.Device(index)
         self._device.use()
+        self.stream = self.xp.cuda.Stream(non_blocking=True)
+        self._blas: cublaslt.Blas | None = None
+        self._trouble = ""
+        self.use()
+
+    def use(self) -> None:
+        """Make the device and its stream the current thread's."""
+        self._device.use()
+        self.stream.use()
+
+    def working(self, flops: int) -> AbstractContextManager[Any]:
+        self._device.use()
+        stream: AbstractContextManager[Any] = self.stream
+        return stream
 
     def asarray(self, values: Any, dtype: Any = None) -> Array:
         with self._device:
+            if hasattr(values, "__cuda_array_interface__"):
+                self._device.synchronize()  # another stream may still be writing it
             if hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
                 values = self.xp.from_dlpack(values)
             return self.xp.asarray(values, dtype)
@@ -57,7 +84,7 @@ class Cuda(Device):
         return self.xp.asnumpy(array)
 
     def synchronize(self) -> None:
-        self._device.synchronize()
+        self.stream.synchronize()
 
     def memory(self) -> Memory:
         with self._device:
@@ -66,12 +93,11 @@ class Cuda(Device):
         return Memory(total, free + pool.free_bytes(), pool.used_bytes())
 
     def shortage(self, fault: BaseException) -> int | None:
-        cuda = self.xp.cuda
-        if isinstance(fault, cuda.memory.OutOfMemoryError):
-            return int(getattr(fault, "_size", 0))
-        is_ours = isinstance(fault, (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError))
-        is_memory = is_ours and getattr(fault, "status", 0) == NO_MEMORY
-        return 0 if is_memory else super().shortage(fault)
+        """CuPy's pool tells the size; CUDA's own calls tell that there was too little."""
+        if isinstance(fault, MemoryError):
+            return int(getattr(fault, "_size", 0)) or super().shortage(fault)
+        is_cuda = type(fault).__name__ in ("CUDARuntimeError", "CUDADriverError")
+        return 0 if is_cuda and getattr(fault, "status", None) == NO_MEMORY else None
 
     def describe(self) -> dict[str, Any]:
         memory, runtime = self.memory(), self.xp.cuda.runtime
@@ -89,21 +115,76 @@ class Cuda(Device):
 
     def traits(self) -> dict[str, str]:
         found = self.describe()
-        return {name: found[name] for name in ("model", "driver", "runtime", "cupy")}
-
-    def set_tf32(self, allowed: bool) -> None:
-        from cupy._core import _routines_linalg, set_compute_type
-
-        name = "COMPUTE_TYPE_TF32" if allowed else "COMPUTE_TYPE_DEFAULT"
-        set_compute_type(self.xp.float32, getattr(_routines_linalg, name))
+        known = {name: found[name] for name in ("model", "driver", "runtime", "cupy")}
+        return {**known, "cublaslt": cublaslt.version()}
 
     def launcher(self, source: str, entry: str) -> Launcher:
-        function = _module(self.index, source).get_function(entry)
+        function = _module(self.index, source).get_function(entry).kernel
 
         def launch(grid: Any, block: Any, shared_bytes: int, arguments: Any) -> None:
-            function(grid, block, tuple(arguments), shared_mem=shared_bytes)
+            function(grid, block, tuple(arguments), shared_bytes)
 
         return launch
+
+    def product(
+        self, a: Array, b: Array, out: Array, flip_a: bool = False, flip_b: bool = False
+    ) -> Run:
+        """By cuBLASLt. Without it by CuPy, eagerly: `replay` then says why."""
+        try:
+            return self._products().bind(a, b, out, flip_a, flip_b)
+        except (Unavailable, cublaslt.Refused, RuntimeError) as reason:
+            if a.dtype == np.uint16:
+                raise Unavailable(f"no products of bfloat16: {reason}", "use tf32") from reason
+            self._trouble = self._trouble or str(reason)
+            self._set_compute_type()
+            return super().product(a, b, out, flip_a, flip_b)
+
+    def fused_product(
+        self, a: Array, b: Array, out: Array, flip_a: bool, flip_b: bool, epilogue: Epilogue
+    ) -> Run | None:
+        try:
+            return self._products().bind(a, b, out, flip_a, flip_b, epilogue)
+        except (Unavailable, cublaslt.Refused, RuntimeError):
+            return None
+
+    def mask(self, shape: tuple[int, int]) -> Array:
+        return self.zeros(cublaslt.mask_shape(shape), np.uint8)
+
+    def replay(self, calls: Sequence[Run]) -> Callable[[int], None]:
+        refused, self._trouble = self._trouble, ""
+        return Replay(self.stream, calls, refused)
+
+    def watch(self, array: Array) -> tuple[Run, Any]:
+        """By way of pinned memory, on the stream: a copy to other memory would wait."""
+        runtime = self.xp.cuda.runtime
+        pinned = self.xp.cuda.alloc_pinned_memory(array.nbytes)
+        host = np.frombuffer(pinned, array.dtype, array.size).reshape(array.shape)
+        host[...] = self.to_host(array)
+        ends = (host.ctypes.data, _address(array), array.nbytes)
+        return partial(
+            runtime.memcpyAsync, *ends, runtime.memcpyDeviceToHost, self.stream.ptr
+        ), host
+
+    def _products(self) -> Products:
+        """cuBLASLt on this device's stream, as precision and determinism are set now."""
+        if self._blas is None:
+            with self._device:
+                room = self.empty((cublaslt.WORKSPACE_BYTES,), np.uint8)
+                self._blas = cublaslt.Blas(self.stream.ptr, _address(room), room.nbytes)
+                self._workspace = room
+        is_tf32 = self.precision == "tf32"
+        return Products(self._blas, _address, is_tf32, self.deterministic)
+
+    def _set_compute_type(self) -> None:
+        """What CuPy's own products of float32 round to."""
+        from cupy._core import _routines_linalg, set_compute_type
+
+        name = "COMPUTE_TYPE_TF32" if self.precision == "tf32" else "COMPUTE_TYPE_DEFAULT"
+        set_compute_type(self.xp.float32, getattr(_routines_linalg, name))
+
+
+def _address(array: Array) -> int:
+    return int(array.data.ptr)
 
 
 @cache

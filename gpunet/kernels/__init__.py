@@ -1,6 +1,17 @@
 """Every fused kernel: a NumPy reference, a CUDA source, one table of both."""
 
-from gpunet.kernels import activation, columns, dropout, loss, norm, rows, scale, slots, update
+from gpunet.kernels import (
+    activation,
+    columns,
+    dropout,
+    loss,
+    narrow,
+    norm,
+    rows,
+    scale,
+    slots,
+    update,
+)
 from gpunet.kernels.registry import REGISTRY, Kernel, register
 
 __all__ = [
@@ -10,6 +21,7 @@ __all__ = [
     "columns",
     "dropout",
     "loss",
+    "narrow",
     "norm",
     "register",
     "rows",

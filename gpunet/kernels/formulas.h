@@ -398,6 +398,12 @@ HD Words philox(Words x, unsigned long long key0, unsigned long long key1) {
     return x;
 }
 
+// The bits of the bfloat16 nearest to x, of two the even one; NaN stays NaN.
+HD unsigned short narrowed(float x) {
+    unsigned bits = bits_of(x), even = bits >> 16 & 1;
+    return (unsigned short)((x == x ? bits + 0x7FFFu + even : bits | 0x400000u) >> 16);
+}
+
 HD unsigned feistel_mix(unsigned x) {
     x *= 0x85EBCA6Bu;
     x ^= x >> 13;

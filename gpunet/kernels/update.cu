@@ -39,9 +39,10 @@ typedef T Step(const Rate& rate, T p, T g, T& first, T& second);
 #define FLAT const long long* starts, const double* rates, const double* decays, \
     const double* hyper, long long* clock, T* work, long long size, long long segments
 
-// first and second: the optimiser's slots, null where it has none.
+// first and second: the optimiser's slots, null where it has none. shadow: the parameters in bfloat16
+// where products take those, else null.
 template <Step step>
-BLOCK void update(T* param, const T* grad, T* first, T* second, FLAT) {
+BLOCK void update(T* param, const T* grad, T* first, T* second, unsigned short* shadow, FLAT) {
     if (clock[FAULT]) return;
     int fault = 0;
     Segment segment;
@@ -55,6 +56,7 @@ BLOCK void update(T* param, const T* grad, T* first, T* second, FLAT) {
             fault |= FAULT_PARAMETER;
         } else {
             param[i] = p;
+            if (shadow) shadow[i] = narrowed((float)p);
             if (first) first[i] = a;
             if (second) second[i] = b;
         }
@@ -62,14 +64,21 @@ BLOCK void update(T* param, const T* grad, T* first, T* second, FLAT) {
     report(clock, fault);
 }
 
-#define UPDATE(name, first, second) \
-    { update<name##_step>(param, grad, first, second, starts, rates, decays, hyper, clock, work, \
-                          size, segments); }
+#define UPDATE(name, first, second, shadow) \
+    { update<name##_step>(param, grad, first, second, shadow, starts, rates, decays, hyper, clock, \
+                          work, size, segments); }
+#define OPTIMISER(name, slots, first, second) \
+    KERNEL name(T* param, const T* grad, slots FLAT) UPDATE(name, first, second, nullptr) \
+    KERNEL name##_narrow(T* param, const T* grad, slots unsigned short* shadow, FLAT) \
+        UPDATE(name, first, second, shadow)
+#define NONE
+#define ONE(name) T* name,
+#define TWO T* first, T* second,
 
-KERNEL sgd(T* param, const T* grad, FLAT) UPDATE(sgd, nullptr, nullptr)
-KERNEL momentum(T* param, const T* grad, T* velocity, FLAT) UPDATE(momentum, velocity, nullptr)
-KERNEL nesterov(T* param, const T* grad, T* velocity, FLAT) UPDATE(nesterov, velocity, nullptr)
-KERNEL rmsprop(T* param, const T* grad, T* square, FLAT) UPDATE(rmsprop, square, nullptr)
-KERNEL adam(T* param, const T* grad, T* first, T* second, FLAT) UPDATE(adam, first, second)
-KERNEL adamw(T* param, const T* grad, T* first, T* second, FLAT) UPDATE(adamw, first, second)
-KERNEL lion(T* param, const T* grad, T* first, FLAT) UPDATE(lion, first, nullptr)
+OPTIMISER(sgd, NONE, nullptr, nullptr)
+OPTIMISER(momentum, ONE(velocity), velocity, nullptr)
+OPTIMISER(nesterov, ONE(velocity), velocity, nullptr)
+OPTIMISER(rmsprop, ONE(square), square, nullptr)
+OPTIMISER(adam, TWO, first, second)
+OPTIMISER(adamw, TWO, first, second)
+OPTIMISER(lion, ONE(first), first, nullptr)

@@ -8,6 +8,7 @@ fault bit, and that element stays as it was.
 """
 
 from collections.abc import Callable, Sequence
+from inspect import Parameter, Signature, signature
 from itertools import pairwise
 from math import ceil, isfinite, sqrt
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet.device import Array
+from gpunet.kernels.narrow import narrow
 from gpunet.kernels.registry import Kernel, Reference, Run, Stage, per_element, register
 from gpunet.kernels.slots import (
     BETA1,
@@ -414,6 +416,47 @@ OPTIMIZERS: dict[str, Kernel] = {
     )
 }
 """Name of the optimiser → its kernel."""
+
+
+def _narrowing(kernel: Kernel) -> Reference:
+    """The same step, which also keeps the parameters in bfloat16, in `shadow` (P,) uint16."""
+    parts = list(signature(kernel.reference).parameters.values())
+    at = kernel.parameters.index("starts")
+
+    def reference(*given: Any) -> Run:
+        (param, *_), shadow, clock = given, given[at], given[-2]
+        step, copy = kernel.reference(*given[:at], *given[at + 1 :]), narrow(param, shadow)
+
+        def run() -> None:
+            if not clock[FAULT]:
+                step()
+                copy()
+
+        return run
+
+    shadow = Parameter("shadow", Parameter.POSITIONAL_OR_KEYWORD)
+    reference.__signature__ = Signature([*parts[:at], shadow, *parts[at:]])  # type: ignore[attr-defined]
+    return reference
+
+
+def _register_narrow(kernel: Kernel) -> Kernel:
+    at, name = kernel.parameters.index("starts"), f"{kernel.name}_narrow"
+    work = kernel.work
+    assert work is not None
+    return register(
+        _narrowing(kernel),
+        kernel.source,
+        name=name,
+        outputs=" ".join((*kernel.outputs[:-1], "shadow", "clock")),
+        typed_by=kernel.typed_by,
+        sizes=lambda *given: kernel.sizes(*given[:at], *given[at + 1 :]),
+        stages=(Stage(name, kernel.stages[0].grid),),
+        work=work,
+    )
+
+
+NARROWING = {name: _register_narrow(kernel) for name, kernel in OPTIMIZERS.items()}
+"""The same for products of bfloat16."""
 
 SLOTS = {name: kernel.outputs[1:-1] for name, kernel in OPTIMIZERS.items()}
 """Name of the optimiser → the names of its slots."""

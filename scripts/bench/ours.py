@@ -11,7 +11,6 @@ from gpunet.config import Config
 from gpunet.device import Array, Device
 from gpunet.device.cpu import Cpu
 from gpunet.engine import Feed, LaunchList, Slot, Store
-from gpunet.errors import Unavailable
 from gpunet.kernels import native
 from gpunet.model import Network
 from gpunet.speed import empty_kernel
@@ -52,13 +51,9 @@ def lower(given: Given, on: Device) -> tuple[LaunchList, Store]:
 
 
 def place(work: Work, where: str) -> Device:
-    """The GPU, its products rounded as the work says; else as float32 is by default."""
+    """The GPU, its products rounded as the work says; else as is usual for its numbers."""
     on = device.resolve(where).device
-    on.set_tf32(work.precision == "tf32" or (not work.precision and work.dtype == "float32"))
-    if work.precision == "bf16":
-        if not hasattr(on, "precision"):
-            raise Unavailable("bf16 is not offered yet")
-        on.precision = "bf16"
+    on.precision = work.precision or {"float32": "tf32", "float64": "fp64"}[work.dtype]
     return on
 
 

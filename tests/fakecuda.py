@@ -1,0 +1,196 @@
+"""gpunet's own CUDA device on a machine without one: CuPy and cuBLASLt are stand-ins that compute
+on NumPy arrays, kernels are emulated, and a stream that captures keeps its work for later.
+
+Strict where CUDA is: while a stream captures, nothing is allocated, copied to the host at once or
+waited for, and all work goes to that stream.
+"""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from emulation import Emulated
+from fakelt import FakeLt
+
+from gpunet.device import cublaslt, cuda
+
+
+class FakeGraph:
+    def __init__(self, work: list[Callable[[], Any]], log: list[Any]) -> None:
+        self.work, self.log = work, log
+
+    def launch(self, stream: "FakeStream") -> None:
+        assert not stream.is_capturing
+        self.log.append(("graph", len(self.work)))
+        for each in self.work:
+            each()
+
+
+class FakeStream:
+    """`log` has what was launched: ("graph", its nodes), or the name of a single launch."""
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        assert non_blocking
+        self.ptr, self.is_capturing = 77, False
+        self.work: list[Callable[[], Any]] = []
+        self.log: list[Any] = []
+        self.entered = 0
+
+    def __enter__(self) -> "FakeStream":
+        self.entered += 1
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.entered -= 1
+
+    def use(self) -> None:
+        """There is one stream."""
+
+    def submit(self, name: str, call: Callable[[], Any]) -> None:
+        if self.is_capturing:
+            self.work.append(call)
+        else:
+            self.log.append(name)
+            call()
+
+    def begin_capture(self) -> None:
+        assert not self.is_capturing
+        self.is_capturing, self.work = True, []
+
+    def end_capture(self) -> FakeGraph:
+        assert self.is_capturing
+        self.is_capturing = False
+        return FakeGraph(self.work, self.log)
+
+    def synchronize(self) -> None:
+        self.forbid("waiting")
+
+    def forbid(self, what: str) -> None:
+        if self.is_capturing:
+            raise RuntimeError(f"the stream is capturing: {what}")
+
+
+class FakeCupy:
+    """The parts of CuPy that gpunet.device.cuda uses. `broken`: a kernel that none captures."""
+
+    __name__ = "cupy"
+    __version__ = "0"
+    ndarray = np.ndarray
+    float32, matmul = np.float32, staticmethod(np.matmul)
+    may_share_memory = staticmethod(np.may_share_memory)
+
+    def __init__(self) -> None:
+        self.stream: FakeStream | None = None
+        self.emulated, self.broken = Emulated(), ""
+        self.cuda = SimpleNamespace(
+            Device=lambda index: _Device(),
+            Stream=self._open,
+            alloc_pinned_memory=bytearray,
+            runtime=SimpleNamespace(
+                getDeviceCount=lambda: 1,
+                memcpyDeviceToHost=2,
+                memcpyAsync=self._copy,
+            ),
+        )
+
+    def _open(self, non_blocking: bool) -> FakeStream:
+        self.stream = FakeStream(non_blocking)
+        return self.stream
+
+    def _copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
+        assert kind == 2
+        assert self.stream is not None
+        assert stream == self.stream.ptr
+        self.stream.submit("copy", partial(ctypes.memmove, to, source, size))
+
+    def empty(self, shape: Any, dtype: Any) -> np.ndarray:
+        assert self.stream is not None
+        self.stream.forbid("allocating")
+        return self.emulated.empty(shape if isinstance(shape, tuple) else (shape,), dtype)
+
+    def zeros(self, shape: Any, dtype: Any) -> np.ndarray:
+        found = self.empty(shape, dtype)
+        found[...] = 0
+        return found
+
+    def asarray(self, values: Any, dtype: Any = None) -> np.ndarray:
+        """Copies, as a transfer to the device does."""
+        values = np.asarray(values, dtype)
+        found = self.empty(values.shape, values.dtype)
+        found[...] = values
+        return found
+
+    def asnumpy(self, array: np.ndarray) -> np.ndarray:
+        assert self.stream is not None
+        self.stream.forbid("copying to the host")
+        return np.array(array)
+
+    def RawModule(self, code: str, options: tuple[str, ...]) -> Any:
+        return SimpleNamespace(
+            get_function=lambda entry: SimpleNamespace(kernel=self._kernel(code, entry))
+        )
+
+    def _kernel(self, source: str, entry: str) -> Callable[..., None]:
+        launch = self.emulated.launcher(source, entry)
+
+        def function(grid: Any, block: Any, arguments: Any, shared_bytes: int) -> None:
+            assert self.stream is not None
+            if self.stream.is_capturing and entry == self.broken:
+                raise RuntimeError(f"{entry} cannot be captured")
+            self.stream.submit(entry, partial(launch, grid, block, shared_bytes, arguments))
+
+        return function
+
+
+class _Device:
+    def use(self) -> None:
+        """There is one device."""
+
+    def __enter__(self) -> "_Device":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        """Nothing to restore."""
+
+
+class StreamedLt(FakeLt):
+    """Products go to the stream that they name."""
+
+    def __init__(self, cupy: FakeCupy, refuses: set[int]) -> None:
+        super().__init__(refuses)
+        self.cupy = cupy
+
+    def cublasLtCreate(self, place: Any) -> int:
+        return self._create(place)
+
+    def cublasLtMatmul(self, *given: Any) -> int:
+        stream = self.cupy.stream
+        assert stream is not None
+        assert given[-1] == stream.ptr
+        stream.submit("product", partial(super().cublasLtMatmul, *given))
+        return 0
+
+
+@contextmanager
+def opened(refuses: set[int] | None = None, without_blas: bool = False) -> Iterator[cuda.Cuda]:
+    """The device. `refuses`: epilogues that its cuBLASLt does not have."""
+    cupy = FakeCupy()
+    library = StreamedLt(cupy, refuses or set())
+
+    def missing() -> Any:
+        raise cublaslt.Unavailable("no cuBLASLt: it is not there", "install it")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "_import_cupy", lambda: cupy)
+        patch.setattr(cuda, "_address", lambda array: array.ctypes.data)
+        patch.setattr(cublaslt, "library", missing if without_blas else lambda: library)
+        cuda._module.cache_clear()
+        device = cuda.Cuda()
+        device.cupy, device.library = cupy, library  # type: ignore[attr-defined]
+        yield device
+    cuda._module.cache_clear()

@@ -1,0 +1,164 @@
+"""The binding of cuBLASLt: against a stand-in, and against the library where it is installed."""
+
+import ctypes
+
+import numpy as np
+import pytest
+import reference
+from fakelt import FakeLt, memory
+
+from gpunet.device import cublaslt
+from gpunet.device.base import Epilogue
+from gpunet.device.cublaslt import Description, Pointers, Product, Refused
+from gpunet.device.products import Products
+from gpunet.errors import Unavailable
+from gpunet.kernels.narrow import nearest, widened
+
+M, N, K = 6, 16, 5
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeLt:
+    found = FakeLt()
+    monkeypatch.setattr(cublaslt, "library", lambda: found)
+    return found
+
+
+def bind(fake: FakeLt, *given, is_tf32: bool = False, is_fixed: bool = False, **more):
+    blas = cublaslt.Blas(stream=1, workspace=256, workspace_bytes=1024)
+    return Products(blas, lambda array: array.ctypes.data, is_tf32, is_fixed).bind(*given, **more)
+
+
+def operands(flip_a: bool, flip_b: bool, dtype: str = "float64") -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((K, M) if flip_a else (M, K)).astype(dtype)
+    b = rng.standard_normal((N, K) if flip_b else (K, N)).astype(dtype)
+    return a, b, (a.T if flip_a else a) @ (b.T if flip_b else b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("flip_a", [False, True])
+@pytest.mark.parametrize("flip_b", [False, True])
+def test_products_of_rows(fake: FakeLt, flip_a: bool, flip_b: bool, dtype: str) -> None:
+    a, b, wanted = operands(flip_a, flip_b, dtype)
+    out = np.full((M, N), np.nan, dtype)
+    bind(fake, a, b, out, flip_a, flip_b)()
+    np.testing.assert_allclose(out, wanted, rtol=1e-5 if dtype == "float32" else 1e-12)
+
+
+def test_operands_of_bfloat16_give_float32(fake: FakeLt) -> None:
+    a, b, _ = operands(False, True, "float32")
+    out = np.full((M, N), np.nan, np.float32)
+    bind(fake, nearest(a), nearest(b), out, False, True)()
+    np.testing.assert_allclose(out, widened(nearest(a)) @ widened(nearest(b)).T, rtol=1e-5)
+
+
+def test_a_product_may_add_to_what_is_there(fake: FakeLt) -> None:
+    a, b, wanted = operands(False, False)
+    out = np.ones((M, N))
+    product = Product(M, N, K, operands="float64", out="float64", adds=True)
+    at = Pointers(*(each.ctypes.data for each in (a, b, out)))
+    cublaslt.Blas(1, 256, 1024).bind(product, at)()
+    np.testing.assert_allclose(out, 1 + wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("act", ["", "relu", "gelu"])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_bias_and_an_activation_behind_it(fake: FakeLt, act: str, has_bias: bool) -> None:
+    a, b, inner = operands(False, False)
+    bias = np.arange(float(N)) / 4 if has_bias else None
+    out = np.full((M, N), np.nan)
+    bind(fake, a, b, out, False, False, epilogue=Epilogue(act, bias))()
+    wanted = reference.ACTIVATIONS[act or "identity"](inner + (0 if bias is None else bias))
+    np.testing.assert_allclose(out, wanted, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("act", ["relu", "gelu"])
+@pytest.mark.parametrize("columns", [N, 200])
+def test_the_way_back_reads_what_the_way_forth_kept(fake: FakeLt, act: str, columns: int) -> None:
+    rng = np.random.default_rng(1)
+    x, w, bias = (rng.standard_normal(shape) for shape in ((M, K), (K, columns), (columns,)))
+    y, dy, sums = np.empty((M, columns)), np.empty((M, columns)), np.empty(columns)
+    aux = np.empty((M, columns))
+    if act == "relu":
+        aux = np.zeros(cublaslt.mask_shape((M, columns)), np.uint8)
+    bind(fake, x, w, y, False, False, epilogue=Epilogue(act, bias, aux))()
+    grad, back = rng.standard_normal((M, 3)), rng.standard_normal((columns, 3))
+    slope = Epilogue(act, sums, aux, is_slope=True)
+    bind(fake, grad, back, dy, False, True, epilogue=slope)()
+    wanted = (grad @ back.T) * reference.SLOPES[act](x @ w + bias)
+    np.testing.assert_allclose(dy, wanted, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(sums, wanted.sum(axis=0), rtol=1e-10, atol=1e-14)
+
+
+def test_rows_of_kept_inputs_must_be_of_a_multiple_of_eight(fake: FakeLt) -> None:
+    a, b, out, aux = np.ones((2, 3)), np.ones((3, 5)), np.ones((2, 5)), np.ones((2, 5))
+    with pytest.raises(Refused, match="5 elements"):
+        bind(fake, a, b, out, False, False, epilogue=Epilogue("gelu", None, aux))
+
+
+def test_the_search_is_told_how_pointers_are_aligned(fake: FakeLt) -> None:
+    a, b, out = (memory(each.ctypes.data + 8, 4, np.float64) for each in np.zeros((3, 64)))
+    bind(fake, a.reshape(2, 2), b.reshape(2, 2), out.reshape(2, 2), False, False)()
+    assert {fake.searches[-1].attributes[key] for key in (5, 6, 7, 8)} == {8}
+
+
+def test_what_there_is_no_algorithm_for_is_refused(fake: FakeLt) -> None:
+    fake.refuses = {6}
+    a, b, out = np.ones((2, 3)), np.ones((3, 4)), np.ones((2, 4))
+    with pytest.raises(Refused, match="not supported"):
+        bind(fake, a, b, out, False, False, epilogue=Epilogue("relu", np.ones(4)))
+
+
+def test_a_missing_library_is_an_error_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    pathfinder = pytest.importorskip("cuda.pathfinder")
+
+    def missing(name: str) -> None:
+        raise RuntimeError(f"no {name} anywhere\nand more")
+
+    monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", missing)
+    cublaslt.library.cache_clear()
+    with pytest.raises(Unavailable, match=r"no cuBLASLt: no cublasLt anywhere; .*cuda13"):
+        cublaslt.library()
+    assert cublaslt.version() == "no cuBLASLt: no cublasLt anywhere"
+
+
+# The library itself, where it is installed; it needs no GPU to describe a product
+
+
+@pytest.fixture
+def real() -> ctypes.CDLL:
+    cublaslt.library.cache_clear()
+    try:
+        return cublaslt.library()
+    except Unavailable as reason:
+        pytest.skip(reason.message)
+
+
+def attribute(real: ctypes.CDLL, handle: ctypes.c_void_p, number: int, kind: type) -> int:
+    value, written = kind(), ctypes.c_size_t()
+    get = real.cublasLtMatmulDescGetAttribute
+    get.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_void_p,
+    ]
+    size = ctypes.c_size_t(ctypes.sizeof(value))
+    assert get(handle, number, ctypes.byref(value), size, ctypes.byref(written)) == 0
+    assert written.value == size.value
+    return value.value
+
+
+def test_the_library_takes_the_descriptions(real: ctypes.CDLL) -> None:
+    bits = cublaslt.RELU | cublaslt.AUX | cublaslt.BIAS
+    product = Product(64, 100, 1000, flip_a=True, tf32=True, epilogue=bits)
+    at = Pointers(4096, 8192, 16384, bias=512, aux=1024, aux_stride=128)
+    description = Description(product, at)
+    made = description.matmul.handle
+    expected = {3: 0, 4: 1, 7: 134, 8: 512, 11: 1024, 12: 128, 0: 77, 1: 0}
+    wide = {8: ctypes.c_uint64, 11: ctypes.c_uint64, 12: ctypes.c_int64}
+    found = {n: attribute(real, made, n, wide.get(n, ctypes.c_int32)) for n in expected}
+    assert found == expected
+    assert cublaslt.version()[0].isdigit()

@@ -1,0 +1,262 @@
+"""gpunet's CUDA device over stand-ins for CuPy and cuBLASLt: graphs, products, precision."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import emulation
+import numpy as np
+import pytest
+import reference
+from fakecuda import opened
+from test_engine import BASE, CPU, GRAPHS, ROWS, build, check_plan, label, lower
+from test_engine import weights as row_weights
+from test_engine_cuda import ORDER, agree
+
+from gpunet import engine
+from gpunet.config import Config
+from gpunet.device import cublaslt
+from gpunet.device.cuda import Cuda
+from gpunet.engine import Feed, LaunchList, Store
+from gpunet.kernels.narrow import nearest, widened
+from gpunet.kernels.slots import FAULT, STEP
+from gpunet.optim import OPTIMIZERS
+
+pytestmark = pytest.mark.skipif(emulation.COMPILER is None, reason="no g++")
+WIDE = replace(BASE, hidden=(16, 8), lr=1e-2)
+SLOPES = {152, 136, 208, 192}
+EPILOGUES = {2, 4, 6, 32, 36, 130, 134, 160, 164, *SLOPES}
+
+
+@pytest.fixture
+def device() -> Iterator[Cuda]:
+    with opened() as found:
+        yield found
+
+
+def step_list(
+    device: Any, config: Config, task: str = "multiclass", dtype: str = "float64", batch: int = 9
+) -> tuple[LaunchList, Store]:
+    network, x, y = build(task, config)
+    y = y if y.ndim == 1 else y.astype(dtype)
+    given = (x.astype(dtype), y, ORDER, row_weights(config, dtype))
+    x, y, order, weight = (None if a is None else device.asarray(a) for a in given)
+    return lower(network, Feed(x, y, order=order, weight=weight), config, batch, dtype, device)
+
+
+@pytest.mark.parametrize("refused", [set(), SLOPES, {134, 164}, EPILOGUES], ids=str)
+@pytest.mark.parametrize("activation", ["relu", "gelu", "sigmoid"])
+def test_epilogues_change_no_result(activation: str, refused: set[int]) -> None:
+    with opened(refused) as device:
+        agree("multiclass", replace(WIDE, activation=activation), device, "float64", 1e-9)
+        used = set(device.library.calls)
+    kept, slope = {"relu": (134, 152), "gelu": (164, 208), "sigmoid": (0, 0)}[activation]
+    assert (kept in used) == (
+        bool(kept) and not refused & ({kept} if kept == 164 else {kept, slope})
+    )
+    assert (slope in used) == (bool(slope) and not refused)
+
+
+@pytest.mark.parametrize(("task", "config"), GRAPHS, ids=label)
+def test_replayed_graphs_are_numpys(device: Cuda, task: str, config: Config) -> None:
+    agree(task, config, device, "float64", 1e-9)
+    assert graphs(device)
+
+
+def graphs(device: Cuda) -> list[int]:
+    """Nodes of every graph that was launched."""
+    return [entry[1] for entry in device.cupy.stream.log if isinstance(entry, tuple)]
+
+
+def test_many_steps_are_launches_of_two_graphs(device: Cuda) -> None:
+    launches, _ = step_list(device, WIDE)
+    launches.run()
+    assert graphs(device) == []
+    log, many = device.cupy.stream.log, launches.replay.many
+    nodes = len(log) - 1  # the last is the copy of the scalars
+    log.clear()
+    launches.run(2 * many + 3)
+    assert graphs(device) == [many * nodes] * 2 + [nodes] * 3
+    assert log[-1] == "copy"
+    assert len(log) == 2 + 3 + 1
+    assert launches.step == 2 * many + 4
+
+
+def test_the_host_touches_no_scalar_within_a_run(device: Cuda) -> None:
+    launches, _ = step_list(device, WIDE)
+    launches.run(2)
+    for name in ("clock", "hyper", "totals"):  # kernels have arrays of their own of this memory
+        view = getattr(launches, name).view()
+        view.flags.writeable = False
+        setattr(launches, name, view)
+    done = launches.step
+    launches.run(launches.replay.many + 1)
+    assert launches.step == done + launches.replay.many + 1
+
+
+def test_the_host_sees_step_loss_and_fault_when_a_run_is_over(device: Cuda) -> None:
+    launches, _ = step_list(device, WIDE)
+    launches.run(5)
+    assert launches.seen is not launches.clock
+    assert int(launches.seen[STEP]) == 5
+    assert launches.loss == float(launches.totals[0])
+    launches.clock[FAULT] = 4
+    assert launches.fault == 0
+    launches.run()
+    assert launches.fault == 4
+
+
+def test_what_cannot_be_captured_runs_launch_by_launch_and_says_why_once(device: Cuda) -> None:
+    device.cupy.broken = "adamw"
+    config = replace(WIDE, optimizer="adamw")
+    launches, store = step_list(device, config)
+    with pytest.warns(RuntimeWarning, match="adamw cannot be captured"):
+        launches.run(5)
+    launches.run(40)  # a second warning would be an error
+    assert not device.cupy.stream.is_capturing
+    assert launches.runs_on == "CUDA, launch by launch"
+    expected, plain = step_list(CPU, config)
+    expected.run(45)
+    for name, value in plain.weights().items():
+        np.testing.assert_allclose(store.weights()[name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_without_cublaslt_cupys_products_are_used_and_the_reason_is_told() -> None:
+    with opened(without_blas=True) as device:
+        launches, _ = step_list(device, WIDE)
+        with pytest.warns(RuntimeWarning, match="no cuBLASLt: it is not there"):
+            launches.run(3)
+        assert graphs(device) == []
+        assert launches.step == 3
+
+
+def test_evaluation_is_captured_from_its_second_batch_on(device: Cuda) -> None:
+    network, x, y = build("multiclass", WIDE)
+    feed = Feed(device.asarray(x), device.asarray(y))
+    store = engine.store(network, device, "float64")
+    found = engine.lower(network, feed, store, 4, "evaluate").evaluate()
+    assert len(graphs(device)) == -(-ROWS // 4) - 1
+    plain = engine.store(network, CPU, "float64")
+    wanted = engine.lower(network, Feed(x, y), plain, 4, "evaluate").evaluate()
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-12)
+    assert found[1] == pytest.approx(wanted[1])
+
+
+# Precision
+
+
+class Rounding(type(CPU)):
+    """NumPy, whose products first round their operands to bfloat16."""
+
+    def product(self, a: Any, b: Any, out: Any, flip_a: bool = False, flip_b: bool = False) -> Any:
+        def run() -> None:
+            left, right = (widened(nearest(each)) for each in (a, b))
+            np.matmul(left.T if flip_a else left, right.T if flip_b else right, out=out)
+
+        return run
+
+
+BF16 = [
+    *(("multiclass", replace(WIDE, optimizer=name)) for name in OPTIMIZERS),
+    ("multiclass", replace(WIDE, activation="gelu")),
+    ("multiclass", replace(WIDE, norm="batch", dropout=0.3)),
+    ("regression", replace(WIDE, loss="huber", input_scale=True, parametric=True)),
+]
+
+
+@pytest.mark.parametrize(("task", "config"), BF16, ids=label)
+def test_bf16_rounds_the_operands_of_products_and_nothing_else(
+    device: Cuda, task: str, config: Config
+) -> None:
+    config = replace(config, clip_norm=0.5, weight_decay=0.1)
+    device.precision = "bf16"
+    found, store = step_list(device, config, task, "float32")
+    wanted, plain = step_list(Rounding("numpy"), config, task, "float32")
+    for each in (found, wanted):
+        each.run(4)
+    assert (store.shadow == nearest(store.values)).all()
+    assert store.values.dtype == np.float32
+    assert found.loss == pytest.approx(float(wanted.totals[0]), rel=1e-4)
+    for name, value in plain.weights().items():
+        np.testing.assert_allclose(store.weights()[name], value, rtol=2e-3, atol=2e-4, err_msg=name)
+    operands = {a.dtype for each in found.launches if each.name == "gemm" for a in each.reads}
+    assert operands == {"uint16"}
+
+
+def test_a_loaded_store_has_a_new_shadow(device: Cuda) -> None:
+    device.precision = "bf16"
+    _, store = step_list(device, WIDE, dtype="float32")
+    weights = {name: value + 1 for name, value in store.weights().items()}
+    store.load(weights)
+    assert (store.shadow == reference.bfloat16(store.values)).all()
+
+
+def test_bf16_without_cublaslt_is_an_error() -> None:
+    with opened(without_blas=True) as device:
+        device.precision = "bf16"
+        with pytest.raises(cublaslt.Unavailable, match="no products of bfloat16"):
+            step_list(device, WIDE, dtype="float32")
+
+
+def computed(device: Cuda) -> set[int]:
+    """The compute types of all products so far."""
+    made = device.library.made.values()
+    return {each.arguments[0] for each in made if len(each.arguments) == 2}
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "compute"),
+    [("tf32", "float32", 77), ("fp32", "float32", 68), ("bf16", "float32", 68)]
+    + [(precision, "float64", 70) for precision in ("fp64", "tf32", "bf16")],
+)
+def test_precision_is_the_compute_type(
+    device: Cuda, precision: str, dtype: str, compute: int
+) -> None:
+    device.precision = precision
+    step_list(device, WIDE, dtype=dtype)
+    assert computed(device) == {compute}
+
+
+def test_deterministic_products_split_no_sum_and_sum_no_columns(device: Cuda) -> None:
+    step_list(device, WIDE)
+    assert all(3 not in wish.attributes for wish in device.library.searches)
+    device.library.searches.clear()
+    device.deterministic = True
+    launches, _ = step_list(device, WIDE)
+    assert all(wish.attributes[3] == 0 for wish in device.library.searches)
+    device.library.calls.clear()
+    launches.run()
+    assert not set(device.library.calls) & SLOPES
+
+
+def test_the_same_product_is_searched_for_once(device: Cuda) -> None:
+    a, b, out = (device.zeros(shape, "float32") for shape in ((3, 4), (4, 5), (3, 5)))
+    device.product(a, b, out)
+    device.product(a, b, out)
+    assert len(device.library.searches) == 1
+    device.product(out, b, a, flip_b=True)
+    assert len(device.library.searches) == 2
+
+
+# Memory
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("task", "config"), GRAPHS, ids=label)
+def test_slots_of_the_cuda_list_never_overlap_while_alive(
+    device: Cuda, task: str, config: Config, precision: str
+) -> None:
+    device.precision = precision
+    config = replace(config, optimizer="adamw", clip_norm=1.0)
+    launches, _ = step_list(device, config, task, "float32")
+    check_plan(launches.launches, launches.arena_bytes)
+
+
+def test_every_parameter_is_aligned_for_wide_loads(device: Cuda) -> None:
+    device.precision = "bf16"
+    _, store = step_list(device, WIDE, dtype="float32")
+    for where, _ in store.views.values():
+        assert where.start % 128 == 0
+    taken = sum(np.prod(shape) for _, shape in store.views.values())
+    assert store.values.size >= taken
+    assert store.values.size % 128 == 0
