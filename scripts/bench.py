@@ -79,9 +79,13 @@ def main() -> int:
     if path is None and not (given.quick or given.only):
         path = ROOT / "benchmarks" / "results" / f"{given.device}.json"
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+        write(path, found)
     return 0
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
 def arguments() -> argparse.Namespace:
@@ -117,7 +121,7 @@ class Bench:
         given, began, load = self.given, time.time(), os.getloadavg()
         for name, why in self.left_out.items():
             self.talk.print(f"{report.TITLES[name]}: left out: {why}")
-        rows = [self._row(work) for work in self._works()]
+        rows: list[dict[str, Any]] = []
         found: dict[str, Any] = {
             "schema": report.SCHEMA,
             "device": given.device,
@@ -130,8 +134,11 @@ class Bench:
             "left_out": self.left_out,
             "tolerance": report.TOLERANCE,
             "rows": rows,
-            "penguins": self._end_to_end(),
         }
+        for row in self._rows():
+            rows.append(row)
+            self._keep(found)
+        found["penguins"] = self._end_to_end()
         if rows:
             report.show_summary(self.out, rows)
         found["sweeps"] = self._sweeps() if given.plot else {}
@@ -142,6 +149,23 @@ class Bench:
         for work in (*works, TINY):
             if work.name in (self.given.only or [each.name for each in works]):
                 yield shortened(work) if self.given.quick else work
+
+    def _keep(self, found: dict[str, Any]) -> None:
+        """What there is so far, where it was asked for: the run may be ended."""
+        if self.given.json is not None:
+            write(self.given.json, found)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of the table, by fresh processes each; where libraries take longer to start
+        than the work does, a quick run has one of each for all."""
+        if not (self.given.quick and self.given.device == "cuda"):
+            yield from map(self._row, self._works())
+            return
+        with crew(self._without_compiling(), self.given.threads, "cuda", self.folder) as there:
+            for work in self._works():
+                found = self._measured(work, there, self.pace)
+                report.show_row(self.out, found)
+                yield found
 
     def _row(self, work: Work) -> dict[str, Any]:
         """One row of the table, by fresh processes."""

@@ -54,6 +54,7 @@ def place(work: Work, where: str) -> Device:
     """The GPU, its products rounded as the work says; else as is usual for its numbers."""
     on = device.resolve(where).device
     on.precision = work.precision or {"float32": "tf32", "float64": "fp64"}[work.dtype]
+    on.xp.get_default_memory_pool().free_all_blocks()
     return on
 
 

@@ -26,8 +26,7 @@ class PyTorch:
         work = self.work
         torch.set_num_threads(threads)
         if where != "cpu":
-            is_full = work.precision == "fp32"
-            torch.set_float32_matmul_precision("highest" if is_full else "high")
+            _begin_anew("highest" if work.precision == "fp32" else "high")
         self.x, self.y = (torch.from_numpy(a).to(where) for a in (given.numbers(), given.y))
         if work.data == "images":
             self.y = self.y.long()
@@ -162,6 +161,14 @@ class Captured(PyTorch):
 
     def _kernels(self) -> int:
         return round(_launched(self.replay) / self.unit)
+
+
+def _begin_anew(rounding: str) -> None:
+    """On a GPU, as if no work had come before this."""
+    torch.set_float32_matmul_precision(rounding)
+    torch.compiler.reset()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
 
 
 def _network(given: Given) -> nn.Sequential:
