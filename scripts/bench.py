@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
-from bench import penguins, picture, report  # noqa: E402
+from bench import penguins, picture, report, whole  # noqa: E402
 from bench.crew import PINS, Crew, crew, take_cores  # noqa: E402
 from bench.work import ON_CUDA, ROWS, SWEEPS, TINY, Work, prepare, shortened  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -49,7 +49,8 @@ NEEDS = {
 SLOW = {"cpu": "torch-compile", "cuda": "torch-graph-tuned"}
 """Who compiles for so long that a quick run leaves it out."""
 NATIVE = ("gpunet", "products-sliced")
-PENGUINS = "penguins"
+PENGUINS, IMAGES = "penguins", "images"
+"""Whole programs that are timed: on the CPU, on a GPU."""
 
 
 class Pace(NamedTuple):
@@ -95,7 +96,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--plot", type=Path, help="a picture of how the cost grows")
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds")
-    parser.add_argument("--only", action="append", choices=[*names, PENGUINS], help="or several")
+    parser.add_argument(
+        "--only", action="append", choices=[*names, PENGUINS, IMAGES], help="or several"
+    )
     parser.add_argument("--threads", type=int, default=wanted_threads(), help="of every contestant")
     parser.add_argument("--images", type=Path, help="a folder of Fashion-MNIST, gzipped")
     return parser.parse_args()
@@ -139,6 +142,8 @@ class Bench:
             rows.append(row)
             self._keep(found)
         found["penguins"] = self._end_to_end()
+        if given.device == "cuda" and (not given.only or IMAGES in given.only):
+            found[IMAGES] = self._images()
         if rows:
             report.show_summary(self.out, rows)
         found["sweeps"] = self._sweeps() if given.plot else {}
@@ -195,6 +200,15 @@ class Bench:
         folder = self.folder / PENGUINS
         found = penguins.measure(self.names, self.given.threads, folder, self.pace.rounds)
         report.show_penguins(self.out, found)
+        return found
+
+    def _images(self) -> dict[str, Any]:
+        """20 epochs on all images, whole processes."""
+        self.talk.print(f"{IMAGES}: load {os.getloadavg()[0]:.2f}")
+        given = prepare(ON_CUDA[1], self.folder, self.given.images, 1)
+        rounds = 1 if self.given.quick else self.pace.rounds
+        found = whole.measure(given, self.given.threads, "cuda", self.folder / IMAGES, rounds)
+        report.show_images(self.out, found)
         return found
 
     def _sweeps(self) -> dict[str, list[dict[str, Any]]]:

@@ -61,8 +61,12 @@ def _speed(name: str, logs: Path, results: Path) -> list[str]:
 
 def _benchmark(name: str, logs: Path, results: Path) -> list[str]:
     """Of each work the time of a step, beside the best peer and the floors."""
-    rows = _json(results / "cuda.json").get("rows", [])
-    return [_row(each) for each in rows] or _last(name, logs, results)
+    found = _json(results / "cuda.json")
+    said = [_row(each) for each in found.get("rows", [])]
+    if images := found.get("images"):
+        loop, wall = (images[part]["median"] for part in ("loop", "wall"))
+        said.append(f"images, {images['epochs']} epochs: {loop:.3g} s of {wall:.3g} s in the loop")
+    return said or _last(name, logs, results)
 
 
 def _row(row: dict[str, Any]) -> str:

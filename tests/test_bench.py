@@ -221,3 +221,17 @@ def test_what_a_gpu_achieves_is_told(bench: SimpleNamespace) -> None:
     on_cpu = bench.report.row(work, {"gpunet": results["gpunet"]}, {})
     assert "flops" not in on_cpu
     assert on_cpu["contestants"]["gpunet"].keys() == CONTESTANT
+
+
+def test_a_whole_process_is_timed(
+    bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import whole
+
+    monkeypatch.setattr(whole, "EPOCHS", 3)
+    given = bench.work.prepare(bench.work.TINY, tmp_path, None, 1)
+    found = whole.measure(given, 1, "cpu", tmp_path / "images", 1)
+    assert (found["epochs"], found["rows"]) == (3, 2000)
+    assert 0 < found["loop"]["median"] < found["wall"]["median"]
+    assert 0 < found["accuracy"] <= 1
+    bench.report.show_images(Console(), found)

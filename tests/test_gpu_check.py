@@ -78,7 +78,8 @@ def test_the_figures_of_the_table(tmp_path: Path) -> None:
     contestants["jax"]["agrees"] = False
     row = {"name": "lecture", "steps": 1000, "contestants": contestants, "left_out": {}}
     lost = {"name": "wide", "steps": 1, "contestants": {}, "left_out": {"gpunet": "no word of it"}}
-    (results / "cuda.json").write_text(json.dumps({"rows": [row, lost]}))
+    images = {"epochs": 20, "loop": {"median": 0.5}, "wall": {"median": 4.0}}
+    (results / "cuda.json").write_text(json.dumps({"rows": [row, lost], "images": images}))
     command = [sys.executable, str(SCRIPTS / "gpu_table.py"), tmp_path / "stages", logs, results]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 6
@@ -89,6 +90,7 @@ def test_the_figures_of_the_table(tmp_path: Path) -> None:
         "lecture: 1,000 µs a step, best peer 3.00 times that (torch-graph), 2.00 × products-graph",
         "losses differ: jax",
         "wide: gpunet left out: no word of it",
+        "images, 20 epochs: 0.5 s of 4 s in the loop",
         "failed: agreement",
     ):
         assert words in done.stdout, done.stdout

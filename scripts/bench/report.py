@@ -220,6 +220,14 @@ def _short(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [floor, best, *(ratio("torch", ours) for ours in SHORT.values())]
 
 
+def show_images(console: Console, found: Mapping[str, Any]) -> None:
+    loop, wall = (found[name]["median"] for name in ("loop", "wall"))
+    console.print(
+        f"{found['epochs']} epochs of {found['rows']:,} images: {loop:.3g} s in the warm loop, "
+        f"{wall:.3g} s from process start to saved model, accuracy {found['accuracy']:.3f}\n"
+    )
+
+
 def show_penguins(console: Console, found: Mapping[str, Any]) -> None:
     title = "penguins, from process start to saved model, seconds"
     table = Table(title=title, title_justify="left", title_style="bold")
