@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -207,7 +208,13 @@ class Bench:
         self.talk.print(f"{IMAGES}: load {os.getloadavg()[0]:.2f}")
         given = prepare(ON_CUDA[1], self.folder, self.given.images, 1)
         rounds = 1 if self.given.quick else self.pace.rounds
-        found = whole.measure(given, self.given.threads, "cuda", self.folder / IMAGES, rounds)
+        folder = self.folder / IMAGES
+        try:
+            found = whole.measure(given, self.given.threads, "cuda", folder, rounds)
+        except subprocess.CalledProcessError as fault:
+            last = fault.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            self.talk.print(f"{IMAGES}: left out: {last}")
+            return {"left_out": last}
         report.show_images(self.out, found)
         return found
 

@@ -63,7 +63,10 @@ def _benchmark(name: str, logs: Path, results: Path) -> list[str]:
     """Of each work the time of a step, beside the best peer and the floors."""
     found = _json(results / "cuda.json")
     said = [_row(each) for each in found.get("rows", [])]
-    if images := found.get("images"):
+    images = found.get("images", {})
+    if "left_out" in images:
+        said.append(f"images: left out: {images['left_out']}")
+    elif images:
         loop, wall = (images[part]["median"] for part in ("loop", "wall"))
         said.append(f"images, {images['epochs']} epochs: {loop:.3g} s of {wall:.3g} s in the loop")
     return said or _last(name, logs, results)
