@@ -33,6 +33,14 @@ def gpu(request: pytest.FixtureRequest):
         pytest.skip(f"no GPU: {reason.message}")
 
 
+@pytest.fixture(autouse=True)
+def unset(request: pytest.FixtureRequest) -> None:
+    """A GPU's device is one for all tests: each finds it as it is without settings."""
+    if "gpu" in request.fixturenames:
+        device = request.getfixturevalue("gpu")
+        device.precision, device.deterministic = "fp32", False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulation import Emulated
+from emulation import COMPILER, Emulated
 from fakelt import FakeLt
 
 from gpunet.device import cublaslt, cuda
@@ -179,6 +179,8 @@ class StreamedLt(FakeLt):
 @contextmanager
 def opened(refuses: set[int] | None = None, without_blas: bool = False) -> Iterator[cuda.Cuda]:
     """The device. `refuses`: epilogues that its cuBLASLt does not have."""
+    if COMPILER is None:
+        pytest.skip("no g++")
     cupy = FakeCupy()
     library = StreamedLt(cupy, refuses or set())
 

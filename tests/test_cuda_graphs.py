@@ -1,10 +1,11 @@
 """gpunet's CUDA device over stand-ins for CuPy and cuBLASLt: graphs, products, precision."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import emulation
 import numpy as np
 import pytest
 import reference
@@ -13,16 +14,17 @@ from test_engine import BASE, CPU, GRAPHS, ROWS, build, check_plan, label, lower
 from test_engine import weights as row_weights
 from test_engine_cuda import ORDER, agree
 
-from gpunet import engine
+import gpunet
+from gpunet import engine, rerun
 from gpunet.config import Config
 from gpunet.device import cublaslt
+from gpunet.device.base import Memory
 from gpunet.device.cuda import Cuda
 from gpunet.engine import Feed, LaunchList, Store
 from gpunet.kernels.narrow import nearest, widened
 from gpunet.kernels.slots import FAULT, STEP
 from gpunet.optim import OPTIMIZERS
 
-pytestmark = pytest.mark.skipif(emulation.COMPILER is None, reason="no g++")
 WIDE = replace(BASE, hidden=(16, 8), lr=1e-2)
 SLOPES = {152, 136, 208, 192}
 EPILOGUES = {2, 4, 6, 32, 36, 130, 134, 160, 164, *SLOPES}
@@ -260,3 +262,116 @@ def test_every_parameter_is_aligned_for_wide_loads(device: Cuda) -> None:
     taken = sum(np.prod(shape) for _, shape in store.views.values())
     assert store.values.size >= taken
     assert store.values.size % 128 == 0
+
+
+# Whole runs
+
+
+@pytest.fixture
+def stand_in(device: Cuda, monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    """What `--device cuda` finds."""
+    facts = dict.fromkeys(("model", "driver", "runtime", "cupy"), "none")
+    monkeypatch.setattr(device, "describe", lambda: facts)
+    monkeypatch.setattr(device, "memory", lambda: Memory(1 << 34, 1 << 34, 0))
+    monkeypatch.setattr("gpunet.device._opened", lambda index: device)
+    return device
+
+
+@pytest.mark.parametrize("precision", ["fp64", "bf16"])
+def test_a_whole_run_is_made_again_to_the_same_bits(
+    stand_in: Cuda, precision: str, tmp_path: Path
+) -> None:
+    settings = {"hidden": (16,), "preset": "plain", "epochs": 3, "precision": precision, "lr": 0.05}
+    found = gpunet.train("penguins", device="cuda", out=tmp_path / "run", **settings)
+    assert graphs(stand_in)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["runs_on"] == "CUDA graphs"
+    assert all(not each.wrong for each in rerun.verify(tmp_path / "run"))
+    settings["precision"] = "fp64" if precision == "fp64" else "fp32"
+    plain = gpunet.train("penguins", device="cpu", out=tmp_path / "plain", **settings)
+    wanted, tolerance = plain.predict("penguins", proba=True), 1e-6 if precision == "fp64" else 0.05
+    np.testing.assert_allclose(found.predict("penguins", proba=True), wanted, atol=tolerance)
+
+
+def test_a_run_is_taken_up_with_what_bf16_needs(stand_in: Cuda, tmp_path: Path) -> None:
+    settings = {"hidden": (16,), "preset": "plain", "precision": "bf16", "schedule": "constant"}
+    first, out = {"device": "cuda", "epochs": 2}, tmp_path / "run"
+    gpunet.train("penguins", out=out, **first, **settings)
+    gpunet.resume(out, epochs="+2")
+    assert all(not each.wrong for each in rerun.verify(out))
+
+
+# A GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "identity"])
+def test_epilogues_on_a_gpu(gpu: Cuda, activation: str, dtype: str) -> None:
+    config = replace(WIDE, activation=activation)
+    agree("multiclass", config, gpu, dtype, 1e-8 if dtype == "float64" else 2e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_graphs_give_the_bits_of_eager_launches_on_a_gpu(gpu: Cuda, precision: str) -> None:
+    gpu.precision = precision
+    config = replace(WIDE, optimizer="adamw", dropout=0.2)
+    found, store = step_list(gpu, config, dtype="float32")
+    eager, plain = step_list(gpu, config, dtype="float32")
+    eager.replay = None
+    for steps in (1, 1, found.replay.many + 3):
+        found.run(steps)
+        eager.run(steps)
+    assert sorted(found.replay.graphs) == [1, found.replay.many]
+    assert found.runs_on == "CUDA graphs"
+    for name, value in plain.weights().items():
+        assert (store.weights()[name] == value).all(), name
+    assert found.loss == eager.loss
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("task", "config"), BF16, ids=label)
+def test_bf16_on_a_gpu(gpu: Cuda, task: str, config: Config) -> None:
+    gpu.precision = "bf16"
+    found, store = step_list(gpu, config, task, "float32")
+    wanted, _ = step_list(Rounding("numpy"), config, task, "float32")
+    for each in (found, wanted):
+        each.run(4)
+    assert (gpu.to_host(store.shadow) == nearest(gpu.to_host(store.values))).all()
+    assert found.loss == pytest.approx(float(wanted.totals[0]), rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_steps_take_no_memory_on_a_gpu(gpu: Cuda) -> None:
+    launches, _ = step_list(gpu, replace(WIDE, hidden=(256, 256)), dtype="float32")
+    launches.run(2 + launches.replay.many)
+    gpu.synchronize()
+    before = gpu.memory().used
+    launches.run(3 * launches.replay.many + 1)
+    assert launches.fault == 0
+    assert gpu.memory().used == before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("is_deterministic", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_two_runs_give_the_same_bits_on_a_gpu(
+    gpu: Cuda, precision: str, is_deterministic: bool
+) -> None:
+    """Documented of --deterministic alone; without it the library is known to do so too."""
+    gpu.precision, gpu.deterministic = precision, is_deterministic
+    config = replace(WIDE, hidden=(256, 128), activation="gelu", optimizer="adamw")
+    found = []
+    for _ in range(2):
+        launches, store = step_list(gpu, config, dtype="float32", batch=23)
+        launches.run(50)
+        found.append(gpu.to_host(store.values))
+    assert (found[0] == found[1]).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp64", "fp32", "tf32", "bf16"])
+def test_a_job_in_each_precision_on_a_gpu(gpu: Cuda, precision: str, tmp_path: Path) -> None:
+    settings = {"device": gpu.name, "precision": precision, "epochs": 30, "out": tmp_path / "run"}
+    assert gpunet.train("penguins", **settings).evaluate("penguins")["accuracy"] > 0.95
