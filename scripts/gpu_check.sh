@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 results=${OUT:-benchmarks/results}
 wheels=${WHEELS:-wheels}
-read -r tests_limit agree_limit speed_limit bench_limit <<< "${LIMITS:-140 90 30 180}"
+read -r tests_limit agree_limit speed_limit bench_limit <<< "${LIMITS:-130 90 30 180}"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 mkdir -p "$results"
@@ -48,7 +48,7 @@ build_native() {
 add_wheels
 export PYTHONPATH="$PWD:$scratch/packages${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 build_native
-stage 20 device "$python" -m gpunet info
+stage 30 device "$python" -m gpunet info
 stage "$tests_limit" tests "$python" -m pytest -m gpu --require-gpu -p no:cacheprovider tests
 stage "$agree_limit" agreement "$python" scripts/agree.py --json "$results/agreement.json"
 stage "$speed_limit" speed sh -c '"$0" -m gpunet info --bench --json > "$1"' \

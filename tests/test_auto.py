@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from gpunet import auto, job
-from gpunet.device import Choice, Device, cuda, has_driver
+from gpunet.device import Choice, Device, has_driver
 from gpunet.device.cpu import Cpu
-from gpunet.errors import Unavailable, UsageError
+from gpunet.errors import UsageError
 
 SETTINGS = {"hidden": (64,), "preset": "plain"}
 
@@ -100,10 +100,10 @@ def test_a_gpu_that_does_not_start_is_told(
 
 def test_without_a_driver_nothing_is_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "has_driver", lambda: False)
-    monkeypatch.setattr(cuda, "count", lambda: (_ for _ in ()).throw(Unavailable("none", "-")))
+    monkeypatch.setattr(auto, "resolve", lambda name: Choice(Cpu(), "no CUDA here"))
     planned = job.plan("digits", {**SETTINGS, "epochs": 1})
     assert planned.choice.device.kind == "cpu"
-    assert "start" not in planned.choice.reason
+    assert planned.choice.reason == "no CUDA here"
     with pytest.raises(UsageError, match="for CUDA"):
         job.plan("digits", {**SETTINGS, "precision": "tf32"})
 
