@@ -20,6 +20,7 @@ from gpunet import about, auto, data, ensemble, evaluation, loop, memory, preset
 from gpunet.config import Config, Settings, flag, fold, gather
 from gpunet.data import Prepared, Source
 from gpunet.device import Choice
+from gpunet.device.cpu import Cpu
 from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, GpunetError, UsageError
 from gpunet.loop import Control, Member, Report, Snapshot
@@ -343,7 +344,8 @@ def _decided(
     it fits the device. Raises OutOfMemory for what does not."""
     while True:
         decided = auto.decide(settings, prepared)
-        members = ensemble.members(prepared, decided.config)
+        with Cpu().watching("make --hidden narrower"):
+            members = ensemble.members(prepared, decided.config)
         if choice is None:
             choice = auto.weigh(decided.config, members)
             auto.check_device(decided, choice.device)

@@ -94,7 +94,7 @@ def lines(name: str, speed: Speed) -> list[tuple[str, str]]:
     if speed.alone is not None:
         called = f"{speed.alone * 1e6:.3g} µs a kernel by itself · {called}"
     return [
-        (name, f"copies {speed.copied / 1e9:,.3g} GB/s, read and written"),
+        (f"{name} copies", f"{speed.copied / 1e9:,.3g} GB/s, read and written"),
         ("products", " · ".join(rates)),
         ("launches", called),
     ]

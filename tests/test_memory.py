@@ -162,6 +162,14 @@ def test_a_run_that_runs_out_says_so(
     assert '"failed"' in (tmp_path / "run" / "status.json").read_text()
 
 
+def test_a_network_that_cannot_even_be_drawn_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    wide = ["--hidden", "900000,9000000", "--preset", "plain", "--device", "cpu"]
+    assert _run(["plan", "digits", *wide]) == 71
+    shown = capsys.readouterr().err
+    assert "asked for 58.9 TiB" in shown
+    assert "make --hidden narrower" in shown
+
+
 @pytest.mark.gpu
 def test_a_gpu_says_what_it_has(gpu) -> None:
     total = gpu.memory().total
