@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from math import gcd
 from typing import Any
 
@@ -67,8 +68,11 @@ class PyTorch:
         return loss.detach()
 
     def facts(self) -> dict[str, int | None]:
-        """Bytes that it has had on the GPU; kernels of a step, as the profiler counts them."""
-        return {"device_bytes": torch.cuda.max_memory_allocated(), "kernels": self._kernels()}
+        """Bytes that it has had on the GPU; kernels of a step, where a profiler may count them."""
+        found: dict[str, int | None] = {"device_bytes": torch.cuda.max_memory_allocated()}
+        with suppress(Exception):
+            found["kernels"] = self._kernels()
+        return found
 
     @property
     def kind(self) -> torch.dtype:
