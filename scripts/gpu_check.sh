@@ -37,12 +37,17 @@ stage() {
   printf '%s\t%s\t%s\t%s\n' "$name" "$code" $((SECONDS - began)) "$limit" >> "$stages"
 }
 
-# Away from pyproject.toml, which an older setuptools could not read.
+# Away from pyproject.toml, which an older setuptools could not read. A library that a process has
+# loaded is replaced, never written over: that would crash the process.
 build_native() {
-  local place="$scratch/native"; mkdir -p "$place"
+  local place="$scratch/native" built; mkdir -p "$place"
   cp --parents -r setup.py gpunet/kernels "$place"
+  rm -f "$place"/gpunet/kernels/_native*.so
   (cd "$place" && "$python" setup.py -q build_ext --inplace) > "$scratch/native.log" 2>&1
-  cp "$place"/gpunet/kernels/_native*.so gpunet/kernels/ || tail -5 "$scratch/native.log"
+  for built in "$place"/gpunet/kernels/_native*.so; do
+    [ -e "$built" ] || { echo "gpu check: no native kernels"; tail -3 "$scratch/native.log"; return; }
+    cp --remove-destination "$built" gpunet/kernels/
+  done
 }
 
 add_wheels

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+KERNELS = SCRIPTS.parent / "gpunet" / "kernels"
 STUB = r"""#!/bin/sh
 case "$*" in
   *gpu_table.py*) exec {python} "$@" ;;
@@ -44,7 +45,10 @@ def table(shown: str) -> dict[str, str]:
 
 
 def test_every_part_is_run_and_told(tmp_path: Path) -> None:
+    built = {each: each.stat().st_mtime_ns for each in KERNELS.glob("_native*")}
     done = check(tmp_path)
+    assert built == {each: each.stat().st_mtime_ns for each in KERNELS.glob("_native*")}
+    assert "no native kernels" in done.stdout  # the stub builds none
     assert done.returncode == 0, done.stdout + done.stderr
     assert "installed:" in done.stdout
     assert "tomli_w-1.0" in done.stdout
