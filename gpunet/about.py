@@ -28,7 +28,7 @@ def collect() -> dict[str, Any]:
         "cpu": Cpu().describe() | {"kernels": _kernels()},
         "gpus": gpus,
         "no_gpu_because": reason,
-        "auto": {"device": choice.device.name, "reason": choice.reason},
+        "auto": {"device": choice.device.name, "reason": choice.reason + _limit(choice.device)},
     }
 
 
@@ -61,6 +61,11 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         *(gpus or [("gpu", found["no_gpu_because"])]),
         ("auto", f"{auto['device']}: {auto['reason']}"),
     ]
+
+
+def _limit(device: Device) -> str:
+    """What `auto` weighs once it knows the work."""
+    return "" if device.kind == "cpu" else "; what the CPU does before it starts stays there"
 
 
 def _kernels() -> str:

@@ -1,6 +1,6 @@
 """What `auto` means: every setting that was left open, decided from the data, with its reason."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import ceil
 from typing import Any
@@ -10,12 +10,29 @@ from gpunet.config import Config, Settings
 from gpunet.data import Prepared, Schema
 from gpunet.data.limits import automatic, available, shown
 from gpunet.data.targets import NUMBERS
-from gpunet.device import Choice, Device
+from gpunet.device import Choice, Device, has_driver, resolve
+from gpunet.device.cpu import Cpu
 from gpunet.errors import UsageError
 from gpunet.kernels import native
+from gpunet.loop import Member
+from gpunet.view import duration
 
 UPDATES, MIN_EPOCHS, MAX_EPOCHS = 6000, 20, 200
 BATCH_RULE = ((2_800, 32), (4_500, 64), (6_400, 128), (32_000, 256), (108_000, 512))
+
+CPU_FLOPS, CPU_STEP = 5e10, 2e-5
+"""Of a thread, about a third of what benchmarks/results/cpu.json holds for float32; seconds that a
+step takes beside its products."""
+GPU_START, GPU_FLOPS, GPU_STEP, GPU_COPY = 3.0, 2e13, 3e-5, 5e9
+"""Assumed for any GPU, and cautiously: seconds until CUDA, CuPy and the kernels are ready, products
+of a step, seconds beside them, bytes of rows a second on their way. `gpunet info --bench` measures
+what they are on a machine."""
+PRODUCTS = 6
+"""Operations of a training step for each weight and row: forward, and backward to both."""
+OF_CPU, OF_CUDA = ("threads", "kernels", "split"), ("tf32", "bf16")
+"""Settings, and precisions, that choose a device."""
+
+Decision = tuple[str, Callable[[Config], tuple[Any, str]]]
 
 
 def with_memory(settings: Settings) -> Settings:
@@ -39,11 +56,44 @@ def with_encoding(settings: Settings) -> Settings:
     return settings
 
 
-def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
-    """Every `auto` resolved, each with its reason."""
+def asked(settings: Settings) -> Choice | None:
+    """The device that the settings ask for; None where `auto` depends on how much work there is."""
+    config = settings.config
+    if config.device != "auto":
+        return resolve(config.device)
+    if given := [name for name in OF_CPU if settings.given(name)]:
+        return Choice(Cpu(), f"--{given[0]} is for the CPU")
+    return None if has_driver() and config.precision not in OF_CUDA else resolve("auto")
+
+
+def weigh(config: Config, members: Sequence[Member]) -> Choice:
+    """The CPU for work that it would have done before a GPU could be, else the GPU."""
+    cpu = Cpu()
+    here, there = predicted(config, members, cpu.threads)
+    said = f"about {duration(here)} here, {duration(there)} on a GPU with the {GPU_START:g} s of"
+    if here <= there:
+        return Choice(cpu, f"{said} its start")
+    found = resolve("auto")
+    return found if found.device.kind == "cpu" else Choice(found.device, f"{said} its start")
+
+
+def predicted(config: Config, members: Sequence[Member], threads: int) -> tuple[float, float]:
+    """Seconds of training on so many threads of a CPU, and on a GPU, its start included."""
+    member = members[0]
+    rows, arrays = member.data.train.rows, (member.data.train.x, member.data.train.y)
+    weights = sum(each.size for each in member.network.weights.values() if each.ndim == 2)
+    steps = loop.steps_in_all(config, rows) * len(members)
+    flops = PRODUCTS * weights * min(int(config.batch_size), rows) * steps
+    nbytes = sum(each.nbytes for each in arrays if each is not None)
+    here = flops / (CPU_FLOPS * threads) + steps * CPU_STEP
+    return here, GPU_START + flops / GPU_FLOPS + steps * GPU_STEP + nbytes / GPU_COPY
+
+
+def decide(settings: Settings, prepared: Prepared) -> Settings:
+    """Every `auto` that follows from the data resolved, each with its reason."""
     schema, rows = prepared.schema, prepared.train.rows
-    task, device = schema.target.task, choice.device
-    decisions: list[tuple[str, Callable[[Config], tuple[Any, str]]]] = [
+    task = schema.target.task
+    decisions: list[Decision] = [
         ("task", lambda config: (task, schema.target.reason)),
         ("hidden", lambda config: _hidden(schema.width)),
         ("init", _init),
@@ -54,22 +104,33 @@ def decide(settings: Settings, prepared: Prepared, choice: Choice) -> Settings:
         ("patience", lambda config: _patience(config, prepared)),
         ("baselines", lambda config: _baselines(schema.kind)),
         ("calibrate", lambda config: _calibrate(task, _is_blind(config, prepared))),
-        ("threads", lambda config: (device.threads, "the cores that are there")),
-        ("split", lambda config: _split(config, schema.width, schema.target.outputs, device)),
-        ("device", lambda config: (device.name, choice.reason)),
-        (
-            "precision",
-            lambda config: ("fp32", "on the CPU") if device.kind == "cpu" else ("tf32", "on CUDA"),
-        ),
     ]
-    for name, decide in decisions:
-        counted_in_steps = name == "epochs" and settings.config.steps is not None
-        if getattr(settings.config, name) == "auto" and not counted_in_steps:
-            settings = settings.resolve(name, *decide(settings.config))
+    settings = _resolved(settings, decisions)
     _check_parts(settings.config, prepared)
     _check_encoding(settings, schema)
     _check_judging(settings, prepared)
     _check_warmup(settings.config, rows)
+    return settings
+
+
+def decide_on(settings: Settings, schema: Schema, choice: Choice) -> Settings:
+    """Every `auto` that follows from the device resolved, each with its reason."""
+    device = choice.device
+    precision = ("fp32", "on the CPU") if device.kind == "cpu" else ("tf32", "on CUDA")
+    decisions: list[Decision] = [
+        ("threads", lambda config: (device.threads, "the cores that are there")),
+        ("split", lambda config: _split(config, schema.width, schema.target.outputs, device)),
+        ("device", lambda config: (device.name, choice.reason)),
+        ("precision", lambda config: precision),
+    ]
+    return _resolved(settings, decisions)
+
+
+def _resolved(settings: Settings, decisions: list[Decision]) -> Settings:
+    for name, decide in decisions:
+        counted_in_steps = name == "epochs" and settings.config.steps is not None
+        if getattr(settings.config, name) == "auto" and not counted_in_steps:
+            settings = settings.resolve(name, *decide(settings.config))
     return settings
 
 

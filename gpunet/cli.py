@@ -264,6 +264,12 @@ def verify(
 def plan(
     data: TrainData = "lecture",
     config: ConfigPath = None,
+    bench: Annotated[
+        bool,
+        typer.Option(
+            "--bench", help="Measure the device: what should it take?", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     json: TrainJson = False,
     **given: Any,
 ) -> None:
@@ -275,10 +281,12 @@ def plan(
         raise UsageError(f"{data} is a run: its settings are its own", "leave the others out")
     planned = rerun.reopen(data) if rerun.is_run(data) else job.plan(data, _given(given), config)
     launches = planned.launches
+    document, facts = _expected(planned) if bench else ({}, [])
     if json:
-        view.print_json(view.plan_to_json(launches))
+        view.print_json({**view.plan_to_json(launches), **document})
     else:
         view.plan(launches)
+        view.facts(facts, view.out())
 
 
 @app.command()
@@ -511,15 +519,21 @@ def gradcheck(
 
 
 @app.command()
-def info(json: Json = False) -> None:
+def info(
+    bench: Annotated[
+        bool, typer.Option("--bench", help="Measure what the devices are capable of.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Versions, devices, and what --device auto would choose and why."""
     from gpunet import about
 
     found = about.collect()
+    document, facts = _measured(found) if bench else ({}, [])
     if json:
-        view.print_json(found)
+        view.print_json({**found, **document})
     else:
-        view.facts(about.lines(found), view.out())
+        view.facts([*about.lines(found), *facts], view.out())
 
 
 @data_app.command("list")
@@ -857,6 +871,28 @@ def _show_plan(planned: "Job", json: bool) -> None:
         right=(2,),
     )
     view.facts([*_plan_facts(planned)[:-1], *_outlook_facts(found)], console)
+
+
+def _measured(found: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """What the CPU and the first GPU are capable of: as JSON, and for reading."""
+    from gpunet import speed
+    from gpunet.device import resolve
+
+    names = ["cpu", *(gpu["name"] for gpu in found["gpus"][:1])]
+    speeds = {name: speed.measure(resolve(name).device) for name in names}
+    facts = [line for name, each in speeds.items() for line in speed.lines(name, each)]
+    return {"bench": {name: speed.to_json(each) for name, each in speeds.items()}}, facts
+
+
+def _expected(planned: "Job") -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """What a step should take on its device as it is measured: as JSON, and for reading."""
+    from gpunet import speed
+
+    device, precision = planned.choice.device, planned.settings.config.precision
+    found = speed.measure(device)
+    step = speed.expected(planned.launches, found, precision)
+    facts = [*speed.lines(device.name, found), ("expected", speed.expected_line(step))]
+    return {"bench": speed.to_json(found), "expected": vars(step)}, facts
 
 
 def _outlook_facts(found: "Outlook") -> list[tuple[str, str]]:

@@ -25,6 +25,11 @@ def members(prepared: Prepared, config: Config) -> list[Member]:
     ]
 
 
+def settled(given: Sequence[Member], config: Config) -> list[Member]:
+    """The same networks under settings of which more are decided; their seeds stay their own."""
+    return [replace(each, config=replace(config, seed=each.config.seed)) for each in given]
+
+
 def _member(data: Prepared, config: Config) -> Member:
     schema = data.schema
     target = schema.target

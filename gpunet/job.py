@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from gpunet import about, auto, data, ensemble, evaluation, loop, presets
+from gpunet import about, auto, data, ensemble, evaluation, loop, memory, presets
 from gpunet.config import Config, Settings, flag, fold, gather
 from gpunet.data import Prepared, Source
 from gpunet.data.columns import MOST_BINS
-from gpunet.device import Choice, resolve
+from gpunet.device import Choice
+from gpunet.device.cpu import Cpu
 from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, GpunetError, UsageError
 from gpunet.loop import Control, Member, Report, Snapshot
@@ -319,22 +320,52 @@ def plan(
     `flags` are settings by name, `file` a TOML file of them; their paths are seen from `folder`.
     """
     settings = auto.with_memory(settle(source, flags, file))
-    choice = resolve(settings.config.device)  # what is not there is told before data are read
-    auto.check_device(settings, choice.device)
+    choice = auto.asked(settings)  # what is not there is told before data are read
+    if choice is not None:
+        auto.check_device(settings, choice.device)
     place = location(source, folder)
     source = read(source, settings, folder)
     settings = auto.with_encoding(presets.of_data(settings, source))
     prepared = _prepared(source, settings, folder)
     settings = presets.of_network(settings, prepared.schema.target.task, prepared.train.rows)
-    settings = auto.decide(settings, prepared, choice)
+    settings, choice, members = _decided(settings, prepared, choice)
     if choice.device.kind == "cpu":
         choice.device.split = settings.config.split  # judging splits as it does when resumed
     config, schema = settings.config, prepared.schema
-    members = ensemble.members(prepared, config)
-    dtype = "float64" if config.precision == "fp64" else "float32"
     choice.device.precision = config.precision
     trained = Model(ensemble.together(members), schema, config)
-    return Job(source.name, place, settings, choice, prepared, members, trained, dtype)
+    return Job(source.name, place, settings, choice, prepared, members, trained, _dtype(config))
+
+
+def _decided(
+    settings: Settings, prepared: Prepared, choice: Choice | None
+) -> tuple[Settings, Choice, list[Member]]:
+    """Every `auto` decided, and the networks; a batch that nobody asked for shrinks until all of
+    it fits the device. Raises OutOfMemory for what does not."""
+    while True:
+        decided = auto.decide(settings, prepared)
+        with Cpu().watching("make --hidden narrower"):
+            members = ensemble.members(prepared, decided.config)
+        if choice is None:
+            choice = auto.weigh(decided.config, members)
+            auto.check_device(decided, choice.device)
+        decided = auto.decide_on(decided, prepared.schema, choice)
+        members = ensemble.settled(members, decided.config)
+        device, dtype = choice.device, _dtype(decided.config)
+        if memory.is_small(members, device):
+            return decided, choice, members
+        wanted = memory.needs(members, device, dtype)
+        if memory.has_room(wanted, device):
+            return decided, choice, members
+        batch = wanted.fitting_batch(device.memory().free)
+        if batch == 0 or settings.given("batch_size"):
+            raise memory.refused(wanted, device)
+        reason = f"{wanted.batch:,} rows a step do not fit {device.name}"
+        settings = settings.resolve("batch_size", batch, reason)
+
+
+def _dtype(config: Config) -> str:
+    return "float64" if config.precision == "fp64" else "float32"
 
 
 def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepared:

@@ -124,16 +124,17 @@ def train(
     ended. `legs` were added later: steps from a step on, with a schedule of their own.
     However it ends, each network then holds the weights of its best epoch, or the last ones where
     there is no validation part. Raises Diverged at a non-finite loss, gradient or weight; weights
-    that were reached before it are kept.
+    that were reached before it are kept. Raises OutOfMemory where the device has too little.
     """
-    run = _Run(members, device, dtype, control or Control(), legs)
-    with device.working(max(net.list.largest_product for net in run.nets)):
-        try:
-            if start is not None:
-                run.restore(start)
-            yield from run.reports()
-        finally:
-            run.finish()
+    with device.watching("lower --batch-size"):
+        run = _Run(members, device, dtype, control or Control(), legs)
+        with device.working(max(net.list.largest_product for net in run.nets)):
+            try:
+                if start is not None:
+                    run.restore(start)
+                yield from run.reports()
+            finally:
+                run.finish()
 
 
 def feed(taken: Windows, schema: Schema, device: Device) -> Feed:

@@ -171,7 +171,8 @@ class Model:
         """The raw predictions (n, k) for encoded rows: of several networks, of their mean."""
         if not part.rows:
             raise DataError("no rows to predict")
-        raws = [self._run(network, part, device) for network in self.network.networks]
+        with device.watching("use --device cpu" if device.kind != "cpu" else "take fewer rows"):
+            raws = [self._run(network, part, device) for network in self.network.networks]
         return model.combined(self.schema.target.task, raws)
 
     def _run(self, network: Network, part: Dataset, device: Device) -> np.ndarray:

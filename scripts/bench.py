@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,9 +23,9 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
-from bench import penguins, picture, report  # noqa: E402
+from bench import penguins, picture, report, whole  # noqa: E402
 from bench.crew import PINS, Crew, crew, take_cores  # noqa: E402
-from bench.work import ROWS, SWEEPS, TINY, Work, prepare, shortened  # noqa: E402
+from bench.work import ON_CUDA, ROWS, SWEEPS, TINY, Work, prepare, shortened  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from gpunet.device import resolve  # noqa: E402
@@ -33,12 +34,24 @@ from gpunet.errors import Unavailable  # noqa: E402
 from gpunet.kernels import native  # noqa: E402
 
 CONTESTANTS = {
-    "cpu": tuple(report.TITLES),
-    "cuda": ("gpunet", "torch", "torch-compile", "jax"),
+    "cpu": tuple(name for name in report.TITLES if name not in report.ON_GPU),
+    "cuda": ("gpunet", "torch", "torch-compile", "jax", *report.ON_GPU),
 }
-NEEDS = {"torch": "torch", "torch-compile": "torch", "jax": "jax", "sklearn": "sklearn"}
+WORKS = {"cpu": ROWS, "cuda": ON_CUDA}
+NEEDS = {
+    "torch": "torch",
+    "torch-compile": "torch",
+    "torch-graph": "torch",
+    "torch-graph-tuned": "torch",
+    "jax": "jax",
+    "jax-unrolled": "jax",
+    "sklearn": "sklearn",
+}
+SLOW = {"cpu": "torch-compile", "cuda": "torch-graph-tuned"}
+"""Who compiles for so long that a quick run leaves it out."""
 NATIVE = ("gpunet", "products-sliced")
-PENGUINS = "penguins"
+PENGUINS, IMAGES = "penguins", "images"
+"""Whole programs that are timed: on the CPU, on a GPU."""
 
 
 class Pace(NamedTuple):
@@ -68,19 +81,25 @@ def main() -> int:
     if path is None and not (given.quick or given.only):
         path = ROOT / "benchmarks" / "results" / f"{given.device}.json"
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+        write(path, found)
     return 0
 
 
+def write(path: Path, found: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+
+
 def arguments() -> argparse.Namespace:
-    names = [work.name for work in (*ROWS, TINY)]
+    names = sorted({work.name for work in (*ROWS, *ON_CUDA, TINY)})
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=list(CONTESTANTS), default="cpu")
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--plot", type=Path, help="a picture of how the cost grows")
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds")
-    parser.add_argument("--only", action="append", choices=[*names, PENGUINS], help="or several")
+    parser.add_argument(
+        "--only", action="append", choices=[*names, PENGUINS, IMAGES], help="or several"
+    )
     parser.add_argument("--threads", type=int, default=wanted_threads(), help="of every contestant")
     parser.add_argument("--images", type=Path, help="a folder of Fashion-MNIST, gzipped")
     return parser.parse_args()
@@ -106,7 +125,7 @@ class Bench:
         given, began, load = self.given, time.time(), os.getloadavg()
         for name, why in self.left_out.items():
             self.talk.print(f"{report.TITLES[name]}: left out: {why}")
-        rows = [self._row(work) for work in self._works()]
+        rows: list[dict[str, Any]] = []
         found: dict[str, Any] = {
             "schema": report.SCHEMA,
             "device": given.device,
@@ -119,22 +138,45 @@ class Bench:
             "left_out": self.left_out,
             "tolerance": report.TOLERANCE,
             "rows": rows,
-            "penguins": self._end_to_end(),
         }
+        for row in self._rows():
+            rows.append(row)
+            self._keep(found)
+        found["penguins"] = self._end_to_end()
+        if given.device == "cuda" and (not given.only or IMAGES in given.only):
+            found[IMAGES] = self._images()
         if rows:
             report.show_summary(self.out, rows)
         found["sweeps"] = self._sweeps() if given.plot else {}
         return found | {"load": [load, os.getloadavg()], "seconds": time.time() - began}
 
     def _works(self) -> Iterator[Work]:
-        for work in (*ROWS, TINY):
-            if work.name in (self.given.only or [each.name for each in ROWS]):
+        works = WORKS[self.given.device]
+        for work in (*works, TINY):
+            if work.name in (self.given.only or [each.name for each in works]):
                 yield shortened(work) if self.given.quick else work
+
+    def _keep(self, found: dict[str, Any]) -> None:
+        """What there is so far, where it was asked for: the run may be ended."""
+        if self.given.json is not None:
+            write(self.given.json, found)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of the table, by fresh processes each; where libraries take longer to start
+        than the work does, a quick run has one of each for all."""
+        if not (self.given.quick and self.given.device == "cuda"):
+            yield from map(self._row, self._works())
+            return
+        with crew(self._without_compiling(), self.given.threads, "cuda", self.folder) as there:
+            for work in self._works():
+                found = self._measured(work, there, self.pace)
+                report.show_row(self.out, found)
+                yield found
 
     def _row(self, work: Work) -> dict[str, Any]:
         """One row of the table, by fresh processes."""
         names = self.names
-        if self.given.quick and work.name != ROWS[0].name:
+        if self.given.quick and work != shortened(ROWS[0]):
             names = self._without_compiling()
         with crew(names, self.given.threads, self.given.device, self.folder) as there:
             found = self._measured(work, there, self.pace)
@@ -149,8 +191,8 @@ class Bench:
         return report.row(work, results, there.lost) | {"load": load}
 
     def _without_compiling(self) -> list[str]:
-        """Those who are ready at once: compiling for each of many works takes too long."""
-        return [name for name in self.names if name != "torch-compile"]
+        """Those who are ready soon: compiling for each of many works takes too long."""
+        return [name for name in self.names if name != SLOW[self.given.device]]
 
     def _end_to_end(self) -> dict[str, Any] | None:
         if self.given.device != "cpu" or (self.given.only and PENGUINS not in self.given.only):
@@ -159,6 +201,21 @@ class Bench:
         folder = self.folder / PENGUINS
         found = penguins.measure(self.names, self.given.threads, folder, self.pace.rounds)
         report.show_penguins(self.out, found)
+        return found
+
+    def _images(self) -> dict[str, Any]:
+        """20 epochs on all images, whole processes."""
+        self.talk.print(f"{IMAGES}: load {os.getloadavg()[0]:.2f}")
+        given = prepare(ON_CUDA[1], self.folder, self.given.images, 1)
+        rounds = 1 if self.given.quick else self.pace.rounds
+        folder = self.folder / IMAGES
+        try:
+            found = whole.measure(given, self.given.threads, "cuda", folder, rounds)
+        except subprocess.CalledProcessError as fault:
+            last = fault.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            self.talk.print(f"{IMAGES}: left out: {last}")
+            return {"left_out": last}
+        report.show_images(self.out, found)
         return found
 
     def _sweeps(self) -> dict[str, list[dict[str, Any]]]:

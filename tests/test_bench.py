@@ -4,12 +4,16 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from emulation import COMPILER
+from fakecuda import opened
+from rich.console import Console
 
 from gpunet.device import resolve
 from gpunet.errors import Unavailable
@@ -18,6 +22,7 @@ from gpunet.kernels import native
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 CONTESTANT = {"samples", "median", "min", "max", "over_floor", "over_gpunet", "compile_seconds"}
 CONTESTANT |= {"peak_bytes", "losses", "deviation", "agrees"}
+ACHIEVED = {"step_seconds", "flops_per_second", "bytes_per_second", "kernels", "device_bytes"}
 
 
 def has_native() -> bool:
@@ -31,9 +36,9 @@ def has_native() -> bool:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.syspath_prepend(SCRIPTS)
-    from bench import crew, ours, report, work
+    from bench import crew, ours, report, work, worker
 
-    return SimpleNamespace(crew=crew, ours=ours, report=report, work=work)
+    return SimpleNamespace(crew=crew, ours=ours, report=report, work=work, worker=worker)
 
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:
@@ -112,3 +117,121 @@ def test_both_floors_run_the_products_of_a_step(
     for one, other in zip(*(floor.arrays.values() for floor in floors), strict=True):
         assert np.isfinite(one).all()
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
+
+
+def small_works(bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """What is measured on CUDA, small: decay, several passes, one batch, bfloat16."""
+    monkeypatch.setattr(bench.work, "WIDTH", 32)
+    tiny, decay = bench.work.TINY, bench.work.DECAY
+    wide = bench.work.Work("wide-s", "wide", (32,) * 3, batch=64, rows=128, passes=3, decay=decay)
+    return {
+        "decay": replace(tiny, decay=decay),
+        "passes": wide,
+        "one batch": replace(bench.work.LECTURE, passes=100),
+        "bf16": replace(wide, name="wide-b", precision="bf16"),
+    }
+
+
+def peers() -> dict[str, str]:
+    """Contestants that can be tried on the CPU without a compiler, and what each needs."""
+    return {"torch": "torch", "torch-graph": "torch", "jax": "jax", "jax-unrolled": "jax"}
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("which", ["decay", "passes", "one batch", "bf16"])
+def test_peers_of_the_gpu_do_the_same_work(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, which: str
+) -> None:
+    work = small_works(bench, monkeypatch)[which]
+    given = bench.work.prepare(work, tmp_path, None, 2)
+    ours = bench.ours.Gpunet(given, 1, "cpu", "numpy")
+    expected = [ours.epoch(epoch, given.order(epoch)) for epoch in range(2)]
+    rtol = 1e-2 if which == "bf16" else 1e-4
+    there = [name for name, module in peers().items() if find_spec(module)]
+    if not there:
+        pytest.skip("neither torch nor jax is installed")
+    for name in there:
+        make = bench.worker.MAKERS[name]()
+        more = {"mode": None} if name == "torch-graph" else {}
+        peer = make(given, 1, "cpu", **more)
+        found = [peer.epoch(epoch, given.order(epoch)) for epoch in range(2)]
+        np.testing.assert_allclose(found, expected, rtol=rtol, err_msg=name)
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_warms_a_graph_up_is_undone(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    work = small_works(bench, monkeypatch)["decay"]
+    given = bench.work.prepare(work, tmp_path, None, 1)
+    peer = bench.worker.MAKERS["torch-graph"]()(given, 1, "cpu", mode=None)
+    kept = [each.detach().clone() for each in peer.net.parameters()]
+    first = peer.epoch(0, given.order(0))
+    assert peer.epoch(0, given.order(0)) != first
+    peer.undo(kept)
+    assert peer.epoch(0, given.order(0)) == first
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no g++")
+def test_the_floors_of_a_gpu_are_of_the_step(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench.ours, "device_bytes", lambda on: 1)
+    given = bench.work.prepare(bench.work.TINY, tmp_path, None, 1)
+    with opened() as device:
+        monkeypatch.setattr(bench.ours, "place", lambda work, where: device)
+        products = bench.ours.Graph(given, 1, "cuda", is_empty=False)
+        products.epoch(0, given.order(0))
+        assert products.facts() == {"kernels": 5, "device_bytes": 1}
+        assert set(device.stream.log) == {"product", ("graph", 5)}
+        assert all(np.isfinite(array).all() for array in products.arrays.values())
+        launches, _ = bench.ours.lower(given, device)
+        device.stream.log.clear()
+        empty = bench.ours.Graph(given, 1, "cuda", is_empty=True)
+        empty.epoch(0, given.order(0))
+        assert set(device.stream.log) == {"empty", ("graph", bench.ours.launched(launches))}
+
+
+def test_operations_and_bytes_of_a_step(bench: SimpleNamespace) -> None:
+    work = bench.work.Work("w", "table", (3,), batch=2, rows=4)
+    assert work.flops == 2 * 2 * (2 * 64 * 3 + 3 * 3 * 1)
+    assert work.parameters == 64 * 3 + 3 + 3 + 1
+    assert work.nbytes == 4 * (2 * (64 + 1 + 6 * 4) + work.parameters * 10)
+    names = [each.name for each in bench.work.ON_CUDA]
+    assert len(set(names)) == len(names) == 5
+
+
+def test_what_a_gpu_achieves_is_told(bench: SimpleNamespace) -> None:
+    work = bench.work.TINY
+    facts = {"kernels": 7, "device_bytes": 1 << 20}
+    results = {
+        name: bench.crew.Result([2.0, 1.0, 3.0], [loss] * 4, facts=facts)
+        for name, loss in (("gpunet", 1.0), ("torch-graph", 1.0), ("products-graph", None))
+    }
+    row = bench.report.row(work, results, {})
+    assert (row["flops"], row["bytes"]) == (work.flops, work.nbytes)
+    each = row["contestants"]["gpunet"]
+    assert each.keys() == CONTESTANT | ACHIEVED
+    assert each["step_seconds"] == 2.0 / work.steps
+    assert each["flops_per_second"] == pytest.approx(work.flops * work.steps / 2.0)
+    assert each["over_floor"] == 1.0
+    bench.report.show_row(Console(), row)
+    results["gpunet"].facts = {}
+    on_cpu = bench.report.row(work, {"gpunet": results["gpunet"]}, {})
+    assert "flops" not in on_cpu
+    assert on_cpu["contestants"]["gpunet"].keys() == CONTESTANT
+
+
+def test_a_whole_process_is_timed(
+    bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import whole
+
+    monkeypatch.setattr(whole, "EPOCHS", 3)
+    given = bench.work.prepare(bench.work.TINY, tmp_path, None, 1)
+    found = whole.measure(given, 1, "cpu", tmp_path / "images", 1)
+    assert (found["epochs"], found["rows"]) == (3, 2000)
+    assert 0 < found["loop"]["median"] < found["wall"]["median"]
+    assert 0 < found["accuracy"] <= 1
+    bench.report.show_images(Console(), found)

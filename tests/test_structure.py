@@ -45,6 +45,8 @@ LAYERS = {
     "baselines": 9,
     "evaluation": 10,
     "auto": 8,
+    "memory": 8,
+    "speed": 7,
     "ensemble": 9,
     "job": 11,
     "rerun": 12,

@@ -1,8 +1,10 @@
 """The array-module shim: NumPy and CuPy behind one object. `cuda` never falls back to the CPU."""
 
+import os
 import sys
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +23,13 @@ __all__ = [
     "Launcher",
     "Memory",
     "device_of",
+    "has_driver",
     "module_of",
     "resolve",
 ]
+
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
+"""What a CUDA driver shows on Linux, and in WSL."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,12 @@ def resolve(name: str = "auto") -> Choice:
     if kind != "cuda" or not (index.isdigit() or name == "cuda"):
         raise UsageError(f"no device {name!r}", "use auto, cpu, cuda or cuda:N")
     return Choice(_cuda(int(index or 0)), "asked for")
+
+
+def has_driver() -> bool:
+    """Whether there seems to be a GPU, and CuPy for it, without the wait for either to start."""
+    is_there = sys.platform == "win32" or any(map(os.path.exists, DRIVERS))
+    return is_there and find_spec("cupy") is not None
 
 
 def module_of(*arrays: Array) -> ModuleType:

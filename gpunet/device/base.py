@@ -3,12 +3,16 @@
 A gate or kernel learns its module from its arrays; it never asks which device it is on.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from types import ModuleType
 from typing import Any
+
+from gpunet.errors import OutOfMemory
+from gpunet.sizes import shown
 
 Array = Any
 """A NumPy or CuPy array."""
@@ -78,10 +82,6 @@ class Device:
         """Inside it the device is set up for matrix products of at most `flops` operations."""
         return nullcontext()
 
-    def set_tf32(self, allowed: bool) -> None:
-        """Whether float32 matrix products may round their inputs to TF32, where there is TF32."""
-        self.precision = "tf32" if allowed else "fp32"
-
     def product(
         self, a: Array, b: Array, out: Array, flip_a: bool = False, flip_b: bool = False
     ) -> Run:
@@ -114,6 +114,30 @@ class Device:
 
     def memory(self) -> Memory:
         raise NotImplementedError
+
+    def shortage(self, fault: BaseException) -> int | None:
+        """The bytes that could not be had, 0 where `fault` does not tell them; None for a fault
+        that has nothing to do with memory."""
+        if not isinstance(fault, MemoryError):
+            return None
+        shape, dtype = (getattr(fault, name, None) for name in ("shape", "dtype"))  # NumPy's own
+        return 0 if shape is None or dtype is None else prod(shape) * int(dtype.itemsize)
+
+    @contextmanager
+    def watching(self, hint: str) -> Iterator[None]:
+        """Where memory runs out inside, OutOfMemory says what was asked for, what is free, and
+        `hint`."""
+        try:
+            yield
+        except Exception as fault:
+            asked = self.shortage(fault)
+            if asked is None:
+                raise
+            memory = self.memory()
+            wanted = shown(asked) if asked else "more than there is"
+            there = f"{shown(memory.free)} of {shown(memory.total)} are free"
+            message = f"out of memory on {self.name}: asked for {wanted}; {there}"
+            raise OutOfMemory(message, hint) from fault
 
     def describe(self) -> dict[str, Any]:
         """Plain facts for `gpunet info`: JSON values only."""

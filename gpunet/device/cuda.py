@@ -13,6 +13,9 @@ from gpunet.device.products import Products
 from gpunet.device.replay import Replay
 from gpunet.errors import Unavailable
 
+NO_MEMORY = 2
+"""The status of the runtime and of the driver alike."""
+
 
 def _import_cupy() -> Any:
     try:
@@ -92,6 +95,13 @@ class Cuda(Device):
             free, total = self.xp.cuda.runtime.memGetInfo()
         pool = self.xp.get_default_memory_pool()
         return Memory(total, free + pool.free_bytes(), pool.used_bytes())
+
+    def shortage(self, fault: BaseException) -> int | None:
+        """CuPy's pool tells the size; CUDA's own calls tell that there was too little."""
+        if isinstance(fault, MemoryError):
+            return int(getattr(fault, "_size", 0)) or super().shortage(fault)
+        is_cuda = type(fault).__name__ in ("CUDARuntimeError", "CUDADriverError")
+        return 0 if is_cuda and getattr(fault, "status", None) == NO_MEMORY else None
 
     def describe(self) -> dict[str, Any]:
         memory, runtime = self.memory(), self.xp.cuda.runtime

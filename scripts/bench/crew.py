@@ -53,7 +53,8 @@ class Lost(Exception):
 class Result:
     """What a contestant did on one work: seconds of each sample, losses of each epoch.
 
-    foreign: processor seconds that other processes took meanwhile.
+    foreign: processor seconds that other processes took meanwhile. facts: what it says of itself,
+    on a GPU.
     """
 
     samples: list[float] = field(default_factory=list)
@@ -61,6 +62,7 @@ class Result:
     foreign: float = 0.0
     compile_seconds: float = 0.0
     peak_bytes: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -132,6 +134,9 @@ class Worker:
 
     def peak(self) -> int:
         return self._ask(do="peak")["bytes"]
+
+    def facts(self) -> dict[str, Any]:
+        return self._ask(do="facts")
 
     def close(self) -> None:
         self.process.kill()
@@ -206,7 +211,11 @@ class Crew:
                 found[name].add(answer)
         for name, size in self.each(Worker.peak, self.workers):
             found[name].peak_bytes = size
-        return {name: result for name, result in found.items() if name not in self.lost}
+        found = {name: result for name, result in found.items() if name not in self.lost}
+        on_gpu = [name for name in found if self.workers[name].device != "cpu"]
+        for name, facts in self.each(Worker.facts, on_gpu):
+            found[name].facts = facts
+        return found
 
 
 @contextmanager

@@ -8,11 +8,12 @@ import numpy as np
 from bench.work import Given, Work
 from gpunet import device, engine, model, optim
 from gpunet.config import Config
-from gpunet.device import Device
+from gpunet.device import Array, Device
 from gpunet.device.cpu import Cpu
 from gpunet.engine import Feed, LaunchList, Slot, Store
 from gpunet.kernels import native
 from gpunet.model import Network
+from gpunet.speed import empty_kernel
 
 
 def network(work: Work) -> Network:
@@ -44,9 +45,29 @@ def lower(given: Given, on: Device) -> tuple[LaunchList, Store]:
         work.batch,
         "train",
         optimizer=optimizer,
-        schedule=np.array([[work.lr, 0.0, 1.0]]),
+        schedule=np.array([[work.lr, work.decay, 1.0]]),
     )
     return launches, store
+
+
+def place(work: Work, where: str) -> Device:
+    """The GPU, its products rounded as the work says; else as is usual for its numbers."""
+    on = device.resolve(where).device
+    on.precision = work.precision or {"float32": "tf32", "float64": "fp64"}[work.dtype]
+    on.xp.get_default_memory_pool().free_all_blocks()
+    return on
+
+
+def launched(launches: LaunchList) -> int:
+    """Launches of a step; of kernels in several stages each stage."""
+    given = [call.args[0] for call in launches.calls if isinstance(call, partial) and call.args]
+    several = [each for each in given if isinstance(each, tuple) and callable(each[0])]
+    return len(launches.calls) + sum(len(each) - 1 for each in several)
+
+
+def device_bytes(on: Device) -> int:
+    """What a GPU has given to this process so far: CuPy's pool keeps what it has."""
+    return int(on.xp.get_default_memory_pool().total_bytes())
 
 
 class Gpunet:
@@ -56,8 +77,7 @@ class Gpunet:
 
     def __init__(self, given: Given, threads: int, where: str, kernels: str = "native") -> None:
         self.work = given.work
-        self.device = Cpu(kernels, threads) if where == "cpu" else device.resolve(where).device
-        self.device.set_tf32(self.work.dtype == "float32")
+        self.device = Cpu(kernels, threads) if where == "cpu" else place(self.work, where)
         self.list, _ = lower(given, self.device)
         self.device.working(self.list.largest_product).__enter__()
 
@@ -71,6 +91,9 @@ class Gpunet:
         self.list.run(self.work.passes * self.list.steps)
         _, summed, _, rows = self.device.to_host(self.list.totals)
         return float(summed / (self.work.steps if self.work.loss == "sum_squares" else rows))
+
+    def facts(self) -> dict[str, int]:
+        return {"kernels": launched(self.list), "device_bytes": device_bytes(self.device)}
 
 
 class Floor:
@@ -112,12 +135,48 @@ class Floor:
         self.run(self.work.steps)
 
 
+class Graph:
+    """A floor on CUDA: a step's products in a graph, or as many kernels that do nothing as the
+    step has launches (`is_empty`)."""
+
+    draws_its_order = True
+
+    def __init__(self, given: Given, threads: int, where: str, is_empty: bool) -> None:
+        self.work, self.device = given.work, place(given.work, where)
+        launches, _ = lower(given, self.device)
+        self.arrays: dict[Slot, Array] = {}
+        calls = [empty_kernel(self.device)] * launched(launches) if is_empty else []
+        for each in launches.launches:
+            if each.name == "gemm" and not is_empty:
+                calls.append(each.bind(self.device, *map(self._array, each.arguments)))
+        self.kernels = len(calls)
+        self.run = self.device.replay(calls) or partial(_in_turn, calls)
+
+    def _array(self, slot: Slot) -> Array:
+        """Numbers of its own: how fast a product is depends on what its operands hold."""
+        if slot not in self.arrays:
+            rng = np.random.default_rng(len(self.arrays))
+            drawn = rng.standard_normal(slot.shape, np.float32)
+            if slot.dtype == "uint16":
+                drawn = (drawn.view(np.uint32) >> 16).astype(np.uint16)  # bfloat16
+            self.arrays[slot] = self.device.asarray(drawn.astype(slot.dtype))
+        return self.arrays[slot]
+
+    def epoch(self, epoch: int, order: np.ndarray) -> None:
+        with self.device.working(0):
+            self.run(self.work.steps)
+        self.device.synchronize()
+
+    def facts(self) -> dict[str, int]:
+        return {"kernels": self.kernels, "device_bytes": device_bytes(self.device)}
+
+
 def _product(step: native.Step) -> Callable[[], np.ndarray]:
     (a, b, out), flips = step.arguments, step.sizes[3]
     return partial(np.matmul, a.T if flips & 1 else a, b.T if flips & 2 else b, out=out)
 
 
-def _in_turn(calls: list[Callable[[], np.ndarray]], steps: int) -> None:
+def _in_turn(calls: list[Callable[[], object]], steps: int) -> None:
     for _ in range(steps):
         for call in calls:
             call()

@@ -19,6 +19,7 @@ TOLERANCE = 0.02
 """How far an epoch's mean loss may lie from the median of all contestants', as a share of the first
 epoch's: float32 sums in another order drift apart by about a tenth of that."""
 
+ACHIEVED = ("kernels", "TFLOP/s", "GB/s", "on GPU MB")
 QUIET_CORES = 0.1
 """Other processes may take this much before a row says that it was disturbed."""
 
@@ -27,13 +28,20 @@ TITLES = {
     "gpunet-numpy": "gpunet, NumPy kernels",
     "torch": "PyTorch",
     "torch-compile": "PyTorch compiled",
+    "torch-graph": "PyTorch, steps in a graph",
+    "torch-graph-tuned": "the same, autotuned",
     "jax": "JAX jit + scan",
+    "jax-unrolled": "JAX, scan unrolled",
     "sklearn": "scikit-learn",
     "products-blas": "products, BLAS threads",
     "products-sliced": "products, sliced",
+    "products-graph": "products in a graph",
+    "empty-graph": "as many empty kernels",
 }
-FLOORS = ("products-blas", "products-sliced")
-PEERS = ("torch", "torch-compile", "jax", "sklearn")
+ON_GPU = ("torch-graph", "torch-graph-tuned", "jax-unrolled", "products-graph", "empty-graph")
+FLOORS = ("products-blas", "products-sliced", "products-graph")
+PEERS = ("torch", "torch-compile", "torch-graph", "torch-graph-tuned", "jax", "jax-unrolled")
+PEERS += ("sklearn",)
 PACKAGES = ("gpunet", "numpy", "torch", "jax", "jaxlib", "scikit-learn", "cupy-cuda13x")
 
 
@@ -43,7 +51,9 @@ def row(work: Work, results: Mapping[str, Result], lost: Mapping[str, str]) -> d
     floor = min(floors, key=floors.__getitem__) if floors else None
     far = deviations({name: each.losses for name, each in results.items()})
     ours = results["gpunet"].median if "gpunet" in results else None
-    return {
+    is_on_gpu = any(each.facts for each in results.values())
+    more = {"flops": work.flops, "bytes": work.nbytes} if is_on_gpu else {}
+    return more | {
         "name": work.name,
         "title": work.title,
         "rows": work.used,
@@ -65,10 +75,18 @@ def row(work: Work, results: Mapping[str, Result], lost: Mapping[str, str]) -> d
                 "losses": [loss if is_finite(loss) else None for loss in each.losses],
                 "deviation": far.get(name),
                 "agrees": far[name] <= TOLERANCE if name in far else None,
+                **(_on_gpu(work, each) if each.facts else {}),
             }
             for name, each in results.items()
         },
     }
+
+
+def _on_gpu(work: Work, result: Result) -> dict[str, Any]:
+    """Of a step: seconds, kernels, and what was achieved of the work's own operations and bytes."""
+    step = result.median / work.steps
+    rates = {"flops_per_second": work.flops / step, "bytes_per_second": work.nbytes / step}
+    return {"step_seconds": step, **rates, **result.facts}
 
 
 def deviations(losses: Mapping[str, list[float | None]]) -> dict[str, float]:
@@ -119,14 +137,18 @@ def _cpu_model() -> str:
 
 def show_row(console: Console, found: Mapping[str, Any]) -> None:
     """A table of one work, a line a contestant."""
-    unit = 1e6 / found["steps"] if found["name"].startswith("lecture") else 1.0
+    is_on_gpu = "flops" in found
+    is_short = found["name"].startswith("lecture") or is_on_gpu
+    unit = 1e6 / found["steps"] if is_short else 1.0
     table = Table(title=found["title"], title_justify="left", title_style="bold")
     table.add_column("")
     what = "µs a step" if unit != 1 else "s an epoch"
-    for name in (what, "min", "max", "× floor", "× gpunet", "compile", "peak MB", "loss"):
+    heads = [what, "min", "max", "× floor", "× gpunet", "compile", "peak MB", "loss"]
+    for name in (*heads, *(ACHIEVED if is_on_gpu else ())):
         table.add_column(name, justify="right")
     for name, each in sorted(found["contestants"].items(), key=lambda item: item[1]["median"]):
-        table.add_row(TITLES[name], *_cells(each, unit))
+        achieved = _achieved(each) if is_on_gpu else []
+        table.add_row(TITLES[name], *_cells(each, unit), *achieved)
     console.print(table)
     if found["foreign_cores"] > QUIET_CORES:
         console.print(f"not quiet: others took {found['foreign_cores']:.1f} cores meanwhile")
@@ -149,6 +171,18 @@ def _cells(each: Mapping[str, Any], unit: float) -> list[str]:
         made,
         f"{each['peak_bytes'] / 1e6:,.0f}" if each["peak_bytes"] else "",
         "" if loss is None else f"{loss:.4g}{'' if each['agrees'] else ' ✗'}",
+    ]
+
+
+def _achieved(each: Mapping[str, Any]) -> list[str]:
+    """Cells of a contestant on a GPU; floors do part of the work alone."""
+    kernels, nbytes = each.get("kernels"), each.get("device_bytes")
+    is_whole = each["losses"][-1] is not None
+    return [
+        "" if kernels is None else f"{kernels:,}",
+        f"{each['flops_per_second'] / 1e12:.3g}" if is_whole else "",
+        f"{each['bytes_per_second'] / 1e9:,.0f}" if is_whole else "",
+        "" if nbytes is None else f"{nbytes / 1e6:,.0f}",
     ]
 
 
@@ -184,6 +218,14 @@ def _short(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     best = f"{ratio(fastest, 'gpunet')} ({TITLES[fastest]})" if fastest else "–"
     floor = _ratio(found.get("gpunet", {}).get("over_floor"))
     return [floor, best, *(ratio("torch", ours) for ours in SHORT.values())]
+
+
+def show_images(console: Console, found: Mapping[str, Any]) -> None:
+    loop, wall = (found[name]["median"] for name in ("loop", "wall"))
+    console.print(
+        f"{found['epochs']} epochs of {found['rows']:,} images: {loop:.3g} s in the warm loop, "
+        f"{wall:.3g} s from process start to saved model, accuracy {found['accuracy']:.3f}\n"
+    )
 
 
 def show_penguins(console: Console, found: Mapping[str, Any]) -> None:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 CLASSES, SIDE, ADAM_LR, LECTURE_LR = 10, 28, 1e-3, 1e-4
+WIDTH, WIDE_LR, DECAY = 4096, 1e-4, 0.01
 BYTES_A_BLOCK = 1 << 24
 
 
@@ -18,8 +20,8 @@ BYTES_A_BLOCK = 1 << 24
 class Work:
     """One row of the table: a network, its data and how it is trained.
 
-    rows: those the data has; an epoch takes whole batches of them. passes: epochs that count as
-    one sample, for data of a single batch.
+    rows: those the data has; an epoch takes whole batches of them. passes: over the data, in one
+    order, that count as one sample. precision: what products on CUDA round to, if it is said.
     """
 
     name: str
@@ -30,27 +32,31 @@ class Work:
     rows: int = 60_000
     dtype: str = "float32"
     passes: int = 1
+    precision: str = ""
+    decay: float = 0.0
 
     @property
     def inputs(self) -> int:
-        return {"images": SIDE * SIDE, "table": 64, "lecture": 1000}[self.data]
+        return {"images": SIDE * SIDE, "table": 64, "lecture": 1000, "wide": WIDTH}[self.data]
 
     @property
     def outputs(self) -> int:
-        return {"images": CLASSES, "table": 1, "lecture": 10}[self.data]
+        return {"images": CLASSES, "table": 1, "lecture": 10, "wide": WIDTH}[self.data]
 
     @property
     def loss(self) -> str:
-        names = {"images": "softmax_cross_entropy", "table": "mean_squared"}
-        return names.get(self.data, "sum_squares")
+        names = {"images": "softmax_cross_entropy", "lecture": "sum_squares"}
+        return names.get(self.data, "mean_squared")
 
     @property
     def optimizer(self) -> str:
-        return "sgd" if self.data == "lecture" else "adam"
+        if self.data == "lecture":
+            return "sgd"
+        return "adamw" if self.decay else "adam"
 
     @property
     def lr(self) -> float:
-        return LECTURE_LR if self.data == "lecture" else ADAM_LR
+        return {"lecture": LECTURE_LR, "wide": WIDE_LR}.get(self.data, ADAM_LR)
 
     @property
     def bias(self) -> bool:
@@ -79,7 +85,29 @@ class Work:
     def title(self) -> str:
         widths = "-".join(map(str, self.sizes))
         made = f"{widths} {self.activation}, batch {self.batch:,}, {self.optimizer}"
-        return made if self.dtype == "float32" else f"{made}, {self.dtype}"
+        made = made if self.dtype == "float32" else f"{made}, {self.dtype}"
+        return f"{made}, {self.precision}" if self.precision else made
+
+    @property
+    def parameters(self) -> int:
+        return sum(n * m + m * self.bias for n, m in pairwise(self.sizes))
+
+    @property
+    def flops(self) -> int:
+        """Operations of a step's products: the first layer has no gradient to hand on."""
+        products = [2 * self.batch * n * m for n, m in pairwise(self.sizes)]
+        return 3 * sum(products) - products[0]
+
+    @property
+    def nbytes(self) -> int:
+        """What a step moves if no cache helps, in the work's own dtype: the batch is read; of each
+        layer the result and its gradient are written once and read twice; weights are read twice,
+        their gradient is written and read, they and the optimiser's vectors are read and written.
+        """
+        rows = self.inputs + self.outputs + 6 * sum(self.sizes[1:])
+        vectors = 1 if self.optimizer == "sgd" else 3
+        word = np.dtype(self.dtype).itemsize
+        return word * (self.batch * rows + self.parameters * (4 + 2 * vectors))
 
 
 LECTURE = Work("lecture", "lecture", (100,), "sigmoid", batch=64, rows=64, passes=500)
@@ -95,6 +123,24 @@ ROWS = (
     replace(LECTURE, name="lecture-fp64", dtype="float64"),
 )
 TINY = Work("tiny", "images", (16,), batch=100, rows=2_000)
+ON_CUDA = (
+    replace(LECTURE, passes=2000, precision="tf32"),
+    replace(FIRST, precision="tf32", decay=DECAY),
+    replace(FIRST, name="mlp-1024", hidden=(1024, 1024), batch=1024, precision="tf32", decay=DECAY),
+    *(
+        Work(
+            f"wide-{precision}",
+            "wide",
+            (WIDTH,) * 3,
+            batch=4096,
+            rows=8192,
+            passes=25,
+            precision=precision,
+            decay=DECAY,
+        )
+        for precision in ("tf32", "bf16")
+    ),
+)
 QUICK_ROWS = {"images": 16_384, "table": 100_000}
 SWEEPS = {
     "rows": tuple(
@@ -167,6 +213,13 @@ class Given:
         parts = ("weight", "bias") if self.work.bias else ("weight",)
         return [tuple(found[f"{name}.{p}"] for p in parts) for name in (*names, "output")]
 
+    def sample(self, order: np.ndarray) -> np.ndarray:
+        """The rows of every step of a sample, (steps, batch), from the order of one pass."""
+        shape = self.work.steps, self.work.batch
+        if self.work.passes == 1:
+            return order.reshape(shape)
+        return np.broadcast_to(order, shape) if self.work.is_one_batch else np.resize(order, shape)
+
     def order(self, epoch: int) -> np.ndarray:
         """The order of rows in an epoch, int32 (used,)."""
         if self.work.is_one_batch:
@@ -201,6 +254,9 @@ def write_data(given: Given, images: Path | None) -> None:
         given._path("scaling").with_suffix(".json").write_text(json.dumps(scaling))
     elif work.data == "table":
         x, y = _table(work.rows, work.inputs, rng)
+    elif work.data == "wide":
+        x = rng.standard_normal((work.rows, work.inputs), np.float32)
+        y = np.roll(x, 1, axis=1) / 2
     else:
         x = rng.standard_normal((work.rows, work.inputs)).astype(work.dtype)
         y = rng.standard_normal((work.rows, work.outputs)).astype(work.dtype)

@@ -3,6 +3,7 @@
 {"do": "load", "contestant": NAME, "given": {…}, "threads": N, "device": D} → {"compile": seconds}
 {"do": "run", "epoch": N} → {"seconds": s, "own": processor seconds, "loss": the mean, or null}
 {"do": "peak"} → {"bytes": the largest resident size so far}
+{"do": "facts"} → {"device_bytes": the most that it had on a GPU, "kernels": those of a step}
 What goes wrong is answered as {"error": reason}, and ends the process.
 """
 
@@ -12,6 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, TextIO
 
@@ -32,16 +34,28 @@ def _floor(sliced: bool) -> Callable[..., Any]:
     return partial(Floor, sliced=sliced)
 
 
+def _graph(is_empty: bool) -> Callable[..., Any]:
+    from bench.ours import Graph
+
+    return partial(Graph, is_empty=is_empty)
+
+
 def _torch(compiled: bool) -> Callable[..., Any]:
     from peers.pytorch import PyTorch
 
     return partial(PyTorch, compiled=compiled)
 
 
-def _jax() -> Callable[..., Any]:
+def _captured(mode: str) -> Callable[..., Any]:
+    from peers.pytorch import Captured
+
+    return partial(Captured, mode=mode)
+
+
+def _jax(unroll: int) -> Callable[..., Any]:
     from peers.jitted import Jax
 
-    return Jax
+    return partial(Jax, unroll=unroll)
 
 
 def _sklearn() -> Callable[..., Any]:
@@ -55,10 +69,15 @@ MAKERS: dict[str, Callable[[], Callable[..., Any]]] = {
     "gpunet-numpy": partial(_gpunet, "numpy"),
     "torch": partial(_torch, False),
     "torch-compile": partial(_torch, True),
-    "jax": _jax,
+    "torch-graph": partial(_captured, "default"),
+    "torch-graph-tuned": partial(_captured, "max-autotune-no-cudagraphs"),
+    "jax": partial(_jax, 1),
+    "jax-unrolled": partial(_jax, 16),
     "sklearn": _sklearn,
     "products-blas": partial(_floor, False),
     "products-sliced": partial(_floor, True),
+    "products-graph": partial(_graph, False),
+    "empty-graph": partial(_graph, True),
 }
 
 
@@ -90,6 +109,13 @@ class Server:
 
     def peak(self) -> dict[str, int]:
         return {"bytes": peak_bytes()}
+
+    def facts(self) -> dict[str, int | None]:
+        """What a contestant tells of itself; None where it cannot."""
+        found: dict[str, int | None] = {"device_bytes": None, "kernels": None}
+        with suppress(Exception):  # a profiler that is not permitted
+            found |= self.contestant.facts()
+        return found
 
 
 def peak_bytes() -> int:

@@ -1,0 +1,179 @@
+"""Memory of a device: counted before it is taken, and one clear line where there is too little."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gpunet import auto, job, memory
+from gpunet.cli import _run
+from gpunet.device import Choice
+from gpunet.device.base import Memory
+from gpunet.device.counted import Counted
+from gpunet.device.cpu import Cpu
+from gpunet.errors import OutOfMemory
+
+GIB = 1 << 30
+SETTINGS = {"device": "cpu", "hidden": (32,), "preset": "plain"}
+
+
+class Small(Cpu):
+    """A device of so many bytes; `kind` says whether rows have to be brought there."""
+
+    def __init__(self, free: int, kind: str = "cpu", kernels: str = "auto") -> None:
+        super().__init__(kernels)
+        self.free, self.kind, self.name = free, kind, kind if kind == "cpu" else "cuda:0"
+
+    def memory(self) -> Memory:
+        return Memory(80 * GIB, self.free, 0)
+
+
+def plan(monkeypatch: pytest.MonkeyPatch, device: Cpu, **settings: object) -> job.Job:
+    monkeypatch.setattr(auto, "resolve", lambda name: Choice(device, "a test"))
+    monkeypatch.setattr(auto, "check_device", lambda *_: None)
+    return job.plan("digits", {**SETTINGS, **settings})
+
+
+def planned(**settings: object) -> job.Job:
+    return job.plan("digits", {**SETTINGS, **settings})
+
+
+def test_what_is_counted_is_what_a_run_takes() -> None:
+    done = planned(kernels="numpy", optimizer="sgd", batch_size=64)
+    found = memory.needs(done.members, done.choice.device, done.dtype)
+    network = done.members[0].network
+    numbers = sum(weight.size for weight in network.weights.values())
+    assert found.rows == 0
+    rates = (done.steps + 1) * 3 * 8
+    copied = numbers * 4  # to get there
+    assert 0 <= found.weights - numbers * 4 * 2 - rates - copied < 3_000  # clocks, scaling
+    on_gpu = memory.needs(done.members, Small(GIB, "cuda"), done.dtype)
+    train, validation = done.prepared.train, done.prepared.validation
+    order = train.rows * 4
+    given = sum(a.nbytes for part in (train, validation) for a in (part.x, part.y))
+    assert on_gpu.rows == given + order
+    assert (on_gpu.step, on_gpu.weights) == (found.step, found.weights)
+    assert found.step > done.launches.arena_bytes
+    assert found.total == found.rows + found.weights + found.step
+    more = planned(kernels="numpy", optimizer="adamw", batch_size=64)
+    assert (
+        memory.needs(more.members, more.choice.device, "float32").weights
+        == found.weights + numbers * 4 * 2
+    )
+    several = memory.needs(done.members * 3, Small(GIB, "cuda"), done.dtype)
+    assert several.total == 3 * on_gpu.total
+
+
+def test_counting_takes_no_memory_and_leaves_the_network_alone() -> None:
+    done = planned(batch_size=1)
+    before = {name: w.copy() for name, w in done.members[0].network.weights.items()}
+    config = replace(done.members[0].config, batch_size=1_000)
+    members = [replace(done.members[0], config=config)]
+    assert memory.needs(members, done.choice.device, "float64").step > 1_000 * 64 * 8
+    for name, weight in done.members[0].network.weights.items():
+        np.testing.assert_array_equal(weight, before[name])
+        assert weight.dtype == before[name].dtype
+    counted = Counted()
+    assert counted.empty((1 << 44,), "uint8").nbytes == counted.asked == 1 << 44
+    with pytest.raises(TypeError, match="runs nothing"):
+        counted.launcher("", "")((1,), (1,), 0, ())
+
+
+def test_a_batch_that_nobody_asked_for_shrinks_until_it_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wide = {"hidden": (4096,), "validation": 0}
+    whole = planned(**wide)
+    wanted = memory.needs(whole.members, Small(0, "cuda"), "float32")
+    assert wanted.batch == 32
+    device = Small(wanted.total - wanted.step // 3, "cuda", "numpy")
+    found = plan(monkeypatch, device, **wide)
+    size = found.settings.config.batch_size
+    assert size == 16
+    assert "32 rows a step do not fit cuda:0" in found.settings.origin["batch_size"]
+    assert memory.needs(found.members, device, "float32").total <= device.free
+    per_epoch = -(-found.training_rows // size)
+    assert found.settings.config.epochs == max(20, min(200, -(-6000 // per_epoch)))
+    with pytest.raises(OutOfMemory, match=f"try --batch-size {size}") as caught:
+        plan(monkeypatch, device, batch_size=32, **wide)
+    assert caught.value.exit_code == 71
+    for part in ("training asks for", "of rows", "a step of 32 rows", "are free"):
+        assert part in caught.value.message
+
+
+def test_where_no_batch_helps_the_flag_that_does_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OutOfMemory, match="narrower"):
+        plan(monkeypatch, Small(1 << 20, "cuda"), hidden=(2048,))
+    with pytest.raises(OutOfMemory, match="use --device cpu"):
+        plan(monkeypatch, Small(1 << 10, "cuda"), hidden=(1,), steps=1)
+    assert plan(monkeypatch, Small(0), hidden=(1,)).choice.reason == "a test"  # not told
+
+
+class Fault(Exception):
+    """As CuPy's own."""
+
+
+class Failing(Small):
+    def shortage(self, fault: BaseException) -> int | None:
+        return 3 * GIB if isinstance(fault, Fault) else super().shortage(fault)
+
+
+def test_running_out_is_one_line_with_what_was_asked_what_is_free_and_what_helps() -> None:
+    device = Failing(GIB, "cuda")
+    with pytest.raises(OutOfMemory) as caught, device.watching("lower --batch-size"):
+        raise Fault
+    assert str(caught.value) == (
+        "out of memory on cuda:0: asked for 3.0 GiB; 1.0 GiB of 80.0 GiB are free; "
+        "lower --batch-size"
+    )
+    with pytest.raises(OutOfMemory, match="more than there is"), device.watching("-"):
+        raise MemoryError
+    with pytest.raises(OutOfMemory, match=r"asked for 8,192\.0 TiB"), Cpu().watching("-"):
+        np.empty((1 << 50,), np.float64)
+    with pytest.raises(ZeroDivisionError), device.watching("-"):
+        _ = 1 // 0
+
+
+def test_cupys_faults_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = pytest.importorskip("cupy")
+    from gpunet.device import cuda
+
+    monkeypatch.setattr(cuda.Cuda, "__init__", lambda self: setattr(self, "xp", cupy))
+    device = cuda.Cuda()
+    assert device.shortage(cupy.cuda.memory.OutOfMemoryError(GIB, 0, 0)) == GIB
+    assert device.shortage(cupy.cuda.runtime.CUDARuntimeError(2)) == 0
+    assert device.shortage(cupy.cuda.runtime.CUDARuntimeError(700)) is None
+    assert device.shortage(MemoryError()) == 0
+    assert device.shortage(ValueError()) is None
+
+
+def test_a_run_that_runs_out_says_so(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*given: object, **more: object) -> None:
+        raise MemoryError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gpunet.engine.LaunchList.run", fails)
+    assert _run(["train", "penguins", "-q", "--device", "cpu", "-o", "run"]) == 71
+    shown = capsys.readouterr().err
+    assert shown.startswith("gpunet: error: out of memory on cpu: asked for more")
+    assert "lower --batch-size" in shown
+    assert '"failed"' in (tmp_path / "run" / "status.json").read_text()
+
+
+def test_a_network_that_cannot_even_be_drawn_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    wide = ["--hidden", "900000,9000000", "--preset", "plain", "--device", "cpu"]
+    assert _run(["plan", "digits", *wide]) == 71
+    shown = capsys.readouterr().err
+    assert "asked for 58.9 TiB" in shown
+    assert "make --hidden narrower" in shown
+
+
+@pytest.mark.gpu
+def test_a_gpu_says_what_it_has(gpu) -> None:
+    total = gpu.memory().total
+    with pytest.raises(OutOfMemory, match="are free; flag") as caught, gpu.watching("flag"):
+        gpu.empty((2 * total,), np.uint8)
+    assert "asked for" in str(caught.value)
+    assert gpu.to_host(gpu.zeros((3,), np.float32)).tolist() == [0, 0, 0]
