@@ -297,7 +297,7 @@ class Campaign:
         """Bits of a checkpoint and a model flipped, and files cut at every byte."""
         run, rng = self.folder / "small", random.Random(self.seed)
         tiny = ["train", "penguins", "--hidden", "16", "--epochs", "4", "-d", "cpu", "-q"]
-        gpunet(*tiny, "-o", str(run), mark=run).communicate(timeout=60)
+        gpunet(*tiny, "-o", str(run), mark=run).communicate(timeout=PATIENCE)
         contents = [checkpoints(run)[0].read_bytes(), (run / "model.safetensors").read_bytes()]
         bits = [(i, bit) for i, each in enumerate(contents) for bit in range(8 * len(each))]
         for i, bit in bits if count >= len(bits) else rng.sample(bits, count):
