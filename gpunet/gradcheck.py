@@ -22,6 +22,7 @@ from gpunet.kernels import REGISTRY
 from gpunet.kernels import slots as at
 from gpunet.kernels.activation import PAIRS, PARAMETRIC
 from gpunet.kernels.loss import LOSSES
+from gpunet.kernels.narrow import widened
 from gpunet.random import Purpose, bits, stream
 
 TOLERANCE = 1e-6
@@ -693,8 +694,21 @@ def _tick(bench: Bench) -> Difference:
     )
 
 
-def _update(name: str) -> Callable[[Bench], Difference]:
-    """Two segments, the second of half the rate and with decay; gradients are clipped to a half."""
+def _narrow(bench: Bench) -> Difference:
+    x = np.array([1.0, 257.0, 259.0, -3.1415926, 1e-30, 0.0], np.float32)
+    found = bench.run("narrow", x, np.zeros(6, np.uint16))["y"]
+    return matches({"y": widened(found)}, {"y": _eight_bits(x)})
+
+
+def _eight_bits(x: np.ndarray) -> np.ndarray:
+    """Each number rounded to a mantissa of 8 bits, as bfloat16 has; of two the even one."""
+    mantissa, exponent = np.frexp(np.float64(x))
+    return np.ldexp(np.rint(mantissa * 256), exponent - 8)
+
+
+def _update(name: str, is_narrow: bool = False) -> Callable[[Bench], Difference]:
+    """Two segments, the second of half the rate and with decay; gradients are clipped to a half.
+    `is_narrow`: with the parameters in bfloat16 beside them."""
 
     def case(bench: Bench) -> Difference:
         p, g = bench.apart((7,), (7,))
@@ -702,10 +716,16 @@ def _update(name: str) -> Callable[[Bench], Difference]:
         starts, rates, decays = np.array([0, 3, 7]), np.array([1.0, 0.5]), np.array([0.0, 1.0])
         hyper = _hyper(LR=0.1, DECAY=0.2, BETA1=0.9, BETA2=0.99, EPSILON=1e-8, CLIP=0.5)
         hyper[[at.CORRECTION1, at.CORRECTION2]] = 1 - 0.9**3, 1 - 0.99**3
-        found = bench.run(name, p, g, *slots, starts, rates, decays, hyper, _clock(STEP=3))
+        shadow = [np.zeros(7, np.uint16)] if is_narrow else []
+        given = (p, g, *slots, *shadow, starts, rates, decays, hyper, _clock(STEP=3))
+        found = bench.run(f"{name}_narrow" if is_narrow else name, *given)
         rate = SimpleNamespace(lr=np.repeat([0.1, 0.05], [3, 4]), c1=1 - 0.9**3, c2=1 - 0.99**3)
         wanted = UPDATES[name](rate, p, g / 2, np.repeat([0, 0.2], [3, 4]) * p, *slots)
-        return matches(found, dict(zip(REGISTRY[name].outputs, wanted, strict=False)))
+        outputs = dict(zip(REGISTRY[name].outputs, wanted, strict=False))
+        if is_narrow:
+            found = {**found, "shadow": widened(found["shadow"])}
+            outputs["shadow"] = _eight_bits(wanted[0])
+        return matches(found, outputs)
 
     return case
 
@@ -756,6 +776,8 @@ KERNELS: dict[str, Callable[[Bench], Difference]] = {
     **{f"{name}_backward": _activation(name) for name in PAIRS},
     **{name: _loss(name) for name in LOSSES},
     **{name: _update(name) for name in UPDATES},
+    **{f"{name}_narrow": _update(name, is_narrow=True) for name in UPDATES},
+    "narrow": _narrow,
     **{f"parametric_{name}_forward": _parametric(name) for name in PARAMETRIC},
     **{f"parametric_{name}_backward": _parametric(name) for name in PARAMETRIC},
     "scale_forward": _scale,

@@ -20,11 +20,12 @@ TABLE = {
     "calls": rng.poisson(np.exp(5 + X)).astype(float),
     "visits": rng.poisson(np.exp(Z)).astype(float),
 }
-USUAL = {"target": "calls", "features": ("x", "z"), "device": "cpu", "hidden": "none"}
+USUAL = {"target": "calls", "features": ("x", "z"), "device": "cpu", "hidden": "none", "folds": 0}
 
 
 def test_it_learns_what_a_poisson_regression_learns() -> None:
-    planned = job.plan(TABLE, {**USUAL, "task": "count", "lr": 0.02, "weight_decay": 0.0})
+    flags = {"lr": 0.02, "weight_decay": 0.0, "numeric_embedding": "periodic"}
+    planned = job.plan(TABLE, {**USUAL, "task": "count", **flags})
     model = planned.follow()
     part = planned.prepared.train
     peer = PoissonRegressor(alpha=0).fit(part.x, part.y[:, 0])
