@@ -591,6 +591,7 @@ def trained(folder: Path) -> tuple[Path, Path]:
     model, table = folder / "model.safetensors", folder / "table.csv"
     table.write_bytes(PLAIN)
     command = ["train", str(table), "-t", "y", "--task", "binary", "--hidden", "4", "--steps", "5"]
+    command += ["--preset", "fast"]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "gpunet", *command, "-o", str(folder / "run")],
         capture_output=True,

@@ -159,7 +159,8 @@ def test_a_weight_of_two_is_a_row_twice(kernels: str) -> None:
 
 
 def test_validation_and_metrics_are_weighted_and_evaluate_wants_the_column() -> None:
-    planned = job.plan(TABLE, {"target": "y", "weight": "w", "epochs": 3, "device": "cpu"})
+    flags = {"target": "y", "weight": "w", "epochs": 3, "device": "cpu", "preset": "fast"}
+    planned = job.plan(TABLE, flags)
     list(planned.reports())
     part, schema = planned.prepared.validation, planned.prepared.schema
     raw = planned.model.run(part, resolve("cpu").device)

@@ -170,7 +170,7 @@ def trained(build: Callable[[], Network], device: Device, dtype: str) -> np.ndar
     for _ in range(2):
         launches.rewind()
         launches.run(launches.steps)
-    return store.values
+    return np.concatenate([array.ravel() for array in store.named(store.values).values()])
 
 
 @each_network

@@ -324,7 +324,7 @@ def check_a_newer_format_is_refused(folder: Path) -> None:
 
 
 def check_weights_are_of_the_network_that_is_named(folder: Path) -> None:
-    model = gpunet.train("penguins", hidden=(6,), steps=1, device="cpu")
+    model = gpunet.train("penguins", hidden=(6,), folds=0, steps=1, device="cpu")
     sound = model.packed(model.network.weights)
 
     def wider(entries: dict[str, object], state: dict[str, dict[str, object]]) -> None:
@@ -515,7 +515,7 @@ def check_each_step_drops_units_of_its_own(folder: Path) -> None:
 
 
 def check_each_epoch_has_an_order_of_its_own(folder: Path) -> None:
-    planned = job.plan("penguins", {"device": "cpu", "batch_size": 300})
+    planned = job.plan("penguins", {"folds": 0, "device": "cpu", "batch_size": 300})
     config, device = planned.model.config, planned.choice.device
     taken = loop.training_rows(planned.prepared, config, device, planned.dtype)
     first, second = (taken.taken(epoch * taken.steps).tolist() for epoch in (0, 1))
@@ -536,7 +536,7 @@ def check_verify_sees_another_chain(folder: Path) -> None:
 def check_the_chain_covers_the_optimiser(folder: Path) -> None:
     chains = []
     for slot in (0.0, 1.0):
-        run = ready(job.plan("penguins", {"device": "cpu"}))
+        run = ready(job.plan("penguins", {"folds": 0, "device": "cpu"}))
         run.nets[0].store.state[0][...] = slot
         run._link()
         chains.append(run.chain)
@@ -661,7 +661,7 @@ def table(held: float = 1.0) -> dict[str, list[object]]:
 
 
 def check_nan_never_wins(folder: Path) -> None:
-    planned = job.plan("penguins", {"device": "cpu", "epochs": 3, "kernels": "numpy"})
+    planned = job.plan("penguins", {"folds": 0, "device": "cpu", "epochs": 3, "kernels": "numpy"})
     planned.prepared.validation.x[...] = np.nan
     found = list(planned.reports())
     assert [report.validation["loss"] for report in found] == [None] * 3
@@ -670,14 +670,14 @@ def check_nan_never_wins(folder: Path) -> None:
 
 def check_native_loops_go_on_judging(folder: Path) -> None:
     pytest.importorskip("gpunet.kernels._native", reason="no native loops were built")
-    planned = job.plan("penguins", {"device": "cpu", "epochs": 3, "kernels": "native"})
+    planned = job.plan("penguins", {"folds": 0, "device": "cpu", "epochs": 3, "kernels": "native"})
     planned.prepared.validation.x[:1] = np.nan
     assert [report.validation["loss"] for report in planned.reports()] == [None] * 3
 
 
 def check_no_checkpoint_is_other_than_finite(folder: Path) -> None:
     kept: list[loop.Snapshot] = []
-    run = ready(job.plan("penguins", {"device": "cpu"}), loop.Control(keep=kept.append))
+    run = ready(job.plan("penguins", {"folds": 0, "device": "cpu"}), loop.Control(keep=kept.append))
     run._keep()
     run.nets[0].store.values[0] = np.nan
     with pytest.raises(Diverged):
@@ -686,7 +686,7 @@ def check_no_checkpoint_is_other_than_finite(folder: Path) -> None:
 
 
 def check_nothing_moves_after_a_fault(folder: Path) -> None:
-    (net,) = ready(job.plan("penguins", {"device": "cpu", "kernels": "numpy"})).nets
+    (net,) = ready(job.plan("penguins", {"folds": 0, "device": "cpu", "kernels": "numpy"})).nets
     net.open_step(0)
     before = net.store.values.copy()
     net.list.run(2)
