@@ -182,7 +182,8 @@ def test_multilabel() -> None:
 
 
 def test_double_precision_stays_double(tmp_path: Path) -> None:
-    model = gpunet.train("spiral", precision="fp64", epochs=2, device="cpu", out=tmp_path / "r")
+    flags = {"precision": "fp64", "epochs": 2, "folds": 0, "device": "cpu"}
+    model = gpunet.train("spiral", out=tmp_path / "r", **flags)
     again = gpunet.load(tmp_path / "r")
     assert again.network.weights["hidden1.weight"].dtype == np.float64
     assert (again.predict("spiral", proba=True) == model.predict("spiral", proba=True)).all()

@@ -16,6 +16,7 @@ from gpunet.errors import InputMissing, ModelInvalid, RunBusy, UsageError
 from gpunet.run import Run
 
 SETTINGS = {
+    "folds": 0,
     **{"epochs": 6, "hidden": (8,), "batch_size": 32, "patience": 0},
     **{"device": "cpu", "checkpoint_every": 10},
 }
