@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpunet import fusion, gates, tiny
+from gpunet import fusion, gates, persistent
 from gpunet.device import Array, Device
 from gpunet.errors import Unavailable
 from gpunet.graph import Graph, Node
@@ -613,7 +613,7 @@ class _Lowering:
     def _replay(self, calls: list[Callable[[], None]]) -> Callable[[int], None] | None:
         """What is quicker than the calls one by one."""
         graphs = self.store.device.replay(calls)
-        return tiny.bound(self.launches, self.store, graphs) or graphs
+        return persistent.bound(self.launches, self.store, graphs) or graphs
 
     def _library(self) -> native.Library | None:
         """The native loops, if the device wants them and they cover the list."""

@@ -12,14 +12,15 @@ from typing import Any
 import emulation
 from emulation import ENTRY, TYPEDEF, Emulated
 
-from gpunet.kernels.slots import THREADS as MANY
-
 THREADS = 8
+"""As many as a GPU's block has warps."""
 ALONE = """#define LANES 1
 #define lane_sum(x) (x)
 #define seen(place) seen_now(place)
 #define fresh(place) (*(place))
-#define DYNAMIC(name) long long* name = block_memory
+#define fresh_four(to, place) for (int e = 0; e < 4; ++e) to[e] = (place)[e]
+#define DYNAMIC(name) double* name = (double*)block_memory
+#define SYNC_LANES()
 """
 
 
@@ -35,7 +36,7 @@ class Meeting(Emulated):
         return self.blocks, 1 << 20
 
     def launcher(self, source: str, entry: str) -> Callable[..., None]:
-        if not entry.startswith("tiny"):
+        if not entry.startswith("persistent"):
             return super().launcher(source, entry)
         return self.meeting(source, entry, 1, 0)
 
@@ -50,13 +51,11 @@ class Meeting(Emulated):
             assert shared == shared_bytes
             values = [emulation._value(*pair) for pair in zip(arguments, parameters, strict=True)]
             if shared:
-                self.launches.append(int(arguments[len(arguments) - 6]))
+                self.launches.append(int(arguments[len(arguments) - 2]))
             slots = (ctypes.c_uint64 * len(values))(*values)
-            # Each of a GPU's threads has eight bytes of what was asked for.
-            size = ctypes.c_longlong(shared - 8 * (MANY - THREADS) if shared else 0)
             run = getattr(library, f"run_{entry}")
             run.restype = ctypes.c_char_p
-            failure = run(slots, grid[0], THREADS, size)
+            failure = run(slots, grid[0], THREADS, ctypes.c_longlong(shared))
             if failure:
                 raise RuntimeError(f"{entry}: {failure.decode()}")
 

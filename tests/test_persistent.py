@@ -1,4 +1,4 @@
-"""One launch for many steps of a small network: what it computes is what the list does."""
+"""One launch for many steps: what it computes is what the list does."""
 
 import re
 from dataclasses import replace
@@ -13,7 +13,7 @@ from test_engine import BASE, CPU, ROWS, build, label, lower
 from test_engine_cuda import ORDER
 from test_kernels_cuda import ARCHITECTURES
 
-from gpunet import tiny
+from gpunet import persistent
 from gpunet.config import Config
 from gpunet.device import Device
 from gpunet.engine import Feed, LaunchList, Store
@@ -23,6 +23,7 @@ from gpunet.kernels.slots import FAULT, STEP
 
 emulated = pytest.mark.skipif(emulation.COMPILER is None, reason="no g++")
 ONE = replace(BASE, hidden=(9,), lr=1e-2, weight_decay=0.1)
+DEEP = replace(ONE, hidden=(36, 20, 8), lr=1e-3)
 CASES = [
     ("multiclass", replace(ONE, activation="gelu", optimizer="adamw", label_smoothing=0.1)),
     ("multiclass", replace(ONE, activation="relu", optimizer="lion", bias=False)),
@@ -35,6 +36,9 @@ CASES = [
         "regression",
         replace(ONE, loss="pinball", quantiles=(0.1, 0.8), activation="tanh", hidden=(1,)),
     ),
+    ("multiclass", replace(DEEP, activation="relu", optimizer="adamw")),
+    ("regression", replace(DEEP, activation="gelu", loss="mean_squared", bias=False)),
+    ("multiclass", replace(DEEP, hidden=(34, 35), activation="sigmoid", optimizer="nesterov")),
 ]
 
 
@@ -81,12 +85,12 @@ def test_it_is_the_list_in_float32_but_for_roundings() -> None:
 
 @emulated
 @pytest.mark.parametrize("blocks", [1, 2, 9])
-def test_blocks_have_as_many_units_as_keep_them_all_running(blocks: int) -> None:
-    device, config = Meeting(blocks), replace(ONE, hidden=(8,))
-    found, _ = steps_of(device, "multiclass", config)
-    assert found.replay.blocks == {1: 1, 2: 2, 9: 8}[blocks]
+def test_any_number_of_blocks_computes_the_same(blocks: int) -> None:
+    device = Meeting(blocks)
+    found, _ = steps_of(device, "multiclass", DEEP)
+    assert found.replay.blocks == min(blocks, found.replay.network.useful_blocks)
     device.launches.clear()
-    agree(device, "multiclass", config, "float64", 1e-9)
+    agree(device, "multiclass", DEEP, "float64", 1e-9)
 
 
 @emulated
@@ -94,6 +98,7 @@ def test_bytes_are_scaled_and_rows_may_lie_in_order() -> None:
     x = np.random.default_rng(3).integers(0, 256, (ROWS, 7)).astype(np.uint8)
     scale, shift = np.full(7, 1 / 255), np.arange(7) / 10
     agree(Meeting(), *CASES[1], "float64", 1e-9, x=x, scale=scale, shift=shift, order=None)
+    agree(Meeting(), *CASES[0], "float64", 1e-9, x=x, scale=None, shift=shift)
 
 
 @emulated
@@ -144,7 +149,6 @@ def test_a_launch_that_fails_leaves_the_steps_to_the_list() -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        replace(ONE, hidden=(9, 6)),
         replace(ONE, hidden=()),
         replace(ONE, norm="layer"),
         replace(ONE, dropout=0.1),
@@ -156,17 +160,18 @@ def test_a_launch_that_fails_leaves_the_steps_to_the_list() -> None:
 )
 def test_other_lists_are_not_taken(config: Config) -> None:
     launches, _ = steps_of(CPU, "multiclass", config)
-    assert tiny.recognised(launches.launches) is None
+    assert persistent.recognised(launches.launches) is None
 
 
-def test_every_small_list_is_recognised() -> None:
+def test_every_list_of_plain_layers_is_recognised() -> None:
     for activation in ACTIVATIONS:
-        launches, _ = steps_of(CPU, "multiclass", replace(ONE, activation=activation))
-        found = tiny.recognised(launches.launches)
+        launches, _ = steps_of(CPU, "multiclass", replace(DEEP, activation=activation))
+        found = persistent.recognised(launches.launches)
         assert found is not None
-        assert (found.act, found.loss) == (activation, "softmax_cross_entropy")
-        assert found.sizes == (9, 7, 9, 4)
-        assert found.weights[1::2] == ("output.weight", "output.bias")
+        assert (found.act, found.loss, found.batch) == (activation, "softmax_cross_entropy", 9)
+        assert [(each.ins, each.outs) for each in found.layers] == [(7, 36), (36, 20), (20, 8), (8, 4)]
+        assert found.layers[-1].weight == "output.weight"
+        assert found.layers[-1].bias == "output.bias"
 
 
 def test_what_has_no_room_or_is_large_is_left_to_the_list() -> None:
@@ -176,25 +181,26 @@ def test_what_has_no_room_or_is_large_is_left_to_the_list() -> None:
 
     launches, store = steps_of(CPU, *CASES[0])
     store.device = Full()
-    assert tiny.bound(launches.launches, store, None) is None
-    store.device = Meeting(blocks=1)
-    assert tiny.bound(launches.launches, store, None) is None
-    found = tiny.recognised(launches.launches)
+    assert persistent.bound(launches.launches, store, None) is None
+    found = persistent.recognised(launches.launches)
     assert found is not None
-    assert replace(found, sizes=(4096, 1000, 64, 10)).flops > tiny.MOST_FLOPS
-    assert replace(found, sizes=(64, 1000, 100, 10)).flops < tiny.MOST_FLOPS
+    first, last = found.layers
+    wide = replace(found, batch=4096, layers=(replace(first, ins=1000, outs=1000), last))
+    assert wide.flops > persistent.MOST_FLOPS[True]
+    small = replace(found, batch=64, layers=(replace(first, ins=1000, outs=100), last))
+    assert small.flops < persistent.MOST_FLOPS[False]
 
 
 def test_compiles() -> None:
-    """Without spills: each architecture with two networks and two numbers of hidden units."""
+    """Without spills, on each architecture, with products in float32 and rounded to tf32."""
     with nvrtc() as compiled:
         for i, (task, config) in enumerate(CASES):
-            units, architecture = tiny.UNITS[(i + i // 4) % 4], ARCHITECTURES[i % 4]
-            launches, _ = steps_of(CPU, task, config, "float32")
-            found = tiny.recognised(launches.launches)
+            launches, store = steps_of(CPU, task, config, "float32")
+            found = persistent.recognised(launches.launches)
             assert found is not None
-            text = source_text("tiny.cu", "float32", generated=found.definitions(units, "float32"))
-            log = compiled(text, architecture)
+            generated = found.definitions(store, is_tf32=i % 3 != 0)
+            text = source_text("persistent.cu", "float32", generated=generated)
+            log = compiled(text, ARCHITECTURES[i % 4])
             assert "warning" not in log
             assert set(re.findall(r"(\d+) bytes spill", log)) == {"0"}
 
@@ -207,7 +213,7 @@ def test_compiles() -> None:
 def test_on_a_gpu(gpu: Any, task: str, config: Config) -> None:
     found, store = steps_of(gpu, task, config, "float32")
     wanted, plain = steps_of(gpu, task, config, "float32")
-    assert isinstance(found.replay, tiny.Tiny)
+    assert isinstance(found.replay, persistent.Persistent)
     wanted.replay = wanted.replay.otherwise
     for steps in (1, 4, 200):
         found.run(steps)

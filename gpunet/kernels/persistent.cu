@@ -1,0 +1,600 @@
+// A network trained for many steps in one launch. Its blocks stay on the GPU and meet between the
+// parts of a step: a layer forward each; the last layer with the loss and, row by row, back through
+// it; a layer back each; last all gradients, whose sums go straight into the update. Numbers that
+// blocks hand to each other lie in `work`, weights where the list has them, in the flat vectors.
+// The launch list is the reference.
+//
+// Given: the sizes BATCH, INPUTS, LAST (units before the outputs), OUTPUTS and LAYERS; Layer<1> to
+// Layer<LAYERS>; SLOTS of the optimiser and MOVE; ACT and SLOPE, and whether the slope READS_INPUT;
+// the loss (SOFTMAX, or LOSS and LOSS_GRADIENT with CONSTANT), MEAN and JUDGED; whether inputs are
+// SCALED; whether products round to TF32; Input and Target.
+
+#ifndef LANES
+#define LANES 32
+BLOCK T lane_sum(T x) {
+    for (int step = LANES / 2; step; step /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
+    return x;
+}
+BLOCK unsigned seen(const unsigned* place) {
+    unsigned value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(place) : "memory");
+    return value;
+}
+BLOCK T fresh(const T* place) { return __ldcg(place); }
+BLOCK void fresh_four(T (&to)[4], const T* place) {
+#if T_BITS == 32
+    float4 found = __ldcg((const float4*)place);
+    to[0] = found.x, to[1] = found.y, to[2] = found.z, to[3] = found.w;
+#else
+    for (int i = 0; i < 4; ++i) to[i] = __ldcg(place + i);
+#endif
+}
+#define DYNAMIC(name) extern __shared__ double name[]
+#define SYNC_LANES() __syncwarp()
+#endif
+
+#define WARPS (THREADS / LANES)
+#define EACH_OF(i, count) for (int i = threadIdx.x; i < (count); i += THREADS)
+#define UNROLLED _Pragma("unroll")
+#define SEVERAL _Pragma("unroll 4")
+
+// In `gate`: how many blocks came to the meetings so far, and a bit that some found a fault.
+#define STOPPED 0x80000000u
+
+// A tile of a product, and the elements of its sums that are taken at once.
+enum { TILE_M = 32, TILE_N = 16, TILE = TILE_M * TILE_N, CHUNK = 16 };
+
+HD constexpr int tiles_of(int size, int tile) { return (size + tile - 1) / tile; }
+
+#ifdef BYTES
+typedef T Wide;                    // what inputs are scaled in: bytes have few bits to lose
+#else
+typedef double Wide;
+#endif
+
+// What a thread knows: where things lie, and the batch of the step.
+struct Here {
+    const Input* x;
+    const Target* y;
+    const int* order;
+    T *params, *first, *second, *work;
+    unsigned *gate, met;
+    long long step, start, valid, rows;
+    double* hyper;                 // shared by a block, from here on
+    Wide *scale, *shift;
+    Rate* rates;                   // of each layer's weight, and of its bias
+    T *sums, *head, *outs;         // (WARPS, TILE), (LAST, OUTPUTS), (WARPS, OUTPUTS)
+    int *taken, *next, *stopped;   // the batch's rows, those of the next, whether to stop
+
+    BLOCK void advance() {
+        long long after = start + BATCH;
+        start = after < rows ? after : 0;
+        valid = rows - start < BATCH ? rows - start : BATCH;
+        ++step;
+    }
+    BLOCK int row_of(long long place) const { return order ? order[place] : (int)place; }
+};
+
+// ---- Operands. four(to, i, k): the elements k to k + 3 of the sum for row, or column, i.
+
+// A matrix (SIZE, SUMMED).
+template <int SIZE, int SUMMED> struct Along {
+    const T* at;
+    BLOCK void four(T (&to)[4], int i, int k) const {
+        if constexpr (SUMMED % 4 == 0) {
+            if (i < SIZE && k < SUMMED) fresh_four(to, at + i * SUMMED + k);
+            else UNROLLED for (int j = 0; j < 4; ++j) to[j] = 0;
+        } else {
+            UNROLLED for (int j = 0; j < 4; ++j)
+                to[j] = i < SIZE && k + j < SUMMED ? fresh(at + i * SUMMED + k + j) : T(0);
+        }
+    }
+};
+
+// A matrix (SUMMED, SIZE). `one`: there is one column more, of ones, for the bias.
+template <int SIZE, int SUMMED> struct Across {
+    const T* at;
+    bool one;
+    BLOCK void four(T (&to)[4], int i, int k) const {
+        UNROLLED for (int j = 0; j < 4; ++j) {
+            bool inside = k + j < SUMMED;
+            to[j] = i < SIZE && inside ? fresh(at + (k + j) * SIZE + i)
+                                       : T(one && i == SIZE && inside);
+        }
+    }
+};
+
+struct alignas(4 * sizeof(Input)) FourInputs { Input of[4]; };
+
+BLOCK T input_of(const Here& here, Input found, int column) {
+#if SCALED
+    return T(found * here.scale[column] + here.shift[column]);
+#else
+    return T(found);
+#endif
+}
+
+// The inputs of the batch, by rows; rows that are not valid are zero.
+struct Inputs {
+    const Here& here;
+    BLOCK void four(T (&to)[4], int i, int k) const {
+        bool inside = i < here.valid;
+        const Input* from = here.x + (inside ? here.taken[i] : 0) * (long long)INPUTS;
+        FourInputs found = {};
+        if constexpr (INPUTS % 4 == 0) {
+            if (inside && k < INPUTS) found = *(const FourInputs*)(from + k);
+        } else {
+            UNROLLED for (int j = 0; j < 4; ++j)
+                if (inside && k + j < INPUTS) found.of[j] = from[k + j];
+        }
+        UNROLLED for (int j = 0; j < 4; ++j)
+            to[j] = inside && k + j < INPUTS ? input_of(here, found.of[j], k + j) : T(0);
+    }
+};
+
+// The same by columns, with a column of ones behind them.
+struct InputsAcross {
+    const Here& here;
+    BLOCK void four(T (&to)[4], int i, int k) const {
+        UNROLLED for (int j = 0; j < 4; ++j) {
+            bool inside = k + j < here.valid;
+            to[j] = T(inside);
+            if (inside && i < INPUTS)
+                to[j] = input_of(here, here.x[here.taken[k + j] * (long long)INPUTS + i], i);
+        }
+    }
+};
+
+// ---- Products. A warp has a tile's sums over some of the chunks; the warps of a team add theirs up.
+
+#if TF32
+
+BLOCK unsigned rounded(float x) {
+    unsigned bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    return bits;
+}
+
+struct Sums {
+    float of[2][2][4];
+
+    BLOCK Sums() : of{} {}
+    // A thread's four elements of a chunk serve two products of eight, in any order alike for both.
+    template <class A, class B> BLOCK void add(const A& a, const B& b, int m, int n, int k) {
+        int lane = threadIdx.x % LANES, row = lane / 4, column = lane % 4 * 4;
+        float left[4][4], right[2][4];
+        UNROLLED for (int i = 0; i < 4; ++i) a.four(left[i], m + row + 8 * i, k + column);
+        UNROLLED for (int i = 0; i < 2; ++i) b.four(right[i], n + row + 8 * i, k + column);
+        UNROLLED for (int i = 0; i < 2; ++i)
+            UNROLLED for (int j = 0; j < 2; ++j)
+                UNROLLED for (int half = 0; half < 4; half += 2)
+                    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+                        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                        : "+f"(of[i][j][0]), "+f"(of[i][j][1]), "+f"(of[i][j][2]),
+                          "+f"(of[i][j][3])
+                        : "r"(rounded(left[2 * i][half])), "r"(rounded(left[2 * i + 1][half])),
+                          "r"(rounded(left[2 * i][half + 1])),
+                          "r"(rounded(left[2 * i + 1][half + 1])), "r"(rounded(right[j][half])),
+                          "r"(rounded(right[j][half + 1])));
+    }
+    BLOCK void put(T* tile) const {
+        int lane = threadIdx.x % LANES, row = lane / 4, column = lane % 4 * 2;
+        UNROLLED for (int i = 0; i < 2; ++i)
+            UNROLLED for (int j = 0; j < 2; ++j)
+                UNROLLED for (int e = 0; e < 4; ++e)
+                    tile[(16 * i + row + e / 2 * 8) * TILE_N + 8 * j + column + e % 2] = of[i][j][e];
+    }
+};
+
+#else
+
+struct Sums {
+    enum { ROWS_EACH = LANES == 1 ? TILE_M : 4, COLUMNS_EACH = LANES == 1 ? TILE_N : 4 };
+    T of[ROWS_EACH][COLUMNS_EACH];
+
+    BLOCK Sums() : of{} {}
+    BLOCK int row() const { return threadIdx.x % LANES / 4 * ROWS_EACH; }
+    BLOCK int column() const { return threadIdx.x % LANES % 4 * COLUMNS_EACH; }
+    template <class A, class B> BLOCK void add(const A& a, const B& b, int m, int n, int k) {
+        UNROLLED for (int quarter = 0; quarter < CHUNK; quarter += 4) {
+            T left[ROWS_EACH][4], right[COLUMNS_EACH][4];
+            UNROLLED for (int i = 0; i < ROWS_EACH; ++i) a.four(left[i], m + row() + i, k + quarter);
+            UNROLLED for (int j = 0; j < COLUMNS_EACH; ++j)
+                b.four(right[j], n + column() + j, k + quarter);
+            UNROLLED for (int i = 0; i < ROWS_EACH; ++i)
+                UNROLLED for (int j = 0; j < COLUMNS_EACH; ++j)
+                    UNROLLED for (int e = 0; e < 4; ++e) of[i][j] += left[i][e] * right[j][e];
+        }
+    }
+    BLOCK void put(T* tile) const {
+        UNROLLED for (int i = 0; i < ROWS_EACH; ++i)
+            UNROLLED for (int j = 0; j < COLUMNS_EACH; ++j)
+                tile[(row() + i) * TILE_N + column() + j] = of[i][j];
+    }
+};
+
+#endif
+
+// The warps of all blocks in teams, one for a tile at a time: as large as there are warps for.
+struct Teams {
+    int size, mine, count, me;
+    BLOCK Teams(int tiles) {
+        int warp = threadIdx.x / LANES;
+        size = WARPS;
+        while (size > 1 && tiles * size > gridDim.x * WARPS) size /= 2;
+        me = warp % size;
+        mine = warp / size * gridDim.x + blockIdx.x;
+        count = WARPS / size * gridDim.x;
+    }
+};
+
+// The share of one of a team's warps in the sums of the tile at (m, n).
+template <int SUMMED, class A, class B>
+BLOCK void add_up(Sums& sums, const A& a, const B& b, int m, int n, const Teams& teams) {
+    SEVERAL for (int k = teams.me * CHUNK; k < SUMMED; k += teams.size * CHUNK)
+        sums.add(a, b, m, n, k);
+}
+
+// All tiles of a part: add(sums, tile, teams), then keep(tile, row, column, value) of each element.
+template <class Add, class Keep>
+BLOCK void products(const Here& here, int tiles, const Add& add, const Keep& keep) {
+    Teams teams(tiles);
+    int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+    T* own = here.sums + (warp - teams.me) * TILE;
+    for (int tile = teams.mine; tile - teams.mine < tiles; tile += teams.count) {
+        if (tile < tiles) {
+            Sums sums;
+            add(sums, tile, teams);
+            sums.put(here.sums + warp * TILE);
+        }
+        __syncthreads();
+        if (tile < tiles)
+            for (int e = teams.me * LANES + lane; e < TILE; e += teams.size * LANES) {
+                T total = own[e];
+                for (int other = 1; other < teams.size; ++other) total += own[other * TILE + e];
+                keep(tile, e / TILE_N, e % TILE_N, total);
+            }
+        __syncthreads();
+    }
+}
+
+// ---- The parts of a step.
+
+// All blocks wait for each other; meanwhile threads other than the first do `more`. Whether one of
+// them has found a fault.
+template <class More> BLOCK bool meet(Here& here, const More& more) {
+    here.met += gridDim.x;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        atomicAdd(here.gate, 1u);
+        unsigned now = seen(here.gate);
+        while ((now & ~STOPPED) < here.met) now = seen(here.gate);
+        *here.stopped = (now & STOPPED) != 0;
+        __threadfence();
+    } else {
+        more();
+    }
+    __syncthreads();
+    return *here.stopped;
+}
+
+BLOCK bool meet(Here& here) {
+    return meet(here, [] {});
+}
+
+template <int L> BLOCK void forward(const Here& here) {
+    using Own = Layer<L>;
+    constexpr int across = tiles_of(Own::OUTS, TILE_N);
+    Across<Own::OUTS, Own::INS> weight = {here.params + Own::WEIGHT, false};
+    products(
+        here, tiles_of(BATCH, TILE_M) * across,
+        [&](Sums& sums, int tile, const Teams& teams) {
+            int m = tile / across * TILE_M, n = tile % across * TILE_N;
+            if constexpr (L == 1) {
+                add_up<Own::INS>(sums, Inputs{here}, weight, m, n, teams);
+            } else {
+                Along<BATCH, Own::INS> below = {here.work + Layer<L - 1>::Y};
+                add_up<Own::INS>(sums, below, weight, m, n, teams);
+            }
+        },
+        [&](int tile, int row, int column, T total) {
+            int m = tile / across * TILE_M + row, n = tile % across * TILE_N + column;
+            if (m >= BATCH || n >= Own::OUTS) return;
+            T z = Own::BIAS < 0 ? total : total + fresh(here.params + Own::BIAS + n);
+            bool inside = m < here.valid;
+            if (READS_INPUT) here.work[Own::Z + m * Own::OUTS + n] = inside ? z : T(0);
+            here.work[Own::Y + m * Own::OUTS + n] = inside ? ACT(z) : T(0);
+        });
+}
+
+BLOCK T slope_at(const Here& here, T grad, long long z, long long y) {
+    return SLOPE(grad, READS_INPUT ? fresh(here.work + z) : T(0), fresh(here.work + y));
+}
+
+// From the gradient of layer L's sums that of the layer below.
+template <int L> BLOCK void back(const Here& here) {
+    using Own = Layer<L>;
+    using Below = Layer<L - 1>;
+    constexpr int across = tiles_of(Own::INS, TILE_N);
+    Along<BATCH, Own::OUTS> grad = {here.work + Own::DZ};
+    Along<Own::INS, Own::OUTS> weight = {here.params + Own::WEIGHT};
+    products(
+        here, tiles_of(BATCH, TILE_M) * across,
+        [&](Sums& sums, int tile, const Teams& teams) {
+            int m = tile / across * TILE_M, n = tile % across * TILE_N;
+            add_up<Own::OUTS>(sums, grad, weight, m, n, teams);
+        },
+        [&](int tile, int row, int column, T total) {
+            int m = tile / across * TILE_M + row, n = tile % across * TILE_N + column;
+            if (m >= BATCH || n >= Own::INS) return;
+            int i = m * Own::INS + n;
+            here.work[Below::DZ + i] = slope_at(here, total, Below::Z + i, Below::Y + i);
+        });
+}
+
+HD long long batch_rows(long long valid) { return MEAN && valid > 1 ? valid : 1; }
+
+// The loss of a row from its outputs, which become their gradients; whether it is right. By a warp.
+#if SOFTMAX
+BLOCK T row_loss(T* outs, const Target* target, const T* parameter, T scale, bool& right) {
+    T smoothing = parameter[0], top = outs[0], total = 0, below = 0;
+    int lane = threadIdx.x % LANES, guess = 0, wanted = target[0];
+    for (int j = 1; j < OUTPUTS; ++j)
+        if (outs[j] > top) top = outs[j], guess = j;
+    for (int j = lane; j < OUTPUTS; j += LANES) {
+        total += f_exp(outs[j] - top);
+        below += outs[j] - top;
+    }
+    total = lane_sum(total);
+    below = lane_sum(below);
+    T picked = outs[wanted] - top;
+    if (smoothing != 0) picked = (1 - smoothing) * picked + smoothing * (below / OUTPUTS);
+    SYNC_LANES();
+    for (int j = lane; j < OUTPUTS; j += LANES)
+        outs[j] = softmax_grad(f_exp(outs[j] - top) / total, j == wanted, smoothing, OUTPUTS) * scale;
+    right = guess == wanted;
+    return f_log(total) - picked;
+}
+#define TARGETS 1
+#else
+BLOCK T row_loss(T* outs, const Target* target, const T* parameter, T scale, bool& right) {
+    T divisor = MEAN ? T(OUTPUTS) : T(1), loss = 0, wrong = 0;
+    for (int j = threadIdx.x % LANES; j < OUTPUTS; j += LANES) {
+        T p = outs[j], t = target[j], constant = CONSTANT(j);
+        loss += LOSS(p, t, constant);
+        wrong += (p > 0) != (t > T(0.5));
+        outs[j] = LOSS_GRADIENT(p, t, constant) * (scale / divisor);
+    }
+    right = JUDGED && lane_sum(wrong) == 0;
+    return lane_sum(loss) / divisor;
+}
+#define TARGETS OUTPUTS
+#endif
+
+// The last layer, the loss and the gradients down to the sums of the layer below, a warp a row.
+BLOCK void judge(const Here& here, const T* parameter) {
+    using Own = Layer<LAYERS>;
+    using Below = Layer<LAYERS - 1>;
+    EACH_OF(i, LAST * OUTPUTS) here.head[i] = fresh(here.params + Own::WEIGHT + i);
+    __syncthreads();
+    int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+    T* outs = here.outs + warp * OUTPUTS;
+    for (int r = warp * gridDim.x + blockIdx.x; r < BATCH; r += WARPS * gridDim.x) {
+        bool inside = r < here.valid, right = false;
+        for (int first = 0; first < OUTPUTS; first += CHUNK) {
+            T part[CHUNK] = {};
+            for (int k = lane; k < LAST; k += LANES) {
+                T value = fresh(here.work + Below::Y + r * LAST + k);
+                UNROLLED for (int j = 0; j < CHUNK; ++j)
+                    if (first + j < OUTPUTS) part[j] += value * here.head[k * OUTPUTS + first + j];
+            }
+            UNROLLED for (int j = 0; j < CHUNK; ++j)
+                if (first + j < OUTPUTS) {
+                    T total = lane_sum(part[j]);
+                    if (Own::BIAS >= 0) total += fresh(here.params + Own::BIAS + first + j);
+                    if (j % LANES == lane) outs[first + j] = total;
+                }
+        }
+        SYNC_LANES();
+        T loss = 0;
+        if (inside)
+            loss = row_loss(outs, here.y + here.taken[r] * (long long)TARGETS, parameter,
+                            T(1) / batch_rows(here.valid), right);
+        SYNC_LANES();
+        for (int j = lane; j < OUTPUTS; j += LANES)
+            here.work[Own::DZ + r * OUTPUTS + j] = inside ? outs[j] : T(0);
+        for (int k = lane; k < LAST; k += LANES) {
+            T grad = 0;
+            SEVERAL for (int j = 0; j < OUTPUTS; ++j) grad += outs[j] * here.head[k * OUTPUTS + j];
+            int i = r * LAST + k;
+            here.work[Below::DZ + i] =
+                inside ? slope_at(here, grad, Below::Z + i, Below::Y + i) : T(0);
+        }
+        if (lane == 0) {
+            here.work[LOSSES + r] = loss;
+            here.work[HITS + r] = right && loss == loss;
+            if (!is_finite(loss)) atomicOr(here.gate, STOPPED);
+        }
+        SYNC_LANES();
+    }
+}
+
+// Move one parameter; the fault bits.
+BLOCK int moved(const Here& here, long long i, T g, const Rate& rate) {
+    T a = SLOTS > 0 ? fresh(here.first + i) : T(0), b = SLOTS > 1 ? fresh(here.second + i) : T(0);
+    T p = MOVE(rate, fresh(here.params + i), g, a, b);
+    if (!is_finite(g * rate.clip)) return FAULT_GRADIENT;
+    if (!is_finite(p)) return FAULT_PARAMETER;
+    here.params[i] = p;
+    if (SLOTS > 0) here.first[i] = a;
+    if (SLOTS > 1) here.second[i] = b;
+    return 0;
+}
+
+template <int L> HD constexpr int rows_across() {
+    return tiles_of(Layer<L>::INS + (Layer<L>::BIAS >= 0), TILE_M);
+}
+template <int L> HD constexpr int gradient_tiles() {
+    if constexpr (L == 0) return 0;
+    else return rows_across<L>() * tiles_of(Layer<L>::OUTS, TILE_N) + gradient_tiles<L - 1>();
+}
+
+// A tile of the gradients of layers 1 to L.
+template <int L>
+BLOCK void add_gradient(const Here& here, Sums& sums, int tile, const Teams& teams) {
+    using Own = Layer<L>;
+    constexpr int before = gradient_tiles<L - 1>(), across = tiles_of(Own::OUTS, TILE_N);
+    if constexpr (L > 1)
+        if (tile < before) return add_gradient<L - 1>(here, sums, tile, teams);
+    int m = (tile - before) / across * TILE_M, n = (tile - before) % across * TILE_N;
+    Across<Own::OUTS, BATCH> grad = {here.work + Own::DZ, false};
+    if constexpr (L == 1) {
+        add_up<BATCH>(sums, InputsAcross{here}, grad, m, n, teams);
+    } else {
+        Across<Own::INS, BATCH> below = {here.work + Layer<L - 1>::Y, true};
+        add_up<BATCH>(sums, below, grad, m, n, teams);
+    }
+}
+
+template <int L> BLOCK int move_one(const Here& here, int tile, int row, int column, T grad) {
+    using Own = Layer<L>;
+    constexpr int before = gradient_tiles<L - 1>(), across = tiles_of(Own::OUTS, TILE_N);
+    if constexpr (L > 1)
+        if (tile < before) return move_one<L - 1>(here, tile, row, column, grad);
+    int m = (tile - before) / across * TILE_M + row, n = (tile - before) % across * TILE_N + column;
+    if (m > Own::INS || n >= Own::OUTS || (m == Own::INS && Own::BIAS < 0)) return 0;
+    bool is_bias = m == Own::INS;
+    long long i = is_bias ? Own::BIAS + n : Own::WEIGHT + m * Own::OUTS + n;
+    return moved(here, i, grad, here.rates[2 * (L - 1) + is_bias]);
+}
+
+BLOCK int learn(const Here& here) {
+    int found = 0;
+    products(
+        here, gradient_tiles<LAYERS>(),
+        [&](Sums& sums, int tile, const Teams& teams) {
+            add_gradient<LAYERS>(here, sums, tile, teams);
+        },
+        [&](int tile, int row, int column, T grad) {
+            found |= move_one<LAYERS>(here, tile, row, column, grad);
+        });
+    return found;
+}
+
+// The numbers of a step, by one thread.
+BLOCK void set_rates(const Here& here, const double* table, long long entries, const double* paces,
+                     const double* decays) {
+    double* hyper = here.hyper;
+    const double* now = table + 3 * (here.step < entries ? here.step : entries - 1);
+    hyper[LR] = now[0] * hyper[SCALE];
+    hyper[DECAY] = now[1];
+    hyper[FADE] = now[2];
+    hyper[CORRECTION1] = 1 - pow(hyper[BETA1], (double)here.step);
+    hyper[CORRECTION2] = 1 - pow(hyper[BETA2], (double)here.step);
+    for (int i = 0; i < 2 * LAYERS; ++i) here.rates[i] = rate_of(hyper, paces[i], decays[i]);
+}
+
+template <int L> BLOCK void all_forward(Here& here, const double* table, long long entries,
+                                        const double* paces, const double* decays) {
+    forward<L>(here);
+    meet(here, [&] {
+        if (L == 1 && threadIdx.x == THREADS - 1) set_rates(here, table, entries, paces, decays);
+    });
+    if constexpr (L + 1 < LAYERS) all_forward<L + 1>(here, table, entries, paces, decays);
+}
+
+template <int L> BLOCK void all_back(Here& here) {
+    if constexpr (L > 1) {
+        back<L>(here);
+        meet(here);
+        all_back<L - 1>(here);
+    }
+}
+
+KERNEL persistent_open(unsigned* gate) {
+    if (threadIdx.x == 0) gate[0] = 0;
+}
+
+KERNEL persistent_train(const Input* x, const Target* y, const double* scale, const double* shift,
+                        const int* order, T* params, T* first, T* second, const double* paces,
+                        const double* decays, double* hyper, const double* table, long long* clock,
+                        const T* parameter, double* totals, T* work, unsigned* gate,
+                        long long steps, long long entries) {
+    if (clock[FAULT]) return;
+    DYNAMIC(memory);
+    Here here = {x, y, order, params, first, second, work, gate, 0};
+    here.step = clock[STEP], here.start = clock[START], here.valid = clock[VALID];
+    here.rows = clock[ROWS];
+    here.hyper = memory;
+    here.scale = (Wide*)(memory + 16);
+    here.shift = here.scale + SCALED * INPUTS;
+    here.rates = (Rate*)(here.shift + SCALED * INPUTS);
+    here.sums = (T*)(here.rates + 2 * LAYERS);
+    here.head = here.sums + WARPS * TILE;
+    here.outs = here.head + LAST * OUTPUTS;
+    here.taken = (int*)(here.outs + WARPS * OUTPUTS);
+    here.next = here.taken + BATCH;
+    here.stopped = here.next + BATCH;
+    EACH_OF(i, 16) here.hyper[i] = hyper[i];
+    EACH_OF(j, SCALED * INPUTS) {
+        here.scale[j] = Wide(scale ? scale[j] : 1.0);
+        here.shift[j] = Wide(shift ? shift[j] : 0.0);
+    }
+    bool sums_losses = blockIdx.x == gridDim.x - 1;
+    int fault = 0;
+    double totalled[3] = {0, 0, 0}, mean = 0;
+
+    Here after = here;
+    after.advance();
+    EACH_OF(r, after.valid) here.next[r] = here.row_of(after.start + r);
+    __syncthreads();
+
+    for (long long s = 0; s < steps; ++s) {
+        here.advance();
+        int* taken = here.next;
+        here.next = here.taken, here.taken = taken;
+
+        all_forward<1>(here, table, entries, paces, decays);
+        judge(here, parameter);
+        bool is_spoilt = meet(here);
+        if (sums_losses) {
+            double loss = 0, hits = 0, *shared = (double*)here.sums;
+            EACH_OF(r, here.valid) {
+                loss += fresh(work + LOSSES + r);
+                hits += fresh(work + HITS + r);
+            }
+            loss = summed(loss, threadIdx.x, THREADS, 1, shared);
+            hits = summed(hits, threadIdx.x, THREADS, 1, shared);
+            __syncthreads();
+            mean = loss / batch_rows(here.valid);
+            totalled[0] += loss, totalled[1] += hits, totalled[2] += here.valid;
+        }
+        if (is_spoilt) {
+            fault = FAULT_LOSS;
+            break;
+        }
+        all_back<LAYERS - 1>(here);
+
+        int found = learn(here);
+        fault |= found;
+        if (found) atomicOr(gate, STOPPED);
+        Here after = here;
+        after.advance();
+        bool is_over = meet(here, [&] {
+            for (int r = threadIdx.x - 1; r < after.valid; r += THREADS - 1)
+                here.next[r] = here.row_of(after.start + r);
+        });
+        if (is_over) break;
+    }
+
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        clock[STEP] = here.step, clock[START] = here.start, clock[VALID] = here.valid;
+        for (int i = 0; i < 16; ++i) hyper[i] = here.hyper[i];
+    }
+    if (sums_losses && threadIdx.x == 0) {
+        totals[0] = mean;
+        for (int i = 0; i < 3; ++i) totals[i + 1] += totalled[i];
+    }
+    report(clock, fault);
+}
