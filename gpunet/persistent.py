@@ -23,7 +23,7 @@ from gpunet.kernels.slots import THREADS
 from gpunet.kernels.update import OPTIMIZERS, SLOTS
 
 if TYPE_CHECKING:
-    from gpunet.engine import Launch, Slot, Store
+    from gpunet.engine import Launch, Store
 
 MOST_FLOPS = {True: 1_000_000_000, False: 100_000_000}
 """Of a step, with products rounded to tf32 and without. Larger products are worth a launch."""
@@ -34,6 +34,10 @@ MOST_MEETINGS = 1 << 31
 TILE_M, TILE_N, WARPS = 32, 16, THREADS // 32
 ALIGNMENT = 32
 """Elements, of each array in `work`."""
+RATE_WORDS = 10
+"""Numbers of a Rate (kernels/formulas.h)."""
+LEAST_BLOCKS = 2
+"""One works, one keeps the books."""
 JUDGED = ("softmax_cross_entropy", "sigmoid_cross_entropy")
 INPUTS = {"uint8": "unsigned char", "float32": "float", "float64": "double"}
 LIST = re.compile(
@@ -92,25 +96,29 @@ class Network:
         return 2 * len(self.layers) - 1
 
     @property
+    def rates(self) -> int:
+        """Numbers that say how a step moves parameters."""
+        return RATE_WORDS * 2 * len(self.layers)
+
+    @property
     def useful_blocks(self) -> int:
-        """That one part of a step or another keeps busy."""
+        """That one part of a step or another keeps busy, and the clerk."""
         rows = ceil(self.batch / TILE_M)
         forward = max(rows * ceil(each.outs / TILE_N) for each in self.layers[:-1])
         gradients = sum(each.gradient_tiles for each in self.layers)
-        return max(forward, gradients, ceil(self.batch / WARPS))
+        return max(forward, gradients, ceil(self.batch / WARPS)) + 1
 
     def shared_bytes(self, dtype: str) -> int:
         """What a block keeps: see `persistent_train`."""
         word, outputs = np.dtype(dtype).itemsize, self.layers[-1].outs
         wide = word if self.x.dtype == "uint8" else 8
         inputs = 2 * wide * self.layers[0].ins if self.is_scaled else 0
-        rates = 10 * 2 * len(self.layers)
-        numbers = rates + WARPS * TILE_M * TILE_N + self.head + WARPS * outputs
+        numbers = self.rates + WARPS * TILE_M * TILE_N + self.head + (1 + WARPS) * outputs
         return 8 * 16 + inputs + word * numbers + 4 * (2 * self.batch + 1)
 
     def places(self, store: "Store") -> tuple[list[dict[str, int]], int]:
         """Where the parts of each layer lie: weight and bias in the store's vectors, -1 for none;
-        the sums Z, the value Y and the gradient DZ of Z in `work`. And the elements of that."""
+        the sums Z, the value Y and the gradient DZ of Z in `work`. And where that goes on."""
         found, end = [], 0
         for layer in self.layers:
             own = {"INS": layer.ins, "OUTS": layer.outs}
@@ -120,6 +128,10 @@ class Network:
                 own[name], end = end, _rounded(end + self.batch * layer.outs)
             found.append(own)
         return found, end
+
+    def work(self, store: "Store") -> int:
+        """Elements that blocks hand to each other."""
+        return self.places(store)[1] + 2 * (self.rates + self.batch)
 
     def definitions(self, store: "Store", is_tf32: bool) -> str:
         """The names that persistent.cu leaves open."""
@@ -131,8 +143,9 @@ class Network:
             "LAST": self.layers[-1].ins,
             "OUTPUTS": self.layers[-1].outs,
             "LAYERS": len(self.layers),
-            "LOSSES": end,
-            "HITS": end + self.batch,
+            "RATES": end,
+            "LOSSES": end + 2 * self.rates,
+            "HITS": end + 2 * self.rates + self.batch,
             "SLOTS": len(SLOTS[self.optimizer]),
             "MOVE": f"{self.optimizer}_step",
             "ACT": f"f_{self.act}",
@@ -155,7 +168,9 @@ class Network:
         lines.append("template <int L> struct Layer;")
         for number, own in enumerate(places, 1):
             parts = ", ".join(f"{name} = {value}" for name, value in own.items())
-            lines.append(f"template <> struct Layer<{number}> {{ enum : long long {{ {parts} }}; }};")
+            lines.append(
+                f"template <> struct Layer<{number}> {{ enum : long long {{ {parts} }}; }};"
+            )
         return "\n".join((*lines, ""))
 
 
@@ -189,10 +204,11 @@ def _layers(forward: "Sequence[Launch]") -> tuple[Layer, ...]:
     found = []
     for first, then in pairwise([*forward, None]):
         if first is not None and first.name == "gemm":
-            weight: Slot = first.arguments[1]
+            weight = first.arguments[1]
+            ins, outs = weight.shape
             bias = None if then is None else then.arguments[1]
             name = None if bias is None else bias.name
-            found.append(Layer(*weight.shape, weight.name, name))
+            found.append(Layer(ins, outs, weight.name, name))
     return tuple(found)
 
 
@@ -202,7 +218,7 @@ def bound(
     """The list in one launch, where it is of such a network and the device has room for it; should
     that fail, it goes on as `otherwise` does."""
     most, room = store.device.room()
-    network = recognised(launches) if most else None
+    network = recognised(launches) if most >= LEAST_BLOCKS else None
     if network is None:
         return None
     is_tf32 = store.device.precision == "tf32" and store.values.dtype == "float32"
@@ -237,7 +253,7 @@ class Persistent:
         self.open = device.launcher(source, "persistent_open")
         self.train = device.meeting(source, "persistent_train", self.blocks, self.shared)
         self.gate = device.zeros((1,), np.uint32)
-        work = device.zeros((network.places(store)[1] + 2 * network.batch,), dtype)
+        work = device.zeros((network.work(store),), dtype)
         data = (network.x, network.y, network.scale, network.shift, network.order)
         state = (*store.state, None, None)[:2]
         arrays = (*data, store.values, *state, *_paces(network, store), *_scalars(launches))

@@ -8,8 +8,10 @@ import argparse
 import json
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,16 +140,24 @@ def compare(gpu: Device, precision: str, steps: int) -> list[dict[str, object]]:
     return records
 
 
+def compare_on(where: str, precision: str, steps: int) -> list[dict[str, object]]:
+    """The same, in a process of its own."""
+    return compare(resolve(where).device, precision, steps)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    gpu = resolve(given.device).device
-    records = [r for precision in PRECISIONS for r in compare(gpu, precision, given.steps)]
+    about = {"schema": "gpunet.agreement/2", "device": resolve(given.device).device.describe()}
+    about["steps"] = given.steps
+    fresh = get_context("spawn")  # a process that is forked from this one could not use the GPU
+    with ProcessPoolExecutor(len(PRECISIONS), fresh) as pool:
+        each = partial(compare_on, given.device, steps=given.steps)
+        records = [record for found in pool.map(each, PRECISIONS) for record in found]
     if given.json is not None:
-        about = {"schema": "gpunet.agreement/2", "device": gpu.describe(), "steps": given.steps}
         given.json.write_text(json.dumps({**about, "cases": records}, indent=2) + "\n")
     return 0 if all(record["holds"] for record in records) else 6
 

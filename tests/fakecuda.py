@@ -48,10 +48,8 @@ class FakeStream:
     def __exit__(self, *reason: object) -> None:
         self.entered -= 1
 
-    def use(self) -> None:
-        """There is one stream."""
-
     def submit(self, name: str, call: Callable[[], Any]) -> None:
+        assert self.entered, "work for the null stream, which this one does not wait for"
         if self.is_capturing:
             self.work.append(call)
         else:
@@ -90,6 +88,7 @@ class FakeCupy:
         self.cuda = SimpleNamespace(
             Device=lambda index: _Device(),
             Stream=self._open,
+            get_current_stream=self._current,
             alloc_pinned_memory=bytearray,
             runtime=SimpleNamespace(
                 getDeviceCount=lambda: 1,
@@ -101,6 +100,11 @@ class FakeCupy:
     def _open(self, non_blocking: bool) -> FakeStream:
         self.stream = FakeStream(non_blocking)
         return self.stream
+
+    def _current(self) -> FakeStream | None:
+        """The null stream is None here."""
+        assert self.stream is not None
+        return self.stream if self.stream.entered else None
 
     def _copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
         assert kind == 2
@@ -127,6 +131,7 @@ class FakeCupy:
 
     def asnumpy(self, array: np.ndarray) -> np.ndarray:
         assert self.stream is not None
+        assert self.stream.entered, "a copy on the null stream waits for nothing"
         self.stream.forbid("copying to the host")
         return np.array(array)
 

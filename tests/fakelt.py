@@ -14,8 +14,7 @@ import reference
 
 TYPES = {0: np.float32, 1: np.float64, 14: np.uint16}
 NOT_SUPPORTED, INVALID = 15, 7
-RELU, BIAS, BIAS_GRADIENT, GELU, AUX = 2, 4, 16, 32, 128
-DRELU, DGELU = 8, 64
+RELU, BIAS, GELU = 2, 4, 32
 
 
 @dataclass
@@ -117,46 +116,14 @@ class FakeLt:
 
     def _finished(self, kind: Made, x: np.ndarray) -> np.ndarray:
         """The epilogue: `x` is column-major, so a bias has an element a row."""
-        epilogue, bias = kind.attributes[7], None
-        if epilogue & (BIAS | BIAS_GRADIENT):
-            bias = memory(kind.attributes[8], len(x), x.dtype)
+        epilogue = kind.attributes[7]
         if epilogue & BIAS:
-            x = x + bias[:, None]
+            x = x + memory(kind.attributes[8], len(x), x.dtype)[:, None]
         if epilogue & RELU:
-            self._keep_signs(kind, x)
             x = np.where(x > 0, x, 0)  # as the library does, NaN becomes 0
         if epilogue & GELU:
-            if epilogue & AUX:
-                self._kept(kind, x)[...] = x
             x = reference.ACTIVATIONS["gelu"](x)
-        if epilogue & DRELU:
-            x = np.where(self._signs(kind, x), x, 0)
-        if epilogue & DGELU:
-            x = x * reference.SLOPES["gelu"](self._kept(kind, x))
-        if epilogue & BIAS_GRADIENT:
-            bias[...] = x.sum(axis=1)
         return x
-
-    def _kept(self, kind: Made, x: np.ndarray) -> np.ndarray:
-        stride = kind.attributes[12]
-        assert stride % 8 == 0
-        assert stride >= len(x)
-        flat = memory(kind.attributes[11], stride * x.shape[1], x.dtype)
-        return flat.reshape(x.shape[1], stride)[:, : len(x)].T
-
-    def _mask(self, kind: Made, x: np.ndarray) -> np.ndarray:
-        bits = kind.attributes[12]
-        assert bits % 128 == 0
-        assert bits >= len(x)
-        return memory(kind.attributes[11], bits // 8 * x.shape[1], np.uint8).reshape(x.shape[1], -1)
-
-    def _keep_signs(self, kind: Made, x: np.ndarray) -> None:
-        if kind.attributes[7] & AUX:
-            packed = np.packbits(x.T > 0, axis=1)
-            self._mask(kind, x)[:, : packed.shape[1]] = packed
-
-    def _signs(self, kind: Made, x: np.ndarray) -> np.ndarray:
-        return np.unpackbits(self._mask(kind, x), axis=1)[:, : len(x)].T.astype(bool)
 
 
 def memory(pointer: int, count: int, dtype: Any) -> np.ndarray:

@@ -281,6 +281,7 @@ def layer_norm_backward(
         {**given, "rstd": rstd.astype(dtype)},
         {"dx": dx, "dgain": dgain, "dbias": dbias},
         shares={"dx": "grad"},
+        sizes={"dx": float(np.abs(wide_grad * wide_gain * rstd[:, None]).max(initial=0))},
         slopes=Slopes(
             lambda **at: float((wide_grad * reference.layer_norm(**at)[0]).sum()),
             {"x": wide_x, "gain": wide_gain, "bias": wide_bias},

@@ -30,7 +30,7 @@ def columns(values: Mapping[str, Sequence[object]]) -> Source:
 def mixed(n: int = 200, seed: int = 0) -> dict[str, list[object]]:
     """Columns of every kind that networks take: two numeric, text, yes or no, a date, a class."""
     rng = np.random.default_rng(seed)
-    days = np.datetime64("2021-01-01") + rng.integers(0, 700, n)
+    days = np.datetime64("2021-01-01") + rng.integers(0, 700, n).astype("m8[D]")
     size = rng.normal(50, 10, n).round(3)
     return {
         "size": ["NA" if i % 17 == 3 else v for i, v in enumerate(size.tolist())],

@@ -73,34 +73,15 @@ def test_a_bias_and_an_activation_behind_it(fake: FakeLt, act: str, has_bias: bo
     np.testing.assert_allclose(out, wanted, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("act", ["relu", "gelu"])
-@pytest.mark.parametrize("columns", [N, 200])
-def test_the_way_back_reads_what_the_way_forth_kept(fake: FakeLt, act: str, columns: int) -> None:
-    rng = np.random.default_rng(1)
-    x, w, bias = (rng.standard_normal(shape) for shape in ((M, K), (K, columns), (columns,)))
-    y, dy, sums = np.empty((M, columns)), np.empty((M, columns)), np.empty(columns)
-    aux = np.empty((M, columns))
-    if act == "relu":
-        aux = np.zeros(cublaslt.mask_shape((M, columns)), np.uint8)
-    bind(fake, x, w, y, False, False, epilogue=Epilogue(act, bias, aux))()
-    grad, back = rng.standard_normal((M, 3)), rng.standard_normal((columns, 3))
-    slope = Epilogue(act, sums, aux, is_slope=True)
-    bind(fake, grad, back, dy, False, True, epilogue=slope)()
-    wanted = (grad @ back.T) * reference.SLOPES[act](x @ w + bias)
-    np.testing.assert_allclose(dy, wanted, rtol=1e-10, atol=1e-14)
-    np.testing.assert_allclose(sums, wanted.sum(axis=0), rtol=1e-10, atol=1e-14)
-
-
-def test_rows_of_kept_inputs_must_be_of_a_multiple_of_eight(fake: FakeLt) -> None:
-    a, b, out, aux = np.ones((2, 3)), np.ones((3, 5)), np.ones((2, 5)), np.ones((2, 5))
-    with pytest.raises(Refused, match="5 elements"):
-        bind(fake, a, b, out, False, False, epilogue=Epilogue("gelu", None, aux))
-
-
 def test_the_search_is_told_how_pointers_are_aligned(fake: FakeLt) -> None:
     a, b, out = (memory(each.ctypes.data + 8, 4, np.float64) for each in np.zeros((3, 64)))
     bind(fake, a.reshape(2, 2), b.reshape(2, 2), out.reshape(2, 2), False, False)()
     assert {fake.searches[-1].attributes[key] for key in (5, 6, 7, 8)} == {8}
+    a, b, out, bias = np.zeros((4, 64))
+    bias = memory(bias.ctypes.data + 8, 2, np.float64)
+    a, b, out = (each[:4].reshape(2, 2) for each in (a, b, out))
+    bind(fake, a, b, out, False, False, epilogue=Epilogue("", bias))()
+    assert fake.searches[-1].attributes[8] == 8
 
 
 def test_what_there_is_no_algorithm_for_is_refused(fake: FakeLt) -> None:
@@ -152,13 +133,13 @@ def attribute(real: ctypes.CDLL, handle: ctypes.c_void_p, number: int, kind: typ
 
 
 def test_the_library_takes_the_descriptions(real: ctypes.CDLL) -> None:
-    bits = cublaslt.RELU | cublaslt.AUX | cublaslt.BIAS
+    bits = cublaslt.RELU | cublaslt.BIAS
     product = Product(64, 100, 1000, flip_a=True, tf32=True, epilogue=bits)
-    at = Pointers(4096, 8192, 16384, bias=512, aux=1024, aux_stride=128)
+    at = Pointers(4096, 8192, 16384, bias=512)
     description = Description(product, at)
     made = description.matmul.handle
-    expected = {3: 0, 4: 1, 7: 134, 8: 512, 11: 1024, 12: 128, 0: 77, 1: 0}
-    wide = {8: ctypes.c_uint64, 11: ctypes.c_uint64, 12: ctypes.c_int64}
+    expected = {3: 0, 4: 1, 7: 6, 8: 512, 0: 77, 1: 0}
+    wide = {8: ctypes.c_uint64}
     found = {n: attribute(real, made, n, wide.get(n, ctypes.c_int32)) for n in expected}
     assert found == expected
     assert cublaslt.version()[0].isdigit()

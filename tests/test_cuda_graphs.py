@@ -26,8 +26,7 @@ from gpunet.kernels.slots import FAULT, STEP
 from gpunet.optim import OPTIMIZERS
 
 WIDE = replace(BASE, hidden=(16, 8), lr=1e-2)
-SLOPES = {152, 136, 208, 192}
-EPILOGUES = {2, 4, 6, 32, 36, 130, 134, 160, 164, *SLOPES}
+EPILOGUES = {2, 4, 6, 32, 36}
 
 
 @pytest.fixture
@@ -46,17 +45,14 @@ def step_list(
     return lower(network, Feed(x, y, order=order, weight=weight), config, batch, dtype, device)
 
 
-@pytest.mark.parametrize("refused", [set(), SLOPES, {134, 164}, EPILOGUES], ids=str)
+@pytest.mark.parametrize("refused", [set(), {4}, EPILOGUES], ids=str)
 @pytest.mark.parametrize("activation", ["relu", "gelu", "sigmoid"])
 def test_epilogues_change_no_result(activation: str, refused: set[int]) -> None:
     with opened(refused) as device:
         agree("multiclass", replace(WIDE, activation=activation), device, "float64", 1e-9)
         used = set(device.library.calls)
-    kept, slope = {"relu": (134, 152), "gelu": (164, 208), "sigmoid": (0, 0)}[activation]
-    assert (kept in used) == (
-        bool(kept) and not refused & ({kept} if kept == 164 else {kept, slope})
-    )
-    assert (slope in used) == (bool(slope) and not refused)
+    wanted = {4, 6} if activation == "relu" else {4}  # gelu keeps what it was given
+    assert used - {1} == wanted - refused
 
 
 @pytest.mark.parametrize(("task", "config"), GRAPHS, ids=label)
@@ -70,18 +66,18 @@ def graphs(device: Cuda) -> list[int]:
     return [entry[1] for entry in device.cupy.stream.log if isinstance(entry, tuple)]
 
 
-def test_many_steps_are_launches_of_two_graphs(device: Cuda) -> None:
+def test_many_steps_are_launches_of_few_graphs(device: Cuda) -> None:
     launches, _ = step_list(device, WIDE)
     launches.run()
     assert graphs(device) == []
     log, many = device.cupy.stream.log, launches.replay.many
     nodes = len(log) - 1  # the last is the copy of the scalars
     log.clear()
-    launches.run(2 * many + 3)
-    assert graphs(device) == [many * nodes] * 2 + [nodes] * 3
+    launches.run(2 * many + 11)
+    assert graphs(device) == [size * nodes for size in (many, many, 8, 2, 1)]
     assert log[-1] == "copy"
-    assert len(log) == 2 + 3 + 1
-    assert launches.step == 2 * many + 4
+    assert len(log) == 5 + 1
+    assert launches.step == 2 * many + 12
 
 
 def test_the_host_touches_no_scalar_within_a_run(device: Cuda) -> None:
@@ -219,16 +215,14 @@ def test_precision_is_the_compute_type(
     assert computed(device) == {compute}
 
 
-def test_deterministic_products_split_no_sum_and_sum_no_columns(device: Cuda) -> None:
+def test_deterministic_products_split_no_sum(device: Cuda) -> None:
     step_list(device, WIDE)
     assert all(3 not in wish.attributes for wish in device.library.searches)
     device.library.searches.clear()
     device.deterministic = True
-    launches, _ = step_list(device, WIDE)
+    step_list(device, WIDE)
+    assert device.library.searches
     assert all(wish.attributes[3] == 0 for wish in device.library.searches)
-    device.library.calls.clear()
-    launches.run()
-    assert not set(device.library.calls) & SLOPES
 
 
 def test_the_same_product_is_searched_for_once(device: Cuda) -> None:
@@ -323,7 +317,7 @@ def test_graphs_give_the_bits_of_eager_launches_on_a_gpu(gpu: Cuda, precision: s
     for steps in (1, 1, found.replay.many + 3):
         found.run(steps)
         eager.run(steps)
-    assert sorted(found.replay.graphs) == [1, found.replay.many]
+    assert sorted(found.replay.graphs) == [1, 2, found.replay.many]
     assert found.runs_on == "CUDA graphs"
     for name, value in plain.weights().items():
         assert (store.weights()[name] == value).all(), name
@@ -344,7 +338,8 @@ def test_bf16_on_a_gpu(gpu: Cuda, task: str, config: Config) -> None:
 
 @pytest.mark.gpu
 def test_steps_take_no_memory_on_a_gpu(gpu: Cuda) -> None:
-    launches, _ = step_list(gpu, replace(WIDE, hidden=(256, 256)), dtype="float32")
+    launches, _ = step_list(gpu, replace(WIDE, hidden=(256, 256), dropout=0.2), dtype="float32")
+    assert launches.runs_on == "CUDA graphs"
     launches.run(2 + launches.replay.many)
     gpu.synchronize()
     before = gpu.memory().used

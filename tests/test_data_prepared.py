@@ -494,7 +494,7 @@ def test_ten_thousand_columns():
 
 PEOPLE = {
     "who": [f"p{i // 4}" for i in range(200)],
-    "day": [str(np.datetime64("2021-01-01") + (i * 7) % 97) for i in range(200)],
+    "day": [str(np.datetime64("2021-01-01") + np.timedelta64(i * 7 % 97, "D")) for i in range(200)],
     "x": np.random.default_rng(1).normal(size=200).tolist(),
     "y": (np.random.default_rng(2).random(200) < 0.5).astype(int).tolist(),
 }

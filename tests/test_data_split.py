@@ -231,7 +231,7 @@ def test_no_row_trains_that_is_later_than_one_held_out(times, share):
 
 def test_times_are_split_at_their_shares_with_gaps_in_any_order():
     days = np.append(np.arange(60), np.arange(400, 440))[::-1]
-    dates = [str(np.datetime64("2020-01-01") + int(day)) for day in days]
+    dates = [str(np.datetime64("2020-01-01") + np.timedelta64(int(day), "D")) for day in days]
     parts, how, notes = timed(dates)
     assert (len(parts.train), len(parts.validation), len(parts.test)) == (60, 20, 20)
     assert parts.test.tolist() == list(range(20))

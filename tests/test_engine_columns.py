@@ -214,8 +214,9 @@ def test_the_list_on_a_gpu_is_numpys(gpu: Device, build: Callable[[], Network]) 
         feed = Feed(device.asarray(x), device.asarray(y))
         launches, store = lower(build(), feed, CONFIG, 13, device=device)
         launches.run(launches.steps)
-        found.append(device.to_host(store.values))
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-8, atol=1e-10)
+        found.append(store.weights())
+    for name, value in found[1].items():
+        np.testing.assert_allclose(found[0][name], value, rtol=1e-8, atol=1e-10, err_msg=name)
 
 
 @each_network

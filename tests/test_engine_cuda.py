@@ -59,7 +59,8 @@ def test_the_list_on_a_gpu_is_numpys(gpu: Device, task: str, config: Config, dty
 def test_a_job_on_a_gpu(gpu: Device, tmp_path) -> None:
     import gpunet
 
-    model = gpunet.train("penguins", device=gpu.name, epochs=30, out=tmp_path / "run")
+    settings = {"device": gpu.name, "precision": "fp32", "epochs": 30}
+    model = gpunet.train("penguins", out=tmp_path / "run", **settings)
     assert model.evaluate("penguins")["accuracy"] > 0.95
     on_gpu = model.predict("penguins", proba=True, device=gpu.name)
     np.testing.assert_allclose(on_gpu, model.predict("penguins", proba=True), rtol=1e-3, atol=1e-5)

@@ -24,7 +24,7 @@ def planted(n: int, seed: int) -> pa.Table:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, 3))
     town = rng.choice(["York", "Bath", "Wells", "Ely"], n)
-    day = np.datetime64("2021-01-01") + rng.integers(0, 700, n)
+    day = np.datetime64("2021-01-01") + rng.integers(0, 700, n).astype("m8[D]")
     z = 4 * x[:, 0] + 1.5 * x[:, 1] + 2 * (town == "Ely")
     y = np.where(town == "Bath", rng.random(n) < 0.5, rng.logistic(size=n) < z)
     gaps = np.where(rng.random(n) < 0.1, np.nan, x[:, 2])

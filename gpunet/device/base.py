@@ -25,17 +25,11 @@ Run = Callable[[], None]
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What a product does with its result before it is written.
-
-    out = act(a @ b + bias), act "", "relu" or "gelu"; `aux`, where given, keeps for the way back
-    what act was given, or a mask of its signs. `is_slope`: out = a @ b * act'(aux) instead, and
-    `bias` gets the sums of its columns.
-    """
+    """What a product does with its result before it is written: out = act(a @ b + bias), act "",
+    "relu" or "gelu"."""
 
     act: str = ""
     bias: Array = None
-    aux: Array = None
-    is_slope: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,10 +87,6 @@ class Device:
         self, a: Array, b: Array, out: Array, flip_a: bool, flip_b: bool, epilogue: Epilogue
     ) -> Run | None:
         """The same with what follows it; None where the device has no such product."""
-        return None
-
-    def mask(self, shape: tuple[int, int]) -> Array:
-        """Where a product with a ReLU behind it keeps the signs of its result, of this shape."""
         return None
 
     def replay(self, calls: Sequence[Run]) -> Callable[[int], None] | None:

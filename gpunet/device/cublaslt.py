@@ -34,16 +34,12 @@ UNSUPPORTED = {7: "an invalid value", 8: "an architecture mismatch", 15: "not su
 TYPES = {"float32": 0, "float64": 1, "uint16": 14}
 """cudaDataType; bfloat16 arrives as its bits, uint16."""
 COMPUTE_32F, COMPUTE_32F_FAST_TF32, COMPUTE_64F = 68, 77, 70
-TRANSPOSE_A, TRANSPOSE_B, EPILOGUE, BIAS_POINTER, AUX_POINTER, AUX_STRIDE = 3, 4, 7, 8, 11, 12
+TRANSPOSE_A, TRANSPOSE_B, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8
 """Attributes of a product's description."""
 MOST_WORKSPACE, REDUCTIONS, ALIGNMENT_A, ALIGNMENT_B, ALIGNMENT_C, ALIGNMENT_D = 1, 3, 5, 6, 7, 8
 """Attributes of the search for an algorithm."""
-RELU, BIAS, DRELU, BIAS_GRADIENT, GELU, DGELU, AUX = 2, 4, 8 | 128, 16, 32, 64 | 128, 128
-"""Bits of an epilogue; the two gradients always read the auxiliary array."""
-MASK_BITS = 128
-"""A row of a ReLU's bit mask has a multiple of so many bits."""
-AUX_COLUMNS = 8
-"""A row of kept GELU inputs has a multiple of so many elements."""
+RELU, BIAS, GELU = 2, 4, 32
+"""Bits of an epilogue."""
 
 
 class Refused(Exception):
@@ -86,15 +82,12 @@ class Product:
 
 @dataclass(frozen=True)
 class Pointers:
-    """Addresses of a product's arrays; bias is that of the bias's gradient for the gradients of
-    activations. aux_stride: elements, or bits, from one row of aux to the next."""
+    """Addresses of a product's arrays."""
 
     a: int
     b: int
     out: int
     bias: int = 0
-    aux: int = 0
-    aux_stride: int = 0
 
 
 class _Found(ctypes.Structure):
@@ -156,12 +149,6 @@ def version() -> str:
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
 
 
-def mask_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    """Of the bytes of a ReLU's mask for a result of this shape."""
-    rows, columns = shape
-    return rows, -(-columns // MASK_BITS) * MASK_BITS // 8
-
-
 def _check(status: int, doing: str) -> None:
     if status in UNSUPPORTED:
         raise Refused(f"cuBLASLt: {doing}: {UNSUPPORTED[status]}")
@@ -198,11 +185,8 @@ class Description:
         self.matmul.put(TRANSPOSE_A, c_int32(product.flip_b))
         self.matmul.put(TRANSPOSE_B, c_int32(product.flip_a))
         self.matmul.put(EPILOGUE, c_uint32(product.epilogue or 1))
-        if product.epilogue & (BIAS | BIAS_GRADIENT):
+        if product.epilogue & BIAS:
             self.matmul.put(BIAS_POINTER, c_uint64(at.bias))
-        if product.epilogue & AUX:
-            self.matmul.put(AUX_POINTER, c_uint64(at.aux))
-            self.matmul.put(AUX_STRIDE, c_int64(at.aux_stride))
         self.a, self.b, self.d = (
             _Owned("MatrixLayout", TYPES[dtype], rows, columns, rows)
             for dtype, rows, columns in product.layouts
@@ -224,8 +208,8 @@ class Blas:
         """A function of no arguments that launches a product; it keeps the `owners` of the memory
         that it points to. Raises Refused."""
         description = Description(product, at)
-        alignments = tuple(min(256, each & -each) for each in (at.b, at.a, at.out, at.out))
-        key = (product, alignments, min(256, at.bias & -at.bias), min(256, at.aux & -at.aux))
+        alignments = tuple(map(_alignment, (at.b, at.a, at.out, at.out | at.bias)))
+        key = (product, alignments)
         if key not in self.algorithms:
             self.algorithms[key] = self._search(description, product, alignments)
         each = description
@@ -255,6 +239,10 @@ class Blas:
         if not usable:
             raise Refused(f"cuBLASLt: {product}: no algorithm")
         return usable[0].algorithm
+
+
+def _alignment(address: int) -> int:
+    return min(256, address & -address)
 
 
 def _launch(matmul: Any, call: tuple[Any, ...], owners: Any) -> None:

@@ -67,9 +67,11 @@ class Cuda(Device):
         self.use()
 
     def use(self) -> None:
-        """Make the device and its stream the current thread's."""
+        """Make the device and its stream the current thread's. The stream is entered for good: what
+        CuPy's own `use` has set is forgotten where a `with` of any stream ends."""
         self._device.use()
-        self.stream.use()
+        if self.xp.cuda.get_current_stream() != self.stream:
+            self.stream.__enter__()
 
     def working(self, flops: int) -> AbstractContextManager[Any]:
         self._device.use()
@@ -169,9 +171,6 @@ class Cuda(Device):
             return self._products().bind(a, b, out, flip_a, flip_b, epilogue)
         except (Unavailable, cublaslt.Refused, RuntimeError):
             return None
-
-    def mask(self, shape: tuple[int, int]) -> Array:
-        return self.zeros(cublaslt.mask_shape(shape), np.uint8)
 
     def replay(self, calls: Sequence[Run]) -> Callable[[int], None]:
         refused, self._trouble = self._trouble, ""

@@ -13,7 +13,7 @@ from typing import Any
 from gpunet.device.base import Run
 
 MOST_STEPS, MOST_NODES = 32, 1024
-"""Of the longer graph. A launch of the host takes as long as a few of the smallest kernels, so that
+"""Of the longest graph. A launch of the host takes as long as a few of the smallest kernels, so that
 32 steps hide it; what making a graph takes grows with its nodes."""
 
 
@@ -21,13 +21,13 @@ class Replay:
     """replay(steps) makes calls on a stream, `steps` times in a row.
 
     The first step of all runs eagerly: modules are loaded and tables filled then, which capture
-    forbids. Later ones are launches of a graph of `many` steps, and of a graph of one for the rest;
+    forbids. Later ones are launches of graphs of 1, 2, 4, … up to `many` steps, the longest first;
     each is captured when it is first wanted. `refused`: why there are no graphs, if so.
     """
 
     def __init__(self, stream: Any, calls: Sequence[Run], refused: str = "") -> None:
         self.stream, self.calls, self.refused = stream, tuple(calls), refused
-        self.many = max(1, min(MOST_STEPS, MOST_NODES // max(1, len(calls))))
+        self.many = _power_of_two(min(MOST_STEPS, MOST_NODES // max(1, len(calls))))
         self.graphs: dict[int, Any] = {}
         self.is_warm = self.has_warned = False
 
@@ -40,7 +40,7 @@ class Replay:
                 self._eagerly(1)
                 self.is_warm, steps = True, steps - 1
             while steps:
-                size = self.many if steps >= self.many else 1
+                size = min(self.many, _power_of_two(steps))
                 graph = self._graph(size)
                 if graph is None:
                     self._eagerly(steps)
@@ -76,6 +76,11 @@ class Replay:
                     self.stream.end_capture()
                 raise
             return self.stream.end_capture()
+
+
+def _power_of_two(n: int) -> int:
+    """The largest that is not above `n`, or 1."""
+    return 1 << max(n, 1).bit_length() - 1
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 // A network trained for many steps in one launch. Its blocks stay on the GPU and meet between the
 // parts of a step: a layer forward each; the last layer with the loss and, row by row, back through
 // it; a layer back each; last all gradients, whose sums go straight into the update. Numbers that
-// blocks hand to each other lie in `work`, weights where the list has them, in the flat vectors.
-// The launch list is the reference.
+// blocks hand to each other lie in `work`, weights where the list has them, in the flat vectors. The
+// last block is a clerk: it has no tiles, but sums up losses and makes the rates of the next step
+// while others work. The launch list is the reference.
 //
 // Given: the sizes BATCH, INPUTS, LAST (units before the outputs), OUTPUTS and LAYERS; Layer<1> to
 // Layer<LAYERS>; SLOTS of the optimiser and MOVE; ACT and SLOPE, and whether the slope READS_INPUT;
@@ -37,12 +38,19 @@ BLOCK void fresh_four(T (&to)[4], const T* place) {
 #define EACH_OF(i, count) for (int i = threadIdx.x; i < (count); i += THREADS)
 #define UNROLLED _Pragma("unroll")
 #define SEVERAL _Pragma("unroll 4")
+#if TF32
+#define AHEAD _Pragma("unroll 4")
+#else
+#define AHEAD _Pragma("unroll 1")
+#endif
 
 // In `gate`: how many blocks came to the meetings so far, and a bit that some found a fault.
 #define STOPPED 0x80000000u
 
 // A tile of a product, and the elements of its sums that are taken at once.
 enum { TILE_M = 32, TILE_N = 16, TILE = TILE_M * TILE_N, CHUNK = 16 };
+// Values of a row that a lane holds, at most; of longer rows they are loaded twice.
+enum { MOST_HELD = 8 };
 
 HD constexpr int tiles_of(int size, int tile) { return (size + tile - 1) / tile; }
 
@@ -59,11 +67,12 @@ struct Here {
     const int* order;
     T *params, *first, *second, *work;
     unsigned *gate, met;
+    int workers;                   // blocks but for the clerk
     long long step, start, valid, rows;
     double* hyper;                 // shared by a block, from here on
     Wide *scale, *shift;
     Rate* rates;                   // of each layer's weight, and of its bias
-    T *sums, *head, *outs;         // (WARPS, TILE), (LAST, OUTPUTS), (WARPS, OUTPUTS)
+    T *sums, *head, *bias, *outs;  // (WARPS, TILE), (LAST, OUTPUTS), (OUTPUTS,), (WARPS, OUTPUTS)
     int *taken, *next, *stopped;   // the batch's rows, those of the next, whether to stop
 
     BLOCK void advance() {
@@ -75,18 +84,23 @@ struct Here {
     BLOCK int row_of(long long place) const { return order ? order[place] : (int)place; }
 };
 
-// ---- Operands. four(to, i, k): the elements k to k + 3 of the sum for row, or column, i.
+// ---- Operands. four(to, i, k): the elements k to k + 3 of the sum for row, or column, i. What lies
+// beyond the last i is anything, beyond the last k zero.
+
+HD constexpr int inside(int i, int size) { return i < size ? i : size - 1; }
 
 // A matrix (SIZE, SUMMED).
 template <int SIZE, int SUMMED> struct Along {
     const T* at;
     BLOCK void four(T (&to)[4], int i, int k) const {
-        if constexpr (SUMMED % 4 == 0) {
-            if (i < SIZE && k < SUMMED) fresh_four(to, at + i * SUMMED + k);
-            else UNROLLED for (int j = 0; j < 4; ++j) to[j] = 0;
+        const T* from = at + inside(i, SIZE) * SUMMED + k;
+        if constexpr (SUMMED % CHUNK == 0) {
+            fresh_four(to, from);
+        } else if constexpr (SUMMED % 4 == 0) {
+            UNROLLED for (int j = 0; j < 4; ++j) to[j] = 0;
+            if (k < SUMMED) fresh_four(to, from);
         } else {
-            UNROLLED for (int j = 0; j < 4; ++j)
-                to[j] = i < SIZE && k + j < SUMMED ? fresh(at + i * SUMMED + k + j) : T(0);
+            UNROLLED for (int j = 0; j < 4; ++j) to[j] = k + j < SUMMED ? fresh(from + j) : T(0);
         }
     }
 };
@@ -96,11 +110,10 @@ template <int SIZE, int SUMMED> struct Across {
     const T* at;
     bool one;
     BLOCK void four(T (&to)[4], int i, int k) const {
-        UNROLLED for (int j = 0; j < 4; ++j) {
-            bool inside = k + j < SUMMED;
-            to[j] = i < SIZE && inside ? fresh(at + (k + j) * SIZE + i)
-                                       : T(one && i == SIZE && inside);
-        }
+        const T* from = at + k * SIZE + inside(i, SIZE);
+        UNROLLED for (int j = 0; j < 4; ++j)
+            to[j] = SUMMED % CHUNK == 0 || k + j < SUMMED ? fresh(from + j * SIZE) : T(0);
+        if (one && i >= SIZE) UNROLLED for (int j = 0; j < 4; ++j) to[j] = 1;
     }
 };
 
@@ -114,33 +127,33 @@ BLOCK T input_of(const Here& here, Input found, int column) {
 #endif
 }
 
-// The inputs of the batch, by rows; rows that are not valid are zero.
+// The inputs of the batch, by rows.
 struct Inputs {
     const Here& here;
     BLOCK void four(T (&to)[4], int i, int k) const {
-        bool inside = i < here.valid;
-        const Input* from = here.x + (inside ? here.taken[i] : 0) * (long long)INPUTS;
+        const Input* from = here.x + here.taken[inside(i, BATCH)] * (long long)INPUTS + k;
         FourInputs found = {};
         if constexpr (INPUTS % 4 == 0) {
-            if (inside && k < INPUTS) found = *(const FourInputs*)(from + k);
+            if (INPUTS % CHUNK == 0 || k < INPUTS) found = *(const FourInputs*)from;
         } else {
             UNROLLED for (int j = 0; j < 4; ++j)
-                if (inside && k + j < INPUTS) found.of[j] = from[k + j];
+                if (k + j < INPUTS) found.of[j] = from[j];
         }
         UNROLLED for (int j = 0; j < 4; ++j)
-            to[j] = inside && k + j < INPUTS ? input_of(here, found.of[j], k + j) : T(0);
+            to[j] = INPUTS % CHUNK == 0 || k + j < INPUTS ? input_of(here, found.of[j], k + j) : T(0);
     }
 };
 
-// The same by columns, with a column of ones behind them.
+// The same by columns, with a column of ones behind them; rows that are not valid are zero.
 struct InputsAcross {
     const Here& here;
     BLOCK void four(T (&to)[4], int i, int k) const {
+        int column = inside(i, INPUTS);
         UNROLLED for (int j = 0; j < 4; ++j) {
-            bool inside = k + j < here.valid;
-            to[j] = T(inside);
-            if (inside && i < INPUTS)
-                to[j] = input_of(here, here.x[here.taken[k + j] * (long long)INPUTS + i], i);
+            bool is_valid = k + j < here.valid;
+            int row = here.taken[is_valid ? k + j : 0];
+            T found = input_of(here, here.x[row * (long long)INPUTS + column], column);
+            to[j] = !is_valid ? T(0) : i < INPUTS ? found : T(1);
         }
     }
 };
@@ -196,7 +209,7 @@ struct Sums {
     BLOCK int row() const { return threadIdx.x % LANES / 4 * ROWS_EACH; }
     BLOCK int column() const { return threadIdx.x % LANES % 4 * COLUMNS_EACH; }
     template <class A, class B> BLOCK void add(const A& a, const B& b, int m, int n, int k) {
-        UNROLLED for (int quarter = 0; quarter < CHUNK; quarter += 4) {
+        _Pragma("unroll 1") for (int quarter = 0; quarter < CHUNK; quarter += 4) {
             T left[ROWS_EACH][4], right[COLUMNS_EACH][4];
             UNROLLED for (int i = 0; i < ROWS_EACH; ++i) a.four(left[i], m + row() + i, k + quarter);
             UNROLLED for (int j = 0; j < COLUMNS_EACH; ++j)
@@ -218,27 +231,27 @@ struct Sums {
 // The warps of all blocks in teams, one for a tile at a time: as large as there are warps for.
 struct Teams {
     int size, mine, count, me;
-    BLOCK Teams(int tiles) {
+    BLOCK Teams(int tiles, int workers) {
         int warp = threadIdx.x / LANES;
         size = WARPS;
-        while (size > 1 && tiles * size > gridDim.x * WARPS) size /= 2;
+        while (size > 1 && tiles * size > workers * WARPS) size /= 2;
         me = warp % size;
-        mine = warp / size * gridDim.x + blockIdx.x;
-        count = WARPS / size * gridDim.x;
+        mine = warp / size * workers + blockIdx.x;
+        count = WARPS / size * workers;
     }
 };
 
 // The share of one of a team's warps in the sums of the tile at (m, n).
 template <int SUMMED, class A, class B>
 BLOCK void add_up(Sums& sums, const A& a, const B& b, int m, int n, const Teams& teams) {
-    SEVERAL for (int k = teams.me * CHUNK; k < SUMMED; k += teams.size * CHUNK)
+    AHEAD for (int k = teams.me * CHUNK; k < SUMMED; k += teams.size * CHUNK)
         sums.add(a, b, m, n, k);
 }
 
 // All tiles of a part: add(sums, tile, teams), then keep(tile, row, column, value) of each element.
 template <class Add, class Keep>
 BLOCK void products(const Here& here, int tiles, const Add& add, const Keep& keep) {
-    Teams teams(tiles);
+    Teams teams(tiles, here.workers);
     int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     T* own = here.sums + (warp - teams.me) * TILE;
     for (int tile = teams.mine; tile - teams.mine < tiles; tile += teams.count) {
@@ -260,23 +273,32 @@ BLOCK void products(const Here& here, int tiles, const Add& add, const Keep& kee
 
 // ---- The parts of a step.
 
-// All blocks wait for each other; meanwhile threads other than the first do `more`. Whether one of
-// them has found a fault.
-template <class More> BLOCK bool meet(Here& here, const More& more) {
+// What this block did so far is done for the next meeting.
+BLOCK void arrive(Here& here) {
     here.met += gridDim.x;
     __syncthreads();
+    if (threadIdx.x) return;
+    __threadfence();
+    atomicAdd(here.gate, 1u);
+}
+
+// Wait until all have arrived; meanwhile threads other than the first do `more`. Whether one has
+// found a fault.
+template <class More> BLOCK bool await(Here& here, const More& more) {
     if (threadIdx.x == 0) {
-        __threadfence();
-        atomicAdd(here.gate, 1u);
         unsigned now = seen(here.gate);
         while ((now & ~STOPPED) < here.met) now = seen(here.gate);
         *here.stopped = (now & STOPPED) != 0;
-        __threadfence();
     } else {
         more();
     }
     __syncthreads();
     return *here.stopped;
+}
+
+template <class More> BLOCK bool meet(Here& here, const More& more) {
+    arrive(here);
+    return await(here, more);
 }
 
 BLOCK bool meet(Here& here) {
@@ -308,8 +330,8 @@ template <int L> BLOCK void forward(const Here& here) {
         });
 }
 
-BLOCK T slope_at(const Here& here, T grad, long long z, long long y) {
-    return SLOPE(grad, READS_INPUT ? fresh(here.work + z) : T(0), fresh(here.work + y));
+BLOCK T slope_at(const Here& here, T grad, long long z, T y) {
+    return SLOPE(grad, READS_INPUT ? fresh(here.work + z) : T(0), y);
 }
 
 // From the gradient of layer L's sums that of the layer below.
@@ -329,17 +351,20 @@ template <int L> BLOCK void back(const Here& here) {
             int m = tile / across * TILE_M + row, n = tile % across * TILE_N + column;
             if (m >= BATCH || n >= Own::INS) return;
             int i = m * Own::INS + n;
-            here.work[Below::DZ + i] = slope_at(here, total, Below::Z + i, Below::Y + i);
+            T y = fresh(here.work + Below::Y + i);
+            here.work[Below::DZ + i] = slope_at(here, total, Below::Z + i, y);
         });
 }
 
 HD long long batch_rows(long long valid) { return MEAN && valid > 1 ? valid : 1; }
 
-// The loss of a row from its outputs, which become their gradients; whether it is right. By a warp.
+// The loss of a row from its outputs, which become their gradients; whether it is right. By a warp,
+// each lane of which has its `own` target.
 #if SOFTMAX
-BLOCK T row_loss(T* outs, const Target* target, const T* parameter, T scale, bool& right) {
+BLOCK T row_loss(T* outs, const Target* target, Target own, const T* parameter, T scale,
+                 bool& right) {
     T smoothing = parameter[0], top = outs[0], total = 0, below = 0;
-    int lane = threadIdx.x % LANES, guess = 0, wanted = target[0];
+    int lane = threadIdx.x % LANES, guess = 0, wanted = own;
     for (int j = 1; j < OUTPUTS; ++j)
         if (outs[j] > top) top = outs[j], guess = j;
     for (int j = lane; j < OUTPUTS; j += LANES) {
@@ -358,10 +383,12 @@ BLOCK T row_loss(T* outs, const Target* target, const T* parameter, T scale, boo
 }
 #define TARGETS 1
 #else
-BLOCK T row_loss(T* outs, const Target* target, const T* parameter, T scale, bool& right) {
+BLOCK T row_loss(T* outs, const Target* target, Target own, const T* parameter, T scale,
+                 bool& right) {
     T divisor = MEAN ? T(OUTPUTS) : T(1), loss = 0, wrong = 0;
-    for (int j = threadIdx.x % LANES; j < OUTPUTS; j += LANES) {
-        T p = outs[j], t = target[j], constant = CONSTANT(j);
+    int lane = threadIdx.x % LANES;
+    for (int j = lane; j < OUTPUTS; j += LANES) {
+        T p = outs[j], t = j == lane ? own : target[j], constant = CONSTANT(j);
         loss += LOSS(p, t, constant);
         wrong += (p > 0) != (t > T(0.5));
         outs[j] = LOSS_GRADIENT(p, t, constant) * (scale / divisor);
@@ -376,40 +403,51 @@ BLOCK T row_loss(T* outs, const Target* target, const T* parameter, T scale, boo
 BLOCK void judge(const Here& here, const T* parameter) {
     using Own = Layer<LAYERS>;
     using Below = Layer<LAYERS - 1>;
-    EACH_OF(i, LAST * OUTPUTS) here.head[i] = fresh(here.params + Own::WEIGHT + i);
-    __syncthreads();
+    constexpr int each = tiles_of(LAST, LANES);
+    constexpr bool is_held = each <= MOST_HELD;
     int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     T* outs = here.outs + warp * OUTPUTS;
-    for (int r = warp * gridDim.x + blockIdx.x; r < BATCH; r += WARPS * gridDim.x) {
-        bool inside = r < here.valid, right = false;
+    for (int r = warp * here.workers + blockIdx.x; r < BATCH; r += WARPS * here.workers) {
+        bool is_valid = r < here.valid, right = false;
+        const Target* target = here.y + (is_valid ? here.taken[r] : 0) * (long long)TARGETS;
+        Target own = target[TARGETS > 1 && lane < TARGETS ? lane : 0];
+        T held[is_held ? each : 1];
+        if constexpr (is_held)
+            UNROLLED for (int i = 0; i < each; ++i)
+                held[i] = fresh(here.work + Below::Y + r * LAST + inside(lane + i * LANES, LAST));
+        auto value_at = [&](int i) {
+            if constexpr (is_held) return held[i];
+            else return fresh(here.work + Below::Y + r * LAST + lane + i * LANES);
+        };
         for (int first = 0; first < OUTPUTS; first += CHUNK) {
             T part[CHUNK] = {};
-            for (int k = lane; k < LAST; k += LANES) {
-                T value = fresh(here.work + Below::Y + r * LAST + k);
+            SEVERAL for (int i = 0; i < each; ++i) {
+                int k = lane + i * LANES;
+                if (k >= LAST) break;
+                T value = value_at(i);
                 UNROLLED for (int j = 0; j < CHUNK; ++j)
                     if (first + j < OUTPUTS) part[j] += value * here.head[k * OUTPUTS + first + j];
             }
             UNROLLED for (int j = 0; j < CHUNK; ++j)
                 if (first + j < OUTPUTS) {
                     T total = lane_sum(part[j]);
-                    if (Own::BIAS >= 0) total += fresh(here.params + Own::BIAS + first + j);
-                    if (j % LANES == lane) outs[first + j] = total;
+                    if (j % LANES == lane) outs[first + j] = total + here.bias[first + j];
                 }
         }
         SYNC_LANES();
         T loss = 0;
-        if (inside)
-            loss = row_loss(outs, here.y + here.taken[r] * (long long)TARGETS, parameter,
-                            T(1) / batch_rows(here.valid), right);
+        if (is_valid)
+            loss = row_loss(outs, target, own, parameter, T(1) / batch_rows(here.valid), right);
         SYNC_LANES();
         for (int j = lane; j < OUTPUTS; j += LANES)
-            here.work[Own::DZ + r * OUTPUTS + j] = inside ? outs[j] : T(0);
-        for (int k = lane; k < LAST; k += LANES) {
-            T grad = 0;
+            here.work[Own::DZ + r * OUTPUTS + j] = is_valid ? outs[j] : T(0);
+        SEVERAL for (int i = 0; i < each; ++i) {
+            int k = lane + i * LANES;
+            if (k >= LAST) break;
+            T grad = 0, y = value_at(i);
             SEVERAL for (int j = 0; j < OUTPUTS; ++j) grad += outs[j] * here.head[k * OUTPUTS + j];
-            int i = r * LAST + k;
-            here.work[Below::DZ + i] =
-                inside ? slope_at(here, grad, Below::Z + i, Below::Y + i) : T(0);
+            T slope = slope_at(here, grad, Below::Z + r * LAST + k, y);
+            here.work[Below::DZ + r * LAST + k] = is_valid ? slope : T(0);
         }
         if (lane == 0) {
             here.work[LOSSES + r] = loss;
@@ -482,26 +520,46 @@ BLOCK int learn(const Here& here) {
     return found;
 }
 
-// The numbers of a step, by one thread.
-BLOCK void set_rates(const Here& here, const double* table, long long entries, const double* paces,
-                     const double* decays) {
-    double* hyper = here.hyper;
-    const double* now = table + 3 * (here.step < entries ? here.step : entries - 1);
-    hyper[LR] = now[0] * hyper[SCALE];
-    hyper[DECAY] = now[1];
-    hyper[FADE] = now[2];
-    hyper[CORRECTION1] = 1 - pow(hyper[BETA1], (double)here.step);
-    hyper[CORRECTION2] = 1 - pow(hyper[BETA2], (double)here.step);
-    for (int i = 0; i < 2 * LAYERS; ++i) here.rates[i] = rate_of(hyper, paces[i], decays[i]);
+// What moves parameters in a step, by one thread: from the schedule, like `tick`.
+struct Book {
+    const double *table, *paces, *decays;
+    long long entries;
+
+    BLOCK void set_rates(const Here& here, long long step, Rate* rates) const {
+        double* hyper = here.hyper;
+        const double* now = table + 3 * (step < entries ? step : entries - 1);
+        hyper[LR] = now[0] * hyper[SCALE];
+        hyper[DECAY] = now[1];
+        hyper[FADE] = now[2];
+        hyper[CORRECTION1] = 1 - pow(hyper[BETA1], (double)step);
+        hyper[CORRECTION2] = 1 - pow(hyper[BETA2], (double)step);
+        for (int i = 0; i < 2 * LAYERS; ++i) rates[i] = rate_of(hyper, paces[i], decays[i]);
+    }
+};
+
+// Where the clerk leaves the rates of a step.
+BLOCK Rate* published(const Here& here, long long step) {
+    return (Rate*)(here.work + RATES) + step % 2 * 2 * LAYERS;
 }
 
-template <int L> BLOCK void all_forward(Here& here, const double* table, long long entries,
-                                        const double* paces, const double* decays) {
+// Bring what the rest of a step needs into shared memory, by threads other than the first.
+BLOCK void renew(const Here& here, bool has_rates) {
+    using Last = Layer<LAYERS>;
+    constexpr int words = 2 * LAYERS * sizeof(Rate) / sizeof(T), stride = THREADS - 1;
+    int me = threadIdx.x - 1;
+    SEVERAL for (int i = me; i < LAST * OUTPUTS; i += stride)
+        here.head[i] = fresh(here.params + Last::WEIGHT + i);
+    for (int j = me; j < OUTPUTS; j += stride)
+        here.bias[j] = Last::BIAS < 0 ? T(0) : fresh(here.params + Last::BIAS + j);
+    const T* from = (const T*)published(here, here.step);
+    for (int i = me; has_rates && i < words; i += stride) ((T*)here.rates)[i] = fresh(from + i);
+}
+
+template <int L> BLOCK void all_forward(Here& here, bool has_rates) {
     forward<L>(here);
-    meet(here, [&] {
-        if (L == 1 && threadIdx.x == THREADS - 1) set_rates(here, table, entries, paces, decays);
-    });
-    if constexpr (L + 1 < LAYERS) all_forward<L + 1>(here, table, entries, paces, decays);
+    if constexpr (L == 1) meet(here, [&] { renew(here, has_rates); });
+    else meet(here);
+    if constexpr (L + 1 < LAYERS) all_forward<L + 1>(here, has_rates);
 }
 
 template <int L> BLOCK void all_back(Here& here) {
@@ -510,6 +568,64 @@ template <int L> BLOCK void all_back(Here& here) {
         meet(here);
         all_back<L - 1>(here);
     }
+}
+
+BLOCK void take_rows(const Here& here, int first, int stride) {
+    Here after = here;
+    after.advance();
+    for (int r = first; r < after.valid; r += stride) here.next[r] = here.row_of(after.start + r);
+}
+
+// The fault bits.
+BLOCK int work_on(Here& here, const T* parameter, long long steps) {
+    for (long long s = 0; s < steps; ++s) {
+        here.advance();
+        int* taken = here.next;
+        here.next = here.taken, here.taken = taken;
+
+        all_forward<1>(here, s > 0);
+        judge(here, parameter);
+        if (meet(here)) return 0;
+        all_back<LAYERS - 1>(here);
+        int found = learn(here);
+        if (found) atomicOr(here.gate, STOPPED);
+        if (meet(here, [&] { take_rows(here, threadIdx.x - 1, THREADS - 1); })) return found;
+    }
+    return 0;
+}
+
+// The same of the clerk, who arrives early wherever nobody waits for what it does.
+BLOCK int keep_books(Here& here, const Book& book, double* totals, long long steps) {
+    double loss = 0, hits = 0, mean = 0, totalled[3] = {0, 0, 0}, *shared = (double*)here.sums;
+    auto nothing = [] {};
+    bool is_spoilt = false, is_over = false;
+    for (long long s = 0; s < steps && !is_over; ++s) {
+        here.advance();
+        arrive(here);
+        if (threadIdx.x == 0) book.set_rates(here, here.step + 1, published(here, here.step + 1));
+        await(here, nothing);
+        for (int layer = 2; layer < LAYERS; ++layer) meet(here);
+        is_spoilt = meet(here);
+        if (!is_spoilt) arrive(here);
+        loss = hits = 0;
+        EACH_OF(r, here.valid) {
+            loss += fresh(here.work + LOSSES + r);
+            hits += fresh(here.work + HITS + r);
+        }
+        loss = summed(loss, threadIdx.x, THREADS, 1, shared);
+        hits = summed(hits, threadIdx.x, THREADS, 1, shared);
+        mean = loss / batch_rows(here.valid);
+        totalled[0] += loss, totalled[1] += hits, totalled[2] += here.valid;
+        if (is_spoilt) break;
+        is_over = await(here, nothing);
+        for (int layer = 2; layer < LAYERS; ++layer) is_over = meet(here);
+    }
+    if (threadIdx.x == 0) {
+        book.set_rates(here, here.step, here.rates);
+        totals[0] = mean;
+        for (int i = 0; i < 3; ++i) totals[i + 1] += totalled[i];
+    }
+    return is_spoilt ? FAULT_LOSS : 0;
 }
 
 KERNEL persistent_open(unsigned* gate) {
@@ -523,7 +639,9 @@ KERNEL persistent_train(const Input* x, const Target* y, const double* scale, co
                         long long steps, long long entries) {
     if (clock[FAULT]) return;
     DYNAMIC(memory);
-    Here here = {x, y, order, params, first, second, work, gate, 0};
+    int workers = gridDim.x - 1;
+    bool is_clerk = blockIdx.x == workers;
+    Here here = {x, y, order, params, first, second, work, gate, 0, workers};
     here.step = clock[STEP], here.start = clock[START], here.valid = clock[VALID];
     here.rows = clock[ROWS];
     here.hyper = memory;
@@ -532,7 +650,8 @@ KERNEL persistent_train(const Input* x, const Target* y, const double* scale, co
     here.rates = (Rate*)(here.shift + SCALED * INPUTS);
     here.sums = (T*)(here.rates + 2 * LAYERS);
     here.head = here.sums + WARPS * TILE;
-    here.outs = here.head + LAST * OUTPUTS;
+    here.bias = here.head + LAST * OUTPUTS;
+    here.outs = here.bias + OUTPUTS;
     here.taken = (int*)(here.outs + WARPS * OUTPUTS);
     here.next = here.taken + BATCH;
     here.stopped = here.next + BATCH;
@@ -541,60 +660,17 @@ KERNEL persistent_train(const Input* x, const Target* y, const double* scale, co
         here.scale[j] = Wide(scale ? scale[j] : 1.0);
         here.shift[j] = Wide(shift ? shift[j] : 0.0);
     }
-    bool sums_losses = blockIdx.x == gridDim.x - 1;
-    int fault = 0;
-    double totalled[3] = {0, 0, 0}, mean = 0;
-
-    Here after = here;
-    after.advance();
-    EACH_OF(r, after.valid) here.next[r] = here.row_of(after.start + r);
+    EACH_OF(r, BATCH) here.taken[r] = here.next[r] = 0;
+    __syncthreads();
+    take_rows(here, threadIdx.x, THREADS);
+    Book book = {table, paces, decays, entries};
+    if (threadIdx.x == THREADS - 1) book.set_rates(here, here.step + 1, here.rates);
     __syncthreads();
 
-    for (long long s = 0; s < steps; ++s) {
-        here.advance();
-        int* taken = here.next;
-        here.next = here.taken, here.taken = taken;
-
-        all_forward<1>(here, table, entries, paces, decays);
-        judge(here, parameter);
-        bool is_spoilt = meet(here);
-        if (sums_losses) {
-            double loss = 0, hits = 0, *shared = (double*)here.sums;
-            EACH_OF(r, here.valid) {
-                loss += fresh(work + LOSSES + r);
-                hits += fresh(work + HITS + r);
-            }
-            loss = summed(loss, threadIdx.x, THREADS, 1, shared);
-            hits = summed(hits, threadIdx.x, THREADS, 1, shared);
-            __syncthreads();
-            mean = loss / batch_rows(here.valid);
-            totalled[0] += loss, totalled[1] += hits, totalled[2] += here.valid;
-        }
-        if (is_spoilt) {
-            fault = FAULT_LOSS;
-            break;
-        }
-        all_back<LAYERS - 1>(here);
-
-        int found = learn(here);
-        fault |= found;
-        if (found) atomicOr(gate, STOPPED);
-        Here after = here;
-        after.advance();
-        bool is_over = meet(here, [&] {
-            for (int r = threadIdx.x - 1; r < after.valid; r += THREADS - 1)
-                here.next[r] = here.row_of(after.start + r);
-        });
-        if (is_over) break;
-    }
-
-    if (blockIdx.x == 0 && threadIdx.x == 0) {
+    int fault = is_clerk ? keep_books(here, book, totals, steps) : work_on(here, parameter, steps);
+    if (is_clerk && threadIdx.x == 0) {
         clock[STEP] = here.step, clock[START] = here.start, clock[VALID] = here.valid;
         for (int i = 0; i < 16; ++i) hyper[i] = here.hyper[i];
-    }
-    if (sums_losses && threadIdx.x == 0) {
-        totals[0] = mean;
-        for (int i = 0; i < 3; ++i) totals[i + 1] += totalled[i];
     }
     report(clock, fault);
 }

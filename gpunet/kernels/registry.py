@@ -173,6 +173,11 @@ def per_element(array: Array) -> tuple[int, ...]:
     return (min(ceil(array.size / THREADS), 2_048),)
 
 
+def per_four(array: Array) -> tuple[int, ...]:
+    """The same for kernels whose threads take four elements at once."""
+    return (min(ceil(array.size / (4 * THREADS)), 2_048),)
+
+
 @cache
 def _parameters(reference: Reference) -> tuple[str, ...]:
     return tuple(signature(reference).parameters)

@@ -5,17 +5,39 @@ HD long long source_row(const int* order, const long long* clock, long long i) {
     return order ? order[place] : place;
 }
 
+template <class X> struct alignas(4 * sizeof(X) < 16 ? 4 * sizeof(X) : 16) Four { X of[4]; };
+
+template <class X> BLOCK T taken(X found, const double* scale, const double* shift, long long j) {
+    return scale || shift ? T(found * (scale ? scale[j] : 1.0) + (shift ? shift[j] : 0.0)) : T(found);
+}
+
+// Four columns at once where rows of both begin at multiples of that.
+template <class X>
+BLOCK void gather(const X* x, const double* scale, const double* shift, const int* order,
+                  const long long* clock, T* out, long long n, long long d) {
+    unsigned long long where = (unsigned long long)x | (unsigned long long)out;
+    long long valid = clock[VALID], wide = d % 4 || where % 16 ? 1 : 4, across = d / wide;
+    EACH(i, n * across) {
+        long long row = i / across, j = (i - row * across) * wide, to = row * d + j;
+        long long from = row < valid ? source_row(order, clock, row) * d + j : 0;
+        if (wide == 1) {
+            out[to] = row < valid ? taken(x[from], scale, shift, j) : T(0);
+            continue;
+        }
+        Four<X> found = {};
+        if (row < valid) found = *(const Four<X>*)(x + from);
+        Four<T> kept = {};
+        if (row < valid)
+            _Pragma("unroll") for (int e = 0; e < 4; ++e)
+                kept.of[e] = taken(found.of[e], scale, shift, j + e);
+        *(Four<T>*)(out + to) = kept;
+    }
+}
+
 #define GATHER(dtype, X) \
     KERNEL gather_##dtype(const X* x, const double* scale, const double* shift, const int* order, \
                           const long long* clock, T* out, long long n, long long d) { \
-        Tile tile(n, d, blockIdx.x, blockIdx.y); \
-        long long j = tile.column, valid = clock[VALID]; \
-        double factor = scale && j < d ? scale[j] : 1.0, offset = shift && j < d ? shift[j] : 0.0; \
-        EACH_TILE_ROW(row, tile) { \
-            X found = row < valid ? x[source_row(order, clock, row) * d + j] : (X)0; \
-            T value = scale || shift ? T(found * factor + offset) : T(found); \
-            out[row * d + j] = row < valid ? value : T(0); \
-        } \
+        gather(x, scale, shift, order, clock, out, n, d); \
     }
 
 GATHER(uint8, unsigned char)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.device import Array
-from gpunet.kernels.registry import Run, Stage, per_element, register
+from gpunet.kernels.registry import Run, Stage, per_element, per_four, register
 from gpunet.kernels.slots import START
 from gpunet.kernels.tiles import (
     column_chunks,
@@ -147,7 +147,7 @@ GATHER = register(
     outputs="out",
     typed_by="out",
     sizes=lambda x, scale, shift, order, clock, out: shape2(out),
-    stages=(Stage("gather_{x.dtype}", lambda *arguments: column_tiles(arguments[-1])),),
+    stages=(Stage("gather_{x.dtype}", lambda *arguments: per_four(arguments[-1])),),
 )
 GATHER_LABELS = register(
     gather_labels,

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpunet.device import Array
 from gpunet.kernels.narrow import narrow
-from gpunet.kernels.registry import Kernel, Reference, Run, Stage, per_element, register
+from gpunet.kernels.registry import Kernel, Reference, Run, Stage, per_four, register
 from gpunet.kernels.slots import (
     BETA1,
     BETA2,
@@ -398,7 +398,7 @@ def _register(reference: Reference, *slots: str) -> Kernel:
         outputs=" ".join(("param", *slots, "clock")),
         typed_by="param",
         sizes=sizes,
-        stages=(Stage(reference.__name__, lambda param, *rest: per_element(param)),),
+        stages=(Stage(reference.__name__, lambda param, *rest: per_four(param)),),
         work=lambda param, *rest: (3 + len(slots)) * min(len(param), TILE),
     )
 
