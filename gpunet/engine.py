@@ -18,7 +18,7 @@ from gpunet import fusion, gates, persistent
 from gpunet.device import Array, Device
 from gpunet.errors import Unavailable
 from gpunet.graph import Graph, Node
-from gpunet.kernels import REGISTRY, Kernel, native
+from gpunet.kernels import REGISTRY, Kernel, narrow, native
 from gpunet.kernels.slots import (
     BETA1,
     BETA2,
@@ -439,6 +439,8 @@ class _Lowering:
 
     def narrowed(self, slot: Slot) -> Slot:
         """The same in bfloat16; made once, until the slot is written again."""
+        if slot.dtype == "uint16":
+            return slot
         if slot not in self.narrow:
             copy = self.slot(f"{slot.name}.bf16", slot.shape, "uint16")
             self.launch(REGISTRY["narrow"], slot, copy)
@@ -512,6 +514,15 @@ class _Lowering:
         """Whether a node is columns that all who read them find in the wider slot."""
         is_columns = isinstance(node.gate, gates.Columns)
         return is_columns and all(isinstance(user.gate, _WINDOWED) for user in self.users(node))
+
+    def is_narrow(self, node: Node) -> bool:
+        """Whether the value and the gradient of a ReLU go from products to products alone."""
+        if self.store.shadow is None or not isinstance(node.gate, gates.ReLU):
+            return False
+        (source,) = node.inputs
+        below = source.inputs[0] if source in self.biases else source
+        around = [below, *self.users(node)]
+        return all(isinstance(each.gate, gates.MatMul) for each in around)
 
     def users(self, node: Node) -> list[Node]:
         return [other for other in self.graph.nodes if node in other.inputs]
@@ -715,6 +726,10 @@ def _activation_forward(work: _Lowering, node: Node) -> None:
     gate, (source,) = node.gate, node.inputs
     assert isinstance(gate, gates.Activation)
     z, bias = work.values[source], work.biases.get(source)
+    if work.is_narrow(node):
+        y = work.values[node] = work.slot(node.name, z.shape, "uint16")
+        work.launch(narrow.RELU[0], z, None if bias is None else work.narrowed(bias), y)
+        return
     keeps_z = work.training and "inputs" in gate.saves
     y = work.slot(node.name, z.shape) if keeps_z or source.gate is None else z
     work.values[node] = y
@@ -725,8 +740,13 @@ def _activation_forward(work: _Lowering, node: Node) -> None:
 def _activation_backward(work: _Lowering, node: Node) -> None:
     gate, (source,), grad = node.gate, node.inputs, work.grads[node]
     assert isinstance(gate, gates.Activation)
-    (z,), bias = work.saved[node], work.biases.get(source)
+    bias = work.biases.get(source)
     dbias = None if bias is None else work.gradient(source.inputs[1])
+    if work.is_narrow(node):
+        dz = work.grads[source] = work.slot(f"{node.name}.dz", grad.shape, "uint16")
+        work.launch(narrow.RELU[1], grad, work.values[node], dz, dbias)
+        return
+    (z,) = work.saved[node]
     work.grads[source] = grad
     work.launch(gate.pair[1], grad, z, bias, work.values[node], grad, dbias)
 

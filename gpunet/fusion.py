@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gpunet.engine import Launch
 
 EPILOGUES = {"identity_forward": "", "relu_forward": "relu", "gelu_forward": "gelu"}
+NARROW = "relu_narrow_forward"
+"""Its result is another array; what the product gives is then kept nowhere."""
 
 
 def bound(launches: "Sequence[Launch]", device: Device) -> list[Run]:
@@ -33,12 +35,12 @@ def bound(launches: "Sequence[Launch]", device: Device) -> list[Run]:
 
 def _joined(product: "Launch", then: "Launch", device: Device) -> Run | None:
     """A product and what follows it in place; None where they are two launches."""
-    if product.name != "gemm" or then.name not in EPILOGUES:
+    if device.kind != "cuda" or product.name != "gemm" or then.name not in (*EPILOGUES, NARROW):
         return None
     z, bias, y = then.arguments[:3]
-    if z is not product.writes[0] or y is not z:
+    if z is not product.writes[0] or (y is not z and then.name != NARROW):
         return None
-    a, b, out = product.step.arguments
-    flips = product.sizes[-1]
-    epilogue = Epilogue(EPILOGUES[then.name], None if bias is None else bias.array)
-    return device.fused_product(a, b, out, bool(flips & 1), bool(flips & 2), epilogue)
+    (a, b, _), flips = product.step.arguments, product.sizes[-1]
+    act = EPILOGUES.get(then.name, "relu")
+    epilogue = Epilogue(act, None if bias is None else bias.array)
+    return device.fused_product(a, b, y.array, bool(flips & 1), bool(flips & 2), epilogue)

@@ -22,7 +22,7 @@ from gpunet.kernels import REGISTRY
 from gpunet.kernels import slots as at
 from gpunet.kernels.activation import PAIRS, PARAMETRIC
 from gpunet.kernels.loss import LOSSES
-from gpunet.kernels.narrow import widened
+from gpunet.kernels.narrow import nearest, widened
 from gpunet.random import Purpose, bits, stream
 
 TOLERANCE = 1e-6
@@ -376,7 +376,7 @@ def _apart(rng: np.random.Generator, *shapes: tuple[int, ...]) -> list[np.ndarra
 
 
 class Bench:
-    """Runs kernels on a device, on copies of host arrays, in float64."""
+    """Runs kernels on a device, on copies of host arrays, in float64 where they can."""
 
     def __init__(self, device: Device, rng: np.random.Generator) -> None:
         self.device, self.rng = device, rng
@@ -388,7 +388,8 @@ class Bench:
             self.device.asarray(a.copy()) if isinstance(a, np.ndarray) else a for a in arguments
         ]
         if kernel.work is not None:
-            arrays.append(self.device.empty((max(1, kernel.work(*arrays)),), np.float64))
+            dtype = np.float64 if kernel.typed_by else np.float32
+            arrays.append(self.device.empty((max(1, kernel.work(*arrays)),), dtype))
         kernel.bind(self.device, *arrays)()
         self.device.synchronize()
         named = dict(zip(kernel.parameters, arrays, strict=True))
@@ -700,6 +701,23 @@ def _narrow(bench: Bench) -> Difference:
     return matches({"y": widened(found)}, {"y": _eight_bits(x)})
 
 
+def _relu_narrow_forward(bench: Bench) -> Difference:
+    z = np.array([[1.0, -2.0, 3.14159], [-0.5, 0.25, 100.7]], np.float32)
+    bias = np.array([0.5, 3.0, -1.0], np.float32)
+    found = bench.run("relu_narrow_forward", z, nearest(bias), np.zeros((2, 3), np.uint16))["y"]
+    return matches({"y": widened(found)}, {"y": _eight_bits(np.maximum(z + bias, 0))})
+
+
+def _relu_narrow_backward(bench: Bench) -> Difference:
+    grad = np.array([[1.0, -2.0, 3.14159], [-0.5, 0.25, 100.7]], np.float32)
+    y = np.array([[0.0, 2.0, 1.0], [4.0, 0.0, 0.5]], np.float32)
+    empty = np.zeros((2, 3), np.uint16), np.zeros(3, np.float32)
+    found = bench.run("relu_narrow_backward", grad, nearest(y), *empty)
+    slope = np.where(y > 0, grad, 0)
+    wanted = {"dz": _eight_bits(slope), "dbias": slope.sum(0)}
+    return matches({**found, "dz": widened(found["dz"])}, wanted)
+
+
 def _eight_bits(x: np.ndarray) -> np.ndarray:
     """Each number rounded to a mantissa of 8 bits, as bfloat16 has; of two the even one."""
     mantissa, exponent = np.frexp(np.float64(x))
@@ -778,6 +796,8 @@ KERNELS: dict[str, Callable[[Bench], Difference]] = {
     **{name: _update(name) for name in UPDATES},
     **{f"{name}_narrow": _update(name, is_narrow=True) for name in UPDATES},
     "narrow": _narrow,
+    "relu_narrow_forward": _relu_narrow_forward,
+    "relu_narrow_backward": _relu_narrow_backward,
     **{f"parametric_{name}_forward": _parametric(name) for name in PARAMETRIC},
     **{f"parametric_{name}_backward": _parametric(name) for name in PARAMETRIC},
     "scale_forward": _scale,

@@ -102,7 +102,8 @@ class FakeLt:
         product = alpha._obj.value * (left @ right) + (
             beta._obj.value * out if beta._obj.value else 0
         )
-        out[...] = self._finished(kind, product)
+        found = self._finished(kind, ld, product)
+        out[...] = reference.bfloat16(found) if out.dtype == np.uint16 else found
         self.calls[kind.attributes[7]] = self.calls.get(kind.attributes[7], 0) + 1
         return 0
 
@@ -112,13 +113,15 @@ class FakeLt:
         assert stride >= rows
         flat = memory(pointer, stride * columns, TYPES[dtype])
         found = flat.reshape(columns, stride)[:, :rows].T
-        return found if raw or dtype != 14 else (found.astype(np.uint32) << 16).view(np.float32)
+        return found if raw or dtype != 14 else reference.widened(found)
 
-    def _finished(self, kind: Made, x: np.ndarray) -> np.ndarray:
+    def _finished(self, kind: Made, layout: Any, x: np.ndarray) -> np.ndarray:
         """The epilogue: `x` is column-major, so a bias has an element a row."""
         epilogue = kind.attributes[7]
         if epilogue & BIAS:
-            x = x + memory(kind.attributes[8], len(x), x.dtype)[:, None]
+            dtype = TYPES[self.made[layout.value].arguments[0]]  # of the result
+            bias = memory(kind.attributes[8], len(x), dtype)
+            x = x + (reference.widened(bias) if dtype == np.uint16 else bias)[:, None]
         if epilogue & RELU:
             x = np.where(x > 0, x, 0)  # as the library does, NaN becomes 0
         if epilogue & GELU:

@@ -724,6 +724,30 @@ def narrow(
     yield Case(kernel, "", {"x": x}, {"y": reference.bfloat16(x)}, dtypes={"y": "uint16"})
 
 
+@maker("relu_narrow_forward")
+def relu_narrow_forward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    z = (3 * rng.standard_normal((n, m))).astype(np.float32)
+    bias = None if sparse else reference.bfloat16(rng.standard_normal(m))
+    total = z if bias is None else z + reference.widened(bias)
+    y = reference.bfloat16(np.maximum(total, 0))
+    yield Case(kernel, "", {"z": z, "bias": bias}, {"y": y}, dtypes={"y": "uint16"})
+
+
+@maker("relu_narrow_backward")
+def relu_narrow_backward(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    grad = rng.standard_normal((n, m)).astype(np.float32)
+    y = reference.bfloat16(np.maximum(rng.standard_normal((n, m)), 0))
+    slope = np.where(reference.widened(y) > 0, grad, 0)
+    dbias = None if sparse else slope.sum(0, dtype=np.float64)
+    expected = {"dz": reference.bfloat16(slope), "dbias": dbias}
+    given, sizes = {"grad": grad, "y": y}, {"dbias": float(np.sqrt(n))}
+    yield Case(kernel, "", given, expected, dtypes={"dz": "uint16"}, sizes=sizes)
+
+
 @maker("tick")
 def tick(
     kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool

@@ -270,6 +270,11 @@ OPTIMIZERS = {
 """Name → the step and the number of its state vectors."""
 
 
+def widened(bits: Array) -> Array:
+    """float32, of the bits of bfloat16."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 def bfloat16(x: Array) -> Array:
     """The bits of the nearest bfloat16: of the two around x, and of equals the even one."""
     single = x.astype(np.float32)

@@ -163,9 +163,10 @@ BF16 = [
 
 
 @pytest.mark.parametrize(("task", "config"), BF16, ids=label)
-def test_bf16_rounds_the_operands_of_products_and_nothing_else(
+def test_bf16_rounds_the_operands_of_products_and_little_else(
     device: Cuda, task: str, config: Config
 ) -> None:
+    """Beside them the bias of a product with a ReLU behind it."""
     config = replace(config, clip_norm=0.5, weight_decay=0.1)
     device.precision = "bf16"
     found, store = step_list(device, config, task, "float32")
@@ -174,9 +175,9 @@ def test_bf16_rounds_the_operands_of_products_and_nothing_else(
         each.run(4)
     assert (store.shadow == nearest(store.values)).all()
     assert store.values.dtype == np.float32
-    assert found.loss == pytest.approx(float(wanted.totals[0]), rel=1e-4)
+    assert found.loss == pytest.approx(float(wanted.totals[0]), rel=1e-3)
     for name, value in plain.weights().items():
-        np.testing.assert_allclose(store.weights()[name], value, rtol=2e-3, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(store.weights()[name], value, rtol=2e-3, atol=2e-3, err_msg=name)
     operands = {a.dtype for each in found.launches if each.name == "gemm" for a in each.reads}
     assert operands == {"uint16"}
 
@@ -333,7 +334,7 @@ def test_bf16_on_a_gpu(gpu: Cuda, task: str, config: Config) -> None:
     for each in (found, wanted):
         each.run(4)
     assert (gpu.to_host(store.shadow) == nearest(gpu.to_host(store.values))).all()
-    assert found.loss == pytest.approx(float(wanted.totals[0]), rel=1e-3)
+    assert found.loss == pytest.approx(float(wanted.totals[0]), rel=3e-3)
 
 
 @pytest.mark.gpu

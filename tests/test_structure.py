@@ -33,7 +33,7 @@ LAYERS = {
     "gradcheck": 5,
     "model": 5,
     "fusion": 5,
-    "tiny": 5,
+    "persistent": 5,
     "engine": 6,
     "initial": 6,
     "forensics": 6,

@@ -13,7 +13,7 @@ from typing import Any
 from gpunet.device.base import Run
 
 MOST_STEPS, MOST_NODES = 32, 1024
-"""Of the longest graph. A launch of the host takes as long as a few of the smallest kernels, so that
+"""Of the longest graph. A launch takes the host as long as a few of the smallest kernels, so that
 32 steps hide it; what making a graph takes grows with its nodes."""
 
 
