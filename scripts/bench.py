@@ -1,9 +1,10 @@
 """Measure gpunet against other libraries and against its own matrix products, in one run.
 
-python scripts/bench.py --device cpu [--quick] [--only NAME] [--json PATH] [--plot PATH]
+python scripts/bench.py --device cpu [--quick] [--only NAME] [--without NAME]
+                        [--json PATH] [--plot PATH]
 Every contestant is a process of its own, stopped while others run; rounds are interleaved, each in
-a fresh order. A full run writes benchmarks/results/DEVICE.json; --quick (fewer rows) and --only
-write where --json says. What is not installed is left out and named.
+a fresh order. A full run writes benchmarks/results/DEVICE.json; --quick (fewer rows), --only and
+--without write where --json says. What is not installed is left out and named.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="gpunet-bench-") as folder:
         found = Bench(given, Path(folder)).run()
     path = given.json
-    if path is None and not (given.quick or given.only):
+    if path is None and not (given.quick or given.only or given.without):
         path = ROOT / "benchmarks" / "results" / f"{given.device}.json"
     if path is not None:
         write(path, found)
@@ -100,6 +101,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", choices=[*names, PENGUINS, IMAGES], help="or several"
     )
+    parser.add_argument("--without", action="append", default=[], help="a contestant, or several")
     parser.add_argument("--threads", type=int, default=wanted_threads(), help="of every contestant")
     parser.add_argument("--images", type=Path, help="a folder of Fashion-MNIST, gzipped")
     return parser.parse_args()
@@ -115,7 +117,7 @@ class Bench:
         self.rng = random.Random(0)
         self.pace = QUICK if given.quick else FULL
         everyone = CONTESTANTS[given.device]
-        self.left_out = {name: why for name in everyone if (why := _missing(name, given.device))}
+        self.left_out = {name: why for name in everyone if (why := self._missing(name))}
         self.names = [name for name in everyone if name not in self.left_out]
         if not sys.stdout.isatty():
             self.out.width = 110
@@ -190,6 +192,19 @@ class Bench:
         results = there.measure(given, *pace, self.rng)
         return report.row(work, results, there.lost) | {"load": load}
 
+    def _missing(self, contestant: str) -> str | None:
+        """Why a contestant does not take part."""
+        if contestant in self.given.without:
+            return "not asked for"
+        if contestant in NEEDS and find_spec(NEEDS[contestant]) is None:
+            return f"{NEEDS[contestant]} is not installed"
+        if self.given.device == "cpu" and contestant in NATIVE:
+            try:
+                native.load()
+            except Unavailable as reason:
+                return reason.message
+        return None
+
     def _without_compiling(self) -> list[str]:
         """Those who are ready soon: compiling for each of many works takes too long."""
         return [name for name in self.names if name != SLOW[self.given.device]]
@@ -234,18 +249,6 @@ class Bench:
                     points.append(self._measured(work, there, SWEEP) | at)
         picture.draw(found, self.given.plot)
         return found
-
-
-def _missing(contestant: str, on: str) -> str | None:
-    """Why a contestant cannot take part."""
-    if contestant in NEEDS and find_spec(NEEDS[contestant]) is None:
-        return f"{NEEDS[contestant]} is not installed"
-    if on == "cpu" and contestant in NATIVE:
-        try:
-            native.load()
-        except Unavailable as reason:
-            return reason.message
-    return None
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 # and GPU, speeds, the benchmark; a short table comes last.
 # Wants Python with CuPy, pytest, hypothesis, typer, rich, pydantic, pyarrow and safetensors, and for
 # the benchmark PyTorch and JAX; wheels of what is missing may lie in wheels/ (or $WHEELS). Leaves what
-# it finds as JSON under benchmarks/results/ (or $OUT). Seconds of each part: $LIMITS.
+# it finds as JSON under benchmarks/results/ (or $OUT). Seconds of each part: $LIMITS. What the
+# benchmark is told more: $BENCH, such as "--images FOLDER --without torch"; the tests: PYTEST_ADDOPTS.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -59,5 +60,5 @@ stage "$agree_limit" agreement "$python" scripts/agree.py --json "$results/agree
 stage "$speed_limit" speed sh -c '"$0" -m gpunet info --bench --json > "$1"' \
   "$python" "$results/speed.json"
 stage "$bench_limit" benchmark "$python" scripts/bench.py --device cuda --quick \
-  --json "$results/cuda.json"
+  --json "$results/cuda.json" ${BENCH:-}
 "$python" scripts/gpu_table.py "$stages" "$scratch" "$results"

@@ -184,13 +184,14 @@ def test_the_floors_of_a_gpu_are_of_the_step(
         products = bench.ours.Graph(given, 1, "cuda", is_empty=False)
         products.epoch(0, given.order(0))
         assert products.facts() == {"kernels": 5, "device_bytes": 1}
-        assert set(device.stream.log) == {"product", ("graph", 5)}
+        assert set(device.stream.log) == {"product", *(("graph", 5 * n) for n in (16, 2, 1))}
         assert all(np.isfinite(array).all() for array in products.arrays.values())
         launches, _ = bench.ours.lower(given, device)
         device.stream.log.clear()
         empty = bench.ours.Graph(given, 1, "cuda", is_empty=True)
         empty.epoch(0, given.order(0))
-        assert set(device.stream.log) == {"empty", ("graph", bench.ours.launched(launches))}
+        nodes = bench.ours.launched(launches)
+        assert set(device.stream.log) == {"empty", *(("graph", nodes * n) for n in (16, 2, 1))}
 
 
 def test_operations_and_bytes_of_a_step(bench: SimpleNamespace) -> None:

@@ -141,11 +141,15 @@ class Cuda(Device):
         """CuPy would cut a grid that does not fit, with a warning; that is an error here."""
         kernel = _module(self.index, source).get_function(entry)
         kernel.max_dynamic_shared_size_bytes = shared_bytes
-        function = kernel.kernel
+        function, multiprocessors = kernel.kernel, self.room()[0]
+        count = self.xp.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
+
+        @cache
+        def most(threads: int, shared: int) -> int:
+            return int(count(function.ptr, threads, shared)) * multiprocessors
 
         def launch(grid: Any, block: Any, shared: int, arguments: Any) -> None:
-            count = self.xp.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
-            if count(function.ptr, block[0], shared) * self.room()[0] < grid[0]:
+            if most(block[0], shared) < grid[0]:
                 raise RuntimeError(f"{grid[0]} blocks do not fit on {self.name}")
             function(grid, block, tuple(arguments), shared, None, True)
 

@@ -13,6 +13,7 @@ from gpunet.device.cpu import Cpu
 from gpunet.engine import Feed, LaunchList, Slot, Store
 from gpunet.kernels import native
 from gpunet.model import Network
+from gpunet.persistent import Persistent
 from gpunet.speed import empty_kernel
 
 
@@ -93,7 +94,9 @@ class Gpunet:
         return float(summed / (self.work.steps if self.work.loss == "sum_squares" else rows))
 
     def facts(self) -> dict[str, int]:
-        return {"kernels": launched(self.list), "device_bytes": device_bytes(self.device)}
+        is_one = isinstance(self.list.replay, Persistent)
+        kernels = 1 if is_one else launched(self.list)
+        return {"kernels": kernels, "device_bytes": device_bytes(self.device)}
 
 
 class Floor:
