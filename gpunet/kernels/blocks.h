@@ -98,6 +98,16 @@ BLOCK void fold_pair(const T* parts, T* first, T* second, long long n, long long
     fold_chunks(parts + tile.chunks * m, second, n, m, shared);
 }
 
+// The numbers of a step, by the schedule (entries, 3), whose last entry holds on.
+BLOCK void set_hyper(double* hyper, const double* table, long long entries, long long step) {
+    const double* now = table + 3 * (step < entries ? step : entries - 1);
+    hyper[LR] = now[0] * hyper[SCALE];
+    hyper[DECAY] = now[1];
+    hyper[FADE] = now[2];
+    hyper[CORRECTION1] = 1 - pow(hyper[BETA1], (double)step);
+    hyper[CORRECTION2] = 1 - pow(hyper[BETA2], (double)step);
+}
+
 // What an optimiser's step needs, of a segment with its share of the rate and of the decay.
 BLOCK Rate rate_of(const double* hyper, double pace, double decays) {
     T lr = T(hyper[LR] * pace), decay = T(hyper[DECAY] * decays);

@@ -7,12 +7,7 @@ KERNEL tick(long long* clock, double* hyper, const double* table, long long batc
     clock[STEP] = step;
     clock[START] = start;
     clock[VALID] = left < batch ? left : batch;
-    const double* now = table + 3 * (step < size ? step : size - 1);
-    hyper[LR] = now[0] * hyper[SCALE];
-    hyper[DECAY] = now[1];
-    hyper[FADE] = now[2];
-    hyper[CORRECTION1] = 1 - pow(hyper[BETA1], (double)step);
-    hyper[CORRECTION2] = 1 - pow(hyper[BETA2], (double)step);
+    set_hyper(hyper, table, size, step);
 }
 
 KERNEL squared_norm(const T* grad, double* out, T* work, long long size) {

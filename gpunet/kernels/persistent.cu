@@ -526,14 +526,8 @@ struct Book {
     long long entries;
 
     BLOCK void set_rates(const Here& here, long long step, Rate* rates) const {
-        double* hyper = here.hyper;
-        const double* now = table + 3 * (step < entries ? step : entries - 1);
-        hyper[LR] = now[0] * hyper[SCALE];
-        hyper[DECAY] = now[1];
-        hyper[FADE] = now[2];
-        hyper[CORRECTION1] = 1 - pow(hyper[BETA1], (double)step);
-        hyper[CORRECTION2] = 1 - pow(hyper[BETA2], (double)step);
-        for (int i = 0; i < 2 * LAYERS; ++i) rates[i] = rate_of(hyper, paces[i], decays[i]);
+        set_hyper(here.hyper, table, entries, step);
+        for (int i = 0; i < 2 * LAYERS; ++i) rates[i] = rate_of(here.hyper, paces[i], decays[i]);
     }
 };
 
