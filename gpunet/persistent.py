@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MOST_FLOPS = {True: 1_000_000_000, False: 100_000_000}
 """Of a step, with products rounded to tf32 and without. Larger products are worth a launch."""
+LEAST_STEPS = 50_000
+"""It is compiled for the network's sizes, which takes as long as so many of its steps save."""
 MOST_HEAD, MOST_INPUTS = 8192, 4096
 """Elements of the last weight, which every block keeps in shared memory; columns of the data."""
 MOST_MEETINGS = 1 << 31
@@ -215,11 +217,12 @@ def _layers(forward: "Sequence[Launch]") -> tuple[Layer, ...]:
 def bound(
     launches: "Sequence[Launch]", store: "Store", otherwise: Callable[[int], None] | None
 ) -> "Persistent | None":
-    """The list in one launch, where it is of such a network and the device has room for it; should
-    that fail, it goes on as `otherwise` does."""
+    """The list in one launch, where it is of such a network, the device has room for it and the
+    schedule is long, or of one entry, which holds for any number of steps. Should the launch fail,
+    it goes on as `otherwise` does."""
     most, room = store.device.room()
     network = recognised(launches) if most >= LEAST_BLOCKS else None
-    if network is None:
+    if network is None or 1 < len(launches[0].arguments[2]) < LEAST_STEPS:
         return None
     is_tf32 = store.device.precision == "tf32" and store.values.dtype == "float32"
     if (

@@ -16,7 +16,7 @@ from test_kernels_cuda import ARCHITECTURES
 from gpunet import model, persistent
 from gpunet.config import Config
 from gpunet.device import Device
-from gpunet.engine import Feed, LaunchList, Store
+from gpunet.engine import Feed, LaunchList, Slot, Store
 from gpunet.gates import ACTIVATIONS
 from gpunet.kernels.registry import source_text
 from gpunet.kernels.slots import FAULT, STEP
@@ -196,6 +196,24 @@ def test_what_has_no_room_or_is_large_is_left_to_the_list() -> None:
     assert wide.flops > persistent.MOST_FLOPS[True]
     small = replace(found, batch=64, layers=(replace(first, ins=1000, outs=100), last))
     assert small.flops < persistent.MOST_FLOPS[False]
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("entries", "is_taken"), [(1, True), (2, False), (persistent.LEAST_STEPS, True)]
+)
+def test_few_steps_are_not_worth_compiling_for(entries: int, is_taken: bool) -> None:
+    launches, store = steps_of(CPU, *CASES[0])
+    clock, hyper, table, batch = launches.launches[0].arguments
+    table = replace_array(table, np.zeros((entries, 3)))
+    first = replace(launches.launches[0], arguments=(clock, hyper, table, batch))
+    store.device = Meeting()
+    found = persistent.bound([first, *launches.launches[1:]], store, None)
+    assert (found is not None) == is_taken
+
+
+def replace_array(slot: Slot, array: np.ndarray) -> Slot:
+    return Slot(slot.name, array.shape, str(array.dtype), array)
 
 
 def test_compiles() -> None:
