@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -62,8 +63,9 @@ VARIANTS = [
     )
 ]
 FROM_A_FILE, SHORT = 4, 5
-CALLS = ("write", "fsync", "rename", "unlink", "mkdir", "ftruncate", "pwrite64")
-FAULTS = ("signal=KILL", "error=ENOSPC", "error=EIO")
+CALLS = ("open", "write", "fsync", "rename", "unlink", "mkdir", "ftruncate", "pwrite64")
+FAULTS = {"signal=KILL": -signal.SIGKILL, "error=ENOSPC": 74, "error=EIO": 74}
+"""What is done to a call, and the exit code of a run that could not do without it."""
 MARK = "GPUNET_FAULTS_RUN"
 CHUNK = 2_000
 LIMIT = 0.02
@@ -251,28 +253,43 @@ class Campaign:
         if shutil.which("strace") is None:
             found.wrong.append("strace is not installed")
             return
-        jobs = [(call, fault, stride) for call in CALLS for fault in FAULTS]
+        jobs = [
+            (call, fault, number)
+            for call in CALLS
+            for number in self._numbers(call)[::stride]
+            for fault in FAULTS
+        ]
         self.in_turn(found, self._fail, jobs)
 
     def _fail(self, found: Found, job: tuple[str, str, int]) -> None:
-        """One call after the other, until there are no more of its kind."""
-        call, fault, number = *job[:2], 1
-        while not self.stopped:
-            run = self.folder / f"call-{call}-{fault.split('=')[1]}-{number}"
-            log, kind = run.with_suffix(".log"), f"/^{call}"  # rename is renameat elsewhere
-            inject = f"inject={kind}:{fault}:when={number}"
-            prefix = ("strace", "-qq", "-o", str(log), "-e", f"trace={kind}", "-e", inject)
-            going = begin_or_go_on(run, VARIANTS[SHORT], prefix)
-            _, err = going.communicate(timeout=PATIENCE)
-            reached = "INJECTED" in log.read_text() or going.returncode == -signal.SIGKILL
-            log.unlink()
-            if not reached:
-                shutil.rmtree(run, ignore_errors=True)
-                return
-            failed = "Traceback" in err or going.returncode == 1
-            wrong = [f"{run.name}: exit {going.returncode}: {err[-200:]}"] if failed else []
-            found.add(1, [*wrong, *self.judge(run, SHORT)], **{call: 1})
-            number += job[2]
+        call, fault, number = job
+        run = self.folder / f"call-{call}-{fault.split('=')[1]}-{number}"
+        log, code, err = self._traced(run, call, f"inject=/^{call}:{fault}:when={number}")
+        wrong = []
+        if "INJECTED" not in log and code != -signal.SIGKILL:
+            wrong.append(f"{run.name}: there was no such call")
+        if code not in {0, FAULTS[fault]} or "Traceback" in err:
+            wrong.append(f"{run.name}: exit {code}: {err[-200:]}")
+        found.add(1, [*wrong, *self.judge(run, SHORT)], **{call: 1, f"exit {code}": 1})
+
+    def _numbers(self, call: str) -> list[int]:
+        """Which calls of a kind a run makes; of those that open a file, which may make one."""
+        log, _, _ = self._traced(run := self.folder / f"calls-{call}", call)
+        shutil.rmtree(run)
+        first = log.split(maxsplit=1)[0]  # other threads have counts of their own
+        made = [line for line in log.splitlines() if re.match(rf"{first} +{call}", line)]
+        return [i for i, line in enumerate(made, 1) if call != "open" or "CREAT" in line]
+
+    def _traced(self, run: Path, call: str, *more: str) -> tuple[str, int, str]:
+        """A run under strace: its log, exit code, and what it said on stderr."""
+        log = run.with_suffix(".log")
+        told = [part for each in (f"trace=/^{call}", *more) for part in ("-e", each)]
+        prefix = ("strace", "-f", "-qq", "-o", str(log), *told)
+        going = begin_or_go_on(run, VARIANTS[SHORT], prefix)
+        _, err = going.communicate(timeout=PATIENCE)
+        text = log.read_text(errors="replace")
+        log.unlink()
+        return text, going.returncode, err
 
     def signals(self, found: Found, count: int) -> None:
         """SIGINT and SIGTERM at random instants from the start to the end."""
@@ -294,19 +311,21 @@ class Campaign:
         found.add(1, [*wrong, *self.judge(run, which)], stopped_with_a_checkpoint=stopped)
 
     def flips(self, found: Found, count: int) -> None:
-        """Bits of a checkpoint and a model flipped, and files cut at every byte."""
+        """Bits of a checkpoint and a model flipped, all if `count` allows; files cut at each byte."""
         run, rng = self.folder / "small", random.Random(self.seed)
-        tiny = ["train", "penguins", "--hidden", "16", "--epochs", "4", "-d", "cpu", "-q"]
-        gpunet(*tiny, "-o", str(run), mark=run).communicate(timeout=PATIENCE)
+        tiny = "train penguins --preset plain --hidden 16 --epochs 4 -d cpu -q --seed".split()
+        training = gpunet(*tiny, str(self.seed), "-o", str(run), mark=run)
+        training.communicate(timeout=PATIENCE)
         contents = [checkpoints(run)[0].read_bytes(), (run / "model.safetensors").read_bytes()]
         bits = [(i, bit) for i, each in enumerate(contents) for bit in range(8 * len(each))]
         for i, bit in bits if count >= len(bits) else rng.sample(bits, count):
             damaged = bytearray(contents[i])
             damaged[bit // 8] ^= 1 << bit % 8
-            found.add(1, _accepted(bytes(damaged), f"file {i}, bit {bit}"))
+            found.add(1, _accepted(bytes(damaged), f"file {i}, bit {bit}"), flipped=1)
         for i, content in enumerate(contents):
             for size in range(0, len(content), 1 if count >= len(bits) else 50):
-                found.add(1, _accepted(content[:size], f"file {i}, {size} bytes"))
+                found.add(1, _accepted(content[:size], f"file {i}, {size} bytes"), cut=1)
+        found.facts["of_bits"] = len(bits)
 
     def hostile(self, found: Found, stride: int) -> None:
         """Files that attack a reader, each through every command that reads it."""
