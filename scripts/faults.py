@@ -6,7 +6,8 @@
 kills: SIGKILL at random instants. calls: every write-type system call killed or failed (wants
 strace). flips: bits flipped, files cut. signals: SIGINT and SIGTERM at random instants. hostile:
 files that attack a reader. fuzz: mutated input for gpunet's own parsers. cost: the time that
-checkpoints, records and the hash chain take.
+checkpoints, records and the hash chain take. reading: what it costs that files are parsed in a
+process of their own.
 
 Every run that was disturbed is resumed until it is done, and must then hold the bytes of one that
 never was: model, metrics and predictions. Exit 6 when anything is wrong. Ctrl-C ends it after what
@@ -67,9 +68,19 @@ CALLS = ("open", "write", "fsync", "rename", "unlink", "mkdir", "ftruncate", "pw
 FAULTS = {"signal=KILL": -signal.SIGKILL, "error=ENOSPC": 74, "error=EIO": 74}
 """What is done to a call, and the exit code of a run that could not do without it."""
 MARK = "GPUNET_FAULTS_RUN"
-CHUNK = 2_000
+CHUNK, WHOLE = 2_000, "model-state"
+ALL = ("kills", "calls", "flips", "signals", "hostile", "fuzz", "cost", "reading")
 LIMIT = 0.02
 """Of a run's time, what may go into its directory and the hash chain."""
+READ = """
+import sys
+from gpunet import isolation
+from gpunet.data import read
+isolation.enabled = sys.argv[1] == "apart"
+read(sys.argv[2])
+"""
+SECONDS, SHARE = 0.2, 0.05
+"""What the reading process may cost: of a small file, and of a large one."""
 DURABLE = (
     *((loop._Run, name) for name in ("_link", "_keep")),
     *((job.Job, name) for name in ("begin", "_note", "_status", "_save_model")),
@@ -311,7 +322,7 @@ class Campaign:
         found.add(1, [*wrong, *self.judge(run, which)], stopped_with_a_checkpoint=stopped)
 
     def flips(self, found: Found, count: int) -> None:
-        """Bits of a checkpoint and a model flipped, all if `count` allows; files cut at each byte."""
+        """Bits of a checkpoint and a model flipped, all if `count` allows; files cut at a byte."""
         run, rng = self.folder / "small", random.Random(self.seed)
         tiny = "train penguins --preset plain --hidden 16 --epochs 4 -d cpu -q --seed".split()
         training = gpunet(*tiny, str(self.seed), "-o", str(run), mark=run)
@@ -334,13 +345,18 @@ class Campaign:
         for each in corpora.run_all(place, *corpora.trained(trained), stride):
             what = f"{each.case}: {' '.join(each.command)}"
             found.add(1, [f"{what}: {fault}" for fault in each.faults])
+            for name, value in (("slowest_s", each.seconds), ("most_bytes", each.peak)):
+                found.facts[name] = max(value, found.facts.get(name, 0))
 
     def fuzz(self, found: Found, executions: int) -> None:
-        """Mutated input for each of gpunet's own parsers."""
+        """Mutated input for each of gpunet's own parsers; a fifth of it for whole models, of which
+        each takes milliseconds."""
+        most = {name: executions // 5 if name == WHOLE else executions for name in fuzz.TARGETS}
         chunks = [
-            (name, self.seed, first, min(executions, first + CHUNK))
+            (name, self.seed, first, min(most[name], first + CHUNK))
             for first in range(0, executions, CHUNK)
             for name in fuzz.TARGETS
+            if first < most[name]
         ]
         pool = ProcessPoolExecutor(self.jobs, initializer=_begin_fuzzing)
         for name, count, wrong in spread(pool, _fuzzed, chunks):
@@ -360,6 +376,27 @@ class Campaign:
         self._compare(found, "short epochs: ", "digits", seconds / 3, pairs)
         if found.facts["share"] > limit:
             found.wrong.append(f"{found.facts['share']:.1%} of a run is spent on what is durable")
+
+    def reading(self, found: Found, size: int, pairs: int, share: float) -> None:
+        """Pairs of a file read in a process of its own, and in place: a small CSV file, for the
+        seconds of processor time that the process takes, and one of `size` bytes, for its share;
+        that of all the time, which other processes stretch, stands beside it."""
+        rows = [f"{i % 97},{i / 7:.6f},{i % 2}\n".encode() for i in range(50_000)]
+        times = size // sum(map(len, rows))
+        for name, blocks, most in (("small", 0, SECONDS), ("large", times, share)):
+            path = self.folder / f"{name}.csv"
+            with path.open("wb") as file:
+                file.writelines([b"a,b,y\n", *rows[:1_000], *[b"".join(rows)] * blocks])
+            ways = ("apart", "here")
+            took = np.array([[_read(path, way) for way in ways] for _ in range(pairs)])
+            found.facts[f"{name}_bytes"] = path.stat().st_size
+            path.unlink()
+            apart, here = took[:, 0], took[:, 1]
+            more = (apart - here) / (here if blocks else 1)
+            cpu, wall = np.median(more, axis=0).tolist()
+            found.add(pairs, [f"{name}: {cpu:.3f}"] if cpu > most else [])
+            found.facts |= {f"{name}_cpu": cpu, f"{name}_wall": wall}
+            found.facts[f"{name}_s"] = float(np.median(here[:, 1]))
 
     def _compare(self, found: Found, what: str, source: Any, seconds: float, pairs: int) -> None:
         self._train(source, EPOCHS_TRIED, durable=False)
@@ -433,6 +470,21 @@ def _timed(durable: bool) -> Iterator[list[float]]:
             setattr(owner, name, call)
 
 
+def _read(path: Path, way: str) -> tuple[float, float]:
+    """Seconds of the processor, and all of them, that reading a file takes, with its Python's."""
+    measured = [sys.executable, "-I", "-S", "-c", corpora.MEASURE]
+    began = time.perf_counter()
+    told = subprocess.run(
+        [*measured, sys.executable, "-P", "-c", READ, way, str(path)],
+        capture_output=True,
+        check=True,
+        cwd=path.parent,
+    )
+    code, cpu, _ = json.loads(told.stdout)
+    assert code == 0, told.stderr
+    return cpu, time.perf_counter() - began
+
+
 def _accepted(content: bytes, what: str) -> list[str]:
     try:
         parse(content, what)
@@ -466,7 +518,7 @@ def main() -> int:
     summary, _, names = __doc__.partition("\n\n")
     arguments = argparse.ArgumentParser(description=summary, epilog=names)
     arguments.add_argument("--quick", action="store_true", help="a few of each, in minutes")
-    arguments.add_argument("--only", default="kills,calls,flips,signals,hostile,fuzz,cost")
+    arguments.add_argument("--only", default=",".join(ALL))
     arguments.add_argument("--kills", type=int, default=1_000)
     arguments.add_argument("--executions", type=int, default=1_000_000, help="of each parser")
     arguments.add_argument("--jobs", type=int, default=2, help="runs at a time")
@@ -483,6 +535,9 @@ def main() -> int:
             "signals": lambda found: campaign.signals(found, 4 if quick else 50),
             "hostile": lambda found: campaign.hostile(found, 15 if quick else 1),
             "fuzz": lambda found: campaign.fuzz(found, 1_000 if quick else given.executions),
+            "reading": lambda found: campaign.reading(
+                found, *((10**7, 3, 1.0) if quick else (10**9, 5, SHARE))
+            ),
             "cost": lambda f: campaign.cost(f, *((6, 3, 0.1) if quick else (62, 3, LIMIT))),
         }
         chosen = given.only.split(",")
