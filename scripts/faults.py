@@ -4,10 +4,10 @@
     python scripts/faults.py [--quick] [--only NAME,NAME,…] [--jobs N] [--json PATH]
 
 kills: SIGKILL at random instants. calls: every write-type system call killed or failed (wants
-strace). flips: bits flipped, files cut. signals: SIGINT and SIGTERM at random instants. hostile:
-files that attack a reader. fuzz: mutated input for gpunet's own parsers. cost: the time that
-checkpoints, records and the hash chain take. reading: what it costs that files are parsed in a
-process of their own.
+strace). power: states that a power cut may leave. flips: bits flipped, files cut. signals: SIGINT
+and SIGTERM at random instants. hostile: files that attack a reader. fuzz: mutated input for
+gpunet's own parsers. cost: the time that checkpoints, records and the hash chain take. reading:
+what it costs that files are parsed in a process of their own.
 
 Every run that was disturbed is resumed until it is done, and must then hold the bytes of one that
 never was: model, metrics and predictions. Exit 6 when anything is wrong. Ctrl-C ends it after what
@@ -43,6 +43,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import corpora
+import power
 
 from gpunet import about, job, load, loop
 from gpunet.device.cpu import Cpu
@@ -69,7 +70,7 @@ FAULTS = {"signal=KILL": -signal.SIGKILL, "error=ENOSPC": 74, "error=EIO": 74}
 """What is done to a call, and the exit code of a run that could not do without it."""
 MARK = "GPUNET_FAULTS_RUN"
 CHUNK, WHOLE = 2_000, "model-state"
-ALL = ("kills", "calls", "flips", "signals", "hostile", "fuzz", "cost", "reading")
+ALL = ("kills", "calls", "power", "flips", "signals", "hostile", "fuzz", "cost", "reading")
 LIMIT = 0.02
 """Of a run's time, what may go into its directory and the hash chain."""
 READ = """
@@ -321,6 +322,17 @@ class Campaign:
         stopped = going.returncode == 128 + kind
         found.add(1, [*wrong, *self.judge(run, which)], stopped_with_a_checkpoint=stopped)
 
+    def power(self, found: Found) -> None:
+        """Every state that a power cut may leave; and that a step less in the protocol is seen."""
+        for mutant in ("", *power.MUTANTS):
+            path = self.folder / f"power {mutant}"
+            judged = power.judge(power.record(path, mutant))
+            faults = judged.torn + judged.lost
+            if bool(faults) != bool(mutant):
+                found.wrong.append(f"{mutant}: {judged.torn} torn, {judged.lost} lost")
+            found.facts |= {f"{mutant}: torn or lost": faults} if mutant else {}
+            found.count += 0 if mutant else judged.states
+
     def flips(self, found: Found, count: int) -> None:
         """Bits of a checkpoint and a model flipped, all if `count` allows; files cut at a byte."""
         run, rng = self.folder / "small", random.Random(self.seed)
@@ -531,6 +543,7 @@ def main() -> int:
         campaigns: dict[str, Callable[[Found], None]] = {
             "kills": lambda found: campaign.kills(found, 20 if quick else given.kills),
             "calls": lambda found: campaign.calls(found, 25 if quick else 1),
+            "power": lambda found: campaign.power(found),
             "flips": lambda found: campaign.flips(found, 5_000 if quick else 10**9),
             "signals": lambda found: campaign.signals(found, 4 if quick else 50),
             "hostile": lambda found: campaign.hostile(found, 15 if quick else 1),
