@@ -305,8 +305,12 @@ class Campaign:
 
     def signals(self, found: Found, count: int) -> None:
         """SIGINT and SIGTERM at random instants from the start to the end."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what "&" starts ignores it
         kinds = (signal.SIGINT, signal.SIGTERM)
         self.in_turn(found, self._stop, [(kind, i) for i in range(count) for kind in kinds])
+        for kind in kinds:
+            if f"{kind.name} exit {128 + kind}" not in found.facts:
+                found.wrong.append(f"no run was stopped by {kind.name}")
 
     def _stop(self, found: Found, job: tuple[signal.Signals, int]) -> None:
         kind, number = job
@@ -319,8 +323,8 @@ class Campaign:
         _, err = going.communicate(timeout=PATIENCE)
         fine = going.returncode in {0, 128 + kind, -kind} and "Traceback" not in err
         wrong = [] if fine else [f"{run.name}: exit {going.returncode}: {err[-200:]}"]
-        stopped = going.returncode == 128 + kind
-        found.add(1, [*wrong, *self.judge(run, which)], stopped_with_a_checkpoint=stopped)
+        saved, code = bool(checkpoints(run)), f"{kind.name} exit {going.returncode}"
+        found.add(1, [*wrong, *self.judge(run, which)], **{code: 1, "with_checkpoints": saved})
 
     def power(self, found: Found) -> None:
         """Every state that a power cut may leave; and that a step less in the protocol is seen."""
