@@ -4,9 +4,10 @@
     python scripts/faults.py [--quick] [--only NAME,NAME,…] [--jobs N] [--json PATH]
 
 kills: SIGKILL at random instants. calls: every write-type system call killed or failed (wants
-strace). flips: bits flipped, files cut. signals: SIGINT and SIGTERM at random instants. hostile:
-files that attack a reader. fuzz: mutated input for gpunet's own parsers. cost: the time that
-checkpoints, records and the hash chain take.
+strace). power: states that a power cut may leave. flips: bits flipped, files cut. signals: SIGINT
+and SIGTERM at random instants. hostile: files that attack a reader. fuzz: mutated input for
+gpunet's own parsers. cost: the time that checkpoints, records and the hash chain take. reading:
+what it costs that files are parsed in a process of their own.
 
 Every run that was disturbed is resumed until it is done, and must then hold the bytes of one that
 never was: model, metrics and predictions. Exit 6 when anything is wrong. Ctrl-C ends it after what
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -41,6 +43,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import corpora
+import power
 
 from gpunet import about, job, load, loop
 from gpunet.device.cpu import Cpu
@@ -62,12 +65,23 @@ VARIANTS = [
     )
 ]
 FROM_A_FILE, SHORT = 4, 5
-CALLS = ("write", "fsync", "rename", "unlink", "mkdir", "ftruncate", "pwrite64")
-FAULTS = ("signal=KILL", "error=ENOSPC", "error=EIO")
+CALLS = ("open", "write", "fsync", "rename", "unlink", "mkdir", "ftruncate", "pwrite64")
+FAULTS = {"signal=KILL": -signal.SIGKILL, "error=ENOSPC": 74, "error=EIO": 74}
+"""What is done to a call, and the exit code of a run that could not do without it."""
 MARK = "GPUNET_FAULTS_RUN"
-CHUNK = 2_000
+CHUNK, WHOLE = 2_000, "model-state"
+ALL = ("kills", "calls", "power", "flips", "signals", "hostile", "fuzz", "cost", "reading")
 LIMIT = 0.02
 """Of a run's time, what may go into its directory and the hash chain."""
+READ = """
+import sys
+from gpunet import isolation
+from gpunet.data import read
+isolation.enabled = sys.argv[1] == "apart"
+read(sys.argv[2])
+"""
+SECONDS, SHARE = 0.2, 0.05
+"""What the reading process may cost: of a small file, and of a large one."""
 DURABLE = (
     *((loop._Run, name) for name in ("_link", "_keep")),
     *((job.Job, name) for name in ("begin", "_note", "_status", "_save_model")),
@@ -251,33 +265,52 @@ class Campaign:
         if shutil.which("strace") is None:
             found.wrong.append("strace is not installed")
             return
-        jobs = [(call, fault, stride) for call in CALLS for fault in FAULTS]
+        jobs = [
+            (call, fault, number)
+            for call in CALLS
+            for number in self._numbers(call)[::stride]
+            for fault in FAULTS
+        ]
         self.in_turn(found, self._fail, jobs)
 
     def _fail(self, found: Found, job: tuple[str, str, int]) -> None:
-        """One call after the other, until there are no more of its kind."""
-        call, fault, number = *job[:2], 1
-        while not self.stopped:
-            run = self.folder / f"call-{call}-{fault.split('=')[1]}-{number}"
-            log, kind = run.with_suffix(".log"), f"/^{call}"  # rename is renameat elsewhere
-            inject = f"inject={kind}:{fault}:when={number}"
-            prefix = ("strace", "-qq", "-o", str(log), "-e", f"trace={kind}", "-e", inject)
-            going = begin_or_go_on(run, VARIANTS[SHORT], prefix)
-            _, err = going.communicate(timeout=PATIENCE)
-            reached = "INJECTED" in log.read_text() or going.returncode == -signal.SIGKILL
-            log.unlink()
-            if not reached:
-                shutil.rmtree(run, ignore_errors=True)
-                return
-            failed = "Traceback" in err or going.returncode == 1
-            wrong = [f"{run.name}: exit {going.returncode}: {err[-200:]}"] if failed else []
-            found.add(1, [*wrong, *self.judge(run, SHORT)], **{call: 1})
-            number += job[2]
+        call, fault, number = job
+        run = self.folder / f"call-{call}-{fault.split('=')[1]}-{number}"
+        log, code, err = self._traced(run, call, f"inject=/^{call}:{fault}:when={number}")
+        wrong = []
+        if "INJECTED" not in log and code != -signal.SIGKILL:
+            wrong.append(f"{run.name}: there was no such call")
+        if code not in {0, FAULTS[fault]} or "Traceback" in err:
+            wrong.append(f"{run.name}: exit {code}: {err[-200:]}")
+        found.add(1, [*wrong, *self.judge(run, SHORT)], **{call: 1, f"exit {code}": 1})
+
+    def _numbers(self, call: str) -> list[int]:
+        """Which calls of a kind a run makes; of those that open a file, which may make one."""
+        log, _, _ = self._traced(run := self.folder / f"calls-{call}", call)
+        shutil.rmtree(run)
+        first = log.split(maxsplit=1)[0]  # other threads have counts of their own
+        made = [line for line in log.splitlines() if re.match(rf"{first} +{call}", line)]
+        return [i for i, line in enumerate(made, 1) if call != "open" or "CREAT" in line]
+
+    def _traced(self, run: Path, call: str, *more: str) -> tuple[str, int, str]:
+        """A run under strace: its log, exit code, and what it said on stderr."""
+        log = run.with_suffix(".log")
+        told = [part for each in (f"trace=/^{call}", *more) for part in ("-e", each)]
+        prefix = ("strace", "-f", "-qq", "-o", str(log), *told)
+        going = begin_or_go_on(run, VARIANTS[SHORT], prefix)
+        _, err = going.communicate(timeout=PATIENCE)
+        text = log.read_text(errors="replace")
+        log.unlink()
+        return text, going.returncode, err
 
     def signals(self, found: Found, count: int) -> None:
         """SIGINT and SIGTERM at random instants from the start to the end."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what "&" starts ignores it
         kinds = (signal.SIGINT, signal.SIGTERM)
         self.in_turn(found, self._stop, [(kind, i) for i in range(count) for kind in kinds])
+        for kind in kinds:
+            if f"{kind.name} exit {128 + kind}" not in found.facts:
+                found.wrong.append(f"no run was stopped by {kind.name}")
 
     def _stop(self, found: Found, job: tuple[signal.Signals, int]) -> None:
         kind, number = job
@@ -290,23 +323,36 @@ class Campaign:
         _, err = going.communicate(timeout=PATIENCE)
         fine = going.returncode in {0, 128 + kind, -kind} and "Traceback" not in err
         wrong = [] if fine else [f"{run.name}: exit {going.returncode}: {err[-200:]}"]
-        stopped = going.returncode == 128 + kind
-        found.add(1, [*wrong, *self.judge(run, which)], stopped_with_a_checkpoint=stopped)
+        saved, code = bool(checkpoints(run)), f"{kind.name} exit {going.returncode}"
+        found.add(1, [*wrong, *self.judge(run, which)], **{code: 1, "with_checkpoints": saved})
+
+    def power(self, found: Found) -> None:
+        """Every state that a power cut may leave; and that a step less in the protocol is seen."""
+        for mutant in ("", *power.MUTANTS):
+            path = self.folder / f"power {mutant}"
+            judged = power.judge(power.record(path, mutant))
+            faults = judged.torn + judged.lost
+            if bool(faults) != bool(mutant):
+                found.wrong.append(f"{mutant}: {judged.torn} torn, {judged.lost} lost")
+            found.facts |= {f"{mutant}: torn or lost": faults} if mutant else {}
+            found.count += 0 if mutant else judged.states
 
     def flips(self, found: Found, count: int) -> None:
-        """Bits of a checkpoint and a model flipped, and files cut at every byte."""
+        """Bits of a checkpoint and a model flipped, all if `count` allows; files cut at a byte."""
         run, rng = self.folder / "small", random.Random(self.seed)
-        tiny = ["train", "penguins", "--hidden", "16", "--epochs", "4", "-d", "cpu", "-q"]
-        gpunet(*tiny, "-o", str(run), mark=run).communicate(timeout=PATIENCE)
+        tiny = "train penguins --preset plain --hidden 16 --epochs 4 -d cpu -q --seed".split()
+        training = gpunet(*tiny, str(self.seed), "-o", str(run), mark=run)
+        training.communicate(timeout=PATIENCE)
         contents = [checkpoints(run)[0].read_bytes(), (run / "model.safetensors").read_bytes()]
         bits = [(i, bit) for i, each in enumerate(contents) for bit in range(8 * len(each))]
         for i, bit in bits if count >= len(bits) else rng.sample(bits, count):
             damaged = bytearray(contents[i])
             damaged[bit // 8] ^= 1 << bit % 8
-            found.add(1, _accepted(bytes(damaged), f"file {i}, bit {bit}"))
+            found.add(1, _accepted(bytes(damaged), f"file {i}, bit {bit}"), flipped=1)
         for i, content in enumerate(contents):
             for size in range(0, len(content), 1 if count >= len(bits) else 50):
-                found.add(1, _accepted(content[:size], f"file {i}, {size} bytes"))
+                found.add(1, _accepted(content[:size], f"file {i}, {size} bytes"), cut=1)
+        found.facts["of_bits"] = len(bits)
 
     def hostile(self, found: Found, stride: int) -> None:
         """Files that attack a reader, each through every command that reads it."""
@@ -315,13 +361,18 @@ class Campaign:
         for each in corpora.run_all(place, *corpora.trained(trained), stride):
             what = f"{each.case}: {' '.join(each.command)}"
             found.add(1, [f"{what}: {fault}" for fault in each.faults])
+            for name, value in (("slowest_s", each.seconds), ("most_bytes", each.peak)):
+                found.facts[name] = max(value, found.facts.get(name, 0))
 
     def fuzz(self, found: Found, executions: int) -> None:
-        """Mutated input for each of gpunet's own parsers."""
+        """Mutated input for each of gpunet's own parsers; a fifth of it for whole models, of which
+        each takes milliseconds."""
+        most = {name: executions // 5 if name == WHOLE else executions for name in fuzz.TARGETS}
         chunks = [
-            (name, self.seed, first, min(executions, first + CHUNK))
+            (name, self.seed, first, min(most[name], first + CHUNK))
             for first in range(0, executions, CHUNK)
             for name in fuzz.TARGETS
+            if first < most[name]
         ]
         pool = ProcessPoolExecutor(self.jobs, initializer=_begin_fuzzing)
         for name, count, wrong in spread(pool, _fuzzed, chunks):
@@ -341,6 +392,27 @@ class Campaign:
         self._compare(found, "short epochs: ", "digits", seconds / 3, pairs)
         if found.facts["share"] > limit:
             found.wrong.append(f"{found.facts['share']:.1%} of a run is spent on what is durable")
+
+    def reading(self, found: Found, size: int, pairs: int, share: float) -> None:
+        """Pairs of a file read in a process of its own, and in place: a small CSV file, for the
+        seconds of processor time that the process takes, and one of `size` bytes, for its share;
+        that of all the time, which other processes stretch, stands beside it."""
+        rows = [f"{i % 97},{i / 7:.6f},{i % 2}\n".encode() for i in range(50_000)]
+        times = size // sum(map(len, rows))
+        for name, blocks, most in (("small", 0, SECONDS), ("large", times, share)):
+            path = self.folder / f"{name}.csv"
+            with path.open("wb") as file:
+                file.writelines([b"a,b,y\n", *rows[:1_000], *[b"".join(rows)] * blocks])
+            ways = ("apart", "here")
+            took = np.array([[_read(path, way) for way in ways] for _ in range(pairs)])
+            found.facts[f"{name}_bytes"] = path.stat().st_size
+            path.unlink()
+            apart, here = took[:, 0], took[:, 1]
+            more = (apart - here) / (here if blocks else 1)
+            cpu, wall = np.median(more, axis=0).tolist()
+            found.add(pairs, [f"{name}: {cpu:.3f}"] if cpu > most else [])
+            found.facts |= {f"{name}_cpu": cpu, f"{name}_wall": wall}
+            found.facts[f"{name}_s"] = float(np.median(here[:, 1]))
 
     def _compare(self, found: Found, what: str, source: Any, seconds: float, pairs: int) -> None:
         self._train(source, EPOCHS_TRIED, durable=False)
@@ -414,6 +486,21 @@ def _timed(durable: bool) -> Iterator[list[float]]:
             setattr(owner, name, call)
 
 
+def _read(path: Path, way: str) -> tuple[float, float]:
+    """Seconds of the processor, and all of them, that reading a file takes, with its Python's."""
+    measured = [sys.executable, "-I", "-S", "-c", corpora.MEASURE]
+    began = time.perf_counter()
+    told = subprocess.run(
+        [*measured, sys.executable, "-P", "-c", READ, way, str(path)],
+        capture_output=True,
+        check=True,
+        cwd=path.parent,
+    )
+    code, cpu, _ = json.loads(told.stdout)
+    assert code == 0, told.stderr
+    return cpu, time.perf_counter() - began
+
+
 def _accepted(content: bytes, what: str) -> list[str]:
     try:
         parse(content, what)
@@ -447,7 +534,7 @@ def main() -> int:
     summary, _, names = __doc__.partition("\n\n")
     arguments = argparse.ArgumentParser(description=summary, epilog=names)
     arguments.add_argument("--quick", action="store_true", help="a few of each, in minutes")
-    arguments.add_argument("--only", default="kills,calls,flips,signals,hostile,fuzz,cost")
+    arguments.add_argument("--only", default=",".join(ALL))
     arguments.add_argument("--kills", type=int, default=1_000)
     arguments.add_argument("--executions", type=int, default=1_000_000, help="of each parser")
     arguments.add_argument("--jobs", type=int, default=2, help="runs at a time")
@@ -460,10 +547,14 @@ def main() -> int:
         campaigns: dict[str, Callable[[Found], None]] = {
             "kills": lambda found: campaign.kills(found, 20 if quick else given.kills),
             "calls": lambda found: campaign.calls(found, 25 if quick else 1),
+            "power": lambda found: campaign.power(found),
             "flips": lambda found: campaign.flips(found, 5_000 if quick else 10**9),
             "signals": lambda found: campaign.signals(found, 4 if quick else 50),
             "hostile": lambda found: campaign.hostile(found, 15 if quick else 1),
             "fuzz": lambda found: campaign.fuzz(found, 1_000 if quick else given.executions),
+            "reading": lambda found: campaign.reading(
+                found, *((10**7, 3, 1.0) if quick else (10**9, 5, SHARE))
+            ),
             "cost": lambda f: campaign.cost(f, *((6, 3, 0.1) if quick else (62, 3, LIMIT))),
         }
         chosen = given.only.split(",")

@@ -39,6 +39,16 @@ def test_a_named_run_must_be_new_or_empty(tmp_path: Path) -> None:
         Run.create(place / "file", "x")
 
 
+def test_a_directory_that_is_read_only_is_told_by_the_name_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *given: False)
+    for place in (tmp_path, tmp_path / "deep" / "er"):
+        with pytest.raises(NotPermitted, match="cannot be written to") as caught:
+            Run.check(place)
+        assert str(caught.value) == f"{place}: {tmp_path} cannot be written to"
+
+
 def test_a_write_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     run.write(path, "old")

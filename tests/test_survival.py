@@ -156,6 +156,15 @@ def test_a_full_disk_is_exit_74_and_names_the_file(tmp_path: Path, monkeypatch) 
     assert "MB are free" in str(caught.value)
 
 
+@pytest.mark.parametrize(("call", "advice"), [(1, "try again"), (3, "try again"), (60, "resume")])
+def test_a_full_disk_asks_to_resume_only_what_was_begun(
+    tmp_path: Path, monkeypatch, call: int, advice: str
+) -> None:
+    monkeypatch.setattr(files, "os", Faulty(call, refuse(errno.ENOSPC)))
+    with pytest.raises(WriteError, match=f"make room, then {advice}$"):
+        follow(begin(tmp_path / "run"))
+
+
 # Power cuts
 
 

@@ -22,7 +22,7 @@ from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutputExists,
 from gpunet.run import files, forms
 from gpunet.run.tensors import pack, unpack
 
-LOCK, SETTINGS, IDENTITY = ".lock", "config.toml", "run.json"
+LOCK, SETTINGS, IDENTITY = ".lock", "config.toml", files.IDENTITY
 SPLIT, COLUMNS = "split.safetensors", "schema.json"
 BEFORE = (LOCK, SETTINGS, SPLIT, COLUMNS)
 """What is there before a run is one: `run.json` comes last."""
@@ -64,12 +64,12 @@ class Run:
 
         Raises as `create` does, and makes nothing.
         """
-        chosen = Path(root if path is None else path)
+        given = chosen = Path(root if path is None else path)
         if path is not None and os.path.lexists(chosen) and not _is_unbegun(chosen):
             raise _taken(chosen)
         while not os.path.lexists(chosen):
             chosen = chosen.absolute().parent
-        files.check_place(chosen / LOCK)
+        files.check_place(chosen / LOCK, given)
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":

@@ -18,6 +18,8 @@ from gpunet.errors import InputMissing, NotPermitted, WriteError
 from gpunet.view import finite
 
 TEMPORARY = ".tmp-"
+IDENTITY = "run.json"
+"""What makes a directory a run."""
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 ADD = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
 READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe would wait for its writer
@@ -105,17 +107,19 @@ def read(path: Path, limit: int | None = None) -> bytes:
         return file.read()
 
 
-def check_place(path: Path) -> None:
+def check_place(path: Path, named: Path | None = None) -> None:
     """Refuse, before any work is done, a path that nothing could be written to.
 
-    Raises WriteError where it is a directory or in none, NotPermitted where the system forbids.
+    Raises WriteError where it is a directory or in none, NotPermitted where the system forbids;
+    both name `named` where that is what the user gave.
     """
+    named = path if named is None else named
     folder = path.resolve().parent
     if path.is_dir() or not folder.is_dir():
         number = errno.EISDIR if path.is_dir() else errno.ENOENT
-        raise WriteError(f"{path}: {os.strerror(number)}")
+        raise WriteError(f"{named}: {os.strerror(number)}")
     if not _is_stream(path) and not os.access(folder, os.W_OK | os.X_OK):
-        raise NotPermitted(f"{path}: {folder} cannot be written to")
+        raise NotPermitted(f"{named}: {folder} cannot be written to")
 
 
 def flush_directory(path: Path) -> None:
@@ -189,7 +193,9 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _space(path: Path) -> str:
+    is_of_a_run = any((place / IDENTITY).is_file() for place in (path, *path.parents[:2]))
+    hint = f"make room, then {'resume' if is_of_a_run else 'try again'}"
     with suppress(OSError, AttributeError):
         found = os.statvfs(path if path.is_dir() else path.parent)
-        return f"{found.f_bavail * found.f_frsize / 1e6:,.1f} MB are free there; make room, resume"
-    return "make room, then resume"
+        return f"{found.f_bavail * found.f_frsize / 1e6:,.1f} MB are free there; {hint}"
+    return hint
