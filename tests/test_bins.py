@@ -11,6 +11,7 @@ import gpunet
 from gpunet import importance, job, model
 from gpunet.config import Config, gather
 from gpunet.data import Layout, read
+from gpunet.data.columns import MOST_BINS, Column, thinned
 from gpunet.device import resolve
 from gpunet.errors import Unavailable
 from gpunet.kernels import native
@@ -97,6 +98,15 @@ def test_few_rows_have_fewer_bins() -> None:
     planned = job.plan(small, {**USUAL, "numeric_embedding": "both"})
     assert planned.prepared.train.rows == 140
     assert [len(each) for each in planned.prepared.schema.layout.knots] == [5, 5]
+
+
+@pytest.mark.parametrize(("numbers", "bins"), [(6, 16), (12, 8), (48, 2), (49, 0)])
+def test_a_table_of_many_numbers_has_few_bins_each(numbers: int, bins: int) -> None:
+    knots = tuple(np.linspace(0, 1, MOST_BINS + 1).tolist())
+    columns = [Column(f"c{i}", "numeric", False, knots=(knots,)) for i in range(numbers)]
+    found = thinned(columns, 100_000, MOST_BINS)
+    spaces = {len(each) - 1 for column in found for each in column.knots}
+    assert spaces == ({bins} if bins else set())
 
 
 def test_arrays_have_no_bins() -> None:
