@@ -45,6 +45,8 @@ EMBEDDING_WIDTH = 8
 """Of a category's rows."""
 BIN_SCALE = 5 / 3
 """The first factor of a bin, which is 0 to 1: a one-hot input is 0 or about so much."""
+TINY = 1e-15
+"""The least probability that a mean keeps."""
 MOST_LOG = 709.0
 """Of a count: exp of more is infinite."""
 
@@ -347,17 +349,16 @@ def outcome(task: str, raw: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def combined(task: str, raws: Sequence[np.ndarray]) -> np.ndarray:
-    """The raw prediction (n, k) of an ensemble: its members' mean value or logit, the mean of their
-    counts.
-
-    A mean of probabilities is less sure than any member, so that a temperature fitted on rows that
-    one of them judges would not serve all together.
-    """
+    """The raw prediction (n, k) of an ensemble: that of its members' mean probability or value."""
     if len(raws) == 1:
         return raws[0]
+    if task == "regression":
+        return np.mean(raws, axis=0)
     if task == "count":  # the mean itself may be too large for a float
         return np.logaddexp.reduce(raws, axis=0, dtype=np.float64) - log(len(raws))
-    return np.mean(raws, axis=0)
+    mean = np.mean([outcome(task, raw) for raw in raws], axis=0)
+    mean = np.clip(mean, TINY, 1 - TINY)
+    return np.log(mean) if task == "multiclass" else np.log(mean / (1 - mean))
 
 
 def start_at(network: Network, values: tuple[float, ...]) -> None:

@@ -33,14 +33,6 @@ def trained(kind: str = "multiclass", **settings: object) -> job.Job:
     return planned
 
 
-def middle(p: np.ndarray) -> np.ndarray:
-    """The normalised geometric mean of probabilities (members, n, k); k is 1 of two classes."""
-    both = np.concatenate([1 - p, p], axis=2) if p.shape[2] == 1 else p
-    mean = np.exp(np.log(both).mean(axis=0))
-    mean /= mean.sum(axis=1, keepdims=True)
-    return mean[:, -p.shape[2] :]
-
-
 def best_alone(member: Member, planned: job.Job) -> int:
     """The best epoch of a member that trains by itself, which leaves it with those weights."""
     reports = loop.train([member], planned.choice.device, planned.dtype)
@@ -83,7 +75,7 @@ def test_predictions_are_the_mean_of_the_networks(kind: str, settings: dict) -> 
     each = [whole.of(network).outcome(source, device).output for network in whole.network.networks]
     assert len(each) == settings.get("folds", 1) * settings.get("members", 1)
     assert np.ptp(each, axis=0).max() > 1e-3
-    expected = np.mean(each, axis=0) if kind == "regression" else middle(np.array(each))
+    expected = np.mean(each, axis=0)
     np.testing.assert_allclose(whole.outcome(source, device).output, expected, rtol=1e-5, atol=1e-7)
 
 
