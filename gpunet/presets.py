@@ -45,6 +45,7 @@ LARGE_BATCH = 1024
 UPDATES, EPOCHS, ROWS_SEEN = 1_536, (16, 64, 128), 4_000_000
 """Epochs are 64; as many more as make these updates, at most 128; fewer, but 16, where a network
 has seen so many rows."""
+LEAST_PATIENCE = 10
 
 MEANINGLESS: Mapping[str, Callable[[Config], bool]] = {
     "scaling": lambda config: not config.standardise,
@@ -98,9 +99,11 @@ def epochs(rows: int, batch: int) -> int:
 
 
 def patience(config: Config) -> int:
-    """Half of the epochs: the last of four waves of the rate is longer, but its second half alone
-    can be the best there is. Runs counted in steps go on to their end."""
-    return 0 if config.steps is not None or config.epochs == "auto" else ceil(config.epochs / 2)
+    """Epochs to wait for a better one: half of them, as the best is often the end of the rate's
+    last wave, which takes 8 of 15. Runs counted in steps go on to their end."""
+    if config.steps is not None or config.epochs == "auto":
+        return 0
+    return max(LEAST_PATIENCE, ceil(config.epochs / 2))
 
 
 def _networks(settings: Settings, rows: int) -> Mapping[str, Any]:

@@ -174,7 +174,7 @@ def test_epochs_and_batches_follow_the_rows_that_train() -> None:
 
 def test_training_ends_after_half_of_the_epochs_without_a_better_one() -> None:
     assert settled(rows=6_000).config.patience == 39
-    assert settled(epochs=1).config.patience == 1
+    assert settled(epochs=3).config.patience == 10
     assert settled(steps=100).config.patience == 0
     assert settled(patience=7).config.patience == 7
 
