@@ -11,7 +11,7 @@ from gpunet.graph import Graph, Node
 from gpunet.model import Network
 from gpunet.random import Purpose, stream
 
-ROWS = 8192
+ROWS = 2048
 """Of the training part, drawn for the fit."""
 NEAR, TINY = 5, 1e-12
 """Rows that a bias is a mean of; no variance to divide by."""

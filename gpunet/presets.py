@@ -27,7 +27,6 @@ COMMON: Mapping[str, Any] = {
     "schedule": "coslog4",
     "weight_decay": 0.02,
     "betas": (0.9, 0.95),
-    "patience": 0,
 }
 CLASSES: Mapping[str, Any] = {"activation": "selu", "lr": 0.04, "best_by": "log_loss"}
 NUMBERS: Mapping[str, Any] = {"activation": "mish", "lr": 0.2, "fade": "cosine"}
@@ -35,7 +34,7 @@ COUNTS: Mapping[str, Any] = {"activation": "mish", "lr": 0.04, "fade": "cosine"}
 """Their gradient grows with the rate, which is not standardised."""
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "fast": {"hidden": (128, 128), "folds": 0, "members": 1},
-    "auto": {"hidden": (128, 128, 128), "folds": 8, "members": 1},
+    "auto": {"hidden": (128, 128, 128), "folds": 6, "members": 1},
     "best": {"hidden": (128, 128, 128), "folds": 10, "members": 2},
 }
 """What a preset spends."""
@@ -43,9 +42,10 @@ FEW, MANY = 100, 50_000
 """Rows below which a fold says too little, and above which one network learns what there is."""
 BATCHES = ((1_024, 64), (2_800, 128), (32_000, 256), (108_000, 512))
 LARGE_BATCH = 1024
-UPDATES, EPOCHS, ROWS_SEEN = 1_536, (16, 64, 256), 4_000_000
-"""Epochs are 64; as many more as make these updates, at most 256; fewer, but 16, where a network
+UPDATES, EPOCHS, ROWS_SEEN = 1_536, (16, 64, 128), 4_000_000
+"""Epochs are 64; as many more as make these updates, at most 128; fewer, but 16, where a network
 has seen so many rows."""
+LEAST_PATIENCE = 10
 
 MEANINGLESS: Mapping[str, Callable[[Config], bool]] = {
     "scaling": lambda config: not config.standardise,
@@ -56,7 +56,8 @@ MEANINGLESS: Mapping[str, Callable[[Config], bool]] = {
     "lr": lambda config: config.optimizer != "adamw",
     "betas": lambda config: config.optimizer not in USES_BETAS,
     "epochs": lambda config: config.steps is not None,
-    "best_by": lambda config: config.validation == 0 and not config.folds,
+    "best_by": lambda config: _is_blind(config),
+    "patience": lambda config: _is_blind(config),
 }
 """Where a piece is left out."""
 
@@ -80,7 +81,9 @@ def of_network(settings: Settings, task: str, rows: int) -> Settings:
     learnt = rows - rows // settings.config.folds if settings.config.folds else rows
     settings = _taken(settings, {"batch_size": batch_size(learnt)})
     size = settings.config.batch_size
-    return settings if size == "auto" else _taken(settings, {"epochs": epochs(learnt, int(size))})
+    if size != "auto":
+        settings = _taken(settings, {"epochs": epochs(learnt, int(size))})
+    return _taken(settings, {"patience": patience(settings.config)})
 
 
 def batch_size(rows: int) -> int:
@@ -93,6 +96,14 @@ def epochs(rows: int, batch: int) -> int:
     least, usual, most = EPOCHS
     wanted = max(ceil(UPDATES / ceil(rows / batch)), min(usual, ROWS_SEEN // rows))
     return min(most, max(least, wanted))
+
+
+def patience(config: Config) -> int:
+    """Epochs to wait for a better one: half of them, as the best is often the end of the rate's
+    last wave, which takes 8 of 15. Runs counted in steps go on to their end."""
+    if config.steps is not None or config.epochs == "auto":
+        return 0
+    return max(LEAST_PATIENCE, ceil(config.epochs / 2))
 
 
 def _networks(settings: Settings, rows: int) -> Mapping[str, Any]:
@@ -115,6 +126,11 @@ def _taken(settings: Settings, values: Mapping[str, Any]) -> Settings:
         if settings.is_open(name) and not MEANINGLESS.get(name, _never)(settings.config):
             settings = settings.preset(name, value)
     return settings
+
+
+def _is_blind(config: Config) -> bool:
+    """Whether nothing says while it trains how good a network is."""
+    return config.validation == 0 and not config.folds
 
 
 def _never(config: Config) -> bool:

@@ -11,6 +11,7 @@ import gpunet
 from gpunet import importance, job, model
 from gpunet.config import Config, gather
 from gpunet.data import Layout, read
+from gpunet.data.columns import MOST_BINS, Column, thinned
 from gpunet.device import resolve
 from gpunet.errors import Unavailable
 from gpunet.kernels import native
@@ -84,7 +85,7 @@ def test_bins_are_fitted_when_they_are_asked_for(embedding: str) -> None:
     if embedding in ("none", "periodic"):
         assert knots == ()
         return
-    assert [len(each) for each in knots] == [17, 17]
+    assert [len(each) for each in knots] == [MOST_BINS + 1] * 2
     inputs = np.asarray(planned.prepared.train.x)[:, :2]
     for each, x in zip(knots, inputs.T, strict=True):
         assert (each[0], each[-1]) == (x.min(), x.max())
@@ -97,6 +98,15 @@ def test_few_rows_have_fewer_bins() -> None:
     planned = job.plan(small, {**USUAL, "numeric_embedding": "both"})
     assert planned.prepared.train.rows == 140
     assert [len(each) for each in planned.prepared.schema.layout.knots] == [5, 5]
+
+
+@pytest.mark.parametrize(("numbers", "bins"), [(6, 32), (20, 6), (34, 2), (35, 0)])
+def test_a_table_of_many_numbers_has_few_bins_each(numbers: int, bins: int) -> None:
+    knots = tuple(np.linspace(0, 1, MOST_BINS + 1).tolist())
+    columns = [Column(f"c{i}", "numeric", False, knots=(knots,)) for i in range(numbers)]
+    found = thinned(columns, 100_000, MOST_BINS)
+    spaces = {len(each) - 1 for column in found for each in column.knots}
+    assert spaces == ({bins} if bins else set())
 
 
 def test_arrays_have_no_bins() -> None:
@@ -122,7 +132,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def test_a_saved_model_predicts_the_same(run: Path) -> None:
     trained, again = gpunet.load(run), gpunet.load(run / "model.safetensors")
-    assert again.schema.layout.bins == 32
+    assert again.schema.layout.bins == 2 * MOST_BINS
     assert again.schema.layout == trained.schema.layout
     found = again.predict(TABLE)
     np.testing.assert_array_equal(found, trained.predict(TABLE))

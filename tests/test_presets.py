@@ -69,7 +69,8 @@ def planned(data: object = TABLE, target: str = "kind", **flags: object) -> job.
 )
 def test_a_preset_sets_the_recipe_of_the_task(preset: str, task: str, own: dict) -> None:
     found = settled(task, preset=preset)
-    wanted = {**DATA, **COMMON, **own, **SIZES[preset], "batch_size": 64, "epochs": 256}
+    spent = {"batch_size": 64, "epochs": 128, "patience": 64}
+    wanted = {**DATA, **COMMON, **own, **SIZES[preset], **spent}
     assert {name: getattr(found.config, name) for name in wanted} == wanted
     assert taken(task, preset=preset) == wanted.keys()
 
@@ -105,7 +106,7 @@ def test_plain_and_arrays_take_nothing_from_a_preset() -> None:
         ({"optimizer": "sgd"}, {"lr", "betas"}),
         ({"optimizer": "lion"}, {"lr"}),
         ({"steps": 5}, {"epochs"}),
-        ({"validation": 0.0}, {"best_by", "folds"}),
+        ({"validation": 0.0}, {"best_by", "folds", "patience"}),
         ({"validation": 0.0, "folds": 3}, {"folds"}),
         ({"activation": "x*sigmoid(x)"}, {"activation", "parametric"}),
         ({"standardise": False}, {"scaling"}),
@@ -154,8 +155,8 @@ def test_members_take_the_place_of_folds_where_parts_are_given(flags: dict) -> N
 
 def test_neither_few_nor_many_rows_are_folded() -> None:
     found = {rows: settled(rows=rows).config for rows in (FEW - 1, FEW, MANY, MANY + 1)}
-    assert [each.folds for each in found.values()] == [0, 8, 8, 0]
-    assert [each.members for each in found.values()] == [8, 1, 1, 1]
+    assert [each.folds for each in found.values()] == [0, 6, 6, 0]
+    assert [each.members for each in found.values()] == [6, 1, 1, 1]
     assert of_data(gather(), source(streams=True)).config.folds == 0
 
 
@@ -167,8 +168,15 @@ def test_folds_that_the_user_refused_are_not_replaced() -> None:
 def test_epochs_and_batches_follow_the_rows_that_train() -> None:
     found = {rows: settled(rows=rows).config for rows in (700, 6_000, 60_000, 2_000_000)}
     assert [each.batch_size for each in found.values()] == [64, 256, 512, 1024]
-    assert [each.epochs for each in found.values()] == [154, 74, 64, 16]
+    assert [each.epochs for each in found.values()] == [128, 77, 64, 16]
     assert settled(rows=6_000, batch_size=32).config.epochs == 64
+
+
+def test_training_ends_after_half_of_the_epochs_without_a_better_one() -> None:
+    assert settled(rows=6_000).config.patience == 39
+    assert settled(epochs=3).config.patience == 10
+    assert settled(steps=100).config.patience == 0
+    assert settled(patience=7).config.patience == 7
 
 
 def test_a_regression_run_has_its_own_pieces() -> None:
@@ -199,7 +207,8 @@ def test_clamped_classes_are_refused() -> None:
 
 
 def test_every_piece_that_may_be_left_out_is_a_piece() -> None:
-    assert presets.MEANINGLESS.keys() <= {**DATA, **COMMON, **CLASSES, "epochs": 64}.keys()
+    spent = {"epochs": 64, "patience": 32}
+    assert presets.MEANINGLESS.keys() <= {**DATA, **COMMON, **CLASSES, **spent}.keys()
 
 
 def test_the_page_of_the_recipe_says_what_the_presets_set() -> None:

@@ -24,7 +24,8 @@ REPEATED = 0.1  # of the cells of such a column, or it is of no use
 KINDS = ("numeric", "boolean", "date", "timestamp", "category", "hashed")
 CONSTANT, EMPTY, NAMES = "constant", "without values", "a different text in every row"
 ALMOST_NAMES = "a different text in almost every row"
-MOST_BINS = 16  # of a number: ten numbers of a table still have fewer than a hidden layer has units
+MOST_BINS = 32  # of a number
+BIN_SQUARES = 2_400  # bins of each times the square of the numbers: many tell more than their bins
 MOST_KNOTS = 65  # of a saved number
 ROWS_A_BIN = 16  # of the training part: a table has fewer bins than rows to learn from
 LIMIT = float(np.finfo(np.float32).max)
@@ -241,10 +242,11 @@ def _knots(x: np.ndarray, bins: int) -> tuple[float, ...]:
 
 
 def thinned(columns: Sequence[Column], rows: int, bins: int) -> list[Column]:
-    """Columns with at most `bins` for each number, and at most one for ROWS_A_BIN of the training
-    `rows` over all numbers; none where that is fewer than 2 each."""
-    numbers = sum(column.widths[0] for column in columns)
-    most = min(bins, rows // (ROWS_A_BIN * max(1, numbers)))
+    """Columns with at most `bins` for each number, fewer where there are many of them, and at most
+    one for ROWS_A_BIN of the training `rows` over all numbers; none where that is fewer than 2
+    each."""
+    numbers = max(1, sum(column.widths[0] for column in columns))
+    most = min(bins, rows // (ROWS_A_BIN * numbers), BIN_SQUARES // numbers**2)
     if most < 2:
         return [replace(column, knots=()) for column in columns]
     return [
