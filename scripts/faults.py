@@ -314,7 +314,7 @@ class Campaign:
 
     def _stop(self, found: Found, job: tuple[signal.Signals, int]) -> None:
         kind, number = job
-        which = FROM_A_FILE if number % 2 else 0
+        which = 0 if number % 4 else FROM_A_FILE
         run = self.folder / f"signal-{number}-{kind.name}"
         going = begin_or_go_on(run, VARIANTS[which])
         rng = random.Random(f"{self.seed}/{kind}/{number}")
@@ -553,9 +553,9 @@ def main() -> int:
             "hostile": lambda found: campaign.hostile(found, 15 if quick else 1),
             "fuzz": lambda found: campaign.fuzz(found, 1_000 if quick else given.executions),
             "reading": lambda found: campaign.reading(
-                found, *((10**7, 3, 1.0) if quick else (10**9, 5, SHARE))
+                found, *((10**7, 3, 1.0) if quick else (10**9, 3, SHARE))
             ),
-            "cost": lambda f: campaign.cost(f, *((6, 3, 0.1) if quick else (62, 3, LIMIT))),
+            "cost": lambda f: campaign.cost(f, *((6, 3, 0.1) if quick else (75, 2, LIMIT))),
         }
         chosen = given.only.split(",")
         if unknown := sorted(set(chosen) - set(campaigns)):

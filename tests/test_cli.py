@@ -504,6 +504,23 @@ def test_a_signal_finishes_the_step_saves_and_says_so(number: int, code: int) ->
     assert Path("run/model.safetensors").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals here")
+def test_ctrl_c_while_it_imports_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import time\nprint(1, flush=True)\ntime.sleep(60)\n")
+    running = subprocess.Popen(
+        [sys.executable, "-P", "-m", "gpunet", "train"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert running.stdout.readline() == "1\n"
+    running.send_signal(signal.SIGINT)
+    assert running.communicate(timeout=20)[1] == ""
+    assert running.returncode == -signal.SIGINT
+
+
 def test_a_second_ctrl_c_stops_at_once() -> None:
     running = process(
         "train",
