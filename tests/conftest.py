@@ -1,5 +1,7 @@
 """What needs a GPU is skipped with its reason, or fails under --require-gpu."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -9,6 +11,13 @@ from gpunet.errors import Unavailable
 
 settings.register_profile("shared", deadline=None)  # machines are shared: time proves nothing
 settings.load_profile("shared")
+
+for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
+    if (
+        signal.getsignal(number) is signal.SIG_IGN
+    ):  # as in a shell's background; children inherit it
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, usual)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,8 +13,11 @@ CPU = Cpu("numpy")
 KERNELS = kernels_and_dtypes()
 SMALL = ((3, 5),)
 HAVE_GRADIENTS = [
-    name for name in REGISTRY if name.endswith("_backward") or name in reference.LOSS_ROWS
+    name
+    for name in REGISTRY
+    if (name.endswith("_backward") and "narrow" not in name) or name in reference.LOSS_ROWS
 ] + ["scatter_add"]
+"""But for those that round to bfloat16: steps small enough to tell a gradient are rounded away."""
 
 
 def test_every_kernel_has_cases():
