@@ -13,9 +13,8 @@ settings.register_profile("shared", deadline=None)  # machines are shared: time 
 settings.load_profile("shared")
 
 for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
-    if (
-        signal.getsignal(number) is signal.SIG_IGN
-    ):  # as in a shell's background; children inherit it
+    # In a shell's background it is ignored, and so it would be by all that the tests start.
+    if signal.getsignal(number) is signal.SIG_IGN:
         usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, usual)
 

@@ -50,7 +50,9 @@ def _compared(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _gpunet(out: str) -> list[str]:
-    return [sys.executable, "-m", "gpunet", "train", "penguins", "-q", "--device", "cpu", "-o", out]
+    """An ordinary network, such as the scripts have."""
+    command = [sys.executable, "-m", "gpunet", "train", "penguins", "--preset", "plain", "-q"]
+    return [*command, "--device", "cpu", "-o", out]
 
 
 def _script(name: str, settings: dict[str, Any], folder: Path) -> list[str]:
