@@ -194,6 +194,19 @@ def test_the_floors_of_a_gpu_are_of_the_step(
         assert set(device.stream.log) == {"empty", *(("graph", nodes * n) for n in (16, 2, 1))}
 
 
+def test_the_parts_of_penguins_are_there_for_other_libraries(
+    bench: SimpleNamespace, tmp_path: Path
+) -> None:
+    from bench import penguins
+
+    penguins._write_parts(tmp_path / "parts.npz")
+    with np.load(tmp_path / "parts.npz") as found:
+        parts = {name: found[name] for name in found.files}
+    assert list(parts) == ["train", "validation", "test"]
+    rows = np.concatenate(list(parts.values()))
+    assert sorted(rows) == list(range(len(penguins.CSV.read_text().splitlines()) - 1))
+
+
 def test_operations_and_bytes_of_a_step(bench: SimpleNamespace) -> None:
     work = bench.work.Work("w", "table", (3,), batch=2, rows=4)
     assert work.flops == 2 * 2 * (2 * 64 * 3 + 3 * 3 * 1)

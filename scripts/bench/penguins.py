@@ -82,7 +82,7 @@ def _write_parts(path: Path) -> None:
     species = np.genfromtxt(CSV, delimiter=",", skip_header=1, usecols=0, dtype=np.str_)
     codes = np.unique(species, return_inverse=True)[1]
     parts = split(np.arange(len(codes)), SHARE, SHARE, seed=0, strata=codes)
-    np.savez(path, **vars(parts))
+    np.savez(path, train=parts.train, validation=parts.validation, test=parts.test)
 
 
 def _timed(command: list[str], folder: Path, threads: int) -> tuple[float, float]:
