@@ -81,6 +81,7 @@ class Emulated(Cpu):
 
 def build(sources: Iterable[str]) -> None:
     """Compile several sources at once; each is compiled once a session."""
+    _folder()  # two threads that ask first would make two, and lose one under the other's feet
     with ThreadPoolExecutor(available_cores()) as pool:
         list(pool.map(_library, sources))
 
