@@ -175,9 +175,11 @@ def test_bf16_rounds_the_operands_of_products_and_little_else(
         each.run(4)
     assert (store.shadow == nearest(store.values)).all()
     assert store.values.dtype == np.float32
-    assert found.loss == pytest.approx(float(wanted.totals[0]), rel=1e-3)
+    more = 10 if "relu_narrow_forward" in {each.name for each in found.launches} else 1
+    assert found.loss == pytest.approx(float(wanted.totals[0]), rel=more * 1e-4)
     for name, value in plain.weights().items():
-        np.testing.assert_allclose(store.weights()[name], value, rtol=2e-3, atol=2e-3, err_msg=name)
+        got, atol = store.weights()[name], more * 2e-4
+        np.testing.assert_allclose(got, value, rtol=2e-3, atol=atol, err_msg=name)
     operands = {a.dtype for each in found.launches if each.name == "gemm" for a in each.reads}
     assert operands == {"uint16"}
 

@@ -12,6 +12,9 @@
     for (long long i = blockIdx.x * (long long)THREADS + threadIdx.x; i < (count); \
          i += gridDim.x * (long long)THREADS)
 
+// Elements that are loaded or stored at once, where they lie so that this can be.
+template <class X> struct alignas(4 * sizeof(X) < 16 ? 4 * sizeof(X) : 16) Four { X of[4]; };
+
 BLOCK int power_of_two(long long n, int limit) {
     int power = 1;
     while (power < limit && power < n) power *= 2;
@@ -114,6 +117,16 @@ BLOCK Rate rate_of(const double* hyper, double pace, double decays) {
     return {lr, decay, T(hyper[CLIP]), T(hyper[BETA1]), T(1 - hyper[BETA1]), T(hyper[BETA2]),
             T(1 - hyper[BETA2]), T(hyper[EPSILON]), lr / T(hyper[CORRECTION1]),
             1 / f_sqrt(T(hyper[CORRECTION2]))};
+}
+
+// Move one parameter, unless its gradient or its new value is not finite; the fault bits.
+typedef T Step(const Rate& rate, T p, T g, T& first, T& second);
+template <Step step> BLOCK int moved(const Rate& rate, T& param, T g, T& first, T& second) {
+    T a = first, b = second, p = step(rate, param, g, a, b);
+    if (!is_finite(g * rate.clip)) return FAULT_GRADIENT;
+    if (!is_finite(p)) return FAULT_PARAMETER;
+    param = p, first = a, second = b;
+    return 0;
 }
 
 // The last block to arrive shows the faults of all, so that none stops a block of its own launch.

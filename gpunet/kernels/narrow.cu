@@ -1,17 +1,14 @@
 // Numbers in bfloat16, four at once where rows begin at multiples of that.
 
-struct alignas(16) Four { float of[4]; };
-struct alignas(8) FourNarrow { unsigned short of[4]; };
-
 BLOCK float widened(unsigned short x) { return from_bits((unsigned)x << 16); }
 
 KERNEL narrow(const float* x, unsigned short* y, long long size) {
     long long fours = ((unsigned long long)x | 2 * (unsigned long long)y) & 15 ? 0 : size / 4;
     EACH(at, fours) {
-        Four found = ((const Four*)x)[at];
-        FourNarrow kept;
+        Four<float> found = ((const Four<float>*)x)[at];
+        Four<unsigned short> kept;
         _Pragma("unroll") for (int e = 0; e < 4; ++e) kept.of[e] = narrowed(found.of[e]);
-        ((FourNarrow*)y)[at] = kept;
+        ((Four<unsigned short>*)y)[at] = kept;
     }
     EACH(over, size - 4 * fours) y[4 * fours + over] = narrowed(x[4 * fours + over]);
 }

@@ -117,8 +117,6 @@ template <int SIZE, int SUMMED> struct Across {
     }
 };
 
-struct alignas(4 * sizeof(Input)) FourInputs { Input of[4]; };
-
 BLOCK T input_of(const Here& here, Input found, int column) {
 #if SCALED
     return T(found * here.scale[column] + here.shift[column]);
@@ -132,9 +130,9 @@ struct Inputs {
     const Here& here;
     BLOCK void four(T (&to)[4], int i, int k) const {
         const Input* from = here.x + here.taken[inside(i, BATCH)] * (long long)INPUTS + k;
-        FourInputs found = {};
+        Four<Input> found = {};
         if constexpr (INPUTS % 4 == 0) {
-            if (INPUTS % CHUNK == 0 || k < INPUTS) found = *(const FourInputs*)from;
+            if (INPUTS % CHUNK == 0 || k < INPUTS) found = *(const Four<Input>*)from;
         } else {
             UNROLLED for (int j = 0; j < 4; ++j)
                 if (k + j < INPUTS) found.of[j] = from[j];
@@ -458,16 +456,14 @@ BLOCK void judge(const Here& here, const T* parameter) {
     }
 }
 
-// Move one parameter; the fault bits.
-BLOCK int moved(const Here& here, long long i, T g, const Rate& rate) {
+BLOCK int move_at(const Here& here, long long i, T g, const Rate& rate) {
     T a = SLOTS > 0 ? fresh(here.first + i) : T(0), b = SLOTS > 1 ? fresh(here.second + i) : T(0);
-    T p = MOVE(rate, fresh(here.params + i), g, a, b);
-    if (!is_finite(g * rate.clip)) return FAULT_GRADIENT;
-    if (!is_finite(p)) return FAULT_PARAMETER;
+    T p = fresh(here.params + i);
+    int fault = moved<MOVE>(rate, p, g, a, b);
     here.params[i] = p;
     if (SLOTS > 0) here.first[i] = a;
     if (SLOTS > 1) here.second[i] = b;
-    return 0;
+    return fault;
 }
 
 template <int L> HD constexpr int rows_across() {
@@ -504,7 +500,7 @@ template <int L> BLOCK int move_one(const Here& here, int tile, int row, int col
     if (m > Own::INS || n >= Own::OUTS || (m == Own::INS && Own::BIAS < 0)) return 0;
     bool is_bias = m == Own::INS;
     long long i = is_bias ? Own::BIAS + n : Own::WEIGHT + m * Own::OUTS + n;
-    return moved(here, i, grad, here.rates[2 * (L - 1) + is_bias]);
+    return move_at(here, i, grad, here.rates[2 * (L - 1) + is_bias]);
 }
 
 BLOCK int learn(const Here& here) {

@@ -5,8 +5,6 @@ HD long long source_row(const int* order, const long long* clock, long long i) {
     return order ? order[place] : place;
 }
 
-template <class X> struct alignas(4 * sizeof(X) < 16 ? 4 * sizeof(X) : 16) Four { X of[4]; };
-
 template <class X> BLOCK T taken(X found, const double* scale, const double* shift, long long j) {
     return scale || shift ? T(found * (scale ? scale[j] : 1.0) + (shift ? shift[j] : 0.0)) : T(found);
 }

@@ -19,27 +19,12 @@ struct Segment {
     }
 };
 
-typedef T Step(const Rate& rate, T p, T g, T& first, T& second);
-
 #define FLAT const long long* starts, const double* rates, const double* decays, \
     const double* hyper, long long* clock, T* work, long long size, long long segments
-
-// Elements that are loaded and stored at once; where all arrays lie so that this can be.
-struct alignas(16) Four { T of[4]; };
-struct alignas(8) FourNarrow { unsigned short of[4]; };
 
 BLOCK bool is_wide(const void* a, const void* b, const void* c, const void* d, const void* e) {
     return (((unsigned long long)a | (unsigned long long)b | (unsigned long long)c |
              (unsigned long long)d | 2 * (unsigned long long)e) & 15) == 0;
-}
-
-// Move one parameter; the fault bits.
-template <Step step> BLOCK int moved(const Rate& rate, T& param, T g, T& first, T& second) {
-    T a = first, b = second, p = step(rate, param, g, a, b);
-    if (!is_finite(g * rate.clip)) return FAULT_GRADIENT;
-    if (!is_finite(p)) return FAULT_PARAMETER;
-    param = p, first = a, second = b;
-    return 0;
 }
 
 // first and second: the optimiser's slots, null where it has none. shadow: the parameters in bfloat16
@@ -51,20 +36,20 @@ BLOCK void update(T* param, const T* grad, T* first, T* second, unsigned short* 
     Segment segment;
     long long fours = is_wide(param, grad, first, second, shadow) ? size / 4 : 0;
     EACH(at, fours) {
-        Four p = ((const Four*)param)[at], g = ((const Four*)grad)[at], a = {}, b = {};
-        if (first) a = ((const Four*)first)[at];
-        if (second) b = ((const Four*)second)[at];
+        Four<T> p = ((const Four<T>*)param)[at], g = ((const Four<T>*)grad)[at], a = {}, b = {};
+        if (first) a = ((const Four<T>*)first)[at];
+        if (second) b = ((const Four<T>*)second)[at];
         _Pragma("unroll") for (int e = 0; e < 4; ++e) {
             segment.find(4 * at + e, starts, rates, decays, hyper, segments);
             fault |= moved<step>(segment.rate, p.of[e], g.of[e], a.of[e], b.of[e]);
         }
-        ((Four*)param)[at] = p;
-        if (first) ((Four*)first)[at] = a;
-        if (second) ((Four*)second)[at] = b;
+        ((Four<T>*)param)[at] = p;
+        if (first) ((Four<T>*)first)[at] = a;
+        if (second) ((Four<T>*)second)[at] = b;
         if (!shadow) continue;
-        FourNarrow narrow;
+        Four<unsigned short> narrow;
         _Pragma("unroll") for (int e = 0; e < 4; ++e) narrow.of[e] = narrowed((float)p.of[e]);
-        ((FourNarrow*)shadow)[at] = narrow;
+        ((Four<unsigned short>*)shadow)[at] = narrow;
     }
     EACH(over, size - 4 * fours) {
         long long i = 4 * fours + over;
