@@ -65,7 +65,8 @@ def take(entry: str) -> "Worker":
 
 
 class Worker:
-    """A process that answers requests with the function `answer` of the module `entry`."""
+    """A process that answers requests with the function `answer` of the module `entry`, which
+    takes a request and a function that sends a part ahead, and returns a head and parts."""
 
     def __init__(self, entry: str) -> None:
         if not is_possible():
@@ -105,7 +106,8 @@ class Worker:
     def ask(
         self, request: Mapping[str, Any], most: int, feed: Iterable[bytes] | None = None
     ) -> tuple[Head, list[Any]]:
-        """The answer: its head, and its parts as writable bytes, `most` bytes in all.
+        """The answer: its head, and its parts as writable bytes, `most` bytes in all, those that
+        went ahead first.
 
         `feed` goes to the work's standard input, and makes this the last request. Raises the
         GpunetErrors that the work raised, and Crashed.
@@ -116,15 +118,21 @@ class Worker:
                 _write(self._to, chunk)
             if feed is not None:
                 self._to.close()
-        head = self._head()
-        if "error" in head:
-            raise _fault(head["error"])
-        sizes = head.get("sizes")
-        if not isinstance(sizes, list) or any(type(size) is not int for size in sizes):
-            raise Crashed("its answer makes no sense")
-        if min(sizes, default=0) < 0 or sum(sizes) > most:
-            raise Crashed("its answer is larger than it may be")
-        return head, [self._filled(size) for size in sizes]
+        parts: list[Any] = []
+        is_whole = False
+        while not is_whole:
+            head = self._head()
+            if "error" in head:
+                raise _fault(head["error"])
+            sizes = head.get("sizes")
+            if not isinstance(sizes, list) or any(type(size) is not int for size in sizes):
+                raise Crashed("its answer makes no sense")
+            most -= sum(sizes)
+            if min(sizes, default=0) < 0 or most < 0:
+                raise Crashed("its answer is larger than it may be")
+            parts += map(self._filled, sizes)
+            is_whole = "ahead" not in head
+        return head, parts
 
     def _head(self) -> Head:
         magic, length = HEAD.unpack(bytes(self._filled(HEAD.size)))
@@ -165,11 +173,12 @@ def serve(entry: str, parent: int) -> None:
     _die_with(parent)
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    work = importlib.import_module(entry).answer
+    work, ahead = importlib.import_module(entry).answer, _Ahead(out)
     try:
         while line := sys.stdin.buffer.readline():
             request = json.loads(line)
-            head, parts = _answered(work, request)
+            head, parts = _answered(work, request, ahead)
+            ahead.wait()
             _send(out, head, parts)
             del parts
             if request["is_last"]:
@@ -207,11 +216,32 @@ def _lower(which: int, wanted: int) -> None:
         resource.setrlimit(which, (bound, hard))
 
 
+class _Ahead:
+    """Sends parts of an answer while the others are made."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._pool: Any = None
+        self._sent: Any = None
+
+    def __call__(self, part: Part) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        self.wait()
+        self._pool = self._pool or ThreadPoolExecutor(1)
+        self._sent = self._pool.submit(_send, self._out, {"ahead": True}, [part])
+
+    def wait(self) -> None:
+        """Until all is sent. Raises what went wrong."""
+        if self._sent is not None:
+            self._sent = self._sent.result()
+
+
 def _answered(
-    work: Callable[[Head], tuple[Head, list[Part]]], request: Head
+    work: Callable[[Head, _Ahead], tuple[Head, list[Part]]], request: Head, ahead: _Ahead
 ) -> tuple[Head, list[Part]]:
     try:
-        return work(request)
+        return work(request, ahead)
     except GpunetError as fault:
         return {"error": [type(fault).__name__, fault.message, fault.hint]}, []
     except MemoryError:

@@ -3,13 +3,18 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 from gpunet import isolation
 from gpunet.errors import DataError
 
 
-def answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+def answer(
+    request: dict[str, Any], ahead: Callable[[list[bytes]], None]
+) -> tuple[dict[str, Any], list[Any]]:
+    for size in request.get("ahead", ()):
+        ahead([bytes(size)])
     return globals()[f"_{request['way']}"](request)
 
 

@@ -176,11 +176,10 @@ def test_what_the_csv_module_writes_is_read_back(table, end, block):
     writer = standard.writer(file, lineterminator=end, quoting=standard.QUOTE_ALL)
     writer.writerow([f"c{i}" for i in range(len(table[0]))])
     writer.writerows(table)
-    before, delimited.BLOCK = delimited.BLOCK, block
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("SCAN", "PIECE", "BLOCK"):
+            patch.setattr(delimited, name, block)
         source = csv(file.getvalue(), delimiter=",")
-    finally:
-        delimited.BLOCK = before
     assert [list(row.values()) for row in source.table.to_pylist()] == table
     text = file.getvalue()
     for i, row in enumerate(table):

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import corpora
 import pytest
@@ -15,7 +16,8 @@ from corpora import ALLOWED, NAUGHTY, Case
 
 from gpunet import isolation
 from gpunet.cli import _run
-from gpunet.data import formats, read
+from gpunet.data import delimited, formats, read
+from gpunet.data.parcel import pack, pack_piece
 from gpunet.errors import DataError
 
 pytestmark = pytest.mark.isolated
@@ -193,6 +195,8 @@ def test_what_comes_back_is_what_was_read(tmp_path: Path, monkeypatch) -> None:
             continue
         path = tmp_path / case.name
         path.write_bytes(case.content())
+        monkeypatch.setattr(delimited, "SCAN", 10)
+        monkeypatch.setattr(delimited, "PIECE", 30)
         monkeypatch.setattr(isolation, "enabled", False)
         here = read(path)
         monkeypatch.setattr(isolation, "enabled", True)
@@ -219,7 +223,10 @@ class _InMemory(isolation.Worker):
 
     def ask(self, request, most, feed=None):
         options = [request[key] for key in ("path", "delimiter", "header", "budget")]
-        head, parts = formats.pack(formats._read_here(*options))
+        ahead: list[Any] = []
+        source = formats._read_here(*options, lambda table: ahead.append(pack_piece(table)))
+        head, parts = pack(source, len(ahead))
+        parts = ahead + parts
         sent = [memoryview(bytearray(b"".join(map(_bytes, part)))) for part in parts]
         return json.loads(json.dumps(head)), sent
 

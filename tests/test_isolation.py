@@ -31,6 +31,17 @@ def test_requests_are_answered_one_after_the_other(worker) -> None:
         assert [bytes(part) for part in parts] == [b"abc", b"", bytes(3_000_000)]
 
 
+def test_what_went_ahead_comes_first(worker) -> None:
+    for sizes in ([5, 0, 3_000_000], [], [7]):
+        head, parts = worker.ask({"way": "echo", "ahead": sizes}, 1 << 23)
+        assert head["got"] == "echo"
+        assert list(map(len, parts)) == [*sizes, 3, 0, 3_000_000]
+    with pytest.raises(DataError):
+        worker.ask({"way": "fault", "ahead": [1 << 20] * 3}, 1 << 22)
+    with pytest.raises(Crashed, match="larger"):
+        worker.ask({"way": "print", "ahead": [6, 6]}, 11)
+
+
 @linux
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL", "SIGBUS"])
 def test_a_signal_is_named(worker, name: str) -> None:
@@ -105,6 +116,8 @@ def raw(head: object) -> bytes:
         raw({"sizes": [11]}),
         raw({"sizes": [10**30]}),
         raw({"sizes": [8]}) + b"1234567",
+        raw({"sizes": [8], "ahead": True}) + b"12345678",
+        (raw({"sizes": [8], "ahead": True}) + b"12345678") * 2,
         raw({"error": 5}),
         raw({"error": ["Exception", "", None]}),
         raw({"error": ["__builtins__", "", None]}),

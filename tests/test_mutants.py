@@ -30,7 +30,7 @@ from tables import npy
 
 import gpunet
 from gpunet import cli, engine, isolation, job, loop, predict, rerun, view
-from gpunet.data import arrays, formats, limits, parquet, prepared, schema, windows
+from gpunet.data import arrays, formats, limits, parcel, parquet, prepared, schema, windows
 from gpunet.errors import (
     DataError,
     Diverged,
@@ -812,6 +812,13 @@ def check_an_answer_is_not_larger_than_it_may_be(folder: Path) -> None:
         worker.ask({"way": "echo"}, 1000)
 
 
+def check_text_is_sound(folder: Path) -> None:
+    starts, text = np.array([0, 3, 1, 4], np.int32), b"abcd"
+    buffers = [None, pa.py_buffer(starts), pa.py_buffer(text)]
+    table = pa.table({"a": pa.Array.from_buffers(pa.string(), 3, buffers)})
+    assert not parcel._is_plain_text(table)
+
+
 def check_files_are_parsed_apart(folder: Path) -> None:
     (place := folder / "t.csv").write_text("a,b\n1,2\n3,4\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -834,7 +841,7 @@ def check_the_reader_is_limited_before_it_reads(folder: Path) -> None:
         patch.setattr(formats, "_read_here", lambda *given: done.append("read"))
         patch.setattr(formats, "pack", lambda source: ({}, []))
         with suppress(AttributeError):  # nothing was read
-            formats.answer({**asked, "header": True})
+            formats.answer({**asked, "header": True}, done.append)
     assert done == ["limit", "read"]
 
 
@@ -892,8 +899,12 @@ DATA = {
         line(parquet._checked, "full=True", "full=False"),
         check_tables_are_validated,
     ),
+    "text from the reader is taken as it is": (
+        line(parcel._is_plain_text, "(starts[1:] < starts[:-1]).any()", "False"),
+        check_text_is_sound,
+    ),
     "an answer of any size": (
-        line(isolation.Worker.ask, "sum(sizes) > most", "False"),
+        line(isolation.Worker.ask, "most < 0", "False"),
         check_an_answer_is_not_larger_than_it_may_be,
     ),
     "files are parsed in place": (

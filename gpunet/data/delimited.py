@@ -4,7 +4,8 @@ The layout is checked byte by byte before pyarrow sees it, so that every fault h
 Refuses to give cells a type, to pad short rows and to guess at broken quotes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DELIMITERS = "\t;|,"  # on a tie the rarer character wins
-BLOCK = 1 << 22
+PIECE = 1 << 24  # bytes that are parsed, and handed on, at a time
+BLOCK = 1 << 22  # bytes that one thread parses at a time
+SCAN = 1 << 19  # bytes that are looked through at a time: what comes of them stays in the cache
 HEAD = 1 << 18  # bytes that the delimiter is judged by
 MAX_CELL = 1 << 20
 MAX_ROW = 1 << 28
@@ -31,26 +34,66 @@ BOM = b"\xef\xbb\xbf"
 LF, CR, QUOTE = b'\n\r"'
 
 
-@dataclass(frozen=True)
+@dataclass
 class Layout:
-    """Where the records of a text stand; blank lines are left out."""
+    """How the records of a text are cut; blank lines are left out."""
 
-    cells: np.ndarray  # (records,) cells of each
-    lines: np.ndarray  # (records,) the line on which each begins, from 1
-    sizes: np.ndarray  # (records,) bytes of each
-    widest: int  # bytes of the longest cell
-    wraps: bool  # whether a quoted cell holds a line end
+    records: int = 0
+    cells: int = 0  # of the first record
+    alike: int = 0  # records with as many
+    odd: tuple[int, int] | None = None  # the first with more or fewer: its line, its cells
+    longest: tuple[int, int] = (0, 1)  # bytes of the longest record, and its line
+    widest: int = 0  # bytes of the longest cell
+    wraps: bool = False  # whether a quoted cell holds a line end
+    lines: list[np.ndarray | range] = field(default_factory=list)  # where each begins, from 1
+
+    def add(self, cells: np.ndarray, sizes: np.ndarray, lines: np.ndarray | range) -> None:
+        """Count some more records, which are of `sizes` bytes and begin on `lines`."""
+        if not len(cells):
+            return
+        self.cells = self.cells or int(cells[0])
+        alike = cells == self.cells
+        if self.odd is None and not alike.all():
+            first = int(np.argmin(alike))
+            self.odd = int(lines[first]), int(cells[first])
+        if sizes.max() > self.longest[0]:
+            at = int(np.argmax(sizes))
+            self.longest = int(sizes[at]), int(lines[at])
+        self.records += len(cells)
+        self.alike += int(np.count_nonzero(alike))
+        self.lines.append(lines)
+
+    def numbers(self) -> np.ndarray:
+        """(records,) The line on which each begins."""
+        arrays = (
+            np.arange(part[0], part[-1] + 1) if isinstance(part, range) else part
+            for part in self.lines
+        )
+        return np.concatenate(list(arrays))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each line is a record."""
+        return self.lines[0][0] == 1 and self.lines[-1][-1] == self.records
 
 
 def read_delimited(
-    data: Bytes, name: str, budget: int, delimiter: str | None = None, header: bool = True
+    data: Bytes,
+    name: str,
+    budget: int,
+    delimiter: str | None = None,
+    header: bool = True,
+    hand: "Callable[[pa.Table], None] | None" = None,
 ) -> Source:
     """A table of strings.
 
     Without `delimiter` it is a tab, `;`, `|` or a comma, whichever cuts the head most evenly.
-    Blank lines are skipped. Raises DataError with the line of the first fault, and OutOfMemory
-    when reading would take more than `budget` bytes.
+    Blank lines are skipped. `hand` is given the rows as they are read, and the Source then has
+    none. Raises DataError with the line of the first fault, and OutOfMemory when reading would
+    take more than `budget` bytes.
     """
+    import pyarrow as pa
+
     check_fits(f"{name}, {shown(len(data))} of text", TEXT_BYTES * len(data), budget, PARQUET)
     check_text(data, name)
     if data.startswith(BOM):
@@ -58,39 +101,105 @@ def read_delimited(
     if data and data[-1:] not in (b"\n", b"\r"):
         data = data + b"\n"
     mark = _checked(delimiter) if delimiter else _sniff(data, budget)
-    layout = scan(data, mark, name, budget)
-    _check(layout, header, name)
-    table = _parse(data, mark, layout, name)
-    return _source(table, layout, header, name)
+    pieces: list[pa.Table] = []
+    names, notes = _read(
+        data, mark, layout := Layout(), name, budget, header, hand or pieces.append
+    )
+    empty = pa.schema([(title, pa.string()) for title in names]).empty_table()
+    return Source(
+        name,
+        pa.concat_tables([empty, *pieces]),
+        text=True,
+        first=2 if header else 1,
+        lines=None if layout.is_plain else layout.numbers()[1 if header else 0 :],
+        notes=notes,
+    )
 
 
-def scan(data: Bytes, delimiter: bytes, name: str, budget: int, strict: bool = True) -> Layout:
-    """Where the records of a text that ends in a line end stand.
+def _read(
+    data: Bytes,
+    delimiter: bytes,
+    layout: Layout,
+    name: str,
+    budget: int,
+    header: bool,
+    hand: "Callable[[pa.Table], object]",
+) -> tuple[list[str], tuple[str, ...]]:
+    """The names of the columns, and warnings about them; `hand` gets the rows, piece by piece."""
+    text, begin, read = memoryview(data), 0, 0
+    names: list[str] = []
+    notes: tuple[str, ...] = ()
+    for end in scan(data, delimiter, layout, name, budget):
+        _check(layout, name)
+        if (end - begin < PIECE and end < len(data)) or read == layout.records:
+            continue
+        table = _parse(text[begin:end], delimiter, layout, name)
+        if table.num_rows != layout.records - read:
+            raise DataError(
+                f"{name}: {layout.records - read:,} records were counted and {table.num_rows:,} "
+                "read"
+            )
+        begin, read = end, layout.records
+        if not names:
+            names = [f"c{i + 1}" for i in range(layout.cells)]
+            if header:
+                names, notes = _names([column[0].as_py() for column in table.columns], name)
+                table = table.slice(1)
+        hand(table.rename_columns(names))
+    if not read:
+        raise DataError(f"{name}: no rows, the file is empty")
+    if header and read == 1:
+        raise DataError(f"{name}: no rows below the header")
+    return names, notes
+
+
+def scan(
+    data: Bytes, delimiter: bytes, layout: Layout, name: str, budget: int, strict: bool = True
+) -> Iterator[int]:
+    """How the records of a text that ends in a line end are cut: `layout` grows as it is learned,
+    and where the last of them ends is told block by block.
 
     A quote opens a cell at its very start and closes it at its very end; inside it is doubled.
     `strict` makes anything else a DataError. OutOfMemory for more cells than `budget` bytes hold.
     """
     text = np.frombuffer(data, np.uint8)
-    marks, breaks = _marks(data, text, delimiter[0], name, budget, strict)
-    last = np.flatnonzero(text[marks] != delimiter[0])
-    ends = marks[last]
-    cells = np.diff(last, prepend=-1)
-    sizes = np.diff(ends, prepend=-1) - 1
-    lines = np.concatenate(([0], np.searchsorted(breaks, ends) + 1))[:-1] + 1
-    blank = (sizes == 0) | ((sizes == 1) & (text[ends - 1] == CR))
-    widest = int(np.diff(marks, prepend=-1).max(initial=1)) - 1
-    wraps = len(breaks) > len(ends)
-    return Layout(cells[~blank], lines[~blank], sizes[~blank], widest, wraps)
+    mark, end, line = -1, -1, 1
+    cells_open = ends_seen = breaks_seen = 0
+    for marks, breaks in _marks(data, text, delimiter[0], name, budget, strict):
+        last = np.flatnonzero(text[marks] != delimiter[0])
+        ends = marks[last]
+        if len(marks):
+            layout.widest = max(layout.widest, int(np.diff(marks, prepend=mark).max()) - 1)
+            mark = int(marks[-1])
+        if len(ends):
+            cells = np.diff(last, prepend=-1 - cells_open)
+            sizes = np.diff(ends, prepend=end) - 1
+            full = (sizes > 1) | ((sizes == 1) & (text[ends - 1] != CR))
+            if len(breaks) == len(ends) and full.all():
+                layout.add(cells, sizes, range(line, line + len(ends)))
+                line += len(ends)
+            else:
+                after = np.searchsorted(breaks, ends) + breaks_seen + 2
+                lines = np.concatenate(([line], after))
+                layout.add(cells[full], sizes[full], lines[:-1][full])
+                line = int(lines[-1])
+            cells_open, end = -1 - int(last[-1]), int(ends[-1])
+        cells_open += len(marks)
+        ends_seen += len(ends)
+        breaks_seen += len(breaks)
+        layout.wraps = breaks_seen > ends_seen
+        yield end + 1
 
 
 def _marks(
     data: Bytes, text: np.ndarray, delimiter: int, name: str, budget: int, strict: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """The places of the delimiters and line ends outside quotes, and of all line ends."""
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Block by block, the places of delimiters and line ends outside quotes, and of all line
+    ends."""
     any_quote, any_cr = QUOTE in data, CR in data
-    marks, breaks, seen, cells = [], [], 0, 0
-    for low in range(0, len(text), BLOCK):
-        block = text[low : low + BLOCK]
+    seen = cells = 0
+    for low in range(0, len(text), SCAN):
+        block = text[low : low + SCAN]
         is_break = _line_ends(text, low, block) if any_cr else block == LF
         found = np.flatnonzero(is_break | (block == delimiter)) + low
         if any_quote:
@@ -101,12 +210,9 @@ def _marks(
             seen += len(quotes)
         cells += len(found)
         check_fits(f"{name}, {cells:,} cells", cells * CELL_BYTES, budget, PARQUET)
-        marks.append(found)
-        breaks.append(np.flatnonzero(is_break) + low)
+        yield found, np.flatnonzero(is_break) + low
     if strict and seen % 2:
         raise _bad_quote(data, data.rfind(b'"'), name)
-    nothing = np.zeros(0, np.int64)
-    return np.concatenate([nothing, *marks]), np.concatenate([nothing, *breaks])
 
 
 def _line_ends(text: np.ndarray, low: int, block: np.ndarray) -> np.ndarray:
@@ -142,9 +248,11 @@ def _sniff(data: Bytes, budget: int) -> bytes:
     head = data[:stop] if stop else data[:HEAD] + b"\n"
     best, best_score = b",", (False, 0.0, 0)
     for mark in DELIMITERS.encode():
-        cells = scan(head, bytes([mark]), "", budget, strict=False).cells
-        if len(cells):
-            score = (bool(cells[0] > 1), float(np.mean(cells == cells[0])), int(cells[0]))
+        found = Layout()
+        for _ in scan(head, bytes([mark]), found, "", budget, strict=False):
+            pass
+        if found.records:
+            score = (found.cells > 1, found.alike / found.records, found.cells)
             if score[0] and score > best_score:
                 best, best_score = bytes([mark]), score
     return best
@@ -159,71 +267,39 @@ def _checked(delimiter: str) -> bytes:
     return mark.encode()
 
 
-def _check(layout: Layout, header: bool, name: str) -> None:
-    if len(layout.cells) == 0:
-        raise DataError(f"{name}: no rows, the file is empty")
-    if header and len(layout.cells) == 1:
-        raise DataError(f"{name}: no rows below the header")
-    wanted = int(layout.cells[0])
-    wrong = layout.cells != wanted
-    if wrong.any():
-        first = int(np.argmax(wrong))
+def _check(layout: Layout, name: str) -> None:
+    if layout.odd is not None:
+        line, cells = layout.odd
         raise DataError(
-            f"{name}: line {int(layout.lines[first]):,} has "
-            f"{counted(int(layout.cells[first]), 'cell')}, line {int(layout.lines[0]):,} has "
-            f"{wanted:,}"
+            f"{name}: line {line:,} has {counted(cells, 'cell')}, line {layout.lines[0][0]:,} has "
+            f"{layout.cells:,}"
         )
-    if layout.widest > MAX_CELL or layout.sizes.max() > MAX_ROW:
-        line = int(layout.lines[np.argmax(layout.sizes)])
+    size, line = layout.longest
+    if layout.widest > MAX_CELL:
         raise DataError(
             f"{name}: a cell near line {line:,} has {shown(layout.widest)}; the limit is "
             f"{shown(MAX_CELL)}"
-            if layout.widest > MAX_CELL
-            else f"{name}: line {line:,} is longer than {shown(MAX_ROW)}"
         )
+    if size > MAX_ROW:
+        raise DataError(f"{name}: line {line:,} is longer than {shown(MAX_ROW)}")
 
 
-def _parse(data: Bytes, delimiter: bytes, layout: Layout, name: str) -> "pa.Table":
+def _parse(text: memoryview, delimiter: bytes, layout: Layout, name: str) -> "pa.Table":
     import pyarrow as pa
     from pyarrow import csv
 
-    names = [f"f{i}" for i in range(int(layout.cells[0]))]
-    # Between blocks pyarrow loses a line end inside quotes: such files are read as one block.
-    block = len(data) if layout.wraps else max(BLOCK, 2 * int(layout.sizes.max()) + 2)
+    names = [f"f{i}" for i in range(layout.cells)]
+    # Between blocks pyarrow loses a line end inside quotes: such pieces are read as one block.
+    block = len(text) if layout.wraps else max(BLOCK, 2 * layout.longest[0] + 2)
     reading = csv.ReadOptions(autogenerate_column_names=True, block_size=min(block, MAX_BLOCK))
     parsing = csv.ParseOptions(delimiter=delimiter.decode(), newlines_in_values=layout.wraps)
     converting = csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
     )
     try:
-        table = csv.read_csv(pa.BufferReader(data), reading, parsing, converting)
+        return csv.read_csv(pa.BufferReader(text), reading, parsing, converting)
     except pa.ArrowException as error:
         raise DataError(f"{name}: could not be read as CSV ({error})") from None
-    if table.num_rows != len(layout.cells):
-        raise DataError(
-            f"{name}: {len(layout.cells):,} records were counted and {table.num_rows:,} read"
-        )
-    return table
-
-
-def _source(table: "pa.Table", layout: Layout, header: bool, name: str) -> Source:
-    lines = layout.lines
-    if header:
-        titles = [column[0].as_py() for column in table.columns]
-        table, lines = table.slice(1), lines[1:]
-        names, notes = _names(titles, name)
-    else:
-        names, notes = [f"c{i + 1}" for i in range(table.num_columns)], ()
-    first = 2 if header else 1
-    plain = int(lines[0]) == first and int(lines[-1]) == first + len(lines) - 1
-    return Source(
-        name,
-        table.rename_columns(names),
-        text=True,
-        first=first,
-        lines=None if plain else lines,
-        notes=notes,
-    )
 
 
 def _names(titles: list[str], name: str) -> tuple[list[str], tuple[str, ...]]:

@@ -8,10 +8,11 @@ run code.
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,12 +24,15 @@ from gpunet.data.files import Bytes, chunks, load
 from gpunet.data.jsonl import read_jsonl
 from gpunet.data.limits import automatic
 from gpunet.data.npy import is_npy_folder, read_npy_folder, stream_npy
-from gpunet.data.parcel import pack, unpack
+from gpunet.data.parcel import pack, pack_piece, unpack
 from gpunet.data.parquet import ParquetTable, from_table, read_parquet, stream_parquet
 from gpunet.data.source import Source
 from gpunet.data.words import closest
 from gpunet.errors import DataError, InputMissing, OutOfMemory, UsageError
 from gpunet.sizes import shown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ENTRY = "gpunet.data.formats"
 PROCESSOR_SECONDS = 120
@@ -133,16 +137,25 @@ def _read_apart(path: str, delimiter: str | None, header: bool, budget: int) -> 
     return _read_here(path, delimiter, header, budget)
 
 
-def answer(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-    """What the reading process does: parse a file within limits, and pack what it holds; or say
-    that it streams, once all of it was decoded here: whoever trains on it decodes it again."""
+def answer(
+    request: Mapping[str, Any], ahead: Callable[[Any], None]
+) -> tuple[dict[str, Any], list[Any]]:
+    """What the reading process does: parse a file within limits, and pack what it holds, `ahead`
+    what it can; or say that it streams, once all of it was decoded here: whoever trains on it
+    decodes it again."""
+    pieces = count(0)
+
+    def hand(table: "pa.Table") -> None:
+        ahead(pack_piece(table))
+        next(pieces)
+
     path, budget = request["path"], request["budget"]
     os.chdir(request["folder"])
     isolation.limit(_room(budget), PROCESSOR_SECONDS + budget // BYTES_A_SECOND)
     try:
-        source = _read_here(path, request["delimiter"], request["header"], budget)
+        source = _read_here(path, request["delimiter"], request["header"], budget, hand)
         if not source.streams:
-            return pack(source)
+            return pack(source, next(pieces))
         if isinstance(source.table, ParquetTable):
             cells = 8 * source.rows * len(source.columns)
             isolation.limit(_room(budget), PROCESSOR_SECONDS + cells // BYTES_A_SECOND)
@@ -158,7 +171,13 @@ def _room(budget: int) -> int:
     return 2 * budget + SPARE
 
 
-def _read_here(path: str, delimiter: str | None, header: bool, budget: int) -> Source:
+def _read_here(
+    path: str,
+    delimiter: str | None,
+    header: bool,
+    budget: int,
+    hand: "Callable[[pa.Table], None] | None" = None,
+) -> Source:
     name, suffix = _name(path)
     if path != "-" and os.path.isdir(path):
         name = Path(path).resolve().name or "data"
@@ -167,7 +186,8 @@ def _read_here(path: str, delimiter: str | None, header: bool, budget: int) -> S
     if delimiter is None and header and (source := _stream(path, budget)) is not None:
         return replace(source, name=name)
     content = load(path, budget)
-    source = _parsed(content, "stdin" if path == "-" else path, suffix, delimiter, header, budget)
+    shown_as = "stdin" if path == "-" else path
+    source = _parsed(content, shown_as, suffix, delimiter, header, budget, hand)
     return replace(source, name=name)
 
 
@@ -184,7 +204,13 @@ def _stream(path: str, budget: int) -> Source | None:
 
 
 def _parsed(
-    content: Bytes, path: str, suffix: str, delimiter: str | None, header: bool, budget: int
+    content: Bytes,
+    path: str,
+    suffix: str,
+    delimiter: str | None,
+    header: bool,
+    budget: int,
+    hand: "Callable[[pa.Table], None] | None",
 ) -> Source:
     plain = delimiter is None and header
     if content[:4] == b"PAR1":
@@ -205,7 +231,7 @@ def _parsed(
         if content.lstrip()[:1] == b"[":
             raise DataError(f"{path}: a JSON array", "wanted JSON lines: one object a line")
         return read_jsonl(content, path, budget)
-    return read_delimited(content, path, budget, delimiter, header)
+    return read_delimited(content, path, budget, delimiter, header, hand)
 
 
 def _only_csv(plain: bool, what: str) -> None:
