@@ -171,6 +171,7 @@ class Worker:
 def serve(entry: str, parent: int) -> None:
     """Answer requests on standard input until it ends. What runs in the other process."""
     _die_with(parent)
+    sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]  # pyarrow would import it
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     work, ahead = importlib.import_module(entry).answer, _Ahead(out)

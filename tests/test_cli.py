@@ -444,6 +444,17 @@ def test_without_cupy_too() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_pandas_is_not_imported_where_it_is_installed(monkeypatch) -> None:
+    Path("also").mkdir()
+    Path("also/pandas.py").write_text("open('seen', 'w').close()\n__version__ = '3.0.0'\n")
+    Path("t.csv").write_text(TABLE)
+    monkeypatch.setenv("PYTHONPATH", os.path.abspath("also"))
+    running = process("train", "t.csv", "-t", "y", "--preset", "plain", "-e", "2")
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 0, err
+    assert not Path("seen").exists()
+
+
 def test_several_networks_are_told(cli) -> None:
     done = cli("train", "penguins", "-e", "2", "--folds", "2", "-o", "run")
     assert "kept        2 networks, each of its best epoch of 2, " in done.err

@@ -105,7 +105,7 @@ def read_delimited(
     names, notes = _read(
         data, mark, layout := Layout(), name, budget, header, hand or pieces.append
     )
-    empty = pa.schema([(title, pa.string()) for title in names]).empty_table()
+    empty = pa.Table.from_batches([], pa.schema([(title, pa.string()) for title in names]))
     return Source(
         name,
         pa.concat_tables([empty, *pieces]),
