@@ -447,9 +447,9 @@ def test_without_cupy_too() -> None:
 def test_pandas_is_not_imported_where_it_is_installed(monkeypatch) -> None:
     Path("also").mkdir()
     Path("also/pandas.py").write_text("open('seen', 'w').close()\n__version__ = '3.0.0'\n")
-    Path("t.csv").write_text(TABLE)
+    Path("t.jsonl").write_text("".join(f'{{"a": {i % 7}, "y": "{i % 2}"}}\n' for i in range(60)))
     monkeypatch.setenv("PYTHONPATH", os.path.abspath("also"))
-    running = process("train", "t.csv", "-t", "y", "--preset", "plain", "-e", "2")
+    running = process("train", "t.jsonl", "-t", "y", "--preset", "plain", "-e", "2")
     _, err = running.communicate(timeout=60)
     assert running.returncode == 0, err
     assert not Path("seen").exists()
