@@ -41,8 +41,10 @@ PINS = (
     "ATEN_CPU_CAPABILITY",
     "NPY_DISABLE_CPU_FEATURES",
     "XLA_FLAGS",
+    "PYTHONDONTWRITEBYTECODE",
 )
-"""Variables that hold one library, and not another, to older instructions: nobody gets them."""
+"""Variables that hold one library, and not another, to older instructions, or have it compiled anew
+by every process: nobody gets them."""
 
 
 class Lost(Exception):
