@@ -175,7 +175,7 @@ def scan(
             cells = np.diff(last, prepend=-1 - cells_open)
             sizes = np.diff(ends, prepend=end) - 1
             full = (sizes > 1) | ((sizes == 1) & (text[ends - 1] != CR))
-            if len(breaks) == len(ends) and full.all():
+            if line == breaks_seen + 1 and len(breaks) == len(ends) and full.all():
                 layout.add(cells, sizes, range(line, line + len(ends)))
                 line += len(ends)
             else:
