@@ -73,6 +73,7 @@ Scaling = Literal["auto", "robust", "standard"]
 Norm = Literal["none", "layer", "batch"]
 Preset = Literal["auto", "fast", "best", "plain"]
 NumericEmbedding = Literal["none", "periodic", "piecewise", "both"]
+ValueEmbedding = Literal["none", "rough"]
 Init = Literal["auto", "he", "xavier", "lecun", "normal", "data"]
 Parametrisation = Literal["standard", "ntk"]
 Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion"]
@@ -134,6 +135,12 @@ class Config:
     )
     one_hot_levels: Annotated[int, Interval(ge=1, le=64)] | Literal["auto", "all"] = _setting(
         "auto", DATA, "Categories with more levels take an embedding."
+    )
+    value_embedding: ValueEmbedding = _setting(
+        "none",
+        DATA,
+        "Recurring values of a number that take an embedding: none, or of columns in which "
+        "neighbouring values differ by more than chance.",
     )
     clamp: Choose = _setting("auto", DATA, "Keep predicted numbers within the training targets'.")
     target_transform: Transform = _setting(

@@ -393,6 +393,7 @@ def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepare
         scaling="robust" if config.scaling == "robust" else "standard",
         one_hot_levels=None if isinstance(config.one_hot_levels, str) else config.one_hot_levels,
         bins=MOST_BINS if config.has_bins else 0,
+        rough=config.value_embedding == "rough",
         clamp=config.clamp == "on",
         target_transform=config.target_transform,
         seed=config.seed,

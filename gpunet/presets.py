@@ -16,6 +16,7 @@ DATA: Mapping[str, Any] = {
     "scaling": "robust",
     "one_hot_levels": 8,
     "numeric_embedding": "both",
+    "value_embedding": "rough",
 }
 """What has to be known before the data are encoded."""
 COMMON: Mapping[str, Any] = {

@@ -44,17 +44,19 @@ class Encoding:
     scaling: `none`; `standard`, numbers to mean 0 and deviation 1; `robust`, every input by median
     and quartiles, then a smooth clip to ±3. Categories of more than `one_hot_levels` levels are
     codes for an embedding, and columns of many texts, most of them seen once, are hashed to such
-    codes; None: all are one-hot. `bins`: at most so many for each number, 0 for none.
+    codes; None: all are one-hot. `bins`: at most so many for each number, 0 for none. `rough`:
+    values of a number that mean something one by one are codes too.
     """
 
     scaling: str = "standard"
     one_hot_levels: int | None = None
     bins: int = 0
+    rough: bool = False
 
 
 @dataclass(frozen=True)
 class Column:
-    """How a column becomes inputs: numbers, then plain ones, or one code.
+    """How a column becomes inputs: numbers, then plain ones, then a code.
 
     Numbers are imputed with `fill`; the first inputs become (x - centre) / spread, 0 where the
     spread is; `robust`: all of them do, and are clipped smoothly. A category is one of `levels`,
@@ -62,6 +64,7 @@ class Column:
     A `hashed` one has no levels: its code is a hash of the text.
     `missing`: missing cells were seen in training and have an input or a code of their own.
     `knots`: where the bins of each number meet, rising, in units of the input; () without bins.
+    `values`: those of a number, as float32, that are codes too; () if none is.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Column:
     robust: bool = False
     coded: bool = False
     knots: tuple[tuple[float, ...], ...] = ()
+    values: tuple[float, ...] = ()
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -85,7 +89,7 @@ class Column:
             count = len(self.levels) + self._has_unknown + self.missing
             return 0, 1 if self._is_sign else count, 0
         numbers = NUMBERS.get(self.kind, 0)
-        return numbers, INPUTS[self.kind] - numbers + self.missing, 0
+        return numbers, INPUTS[self.kind] - numbers + self.missing, int(bool(self.values))
 
     @property
     def width(self) -> int:
@@ -95,9 +99,11 @@ class Column:
     @property
     def codes(self) -> int:
         """The number of codes: 0 is unknown, then missing if it has one, then the levels; hashed,
-        0 is missing."""
+        0 is missing; of a number's values, 0 is any other."""
         if self.kind == "hashed":
             return 1 + HASHES
+        if self.values:
+            return 1 + len(self.values)
         return 1 + self.missing + len(self.levels)
 
     @property
@@ -123,6 +129,10 @@ class Column:
             inputs[unseen, 0] = 0.0
         numbers = self.widths[0]
         out[0][:], out[1][:] = inputs[:, :numbers], inputs[:, numbers:]
+        if self.values:
+            own, found = np.array(self.values, np.float32), values.astype(np.float32)
+            place = np.minimum(np.searchsorted(own, found), len(own) - 1)
+            out[2][:, 0] = np.where(own[place] == found, 1 + place, 0)
         return int(unseen.sum())
 
     def _inputs(self, values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from gpunet.data.cells import DATE, MOSTLY, NOUNS, Cells, read_cells
 from gpunet.data.columns import ID_ROWS, MOST_LEVELS
+from gpunet.data.roughness import memberships, own_values
 from gpunet.data.source import Source
 from gpunet.data.targets import FEW, NUMBERS, Answer
 from gpunet.data.words import closest, counted, is_number, listed, quoted
@@ -106,6 +107,12 @@ class Observer:
     def read(self, source: Source, name: str) -> Cells:
         """The cells of a column, as the kind that was asked for or inferred."""
         return read_as(source, name, self.types.get(name), self.train)
+
+    def own_values(self, cells: Cells) -> tuple[float, ...]:
+        """The values of a number that mean something one by one, as `roughness` says."""
+        targets = [target[self.train] for target in self.targets]
+        parts = targets if self.has_order else list(map(memberships, targets))
+        return own_values(cells.values[self.train], np.column_stack(parts).astype(np.float64))
 
     def note(self, name: str, cells: Cells, notes: Sequence[str], is_left_out: bool) -> list[str]:
         """Keep what a column looks like, with these warnings and more; all of them."""

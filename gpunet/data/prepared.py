@@ -184,6 +184,7 @@ def prepare(
     scaling: str = "standard",
     one_hot_levels: int | None = None,
     bins: int = 0,
+    rough: bool = False,
     clamp: bool = False,
     target_transform: str = "none",
     seed: int = 0,
@@ -193,10 +194,11 @@ def prepare(
 
     Of tables `features` (all) less `drop` predict `target`; `types`, `na`: how cells are read.
     `validation`, `test`: shares or sources; a source's own test part goes first. Ways: a `test`
-    fold, `split_column`, `group`, `time`. Encoding: `scaling`, `one_hot_levels`, `bins`. Target:
-    `clamp`, `target_transform`, `quantiles`. class_factors: `class_weight`. Over `budget`: a file.
+    fold, `split_column`, `group`, `time`. Encoding: `scaling`, `one_hot_levels`, `bins`, `rough`.
+    Target: `clamp`, `target_transform`, `quantiles`. class_factors: `class_weight`. Over `budget`:
+    a file.
     """
-    encoding = _encoding(source, standardise, scaling, one_hot_levels, bins)
+    encoding = _encoding(source, standardise, scaling, one_hot_levels, bins, rough)
     ways = Ways(split_column, group, time, seed, shuffle_split, types.get(time or ""), _fold(test))
     source, validation, test = (_with_na(each, na) for each in (source, validation, test))
     names = _target_names(source, tuple(target))
@@ -240,7 +242,12 @@ def _divide(
 
 
 def _encoding(
-    source: Source, standardise: bool, scaling: str, one_hot_levels: int | None, bins: int
+    source: Source,
+    standardise: bool,
+    scaling: str,
+    one_hot_levels: int | None,
+    bins: int,
+    rough: bool,
 ) -> Encoding:
     """The encoding that is wanted; raises UsageError where it has no meaning."""
     if scaling not in ("standard", "robust"):
@@ -252,7 +259,7 @@ def _encoding(
     if source.table is None and (scaling == "robust" or one_hot_levels is not None):
         what = "robust scaling is" if scaling == "robust" else "one-hot levels are"
         raise UsageError(f"{source.name}: {what} for tables; these are arrays")
-    return Encoding(scaling if standardise else "none", one_hot_levels, bins)
+    return Encoding(scaling if standardise else "none", one_hot_levels, bins, rough)
 
 
 def _with_na(part: Any, na: tuple[str, ...]) -> Any:
@@ -486,6 +493,13 @@ def _fit_columns(
         read = observer.read(source, name)
         column, note = fit(name, read, train, encoding)
         own = [note] if note and column else []
+        if encoding.rough and column is not None and column.kind == "numeric":
+            column = replace(column, values=observer.own_values(read))
+            if column.values:
+                own.append(
+                    f"{name}: neighbouring values differ by more than chance; {len(column.values)} "
+                    "of them have an embedding"
+                )
         notes += observer.note(name, read, own, is_left_out=column is None)
         if column is None:
             dropped[name] = note

@@ -32,14 +32,14 @@ from gpunet.data.weights import read_weights, scaled
 from gpunet.data.words import closest, counted, listed
 from gpunet.errors import DataError, ModelInvalid
 
-VERSION = 3
+VERSION = 4
 DTYPES = ("uint8", "float32", "float64")
 
 
 @dataclass(frozen=True)
 class Layout:
     """What x's columns are, from the left: `numeric` numbers (years and days among them), `plain`
-    other ones (booleans, one-hot, cycles, indicators), and for each coded category one with row
+    other ones (booleans, one-hot, cycles, indicators), and for each coded column one with row
     numbers of its embedding, which has as many rows as `codes` says. `knots`: where the bins of
     each of the numbers meet; () if none has any."""
 
@@ -52,7 +52,7 @@ class Layout:
     def of(cls, columns: Iterable[Column]) -> "Layout":
         """The layout of a table's columns."""
         columns = tuple(columns)
-        codes = tuple(column.codes for column in columns if column.coded)
+        codes = tuple(column.codes for column in columns if column.widths[2])
         numeric, plain = (sum(column.widths[i] for column in columns) for i in range(2))
         each = (column.knots or ((),) * column.widths[0] for column in columns)
         knots = tuple(chain.from_iterable(each))
@@ -320,7 +320,11 @@ def _column(saved: object) -> Column:
     most = MOST_CODES if flags["coded"] else MOST_LEVELS
     _need(len(set(levels)) == len(levels) <= most, "levels")
     fill = _numbers([parts["fill"]], 1, "fill")[0]
+    values = _numbers(parts["values"], len(_sequence(parts["values"], "values")), "values")
+    _need(not values or (kind == "numeric" and len(values) < MOST_CODES), "values")
+    _need(all(a < b for a, b in pairwise(values)), "values")
     column = Column(_text(parts["name"], "name"), kind, fill=fill, levels=levels, **flags)
+    column = replace(column, values=values)
     return replace(
         column,
         centre=_numbers(parts["centre"], column.scales, "centre"),

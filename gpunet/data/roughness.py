@@ -1,0 +1,79 @@
+"""Whether values of a number mean something one by one, as codes do, and amounts at odd thresholds.
+
+Looks at training rows alone. Refuses to call a column rough on little evidence.
+"""
+
+import numpy as np
+
+REPEATS = 3
+"""Rows from which a value can be held against its neighbours."""
+HELD = 0.5
+"""Of the rows, at least, that values held against their neighbours must have together."""
+FEWEST = 16
+"""Values to look at: of fewer, a bend of the curve looks like roughness, and bins tell all."""
+ROUGH = 5.0
+"""Squares of standard errors, on average, by which values miss the line between their neighbours;
+1 is chance."""
+MOST = 25.0
+"""What one value adds at most, so that no few of them speak for a column."""
+WINDOW = 3
+"""Values on each side that tell how much single rows scatter."""
+LEAST_SCATTER = 0.02
+"""Of the target's variance: values of a few equal rows are not beyond doubt."""
+MOST_CLASSES = 16
+
+
+def own_values(x: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
+    """The values of x (n,), as float32 and rising, of at least REPEATS rows each, if the mean
+    target of a typical one lies far off the line between those of its neighbours; else ().
+
+    targets (n, k): numbers, or memberships of classes; one for which x is rough is enough. NaN in x
+    is left out.
+    """
+    known = ~np.isnan(x)
+    values, place, count = np.unique(
+        x[known].astype(np.float32), return_inverse=True, return_counts=True
+    )
+    often = count >= REPEATS
+    if often.sum() < FEWEST + 2 or count[often].sum() < HELD * len(x):
+        return ()
+    misses = [
+        _miss(values[often].astype(float), count[often], *_sums(y[known], place, often), y.var())
+        for y in targets.T
+    ]
+    return tuple(values[often].tolist()) if max(misses, default=0.0) >= ROUGH else ()
+
+
+def memberships(codes: np.ndarray) -> np.ndarray:
+    """(n, k) of codes (n,): one column for two classes, else one for each of the most frequent."""
+    found, count = np.unique(codes, return_counts=True)
+    frequent = found[np.argsort(-count, kind="stable")][:MOST_CLASSES]
+    return (codes[:, None] == frequent[: 1 if len(found) <= 2 else None]).astype(np.float64)
+
+
+def _sums(y: np.ndarray, place: np.ndarray, often: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each value that is frequent, the sums of y and of y²."""
+    first, second = (np.bincount(place, each, len(often))[often] for each in (y, y * y))
+    return first, second
+
+
+def _miss(
+    values: np.ndarray, count: np.ndarray, first: np.ndarray, second: np.ndarray, variance: float
+) -> float:
+    """The mean of the squared distances of values' means from the line between their neighbours,
+    each over its variance and at most MOST."""
+    if variance == 0:
+        return 0.0
+    mean, within = first / count, second - first**2 / count
+    left, middle, right = slice(None, -2), slice(1, -1), slice(2, None)
+    share = (values[middle] - values[left]) / (values[right] - values[left])
+    off = mean[middle] - (1 - share) * mean[left] - share * mean[right]
+    scatter = _around(within) / np.maximum(_around(count - 1.0), 1)
+    scatter = np.maximum(scatter[middle], LEAST_SCATTER * variance)
+    parts = 1 / count[middle] + (1 - share) ** 2 / count[left] + share**2 / count[right]
+    return float(np.minimum(off**2 / (scatter * parts), MOST).mean())
+
+
+def _around(x: np.ndarray) -> np.ndarray:
+    """Of each element the sum of those within WINDOW places, the ends repeated."""
+    return np.convolve(np.pad(x, WINDOW, mode="edge"), np.ones(2 * WINDOW + 1), "valid")
