@@ -3,8 +3,9 @@
 python scripts/tables.py --tables FOLDER [--presets auto,best] [--seeds 3] [--only NAME]
 Each folder in FOLDER (or $GPUNET_TABLES) has train.parquet, test.parquet and meta.json; peers.json
 beside them holds the figures of other libraries. All learn from the first 6,000 rows of
-train.parquet and are judged on the whole of test.parquet; means over the seeds. scikit-learn runs
-beside them where it is installed. --ablate turns off each piece of a preset in turn.
+train.parquet and are judged on the whole of test.parquet; means over the seeds. scikit-learn, and
+with it RealMLP-TD (pytabkit) and CatBoost, run beside them where they are installed. --ablate turns
+off each piece of a preset in turn.
 A full run writes benchmarks/results/tables.json, or ablation.json; --quick and --only write where
 --json says. Exit 6 when a fit failed.
 """
@@ -95,12 +96,12 @@ class Tables:
         self.rows = QUICK_ROWS if given.quick else ROWS
         peers = given.tables / "peers.json"
         self.peers = json.loads(peers.read_text()) if peers.exists() else {}
-        self.peer = None if given.ablate else _scikit()
+        self.others = [] if given.ablate else _others()
         self.out = Console(markup=False, highlight=False, emoji=False)
         self.talk = Console(stderr=True, markup=False, highlight=False, emoji=False)
         if not sys.stdout.isatty():
             self.out.width = 150
-        if self.peer is None and not given.ablate:
+        if not self.others and not given.ablate:
             self.talk.print("scikit-learn is left out: it is not installed")
 
     def run(self, folders: list[Path]) -> dict[str, Any]:
@@ -133,12 +134,12 @@ class Tables:
             "seeds": len(self.seeds),
             "ablated": self.given.ablate,
             "environment": environment(resolve("auto").device),
-            "sklearn_encoding": self.peer and self.peer.ENCODING,
+            "encodings": {each.__name__: (each.__doc__ or "").strip() for each in self.others},
             "tables": {},
         }
 
     def _table(self, work: Work) -> dict[str, Any]:
-        """One table's fits: gpunet's, and scikit-learn's on the same rows."""
+        """One table's fits: gpunet's, and others' on the same rows."""
         asked = {name: {"preset": name, **self.more} for name in self.given.presets}
         if self.given.ablate:
             without = pieces(work.is_regression, self.given.ablate)
@@ -149,7 +150,7 @@ class Tables:
             "train_rows": work.train.num_rows,
             "test_rows": work.test.num_rows,
             "gpunet": ours,
-            "here": self._sklearn(work),
+            "here": self._here(work),
             "peers": {} if self.given.ablate else self.peers.get(work.name, {}),
         }
 
@@ -167,15 +168,15 @@ class Tables:
         """What is imported and built at the first fit is in no figure."""
         few = replace(work, train=work.train.slice(0, WARM_ROWS))
         fit(few, [0], {"epochs": 1})
-        if self.peer is not None:
-            self.peer.fits(few, [0])
+        for other in self.others:
+            other.fits(few, [0])
 
-    def _sklearn(self, work: Work) -> dict[str, Any]:
-        if self.peer is None:
-            return {}
-        found = self.peer.fits(work, self.seeds)
-        for name, each in found.items():
-            self._say(work, name, each)
+    def _here(self, work: Work) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for other in self.others:
+            found |= (own := other.fits(work, self.seeds))
+            for name, each in own.items():
+                self._say(work, name, each)
         return found
 
     def _summary(self, tables: dict[str, Any]) -> dict[str, Any]:
@@ -200,8 +201,10 @@ class Tables:
             path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
-def _scikit() -> ModuleType | None:
-    return import_module("tabular.scikit") if find_spec("sklearn") else None
+def _others() -> list[ModuleType]:
+    """Who else can be run here."""
+    names = ("tabular.scikit", "tabular.bars") if find_spec("sklearn") else ()
+    return [import_module(name) for name in names]
 
 
 def _commit() -> str | None:

@@ -78,7 +78,7 @@ def machine_factor(tables: Tables) -> float | None:
         fit["seconds"] / theirs["fit_seconds"]
         for t in tables.values()
         for name, fit in t["here"].items()
-        if (theirs := t["peers"].get(name))
+        if name.startswith("sklearn") and (theirs := t["peers"].get(name))
     )
 
 
@@ -138,12 +138,18 @@ def _best_loss(table: Mapping[str, Any]) -> float | None:
 
 
 def _time_ratio(tables: Tables, preset: str) -> float | None:
+    """Of all tables; RealMLP-TD's seconds are those here, where it was run."""
     pairs = [
-        (t["gpunet"][preset]["seconds"], t["peers"]["realmlp_td"]["fit_seconds"])
+        (t["gpunet"][preset]["seconds"], theirs)
         for t in tables.values()
-        if "realmlp_td" in t["peers"]
+        if (theirs := _seconds(t, "realmlp_td"))
     ]
     return sum(ours for ours, _ in pairs) / sum(theirs for _, theirs in pairs) if pairs else None
+
+
+def _seconds(table: Mapping[str, Any], peer: str) -> float | None:
+    here, there = table["here"].get(peer), table["peers"].get(peer)
+    return here["seconds"] if here else there and there["fit_seconds"]
 
 
 def _behind(tables: Tables, preset: str, peer: str) -> list[str]:

@@ -22,7 +22,6 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from tabular.work import Work, averaged
 
-ENCODING = (__doc__ or "").strip().partition("\n\n")[2].replace("\n", " ")
 MOST_CODES = 255
 """Boosting takes no category with more levels; one that has them is a number."""
 
@@ -39,8 +38,8 @@ def fits(work: Work, seeds: Iterable[int]) -> dict[str, dict[str, Any]]:
 
 
 def _run(work: Work, make: Callable[..., Any], seed: int) -> dict[str, float]:
-    train, test = _columns(work, work.train), _columns(work, work.test)
-    y, answers = (_target(work, part) for part in (work.train, work.test))
+    train, test = columns(work, work.train), columns(work, work.test)
+    y, answers = (target(work, part) for part in (work.train, work.test))
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -91,7 +90,7 @@ def _fitted(train: Arrays, numbers: Any, words: Any) -> Callable[[Arrays], np.nd
     return encode
 
 
-def _columns(work: Work, part: pa.Table) -> Arrays:
+def columns(work: Work, part: pa.Table) -> Arrays:
     """Numbers (n, a) float64 with NaN, and words (n, b) as text, missing ones empty."""
     names = [name for name in part.column_names if name != work.target]
     is_word = {
@@ -113,7 +112,7 @@ def _columns(work: Work, part: pa.Table) -> Arrays:
     )
 
 
-def _target(work: Work, part: pa.Table) -> np.ndarray:
+def target(work: Work, part: pa.Table) -> np.ndarray:
     found = part[work.target]
     if work.is_regression:
         return found.cast(pa.float64()).to_numpy()
