@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import gpunet
-from gpunet.data import Schema, prepare, read
+from gpunet.data import Schema, prepare, read, roughness
 from gpunet.data.roughness import memberships, own_values
 from gpunet.errors import ModelInvalid
 
@@ -52,6 +52,15 @@ def test_little_evidence_is_none() -> None:
     assert tried(mostly_once, np.tile(JUMPS, 3)[: 2 * ROWS + 1]) == ()
     assert tried(mostly_once[:-2], np.tile(JUMPS, 2)[: 2 * ROWS - 1]) == tuple(VALUES.tolist())
     assert own_values(np.zeros(0), np.zeros((0, 1))) == ()
+
+
+def test_of_many_rows_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    many, y = np.repeat(X, 2), np.repeat(JUMPS, 2)
+    many[1::2] = RNG.normal(size=ROWS)
+    assert tried(many, y) == tuple(VALUES.tolist())
+    monkeypatch.setattr(roughness, "MOST_ROWS", ROWS)
+    assert tried(many, y) == tried(X, JUMPS)
+    assert tried(many[1:], y[1:]) == ()
 
 
 def test_gaps_and_rare_values_have_no_code() -> None:
