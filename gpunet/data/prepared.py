@@ -193,10 +193,8 @@ def prepare(
     """Choose the task, split, fit the schema on the training part, encode every part.
 
     Of tables `features` (all) less `drop` predict `target`; `types`, `na`: how cells are read.
-    `validation`, `test`: shares or sources; a source's own test part goes first. Ways: a `test`
-    fold, `split_column`, `group`, `time`. Encoding: `scaling`, `one_hot_levels`, `bins`, `rough`.
-    Target: `clamp`, `target_transform`, `quantiles`. class_factors: `class_weight`. Over `budget`:
-    a file.
+    `validation`, `test`: shares or sources; a source's own test part goes first. Over `budget`: a
+    file. The other names are those of Ways, of Encoding, of Target, and of class_factors.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels, bins, rough)
     ways = Ways(split_column, group, time, seed, shuffle_split, types.get(time or ""), _fold(test))
