@@ -233,6 +233,8 @@ def test_arrays_have_no_columns_to_choose(name):
         prepare(read((IMAGES, LABELS)), scaling="robust")
     with pytest.raises(UsageError, match="one-hot levels are for tables"):
         prepare(read((IMAGES, LABELS)), one_hot_levels=8)
+    with pytest.raises(UsageError, match="embeddings of values are for tables"):
+        prepare(read((IMAGES, LABELS)), rough=True)
     with pytest.raises(DataError, match="no targets; wanted an array y beside x"):
         prepare(read(IMAGES))
 

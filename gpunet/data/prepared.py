@@ -254,9 +254,13 @@ def _encoding(
         raise UsageError("robust scaling of inputs in their own units: wanted one of the two")
     if one_hot_levels is not None and not 1 <= one_hot_levels <= MOST_LEVELS:
         raise UsageError(f"one-hot levels {one_hot_levels}: wanted 1 to {MOST_LEVELS}")
-    if source.table is None and (scaling == "robust" or one_hot_levels is not None):
-        what = "robust scaling is" if scaling == "robust" else "one-hot levels are"
-        raise UsageError(f"{source.name}: {what} for tables; these are arrays")
+    for_tables = {
+        "robust scaling is": scaling == "robust",
+        "one-hot levels are": one_hot_levels is not None,
+        "embeddings of values are": rough,
+    }
+    if source.table is None and (found := [what for what, is_on in for_tables.items() if is_on]):
+        raise UsageError(f"{source.name}: {found[0]} for tables; these are arrays")
     return Encoding(scaling if standardise else "none", one_hot_levels, bins, rough)
 
 
@@ -495,8 +499,8 @@ def _fit_columns(
             column = replace(column, values=observer.own_values(read))
             if column.values:
                 own.append(
-                    f"{name}: neighbouring values differ by more than chance; {len(column.values)} "
-                    "of them have an embedding"
+                    f"{name}: neighbouring values differ by more than chance: the "
+                    f"{len(column.values)} that recur have an embedding"
                 )
         notes += observer.note(name, read, own, is_left_out=column is None)
         if column is None:
