@@ -63,6 +63,12 @@ def test_of_many_rows_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> Non
     assert tried(many[1:], y[1:]) == ()
 
 
+def test_names_of_many_things_are_no_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for most, found in ((40, tuple(VALUES.tolist())), (39, ())):
+        monkeypatch.setattr(roughness, "MOST_VALUES", most)
+        assert tried(X, JUMPS) == found
+
+
 def test_gaps_and_rare_values_have_no_code() -> None:
     x = np.concatenate((X, [np.nan] * 5, [4.5, 5.5, 5.5]))
     assert tried(x, np.append(JUMPS, np.zeros(8))) == tuple(VALUES.tolist())

@@ -13,6 +13,8 @@ HELD = 0.5
 """Of the rows, at least, that values held against their neighbours must have together."""
 FEWEST = 16
 """Values to look at: of fewer, a bend of the curve looks like roughness, and bins tell all."""
+MOST_VALUES = 1_000
+"""More are names of things rather than codes."""
 ROUGH = 5.0
 """Squares of standard errors, on average, by which values miss the line between their neighbours;
 1 is chance."""
@@ -39,7 +41,7 @@ def own_values(x: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
         x[known].astype(np.float32), return_inverse=True, return_counts=True
     )
     often = count >= REPEATS
-    if often.sum() < FEWEST + 2 or count[often].sum() < HELD * len(x):
+    if not FEWEST + 2 <= often.sum() <= MOST_VALUES or count[often].sum() < HELD * len(x):
         return ()
     misses = [
         _miss(values[often].astype(float), count[often], *_sums(y[known], place, often), y.var())
