@@ -26,6 +26,7 @@ MAGIC = b"GPN1"
 HEAD = struct.Struct("<4sI")
 MAX_HEAD = 1 << 24
 PIPE = 1 << 20
+PAGE = 1 << 12  # bytes that a part sent ahead counts at least
 SLACK = 1 << 29  # address space for threads and allocators, which is never all touched
 CODE = (
     "import sys; sys.path[:] = sys.argv[3:]; "
@@ -127,11 +128,11 @@ class Worker:
             sizes = head.get("sizes")
             if not isinstance(sizes, list) or any(type(size) is not int for size in sizes):
                 raise Crashed("its answer makes no sense")
-            most -= sum(sizes)
+            is_whole = "ahead" not in head
+            most -= sum(sizes) if is_whole else sum(max(size, PAGE) for size in (*sizes, PAGE))
             if min(sizes, default=0) < 0 or most < 0:
                 raise Crashed("its answer is larger than it may be")
             parts += map(self._filled, sizes)
-            is_whole = "ahead" not in head
         return head, parts
 
     def _head(self) -> Head:

@@ -188,6 +188,31 @@ def test_what_the_csv_module_writes_is_read_back(table, end, block):
         next(reader)
 
 
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("a,b\n1,2\n\n\n\n\n\n\n\n\n\n3,4\n", [["1", "2"], ["3", "4"]]),
+        ("\r\n\r\n\r\n\r\na,b\r\n1,2\r\n", [["1", "2"]]),
+        ("a,b\n1,2222\n\ufeff9,8\n3,4\n", [["1", "2222"], ["\ufeff9", "8"], ["3", "4"]]),
+        ("a\n1\n1\n1\n1\n\ufeff\n5\n", [["1"], ["1"], ["1"], ["1"], ["\ufeff"], ["5"]]),
+    ],
+)
+@pytest.mark.parametrize("block", [4, 5, 7, 10, 1 << 22])
+def test_wherever_a_piece_begins(text: str, rows: list[list[str]], block: int, monkeypatch) -> None:
+    for name in ("SCAN", "PIECE", "BLOCK"):
+        monkeypatch.setattr(delimited, name, block)
+    assert [list(row.values()) for row in csv(text, delimiter=",").table.to_pylist()] == rows
+
+
+@pytest.mark.parametrize("scan", [1 << 10, 1 << 19, 1 << 22])
+def test_a_cell_that_is_too_large_is_where_it_is_said(scan: int, monkeypatch) -> None:
+    monkeypatch.setattr(delimited, "SCAN", scan)
+    large = "x" * ((1 << 20) + 1)
+    for rows in (["1,2"] * 5000 + [f"{large},{large}"], ["1,2"] * 5000 + [f"1,{large}", "1,2"]):
+        with pytest.raises(DataError, match=r"a cell near line 5,002 has 1\.0 MiB"):
+            csv("\n".join(["a,b", *rows]) + "\n")
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60) | st.text(st.sampled_from('a,"\n\r;1'), max_size=40))
 def test_junk_is_read_or_refused_but_never_breaks(junk):

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from gpunet.data import parcel
 from gpunet.data.parcel import pack, pack_piece, unpack
 from gpunet.data.source import Source
 
@@ -43,7 +44,9 @@ def _joined(part: list[Any], swaps: Sequence[tuple[bytes, bytes]] = ()) -> memor
         text([0], b""),
     ],
 )
-def test_text_comes_back_as_it_was(table: pa.Table) -> None:
+@pytest.mark.parametrize("long", [0, 1 << 12])
+def test_text_comes_back_as_it_was(table: pa.Table, long: int, monkeypatch) -> None:
+    monkeypatch.setattr(parcel, "LONG", long)
     more = pa.table({"a": ["x"]})
     assert handed(table, more).table.equals(pa.concat_tables([table, more]))
     assert handed(more, table, table).rows == 1 + 2 * len(table)
@@ -62,7 +65,11 @@ def test_text_comes_back_as_it_was(table: pa.Table) -> None:
         ([0, 1, 2, 4], "éab".encode()),
     ],
 )
-def test_what_is_no_text_is_refused(starts: list[int], letters: bytes) -> None:
+@pytest.mark.parametrize("long", [0, 1 << 12])
+def test_what_is_no_text_is_refused(
+    starts: list[int], letters: bytes, long: int, monkeypatch
+) -> None:
+    monkeypatch.setattr(parcel, "LONG", long)
     sound, evil = ([0, 1, 2, 4], b"wxyz"), (starts, letters)
     table, fine = text(*sound), pa.table({"a": ["x"]})
     swaps = [(np.array(sound[0], np.int32).tobytes(), np.array(evil[0], np.int32).tobytes())]

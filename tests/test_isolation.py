@@ -118,6 +118,7 @@ def raw(head: object) -> bytes:
         raw({"sizes": [8]}) + b"1234567",
         raw({"sizes": [8], "ahead": True}) + b"12345678",
         (raw({"sizes": [8], "ahead": True}) + b"12345678") * 2,
+        raw({"sizes": [0], "ahead": True}) * 10,
         raw({"error": 5}),
         raw({"error": ["Exception", "", None]}),
         raw({"error": ["__builtins__", "", None]}),

@@ -55,12 +55,21 @@ def test_little_evidence_is_none() -> None:
 
 
 def test_of_many_rows_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    many, y = np.repeat(X, 2), np.repeat(JUMPS, 2)
-    many[1::2] = RNG.normal(size=ROWS)
-    assert tried(many, y) == tuple(VALUES.tolist())
-    monkeypatch.setattr(roughness, "MOST_ROWS", ROWS)
-    assert tried(many, y) == tried(X, JUMPS)
-    assert tried(many[1:], y[1:]) == ()
+    for rows, most, found in ((10, 10, 10), (10, 9, 5), (10, 3, 3), (10, 1, 1), (0, 5, 0)):
+        monkeypatch.setattr(roughness, "MOST_ROWS", most)
+        assert len(roughness.evenly(np.arange(rows))) == found
+    monkeypatch.setattr(roughness, "MOST_ROWS", 50)
+    assert prepare(read(table()), target=("y",), rough=True).schema.layout.codes == ()
+
+
+def test_numbers_of_any_size() -> None:
+    noise = RNG.normal(size=ROWS)
+    for scale, mean in ((1.0, 1e10), (1e200, 0.0), (1e-200, 0.0), (1e300, 1e303)):
+        assert tried(X, noise * scale + mean) == ()
+        assert tried(X, JUMPS * scale + mean) == tuple(VALUES.tolist())
+    x = np.where(np.arange(ROWS) % 50 == 0, np.finfo(float).max, X)
+    x[1::100] = -1e300
+    assert tried(x, JUMPS) == tuple(VALUES.tolist())
 
 
 def test_names_of_many_things_are_no_codes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +123,8 @@ def test_it_is_saved_and_damage_is_seen() -> None:
     schema = prepare(read(table()), target=("y",), rough=True).schema
     saved = json.loads(json.dumps(schema.to_dict()))
     assert Schema.from_dict(saved).columns == schema.columns
-    for values in ([2.0, 1.0], [1.0, 1.0], ["1"], [1], 3, [float("nan")], [1.0]):
+    wrong = ([2.0, 1.0], [1.0, 1.0], ["1"], [1], 3, [float("nan")], [1.0], [1e300], [0.1])
+    for values in wrong:
         damaged = json.loads(json.dumps(saved))
         damaged["columns"][0]["values"] = values
         if values == [1.0]:

@@ -130,7 +130,8 @@ class Column:
         numbers = self.widths[0]
         out[0][:], out[1][:] = inputs[:, :numbers], inputs[:, numbers:]
         if self.values:
-            own, found = np.array(self.values, np.float32), values.astype(np.float32)
+            with np.errstate(over="ignore"):
+                own, found = np.array(self.values, np.float32), values.astype(np.float32)
             place = np.minimum(np.searchsorted(own, found), len(own) - 1)
             out[2][:, 0] = np.where(own[place] == found, 1 + place, 0)
         return int(unseen.sum())

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 DELIMITERS = "\t;|,"  # on a tie the rarer character wins
 PIECE = 1 << 24  # bytes that are parsed, and handed on, at a time
-BLOCK = 1 << 22  # bytes that one thread parses at a time
+BLOCK = 1 << 22  # bytes that one thread parses at a time, at least
+CELLS_A_BLOCK = 256  # of each column, at least: each is an array of its own
 SCAN = 1 << 19  # bytes that are looked through at a time: what comes of them stays in the cache
 HEAD = 1 << 18  # bytes that the delimiter is judged by
 MAX_CELL = 1 << 20
@@ -43,7 +44,7 @@ class Layout:
     alike: int = 0  # records with as many
     odd: tuple[int, int] | None = None  # the first with more or fewer: its line, its cells
     longest: tuple[int, int] = (0, 1)  # bytes of the longest record, and its line
-    widest: int = 0  # bytes of the longest cell
+    widest: tuple[int, int] = (0, 1)  # bytes of the longest cell, and the line of its record
     wraps: bool = False  # whether a quoted cell holds a line end
     lines: list[np.ndarray | range] = field(default_factory=list)  # where each begins, from 1
 
@@ -65,11 +66,7 @@ class Layout:
 
     def numbers(self) -> np.ndarray:
         """(records,) The line on which each begins."""
-        arrays = (
-            np.arange(part[0], part[-1] + 1) if isinstance(part, range) else part
-            for part in self.lines
-        )
-        return np.concatenate(list(arrays))
+        return np.concatenate([_array(part) for part in self.lines])
 
     @property
     def is_plain(self) -> bool:
@@ -133,7 +130,7 @@ def _read(
         _check(layout, name)
         if (end - begin < PIECE and end < len(data)) or read == layout.records:
             continue
-        table = _parse(text[begin:end], delimiter, layout, name)
+        table = _parse(_sound(text[begin:end]), delimiter, layout, name)
         if table.num_rows != layout.records - read:
             raise DataError(
                 f"{name}: {layout.records - read:,} records were counted and {table.num_rows:,} "
@@ -153,6 +150,13 @@ def _read(
     return names, notes
 
 
+def _sound(piece: memoryview) -> memoryview:
+    """A piece as pyarrow takes it: it fails at blank lines at the front, and leaves a BOM out."""
+    if piece[0] in (LF, CR):
+        piece = piece[-len(bytes(piece).lstrip(b"\r\n")) :]
+    return memoryview(BOM + bytes(piece)) if piece[: len(BOM)] == BOM else piece
+
+
 def scan(
     data: Bytes, delimiter: bytes, layout: Layout, name: str, budget: int, strict: bool = True
 ) -> Iterator[int]:
@@ -168,27 +172,33 @@ def scan(
     for marks, breaks in _marks(data, text, delimiter[0], name, budget, strict):
         last = np.flatnonzero(text[marks] != delimiter[0])
         ends = marks[last]
+        lines: np.ndarray | range = range(line, line + len(ends) + 1)
+        if line != breaks_seen + 1 or len(breaks) != len(ends):
+            lines = np.concatenate(([line], np.searchsorted(breaks, ends) + breaks_seen + 2))
         if len(marks):
-            layout.widest = max(layout.widest, int(np.diff(marks, prepend=mark).max()) - 1)
+            widths = np.diff(marks, prepend=mark) - 1
+            if (width := int(widths.max())) > layout.widest[0]:
+                record = np.searchsorted(ends, marks[widths.argmax()])
+                layout.widest = width, int(lines[record])
             mark = int(marks[-1])
         if len(ends):
             cells = np.diff(last, prepend=-1 - cells_open)
             sizes = np.diff(ends, prepend=end) - 1
             full = (sizes > 1) | ((sizes == 1) & (text[ends - 1] != CR))
-            if line == breaks_seen + 1 and len(breaks) == len(ends) and full.all():
-                layout.add(cells, sizes, range(line, line + len(ends)))
-                line += len(ends)
+            if full.all():
+                layout.add(cells, sizes, lines[:-1])
             else:
-                after = np.searchsorted(breaks, ends) + breaks_seen + 2
-                lines = np.concatenate(([line], after))
-                layout.add(cells[full], sizes[full], lines[:-1][full])
-                line = int(lines[-1])
-            cells_open, end = -1 - int(last[-1]), int(ends[-1])
+                layout.add(cells[full], sizes[full], _array(lines)[:-1][full])
+            cells_open, end, line = -1 - int(last[-1]), int(ends[-1]), int(lines[-1])
         cells_open += len(marks)
         ends_seen += len(ends)
         breaks_seen += len(breaks)
         layout.wraps = breaks_seen > ends_seen
         yield end + 1
+
+
+def _array(numbers: np.ndarray | range) -> np.ndarray:
+    return np.arange(numbers.start, numbers.stop) if isinstance(numbers, range) else numbers
 
 
 def _marks(
@@ -274,12 +284,12 @@ def _check(layout: Layout, name: str) -> None:
             f"{name}: line {line:,} has {counted(cells, 'cell')}, line {layout.lines[0][0]:,} has "
             f"{layout.cells:,}"
         )
-    size, line = layout.longest
-    if layout.widest > MAX_CELL:
+    width, line = layout.widest
+    if width > MAX_CELL:
         raise DataError(
-            f"{name}: a cell near line {line:,} has {shown(layout.widest)}; the limit is "
-            f"{shown(MAX_CELL)}"
+            f"{name}: a cell near line {line:,} has {shown(width)}; the limit is {shown(MAX_CELL)}"
         )
+    size, line = layout.longest
     if size > MAX_ROW:
         raise DataError(f"{name}: line {line:,} is longer than {shown(MAX_ROW)}")
 
@@ -290,7 +300,8 @@ def _parse(text: memoryview, delimiter: bytes, layout: Layout, name: str) -> "pa
 
     names = [f"f{i}" for i in range(layout.cells)]
     # Between blocks pyarrow loses a line end inside quotes: such pieces are read as one block.
-    block = len(text) if layout.wraps else max(BLOCK, 2 * layout.longest[0] + 2)
+    block = max(BLOCK, 2 * layout.longest[0] + 2, CELLS_A_BLOCK * layout.cells)
+    block = len(text) if layout.wraps else block
     reading = csv.ReadOptions(autogenerate_column_names=True, block_size=min(block, MAX_BLOCK))
     parsing = csv.ParseOptions(delimiter=delimiter.decode(), newlines_in_values=layout.wraps)
     converting = csv.ConvertOptions(

@@ -38,7 +38,9 @@ ENTRY = "gpunet.data.formats"
 PROCESSOR_SECONDS = 120
 BYTES_A_SECOND = 1 << 24  # of the budget: far below what any of the readers manages
 SPARE = 1 << 28
-CRASH_HINT = "the file is damaged, or made to do harm"
+CRASH_HINT = "the file is damaged, made to do harm, or needs a larger --max-memory"
+NONSENSE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What comes of an answer that was not made by `pack`."""
 STRANGERS = {
     b"\x89HDF": "an HDF5 file",
     b"SQLite format 3": "an SQLite database",
@@ -132,7 +134,7 @@ def _read_apart(path: str, delimiter: str | None, header: bool, budget: int) -> 
                 return unpack(head, parts)
         except isolation.Crashed as reason:
             raise DataError(f"reader crashed on {name} ({reason})", CRASH_HINT) from None
-        except (ValueError, TypeError, LookupError, AttributeError) as reason:
+        except NONSENSE as reason:
             raise DataError(f"reader crashed on {name} (it left {reason})", CRASH_HINT) from None
     return _read_here(path, delimiter, header, budget)
 

@@ -6,6 +6,7 @@ Refuses cells that are not of the kind that was said.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from re import fullmatch
 from shlex import quote
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from gpunet.data.cells import DATE, MOSTLY, NOUNS, Cells, read_cells
 from gpunet.data.columns import ID_ROWS, MOST_LEVELS
-from gpunet.data.roughness import memberships, own_values
+from gpunet.data.roughness import evenly, memberships, own_values
 from gpunet.data.source import Source
 from gpunet.data.targets import FEW, NUMBERS, Answer
 from gpunet.data.words import closest, counted, is_number, listed, quoted
@@ -100,6 +101,7 @@ class Observer:
             answer.numbers if has_order and answer.numbers is not None else answer.codes
             for answer in answers
         ]
+        self.sample = evenly(train)
         self.names = [answer.name for answer in answers]
         self.has_order = has_order
         self.seen: list[Evidence] = []
@@ -110,9 +112,14 @@ class Observer:
 
     def own_values(self, cells: Cells) -> tuple[float, ...]:
         """The values of a number that mean something one by one, as `roughness` says."""
-        targets = [target[self.train] for target in self.targets]
+        return own_values(cells.values[self.sample].astype(np.float64), self._told)
+
+    @cached_property
+    def _told(self) -> np.ndarray:
+        """What the sample's rows say of the targets (n, k): numbers, or classes."""
+        targets = [target[self.sample] for target in self.targets]
         parts = targets if self.has_order else list(map(memberships, targets))
-        return own_values(cells.values[self.train], np.column_stack(parts).astype(np.float64))
+        return np.column_stack(parts).astype(np.float64)
 
     def note(self, name: str, cells: Cells, notes: Sequence[str], is_left_out: bool) -> list[str]:
         """Keep what a column looks like, with these warnings and more; all of them."""

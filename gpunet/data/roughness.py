@@ -31,23 +31,26 @@ def own_values(x: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
     """The values of x (n,), as float32 and rising, of at least REPEATS rows each, if the mean
     target of a typical one lies far off the line between those of its neighbours; else ().
 
-    targets (n, k): numbers, or memberships of classes; one for which x is rough is enough. NaN in x
-    is left out.
+    targets (n, k): numbers, or memberships of classes; one for which x is rough is enough. What is
+    missing in x, or too large for float32, is left out.
     """
-    chosen = slice(None, None, -(-len(x) // MOST_ROWS) or 1)
-    x, targets = x[chosen], targets[chosen]
-    known = ~np.isnan(x)
+    known = np.abs(x) <= np.finfo(np.float32).max
     values, place, count = np.unique(
         x[known].astype(np.float32), return_inverse=True, return_counts=True
     )
     often = count >= REPEATS
     if not FEWEST + 2 <= often.sum() <= MOST_VALUES or count[often].sum() < HELD * len(x):
         return ()
-    misses = [
-        _miss(values[often].astype(float), count[often], *_sums(y[known], place, often), y.var())
-        for y in targets.T
-    ]
-    return tuple(values[often].tolist()) if max(misses, default=0.0) >= ROUGH else ()
+    own = values[often].astype(float)
+    misses = (
+        _miss(own, count[often], *_sums(_standardised(y[known]), place, often)) for y in targets.T
+    )
+    return tuple(own.tolist()) if any(miss >= ROUGH for miss in misses) else ()
+
+
+def evenly(rows: np.ndarray) -> np.ndarray:
+    """At most MOST_ROWS of some rows."""
+    return rows[:: max(1, -(-len(rows) // MOST_ROWS))]
 
 
 def memberships(codes: np.ndarray) -> np.ndarray:
@@ -57,25 +60,28 @@ def memberships(codes: np.ndarray) -> np.ndarray:
     return (codes[:, None] == frequent[: 1 if len(found) <= 2 else None]).astype(np.float64)
 
 
+def _standardised(y: np.ndarray) -> np.ndarray:
+    """y (n,) of mean 0 and deviation 1, or all 0: sums of squares then lose no digits."""
+    y = y / max(np.abs(y).max(initial=0.0), np.finfo(float).tiny)
+    y = y - y.mean()
+    return y / (y.std() or 1.0)
+
+
 def _sums(y: np.ndarray, place: np.ndarray, often: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each value that is frequent, the sums of y and of y²."""
     first, second = (np.bincount(place, each, len(often))[often] for each in (y, y * y))
     return first, second
 
 
-def _miss(
-    values: np.ndarray, count: np.ndarray, first: np.ndarray, second: np.ndarray, variance: float
-) -> float:
+def _miss(values: np.ndarray, count: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
     """The mean of the squared distances of values' means from the line between their neighbours,
-    each over its variance and at most MOST."""
-    if variance == 0:
-        return 0.0
+    each over its variance and at most MOST; of a target of variance 1."""
     mean, within = first / count, second - first**2 / count
     left, middle, right = slice(None, -2), slice(1, -1), slice(2, None)
     share = (values[middle] - values[left]) / (values[right] - values[left])
     off = mean[middle] - (1 - share) * mean[left] - share * mean[right]
     scatter = _around(within) / np.maximum(_around(count - 1.0), 1)
-    scatter = np.maximum(scatter[middle], LEAST_SCATTER * variance)
+    scatter = np.maximum(scatter[middle], LEAST_SCATTER)
     parts = 1 / count[middle] + (1 - share) ** 2 / count[left] + share**2 / count[right]
     return float(np.minimum(off**2 / (scatter * parts), MOST).mean())
 

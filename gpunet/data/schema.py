@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.data.cells import Cells, read_cells
-from gpunet.data.columns import KINDS, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column
+from gpunet.data.columns import KINDS, LIMIT, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column
 from gpunet.data.rows import RowFile, Rows
 from gpunet.data.source import Source
 from gpunet.data.stream import spool
@@ -322,6 +322,7 @@ def _column(saved: object) -> Column:
     fill = _numbers([parts["fill"]], 1, "fill")[0]
     values = _numbers(parts["values"], len(_sequence(parts["values"], "values")), "values")
     _need(not values or (kind == "numeric" and len(values) < MOST_CODES), "values")
+    _need(all(abs(v) <= LIMIT and float(np.float32(v)) == v for v in values), "values")
     _need(all(a < b for a, b in pairwise(values)), "values")
     column = Column(_text(parts["name"], "name"), kind, fill=fill, levels=levels, **flags)
     column = replace(column, values=values)
