@@ -197,9 +197,9 @@ def opened(refuses: set[int] | None = None, without_blas: bool = False) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuda, "_import_cupy", lambda: cupy)
         patch.setattr(cuda, "_address", lambda array: array.ctypes.data)
-        patch.setattr(cublaslt, "library", missing if without_blas else lambda: library)
+        patch.setattr(cublaslt, "loaded", missing if without_blas else lambda: library)
         cuda._module.cache_clear()
         device = cuda.Cuda()
-        device.cupy, device.library = cupy, library  # type: ignore[attr-defined]
+        device.cupy, device.lt = cupy, library  # type: ignore[attr-defined]
         yield device
     cuda._module.cache_clear()

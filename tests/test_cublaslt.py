@@ -20,7 +20,7 @@ M, N, K = 6, 16, 5
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeLt:
     found = FakeLt()
-    monkeypatch.setattr(cublaslt, "library", lambda: found)
+    monkeypatch.setattr(cublaslt, "loaded", lambda: found)
     return found
 
 
@@ -98,9 +98,9 @@ def test_a_missing_library_is_an_error_with_its_reason(monkeypatch: pytest.Monke
         raise RuntimeError(f"no {name} anywhere\nand more")
 
     monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", missing)
-    cublaslt.library.cache_clear()
+    cublaslt.loaded.cache_clear()
     with pytest.raises(Unavailable, match=r"no cuBLASLt: no cublasLt anywhere; .*cuda13"):
-        cublaslt.library()
+        cublaslt.loaded()
     assert cublaslt.version() == "no cuBLASLt: no cublasLt anywhere"
 
 
@@ -109,9 +109,9 @@ def test_a_missing_library_is_an_error_with_its_reason(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def real() -> ctypes.CDLL:
-    cublaslt.library.cache_clear()
+    cublaslt.loaded.cache_clear()
     try:
-        return cublaslt.library()
+        return cublaslt.loaded()
     except Unavailable as reason:
         pytest.skip(reason.message)
 

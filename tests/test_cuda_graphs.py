@@ -50,7 +50,7 @@ def step_list(
 def test_epilogues_change_no_result(activation: str, refused: set[int]) -> None:
     with opened(refused) as device:
         agree("multiclass", replace(WIDE, activation=activation), device, "float64", 1e-9)
-        used = set(device.library.calls)
+        used = set(device.lt.calls)
     wanted = {4, 6} if activation == "relu" else {4}  # gelu keeps what it was given
     assert used - {1} == wanted - refused
 
@@ -201,7 +201,7 @@ def test_bf16_without_cublaslt_is_an_error() -> None:
 
 def computed(device: Cuda) -> set[int]:
     """The compute types of all products so far."""
-    made = device.library.made.values()
+    made = device.lt.made.values()
     return {each.arguments[0] for each in made if len(each.arguments) == 2}
 
 
@@ -220,21 +220,21 @@ def test_precision_is_the_compute_type(
 
 def test_deterministic_products_split_no_sum(device: Cuda) -> None:
     step_list(device, WIDE)
-    assert all(3 not in wish.attributes for wish in device.library.searches)
-    device.library.searches.clear()
+    assert all(3 not in wish.attributes for wish in device.lt.searches)
+    device.lt.searches.clear()
     device.deterministic = True
     step_list(device, WIDE)
-    assert device.library.searches
-    assert all(wish.attributes[3] == 0 for wish in device.library.searches)
+    assert device.lt.searches
+    assert all(wish.attributes[3] == 0 for wish in device.lt.searches)
 
 
 def test_the_same_product_is_searched_for_once(device: Cuda) -> None:
     a, b, out = (device.zeros(shape, "float32") for shape in ((3, 4), (4, 5), (3, 5)))
     device.product(a, b, out)
     device.product(a, b, out)
-    assert len(device.library.searches) == 1
+    assert len(device.lt.searches) == 1
     device.product(out, b, a, flip_b=True)
-    assert len(device.library.searches) == 2
+    assert len(device.lt.searches) == 2
 
 
 # Memory

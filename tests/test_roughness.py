@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 import gpunet
-from gpunet.data import Schema, prepare, read, roughness
+from gpunet.data import Schema, kinds, prepare, read, roughness
 from gpunet.data.roughness import memberships, own_values
+from gpunet.data.rows import evenly
 from gpunet.errors import ModelInvalid
 
 RNG = np.random.default_rng(3)
@@ -56,9 +57,8 @@ def test_little_evidence_is_none() -> None:
 
 def test_of_many_rows_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     for rows, most, found in ((10, 10, 10), (10, 9, 5), (10, 3, 3), (10, 1, 1), (0, 5, 0)):
-        monkeypatch.setattr(roughness, "MOST_ROWS", most)
-        assert len(roughness.evenly(np.arange(rows))) == found
-    monkeypatch.setattr(roughness, "MOST_ROWS", 50)
+        assert len(evenly(np.arange(rows), most)) == found
+    monkeypatch.setattr(kinds, "MOST_ROWS", 50)
     assert prepare(read(table()), target=("y",), rough=True).schema.layout.codes == ()
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from gpunet.data.cells import DATE, MOSTLY, NOUNS, Cells, read_cells
 from gpunet.data.columns import ID_ROWS, MOST_LEVELS
-from gpunet.data.roughness import evenly, memberships, own_values
+from gpunet.data.roughness import memberships, own_values
+from gpunet.data.rows import evenly
 from gpunet.data.source import Source
 from gpunet.data.targets import FEW, NUMBERS, Answer
 from gpunet.data.words import closest, counted, is_number, listed, quoted
@@ -22,6 +23,8 @@ from gpunet.errors import DataError, UsageError
 
 SAMPLE, ENOUGH_ROWS = 20_000, 100
 """Rows, at most and at least, on which a column is held against the target."""
+MOST_ROWS = 50_000
+"""Rows, at most, on which a number's values are held against their neighbours."""
 SAME_ORDER, PURE = 0.995, 0.999
 """A rank correlation, and a share of rows told right, above which a column looks like a leak."""
 NEARLY_ALL = 0.9
@@ -101,7 +104,7 @@ class Observer:
             answer.numbers if has_order and answer.numbers is not None else answer.codes
             for answer in answers
         ]
-        self.sample = evenly(train)
+        self.sample = evenly(train, MOST_ROWS)
         self.names = [answer.name for answer in answers]
         self.has_order = has_order
         self.seen: list[Evidence] = []
@@ -112,7 +115,7 @@ class Observer:
 
     def own_values(self, cells: Cells) -> tuple[float, ...]:
         """The values of a number that mean something one by one, as `roughness` says."""
-        return own_values(cells.values[self.sample].astype(np.float64), self._told)
+        return own_values(cells.values[self.sample], self._told)
 
     @cached_property
     def _told(self) -> np.ndarray:
@@ -143,7 +146,7 @@ class Observer:
         """A warning where one column all but gives a target away, on at most SAMPLE rows."""
         if len(rows) < max(ENOUGH_ROWS, len(self.train) // 2):
             return []
-        rows = rows[:: -(-len(rows) // SAMPLE)]
+        rows = evenly(rows, SAMPLE)
         values = cells.values[rows]
         found = []
         for target, answers in zip(self.names, self.targets, strict=True):
@@ -212,7 +215,7 @@ def _looks(cells: Cells, known: np.ndarray, total: int, rows: np.ndarray) -> tup
         kind, noun = ("timestamp", "times") if np.any(known % 1) else ("date", "dates")
         return kind, f"{noun} like {_shown(cells, known[0])}; {ends}", sure
     is_whole = not np.any(known % 1)
-    if is_whole and len(np.unique(known[:: -(-n // SAMPLE)])) <= FEW >= len(np.unique(known)):
+    if is_whole and len(np.unique(evenly(known, SAMPLE))) <= FEW >= len(np.unique(known)):
         few = counted(len(np.unique(known)), "different whole number")
         return "ordinal", f"{few} {ends}", sure * FEW_SURE
     if _rises(known) and is_whole:

@@ -5,8 +5,6 @@ Looks at training rows alone. Refuses to call a column rough on little evidence.
 
 import numpy as np
 
-MOST_ROWS = 50_000
-"""Rows that are looked at, evenly chosen."""
 REPEATS = 3
 """Rows from which a value can be held against its neighbours."""
 HELD = 0.5
@@ -46,11 +44,6 @@ def own_values(x: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
         _miss(own, count[often], *_sums(_standardised(y[known]), place, often)) for y in targets.T
     )
     return tuple(own.tolist()) if any(miss >= ROUGH for miss in misses) else ()
-
-
-def evenly(rows: np.ndarray) -> np.ndarray:
-    """At most MOST_ROWS of some rows."""
-    return rows[:: max(1, -(-len(rows) // MOST_ROWS))]
 
 
 def memberships(codes: np.ndarray) -> np.ndarray:

@@ -103,7 +103,7 @@ class _Found(ctypes.Structure):
 
 
 @cache
-def library() -> ctypes.CDLL:
+def loaded() -> ctypes.CDLL:
     """cuBLASLt, from the packages of the extras or from the system. Raises Unavailable."""
     try:
         from cuda import pathfinder
@@ -143,7 +143,7 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
 def version() -> str:
     """Of the library, or why there is none."""
     try:
-        number = int(library().cublasLtGetVersion())
+        number = int(loaded().cublasLtGetVersion())
     except Unavailable as reason:
         return reason.message
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
@@ -160,13 +160,13 @@ class _Owned:
     """An object of the library's, destroyed with this one."""
 
     def __init__(self, kind: str, *arguments: Any) -> None:
-        self.kind, self.handle, found = kind, c_void_p(), library()
+        self.kind, self.handle, found = kind, c_void_p(), loaded()
         self.destroy = getattr(found, f"cublasLt{kind}Destroy")  # at exit nothing is looked up
         made = getattr(found, f"cublasLt{kind}Create")(byref(self.handle), *arguments)
         _check(made, f"making a {kind}")
 
     def put(self, attribute: int, value: Any) -> None:
-        set_it = getattr(library(), f"cublasLt{self.kind}SetAttribute")
+        set_it = getattr(loaded(), f"cublasLt{self.kind}SetAttribute")
         _check(
             set_it(self.handle, attribute, byref(value), sizeof(value)), f"{self.kind} {attribute}"
         )
@@ -200,7 +200,7 @@ class Blas:
 
     def __init__(self, stream: int, workspace: int, workspace_bytes: int) -> None:
         self.handle = c_void_p()
-        _check(library().cublasLtCreate(byref(self.handle)), "no handle")
+        _check(loaded().cublasLtCreate(byref(self.handle)), "no handle")
         self.stream, self.workspace, self.workspace_bytes = stream, workspace, workspace_bytes
         self.algorithms: dict[tuple[Any, ...], Any] = {}
 
@@ -218,7 +218,7 @@ class Blas:
         algorithm = byref(self.algorithms[key])
         room = (self.workspace, self.workspace_bytes, self.stream)
         call = (self.handle, each.matmul.handle, *operands, *outs, algorithm, *room)
-        return partial(_launch, library().cublasLtMatmul, call, (description, owners))
+        return partial(_launch, loaded().cublasLtMatmul, call, (description, owners))
 
     def _search(self, each: Description, product: Product, alignments: tuple[int, ...]) -> Any:
         """The first of the library's choices: it is the same one every time, so that a run that is
@@ -233,7 +233,7 @@ class Blas:
         found = (_Found * CANDIDATES)()
         layouts = (each.a.handle, each.b.handle, each.d.handle, each.d.handle)
         given = (self.handle, each.matmul.handle, *layouts, wish.handle, CANDIDATES)
-        status = library().cublasLtMatmulAlgoGetHeuristic(*given, found, byref(count))
+        status = loaded().cublasLtMatmulAlgoGetHeuristic(*given, found, byref(count))
         _check(status, f"{product}")
         usable = [one for one in found[: count.value] if one.state == 0]
         if not usable:

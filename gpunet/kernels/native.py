@@ -157,7 +157,7 @@ class Program:
         batch: int,
         team: Team,
     ) -> None:
-        self.library, self.steps, self.gradient, self.team = library, steps, gradient, team
+        self.loops, self.steps, self.gradient, self.team = library.loops, steps, gradient, team
         self.dtype, lanes = gradient.dtype, team.lanes
         self.weights = [step for step in steps if step.is_weight_gradient]
         self.whole = [step for step in steps if step.name in WHOLE]
@@ -190,7 +190,7 @@ class Program:
 
     def run(self, steps: int) -> None:
         """Run the list `steps` times; a fault ends it early."""
-        self.library.loops.run_program(ctypes.byref(self.program), ctypes.c_longlong(steps))
+        self.loops.run_program(ctypes.byref(self.program), ctypes.c_longlong(steps))
 
     def _operations(self) -> Iterator[_Operation]:
         """The steps with barriers between what rows give and what needs all rows."""
@@ -305,7 +305,7 @@ class Program:
         return place, inside and away >= first_vector
 
     def _function(self, name: str) -> int:
-        return _address(self.library.loops, f"{name}_{self.dtype}")
+        return _address(self.loops, f"{name}_{self.dtype}")
 
 
 def permutation(n: int, seed: int, purpose: Purpose = Purpose.SHUFFLE, *, epoch: int = 0) -> Array:

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from sklearn.metrics import accuracy_score, log_loss, root_mean_squared_error
 
-from tabular.scikit import columns, target
+from tabular.scikit import columns, scores, target
 from tabular.work import Work, averaged
 
 Fitted = Callable[[Any], np.ndarray]
@@ -36,23 +35,14 @@ def fits(work: Work, seeds: Iterable[int]) -> dict[str, dict[str, Any]]:
 
 def _run(work: Work, make: Callable[[bool, int, list[str]], Any], seed: int) -> dict[str, float]:
     train, test = (_frame(work, part) for part in (work.train, work.test))
-    y, answers = (target(work, part) for part in (work.train, work.test))
+    y = target(work, work.train)
     predictor = make(work.is_regression, seed, list(train.select_dtypes("category")))
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         predictor.fit(train, y)
     seconds = time.perf_counter() - began
-    if work.is_regression:
-        found = {"rmse": root_mean_squared_error(answers, np.ravel(predictor.predict(test)))}
-    else:
-        p = np.asarray(predictor.predict_proba(test), float)
-        p, classes = p / p.sum(axis=1, keepdims=True), np.asarray(predictor.classes_)
-        found = {
-            "accuracy": accuracy_score(answers, classes[p.argmax(axis=1)]),
-            "log_loss": log_loss(answers, p, labels=classes),
-        }
-    return {name: float(value) for name, value in found.items()} | {"seconds": seconds}
+    return scores(work, predictor, test) | {"seconds": seconds}
 
 
 def _frame(work: Work, part: pa.Table) -> Any:

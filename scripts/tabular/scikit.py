@@ -38,23 +38,29 @@ def fits(work: Work, seeds: Iterable[int]) -> dict[str, dict[str, Any]]:
 
 
 def _run(work: Work, make: Callable[..., Any], seed: int) -> dict[str, float]:
-    train, test = columns(work, work.train), columns(work, work.test)
-    y, answers = (target(work, part) for part in (work.train, work.test))
+    train, y = columns(work, work.train), target(work, work.train)
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         predictor, encode = make(work.is_regression, train, seed)
         predictor.fit(encode(train), y)
     seconds = time.perf_counter() - began
+    return scores(work, predictor, encode(columns(work, work.test))) | {"seconds": seconds}
+
+
+def scores(work: Work, predictor: Any, inputs: Any) -> dict[str, float]:
+    """The metrics of the test part, from a fitted predictor and its inputs."""
+    answers = target(work, work.test)
     if work.is_regression:
-        found = {"rmse": root_mean_squared_error(answers, predictor.predict(encode(test)))}
+        found = {"rmse": root_mean_squared_error(answers, np.ravel(predictor.predict(inputs)))}
     else:
-        p = predictor.predict_proba(encode(test))
+        p = np.asarray(predictor.predict_proba(inputs), float)
+        p, classes = p / p.sum(axis=1, keepdims=True), np.asarray(predictor.classes_)
         found = {
-            "accuracy": accuracy_score(answers, predictor.classes_[p.argmax(axis=1)]),
-            "log_loss": log_loss(answers, p, labels=predictor.classes_),
+            "accuracy": accuracy_score(answers, classes[p.argmax(axis=1)]),
+            "log_loss": log_loss(answers, p, labels=classes),
         }
-    return {name: float(value) for name, value in found.items()} | {"seconds": seconds}
+    return {name: float(value) for name, value in found.items()}
 
 
 def _mlp(is_regression: bool, train: Arrays, seed: int) -> tuple[Any, Callable[[Arrays], Any]]:
