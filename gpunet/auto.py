@@ -110,6 +110,7 @@ def decide(settings: Settings, prepared: Prepared) -> Settings:
     _check_encoding(settings, schema)
     _check_judging(settings, prepared)
     _check_warmup(settings.config, rows)
+    _check_micro_batch(settings.config)
     return settings
 
 
@@ -122,6 +123,7 @@ def decide_on(settings: Settings, schema: Schema, choice: Choice) -> Settings:
         ("split", lambda config: _split(config, schema.width, schema.target.outputs, device)),
         ("device", lambda config: (device.name, choice.reason)),
         ("precision", lambda config: precision),
+        ("micro_batch_size", lambda config: ("all", "they fit")),
     ]
     return _resolved(settings, decisions)
 
@@ -234,6 +236,18 @@ def _check_warmup(config: Config, rows: int) -> None:
     if config.warmup >= total:
         hint = "shorten it, or give a share of all steps"
         raise UsageError(f"--warmup {config.warmup:,} of {total:,} steps never ends", hint)
+
+
+def _check_micro_batch(config: Config) -> None:
+    rows, batch = loop.micro_batch(config), int(config.batch_size)
+    if rows is None:
+        return
+    if rows > batch:
+        raise UsageError(f"--micro-batch-size {rows:,} is more than a batch of {batch:,} rows")
+    if rows < batch and config.norm == "batch":
+        hint = "leave it out, or use --norm layer"
+        message = "--micro-batch-size conflicts with --norm batch, which is over whole batches"
+        raise UsageError(message, hint)
 
 
 def check_device(settings: Settings, device: Device) -> None:

@@ -972,11 +972,16 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
         (
             "training",
             f"preset {config.preset} · {config.optimizer} lr {config.lr:g} {config.schedule}"
-            f" · batch {config.batch_size:,} · {length} · seed {config.seed}",
+            f" · batch {_batch(config)} · {length} · seed {config.seed}",
         ),
         ("device", f"{planned.choice.device.name}, {config.precision} ({planned.choice.reason})"),
         ("run", str(planned.out)),
     ]
+
+
+def _batch(config: Any) -> str:
+    whole, rows = f"{config.batch_size:,}", config.micro_batch_size
+    return whole if rows == "all" else f"{whole} in micro-batches of {rows:,}"
 
 
 def _judged_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:

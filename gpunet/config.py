@@ -220,6 +220,11 @@ class Config:
         "The same bits for any number of threads; on CUDA no product splits its sums.",
     )
     precision: Precision = _setting("auto", HARDWARE, "auto: fp32 on the CPU, tf32 on CUDA.")
+    micro_batch_size: Count | Literal["auto", "all"] = _setting(
+        "auto",
+        HARDWARE,
+        "Rows of a batch at a time, whose gradients are added up; auto: as many as fit, or all.",
+    )
     max_memory: Count | Auto = _setting("auto", HARDWARE, "Memory for data: 512M, 1.5GiB.")
 
     checkpoint_every: Pace = _setting(

@@ -238,6 +238,8 @@ class Feed:
 class LaunchList:
     """A bound launch list: run it, one step at a time, over a feed.
 
+    A step takes `batch` rows, `micro_batch` of them at a time.
+
     `clock` and `hyper` are the device's own scalars (kernels/slots.py); `totals` holds the last
     loss, and adds up row losses, right rows and rows until someone zeroes it. `send` brings clock
     and totals, as one array, to `seen` on the host.
@@ -248,6 +250,7 @@ class LaunchList:
     device: Device
     feed: Feed
     batch: int
+    micro_batch: int
     clock: Array
     hyper: Array
     totals: Array
@@ -352,11 +355,17 @@ def lower(
     schedule: np.ndarray | None = None,
     clip_norm: float | None = None,
     seed: int = 0,
+    micro_batch: int | None = None,
 ) -> LaunchList:
     """The launch list of one step of `batch` rows; `train` wants an optimiser and a schedule
-    (S+1, 3): learning rate, decay and share of dropout of each step."""
+    (S+1, 3): learning rate, decay and share of dropout of each step.
+
+    With fewer rows in a `micro_batch` the step takes one after the other and adds their gradients
+    up: the same step, but for rounding, in less memory. TypeError for a network that mixes rows.
+    """
     device, dtype = store.device, str(store.values.dtype)
-    work = _Lowering(network.graph, feed, store, batch, mode == "train", dtype)
+    rows = batch if micro_batch is None else min(micro_batch, batch)
+    work = _Lowering(network.graph, feed, store, rows, mode == "train", dtype)
     hyper, table = np.zeros(16), np.zeros((1, 3)) if schedule is None else schedule
     hyper[[CLIP, SCALE, LIMIT]] = 1.0, 1.0, clip_norm or 0.0
     if optimizer is not None:
@@ -364,21 +373,23 @@ def lower(
     work.hyper.array = device.asarray(hyper)
     work.table = work.outside("schedule", device.asarray(table))
     work.key = work.outside("key", device.asarray([seed, Purpose.DROPOUT], np.uint64))
-    work.open()
+    work.open(batch)
     for node in network.graph.nodes:
         work.forward(node, stop_at=network.prediction if feed.y is None else None)
     if optimizer is not None:
         for node in reversed(network.graph.nodes):
             work.backward(node)
-        work.update(optimizer, clip=clip_norm is not None)
-    return work.bind(network.prediction)
+        gradient = work.whole_gradient(batch)
+        work.update(optimizer, gradient, clip=clip_norm is not None)
+    return work.bind(network.prediction, batch)
 
 
 class _Lowering:
     """The walk: what is emitted so far, and where each node's value and gradient lie.
 
     `firsts` has the first column of those that are windows of wider slots, `narrow` the bfloat16
-    copies that products read.
+    copies that products read; `repeated` which launches a micro-batch takes, and how many of them a
+    batch has.
     """
 
     def __init__(
@@ -400,6 +411,7 @@ class _Lowering:
         self.totals = self.outside("totals", self.seen[CLOCK:].view(np.float64))
         self.hyper = self.outside("hyper", device.zeros((16,), np.float64))
         self.table = self.key = self.clock
+        self.repeated = slice(0), 1
 
     def outside(self, name: str, array: Array) -> Slot:
         """A slot for an array that lives outside the arena."""
@@ -447,9 +459,9 @@ class _Lowering:
             self.narrow[slot] = copy
         return self.narrow[slot]
 
-    def open(self) -> None:
+    def open(self, batch: int) -> None:
         """Advance the clock, take the next rows."""
-        self.launch(REGISTRY["tick"], self.clock, self.hyper, self.table, self.batch)
+        self.launch(REGISTRY["tick"], self.clock, self.hyper, self.table, batch)
         for name, node in self.graph.inputs.items():
             if name == "x":
                 self.values[node] = self._input(self.outside("data.x", self.feed.x))
@@ -569,13 +581,22 @@ class _Lowering:
         value = self.values[node]
         return self.slot(f"{node.name}.grad", value.shape)
 
-    def update(self, optimizer: Optimizer, clip: bool) -> None:
+    def whole_gradient(self, batch: int) -> Slot:
+        """Where the gradient of a batch comes to lie; of micro-batches it is summed up there."""
+        gradient = self.outside("grads", self.store.gradient)
+        if batch == self.batch:
+            return gradient
+        if any(isinstance(node.gate, gates.BatchNorm) for node in self.graph.nodes):
+            raise TypeError("no micro-batches of a network with batch norm, which mixes rows")
+        total = self.outside("total", self.store.device.zeros(gradient.shape, self.dtype))
+        self.launch(REGISTRY["accumulate"], gradient, total, self.clock)
+        self.launch(REGISTRY["micro_batch"], self.clock, self.batch, batch)
+        self.repeated = slice(1, len(self.launches)), -(-batch // self.batch)
+        return total
+
+    def update(self, optimizer: Optimizer, gradient: Slot, clip: bool) -> None:
         """Emit the move of all parameters at once."""
-        store = self.store
-        values, gradient = (
-            self.outside("params", store.values),
-            self.outside("grads", store.gradient),
-        )
+        store, values = self.store, self.outside("params", self.store.values)
         if clip:
             squared = self.slot("squared_norm", (1,), "float64")
             self.launch(REGISTRY["squared_norm"], gradient, squared)
@@ -591,8 +612,9 @@ class _Lowering:
             given = (*given, self.outside("shadow", store.shadow))
         self.launch(kernel, *given, *rest)
 
-    def bind(self, prediction: Node) -> LaunchList:
-        """Give every slot its place, and every launch its arrays."""
+    def bind(self, prediction: Node, batch: int) -> LaunchList:
+        """Give every slot its place, and every launch its arrays. Micro-batches find the slots of
+        the one before them."""
         device, library = self.store.device, self._library()
         if library is not None:
             self.launches = [launch.without_work for launch in self.launches]
@@ -600,8 +622,10 @@ class _Lowering:
         places, total = plan(self.launches, (self.values[prediction],), reuse=library is None)
         arena = device.empty((max(1, total),), np.uint8)
         for slot, offset in places.items():
-            part = arena[offset : offset + slot.nbytes]
-            slot.array = part.view(slot.dtype).reshape(slot.shape)
+            place = arena[offset : offset + slot.nbytes]
+            slot.array = place.view(slot.dtype).reshape(slot.shape)
+        part, times = self.repeated
+        self.launches[part] = self.launches[part] * times
         calls = fusion.bound(self.launches, device) if library is None else []
         send, seen = device.watch(self.seen)
         return LaunchList(
@@ -609,6 +633,7 @@ class _Lowering:
             calls,
             device,
             self.feed,
+            batch,
             self.batch,
             self.clock.array,
             self.hyper.array,

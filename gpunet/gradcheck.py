@@ -477,15 +477,17 @@ def _scale(bench: Bench) -> Difference:
 
 
 def _dropout(bench: Bench) -> Difference:
+    """Rows of a batch from its third row on."""
     (x,) = bench.apart((5, 7))
     key, rate = np.array([1, Purpose.DROPOUT], np.uint64), np.array([0.6])
 
     def masked(array: np.ndarray) -> np.ndarray:
-        hyper, clock = _hyper(FADE=0.5), _clock(STEP=3)
+        hyper, clock = _hyper(FADE=0.5), _clock(STEP=3, BEFORE=2)
         return bench.run("dropout", array, rate, hyper, key, clock, 2, np.full_like(x, nan))["y"]
 
-    words = bits(1, Purpose.DROPOUT, step=3, layer=2).random_raw(12)
-    kept = words.astype("<u8").view("<u2")[: x.size].reshape(x.shape) < round(0.7 * 65536)
+    words = bits(1, Purpose.DROPOUT, step=3, layer=2).random_raw(16)
+    lanes = words.astype("<u8").view("<u2")[14 : 14 + x.size]
+    kept = lanes.reshape(x.shape) < round(0.7 * 65536)
     value = matches({"y": masked(x)}, {"y": x * kept * 65536 / round(0.7 * 65536)})
     slope = bench.pair({"x": x}, lambda at: masked(at["x"]), lambda grad: {"x": masked(grad)})
     return max(value, slope)
@@ -695,6 +697,26 @@ def _tick(bench: Bench) -> Difference:
     )
 
 
+def _micro_batch(bench: Bench) -> Difference:
+    """The second of two, and back to the first."""
+    first, second = (
+        _clock(START=8, VALID=5),
+        _clock(START=11, VALID=2, BEFORE=3),
+    )
+    return max(
+        matches(bench.run("micro_batch", now, 3, 6), {"clock": then})
+        for now, then in ((first, second), (second, first))
+    )
+
+
+def _accumulate(bench: Bench) -> Difference:
+    grad, total = bench.apart((700,), (700,))
+    return max(
+        matches(bench.run("accumulate", grad, total, _clock(BEFORE=before)), {"total": wanted})
+        for before, wanted in ((0, grad), (1, total + grad))
+    )
+
+
 def _narrow(bench: Bench) -> Difference:
     x = np.array([1.0, 257.0, 259.0, -3.1415926, 1e-30, 0.0], np.float32)
     found = bench.run("narrow", x, np.zeros(6, np.uint16))["y"]
@@ -821,8 +843,10 @@ KERNELS: dict[str, Callable[[Bench], Difference]] = {
     "embedding_backward": _embedding,
     "copy_columns": _copy_columns,
     "column_sums": _column_sums,
+    "accumulate": _accumulate,
     "squared_norm": _squared_norm,
     "clip": _clip,
     "tick": _tick,
+    "micro_batch": _micro_batch,
 }
 """Every kernel and what checks it."""

@@ -340,8 +340,8 @@ def plan(
 def _decided(
     settings: Settings, prepared: Prepared, choice: Choice | None
 ) -> tuple[Settings, Choice, list[Member]]:
-    """Every `auto` decided, and the networks; a batch that nobody asked for shrinks until all of
-    it fits the device. Raises OutOfMemory for what does not."""
+    """Every `auto` decided, and the networks; rows at a time that nobody asked for shrink until all
+    of it fits the device. Raises OutOfMemory for what does not."""
     while True:
         decided = auto.decide(settings, prepared)
         with Cpu().watching("make --hidden narrower"):
@@ -357,11 +357,11 @@ def _decided(
         wanted = memory.needs(members, device, dtype)
         if memory.has_room(wanted, device):
             return decided, choice, members
-        batch = wanted.fitting_batch(device.memory().free)
-        if batch == 0 or settings.given("batch_size"):
-            raise memory.refused(wanted, device)
-        reason = f"{wanted.batch:,} rows a step do not fit {device.name}"
-        settings = settings.resolve("batch_size", batch, reason)
+        rows, name = wanted.fitting_batch(device.memory().free), memory.at_a_time(decided.config)
+        if rows == 0 or settings.given(name):
+            raise memory.refused(wanted, device, decided.config)
+        reason = f"{wanted.batch:,} rows at a time do not fit {device.name}"
+        settings = settings.resolve(name, rows, reason)
 
 
 def _dtype(config: Config) -> str:

@@ -19,7 +19,19 @@ from gpunet.data.windows import Windows, windows
 from gpunet.device import Device
 from gpunet.engine import Feed, LaunchList, Store
 from gpunet.errors import Diverged, ModelInvalid
-from gpunet.kernels.slots import ARRIVED, FADE, FAULT, LR, PENDING, ROWS, SCALE, START, STEP, VALID
+from gpunet.kernels.slots import (
+    ARRIVED,
+    BEFORE,
+    FADE,
+    FAULT,
+    LR,
+    PENDING,
+    ROWS,
+    SCALE,
+    START,
+    STEP,
+    VALID,
+)
 from gpunet.model import Network
 
 EVALUATION_ROWS, EVALUATION_BYTES = 4096, 1 << 25
@@ -126,7 +138,8 @@ def train(
     there is no validation part. Raises Diverged at a non-finite loss, gradient or weight; weights
     that were reached before it are kept. Raises OutOfMemory where the device has too little.
     """
-    with device.watching("lower --batch-size"):
+    mixes_rows = members[0].config.norm == "batch"
+    with device.watching(f"lower {'--batch-size' if mixes_rows else '--micro-batch-size'}"):
         run = _Run(members, device, dtype, control or Control(), legs)
         with device.working(max(net.list.largest_product for net in run.nets)):
             try:
@@ -207,6 +220,12 @@ def steps_in_all(config: Config, rows: int, legs: Legs = ()) -> int:
     return sum(legs[-1]) if legs else planned
 
 
+def micro_batch(config: Config) -> int | None:
+    """Rows of a batch at a time; None for all of them."""
+    size = config.micro_batch_size
+    return None if isinstance(size, str) else size
+
+
 def lower(
     network: Network,
     taken: Windows,
@@ -229,6 +248,7 @@ def lower(
         schedule=rates(config, taken.rows, legs),
         clip_norm=config.clip_norm,
         seed=config.seed,
+        micro_batch=micro_batch(config),
     )
     return store, launches
 
@@ -333,7 +353,7 @@ class _Net:
         rows = self.list.feed.rows
         places = (clock[START] >= -self.list.batch, clock[START] < rows, clock[ROWS] <= rows)
         others = (clock[STEP] == done, clock[VALID] <= self.list.batch)
-        if not all((*places, *others, not clock[[FAULT, PENDING, ARRIVED]].any())):
+        if not all((*places, *others, not clock[[FAULT, PENDING, ARRIVED, BEFORE]].any())):
             raise ModelInvalid("the checkpoint's clock is not of this run")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpunet import engine, loop
+from gpunet.config import Config, flag
 from gpunet.device import Device
 from gpunet.device.counted import Counted
 from gpunet.errors import OutOfMemory
@@ -17,8 +18,8 @@ value at most."""
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes on a device: of encoded rows; of weights, gradients and optimiser; of all that steps
-    of `batch` rows, and the validation between them, write on their way."""
+    """Bytes on a device: of encoded rows; of weights, gradients and optimiser; of all that steps,
+    which take `batch` rows at a time, and the validation between them, write on their way."""
 
     batch: int
     rows: int
@@ -30,9 +31,9 @@ class Needs:
         return self.rows + self.weights + self.step
 
     def fitting_batch(self, free: int) -> int:
-        """The power of two of rows a step, below this batch, that should fit; 0 where none does."""
+        """The power of two of rows at a time, below these, that should fit; 0 where none does."""
         room = free - self.rows - self.weights
-        most = min(self.batch // 2, max(0, room) * self.batch // max(1, self.step))
+        most = min(self.batch - 1, max(0, room) * self.batch // max(1, self.step))
         return 1 << most.bit_length() - 1 if most else 0
 
 
@@ -54,7 +55,13 @@ def needs(members: Sequence[Member], device: Device, dtype: str, legs: loop.Legs
     rows, step = sum(a.nbytes for a in arrays), sum(each.arena_bytes for each in lists)
     weights, count = counted.asked - rows - step, len(members)
     there = 0 if device.kind == "cpu" else rows
-    return Needs(parts[0].batch, there * count, weights * count, step * count)
+    return Needs(launches.micro_batch, there * count, weights * count, step * count)
+
+
+def at_a_time(config: Config) -> str:
+    """The setting that says how many rows a step takes at a time: batch norm wants whole batches,
+    others are taken in micro-batches."""
+    return "batch_size" if config.norm == "batch" else "micro_batch_size"
 
 
 def is_small(members: Sequence[Member], device: Device) -> bool:
@@ -62,7 +69,8 @@ def is_small(members: Sequence[Member], device: Device) -> bool:
     member = members[0]
     weights = member.network.weights.values()
     widths = sum(sum(each.shape) for each in weights if each.ndim == 2)
-    batch = min(int(member.config.batch_size), member.data.train.rows) + EVALUATION_ROWS
+    rows = loop.micro_batch(member.config) or int(member.config.batch_size)
+    batch = min(rows, member.data.train.rows) + EVALUATION_ROWS
     parts = [part for part in (member.data.train, member.data.validation) if part is not None]
     arrays = [a for part in parts for a in (part.x, part.y) if a is not None]
     values = sum(each.size for each in weights) + widths * batch
@@ -76,19 +84,19 @@ def has_room(wanted: Needs, device: Device) -> bool:
     return free == 0 or wanted.total <= free
 
 
-def refused(wanted: Needs, device: Device) -> OutOfMemory:
+def refused(wanted: Needs, device: Device, config: Config) -> OutOfMemory:
     """What is missing, and which setting helps."""
     free = device.memory().free
     parts = f"{shown(wanted.rows)} of rows, " if wanted.rows else ""
     parts += f"{shown(wanted.weights)} of weights, gradients and optimiser, "
-    parts += f"{shown(wanted.step)} for a step of {wanted.batch:,} rows"
+    parts += f"{shown(wanted.step)} for {wanted.batch:,} rows of a step at a time"
     message = f"out of memory on {device.name}: training asks for {shown(wanted.total)} ({parts})"
-    return OutOfMemory(f"{message}; {shown(free)} are free", _hint(wanted, free))
+    return OutOfMemory(f"{message}; {shown(free)} are free", _hint(wanted, free, config))
 
 
-def _hint(wanted: Needs, free: int) -> str:
+def _hint(wanted: Needs, free: int, config: Config) -> str:
     if batch := wanted.fitting_batch(free):
-        return f"try --batch-size {batch}"
+        return f"try {flag(at_a_time(config))} {batch}"
     if wanted.rows > wanted.weights:
         return "use --device cpu"
     return "make --hidden narrower"

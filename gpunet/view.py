@@ -206,24 +206,28 @@ def columns(seen: Sequence[Any], console: Console) -> None:
 
 
 def plan(launches: Any) -> None:
-    """A launch list, a line a launch, and what it comes to."""
+    """A launch list, a line a launch, those of a micro-batch once, and what it comes to."""
     found = plan_to_json(launches)
+    times = Counter(map(id, launches.launches))
+    once = dict(zip(map(id, launches.launches), found["launches"]))
     rows = [
         [
             i,
-            each["launch"],
+            each["launch"] + (f" ×{times[which]}" if times[which] > 1 else ""),
             " ".join(map(_shape, each["reads"])),
             " ".join(_shape(slot) for slot in each["writes"] if not slot[0].endswith(".work")),
             shown(each["bytes"]),
             "" if each["flops"] is None else f"{each['flops'] / 1e6:,.2f} M",
         ]
-        for i, each in enumerate(found["launches"], 1)
+        for i, (which, each) in enumerate(once.items(), 1)
     ]
     table(["", "launch", "reads", "writes", "bytes", "FLOPs"], rows, right=(0, 4, 5))
     total = sum(each["flops"] or 0 for each in found["launches"])
+    at_a_time = found["micro_batch"]
+    parts = "" if at_a_time == found["batch"] else f" in micro-batches of {at_a_time:,}"
     facts(
         [
-            ("batch", f"{found['batch']:,} rows on {found['device']}, {found['kernels']}"),
+            ("batch", f"{found['batch']:,} rows{parts} on {found['device']}, {found['kernels']}"),
             ("arena", shown(found["arena_bytes"])),
             ("products", f"{total / 1e6:,.2f} MFLOP a step"),
         ],
@@ -238,6 +242,7 @@ def plan_to_json(launches: Any) -> dict[str, Any]:
         "device": launches.device.name,
         "kernels": launches.runs_on,
         "batch": launches.batch,
+        "micro_batch": launches.micro_batch,
         "arena_bytes": launches.arena_bytes,
         "launches": [
             {

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpunet import engine, model, optim
+from gpunet import engine, loop, model, optim
 from gpunet.config import Config
 from gpunet.device import Device, resolve
 from gpunet.engine import Feed
@@ -72,6 +72,7 @@ def cases() -> list[tuple[str, str, Config]]:
     found += [(f"norm {n}", "multiclass", replace(base, norm=n)) for n in ("layer", "batch")]
     found.append(("dropout", "multiclass", replace(base, dropout=0.3)))
     found.append(("clip_norm", "multiclass", replace(base, clip_norm=0.1)))
+    found.append(("micro-batches", "multiclass", replace(base, dropout=0.3, micro_batch_size=7)))
     return found
 
 
@@ -92,6 +93,7 @@ def losses(config: Config, task: str, device: Device, dtype: str, steps: int) ->
         optimizer=optimizer,
         schedule=np.array([[config.lr, config.weight_decay, 1.0]]),
         clip_norm=config.clip_norm,
+        micro_batch=loop.micro_batch(config),
     )
     found = np.empty(steps)
     for step in range(steps):

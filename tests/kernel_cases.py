@@ -191,6 +191,9 @@ def dropout(
     y = reference.dropout(x.astype(float), float(rate[0]) * 0.5, KEY, 7, 5)
     given = {"x": x, "rate": rate, "hyper": hyper, "key": KEY, "clock": clock, "layer": 5}
     yield Case(kernel, "", given, {"y": y}, shares={"y": "x"})
+    for before in () if sparse else (3, 16):
+        rest = {**given, "x": x[before:].copy(), "clock": clock_at(STEP=7, BEFORE=before)}
+        yield Case(kernel, f"from row {before} on", rest, {"y": y[before:]}, shares={"y": "x"})
 
 
 @maker(*reference.LOSS_ROWS)
@@ -229,6 +232,12 @@ def loss(
         yield Case(kernel, "no gradient", given, {**expected, "grad": None}, state)
     if n > 1:
         yield _faulty_loss(kernel, given, expected, state)
+    if not sparse:
+        clock = clock_at(VALID=valid, BEFORE=7)
+        share, rows, grad, _ = reference.loss(name, *wide(pred), *inner, valid, before=7)
+        totals = np.array([5 + share, *expected["totals"][1:]])
+        expected = {"clock": clock, "grad": grad, "rows": rows, "totals": totals}
+        yield Case(kernel, "micro-batch", given, expected, {**state, "clock": clock}, shares)
 
 
 def _faulty_loss(
@@ -770,6 +779,31 @@ def tick(
             expected["hyper"][at.CORRECTION2] = 1 - 0.99 ** (step + 1)
         given = {"table": table, "batch": batch}
         yield Case(kernel, label, given, expected, {"clock": clock, "hyper": hyper})
+
+
+@maker("micro_batch")
+def micro_batch(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    batch = 2 * m + 1
+    for label, before, after in (("second", 0, m), ("last", m, 2 * m), ("back", 2 * m, 0)):
+        start, valid = n + before, batch - 1 - before
+        clock = clock_at(STEP=4, START=start, VALID=valid, ROWS=9 * m, BEFORE=before)
+        expected = clock.copy()
+        by = after - before
+        expected[[at.START, at.VALID, at.BEFORE]] = start + by, valid - by, after
+        given = {"rows": m, "batch": batch}
+        yield Case(kernel, label, given, {"clock": expected}, {"clock": clock})
+
+
+@maker("accumulate")
+def accumulate(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    grad, total = rng.standard_normal((2, n * m)).astype(dtype)
+    for label, before, expected in (("first", 0, grad), ("later", n + 1, grad + total)):
+        given = {"grad": grad, "clock": clock_at(BEFORE=before, VALID=m)}
+        yield Case(kernel, label, given, {"total": expected}, {"total": total})
 
 
 @maker("squared_norm")

@@ -202,16 +202,23 @@ def right_rows(name: str, p: Array, t: Array) -> int:
 
 
 def loss(
-    name: str, p: Array, t: Array, weight: Array | None, parameter: Array, valid: int
+    name: str,
+    p: Array,
+    t: Array,
+    weight: Array | None,
+    parameter: Array,
+    valid: int,
+    before: int = 0,
 ) -> tuple[float, Array, Array, int]:
-    """The batch's loss, the weighted rows, the gradient, and the number of right rows."""
+    """The batch's loss, the weighted rows, the gradient, and the number of right rows; of a batch
+    with `before` rows more, its share of that."""
     n, w = len(p), np.ones(len(p)) if weight is None else weight
     rows, grad = np.zeros(n), np.zeros(p.shape)
     rows[:valid], grad[:valid] = LOSS_ROWS[name](
         p[:valid], t[:valid], parameter if name == "pinball" else float(parameter[0])
     )
     rows[:valid] *= w[:valid]
-    count = 1 if name == "sum_squares" else max(valid, 1)
+    count = 1 if name == "sum_squares" else max(valid + before, 1)
     grad *= w[:, None] / count
     return rows.sum() / count, rows, grad, right_rows(name, p[:valid], t[:valid])
 

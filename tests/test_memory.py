@@ -79,26 +79,52 @@ def test_counting_takes_no_memory_and_leaves_the_network_alone() -> None:
         counted.launcher("", "")((1,), (1,), 0, ())
 
 
-def test_a_batch_that_nobody_asked_for_shrinks_until_it_fits(
+WIDE = {"hidden": (4096,), "validation": 0, "optimizer": "sgd", "batch_size": 1024}
+
+
+def too_small(**settings: object) -> Small:
+    """A device that has room for two thirds of what steps write on their way."""
+    whole = planned(**WIDE, **settings)
+    wanted = memory.needs(whole.members, Small(0, "cuda"), "float32")
+    assert wanted.batch == 1024
+    return Small(wanted.total - wanted.step // 3, "cuda", "numpy")
+
+
+def test_a_batch_that_does_not_fit_is_taken_in_micro_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wide = {"hidden": (4096,), "validation": 0}
-    whole = planned(**wide)
-    wanted = memory.needs(whole.members, Small(0, "cuda"), "float32")
-    assert wanted.batch == 32
-    device = Small(wanted.total - wanted.step // 3, "cuda", "numpy")
-    found = plan(monkeypatch, device, **wide)
-    size = found.settings.config.batch_size
-    assert size == 16
-    assert "32 rows a step do not fit cuda:0" in found.settings.origin["batch_size"]
-    assert memory.needs(found.members, device, "float32").total <= device.free
-    per_epoch = -(-found.training_rows // size)
-    assert found.settings.config.epochs == max(20, min(200, -(-6000 // per_epoch)))
-    with pytest.raises(OutOfMemory, match=f"try --batch-size {size}") as caught:
-        plan(monkeypatch, device, batch_size=32, **wide)
+    device = too_small()
+    found = plan(monkeypatch, device, **WIDE)
+    config = found.settings.config
+    assert (config.batch_size, config.micro_batch_size) == (1024, 512)
+    assert "1,024 rows at a time do not fit cuda:0" in found.settings.origin["micro_batch_size"]
+    needs = memory.needs(found.members, device, "float32")
+    assert needs.batch == 512
+    assert needs.total <= device.free
+    assert found.launches.micro_batch == 512
+    with pytest.raises(OutOfMemory, match="try --micro-batch-size 512") as caught:
+        plan(monkeypatch, device, micro_batch_size=1000, **WIDE)
     assert caught.value.exit_code == 71
-    for part in ("training asks for", "of rows", "a step of 32 rows", "are free"):
+    for part in ("training asks for", "of rows", "1,000 rows of a step at a time", "are free"):
         assert part in caught.value.message
+    with pytest.raises(OutOfMemory, match="try --micro-batch-size 512"):
+        plan(monkeypatch, device, micro_batch_size="all", **WIDE)
+
+
+def test_a_batch_that_must_be_whole_shrinks_where_nobody_asked_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = too_small(norm="batch")
+    open_size = {**WIDE, "batch_size": "auto"}
+    monkeypatch.setattr(auto, "_batch_size", lambda rows: (1024, "a test"))
+    found = plan(monkeypatch, device, norm="batch", **open_size)
+    config = found.settings.config
+    assert (config.batch_size, config.micro_batch_size) == (512, "all")
+    assert "1,024 rows at a time do not fit cuda:0" in found.settings.origin["batch_size"]
+    per_epoch = -(-found.training_rows // 512)
+    assert config.epochs == max(20, min(200, -(-6000 // per_epoch)))
+    with pytest.raises(OutOfMemory, match="try --batch-size 512"):
+        plan(monkeypatch, device, norm="batch", **WIDE)
 
 
 def test_where_no_batch_helps_the_flag_that_does_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +184,7 @@ def test_a_run_that_runs_out_says_so(
     assert _run(["train", "penguins", "-q", "--device", "cpu", "-o", "run"]) == 71
     shown = capsys.readouterr().err
     assert shown.startswith("gpunet: error: out of memory on cpu: asked for more")
-    assert "lower --batch-size" in shown
+    assert "lower --micro-batch-size" in shown
     assert '"failed"' in (tmp_path / "run" / "status.json").read_text()
 
 

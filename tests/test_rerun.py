@@ -63,6 +63,7 @@ def results(path: Path) -> tuple[bytes, bytes]:
         {"epochs": "auto", "steps": 37},
         {"validation": 0.0},
         {"clip_norm": 0.5, "optimizer": "lion"},
+        {"micro_batch_size": 12},
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-// The clock of a run of steps, and the gradient's norm.
+// The clock of a run of steps, a gradient's sum over micro-batches, and its norm.
 
 KERNEL tick(long long* clock, double* hyper, const double* table, long long batch, long long size) {
     if (threadIdx.x || clock[FAULT]) return;
@@ -8,6 +8,19 @@ KERNEL tick(long long* clock, double* hyper, const double* table, long long batc
     clock[START] = start;
     clock[VALID] = left < batch ? left : batch;
     set_hyper(hyper, table, size, step);
+}
+
+KERNEL micro_batch(long long* clock, long long rows, long long batch) {
+    if (threadIdx.x) return;
+    long long before = clock[BEFORE], by = before + rows < batch ? rows : -before;
+    clock[START] += by;
+    clock[VALID] -= by;
+    clock[BEFORE] = before + by;
+}
+
+KERNEL accumulate(const T* grad, T* total, const long long* clock, long long size) {
+    bool is_first = clock[BEFORE] == 0;
+    EACH(i, size) total[i] = is_first ? grad[i] : total[i] + grad[i];
 }
 
 KERNEL squared_norm(const T* grad, double* out, T* work, long long size) {

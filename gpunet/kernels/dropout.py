@@ -1,7 +1,8 @@
 """Dropout: y = x / keep where a random lane is below the threshold, else 0.
 
 The mask is a function of (key, step, layer), so nothing is kept: the same kernel, run on the
-gradient, is the backward pass. `y` may be `x`.
+gradient, is the backward pass. Micro-batches take up the mask of their batch where the one before
+them left it. `y` may be `x`.
 """
 
 from math import ceil
@@ -11,7 +12,7 @@ import numpy as np
 
 from gpunet.device import Array
 from gpunet.kernels.registry import Run, Stage, register
-from gpunet.kernels.slots import FADE, STEP, THREADS
+from gpunet.kernels.slots import BEFORE, FADE, STEP, THREADS
 from gpunet.kernels.tiles import TILE, shape2
 
 LANES = 16
@@ -21,9 +22,9 @@ LANES = 16
 def dropout(
     x: Array, rate: Array, hyper: Array, key: Array, clock: Array, layer: int, y: Array
 ) -> Run:
-    """Element i of x (n, m) stays where lane i % 16 of Philox block i // 16 is below
-    keep16 = round((1 - rate * hyper[FADE]) * 65536), times 65536 / keep16. rate (1,), key uint64
-    (2,)."""
+    """Element i of the batch, of which x (n, m) are rows from clock[BEFORE] on, stays where lane
+    i % 16 of Philox block i // 16 is below keep16 = round((1 - rate * hyper[FADE]) * 65536), times
+    65536 / keep16. rate (1,), key uint64 (2,)."""
     step = LANES * max(1, TILE // (LANES * max(1, x.shape[1])))
     parts = [slice(first, first + step) for first in range(0, len(x), step)]
     tiles = [(x[part], y[part]) for part in parts]
@@ -31,14 +32,23 @@ def dropout(
     def run() -> None:
         keep16 = int(np.rint((1.0 - float(rate[0]) * float(hyper[FADE])) * 65536))
         scale = 65536 / keep16 if keep16 else 0.0
-        generator = np.random.Philox(key=key, counter=[0, 0, int(clock[STEP]), layer])
+        block, within = divmod(int(clock[BEFORE]) * x.shape[1], LANES)
+        generator = np.random.Philox(key=key, counter=[block, 0, int(clock[STEP]), layer])
+        left = _lanes(generator, within)[within:]
         for inside, outside in tiles:
-            words = generator.random_raw(ceil(inside.size / LANES) * 4)
-            lanes = words.astype("<u8", copy=False).view("<u2")[: inside.size]
+            drawn = _lanes(generator, inside.size - len(left))
+            lanes = np.concatenate([left, drawn]) if len(left) else drawn
+            lanes, left = lanes[: inside.size], lanes[inside.size :]
             np.multiply(inside, scale, out=outside)
             np.copyto(outside, 0, where=lanes.reshape(inside.shape) >= keep16)
 
     return run
+
+
+def _lanes(generator: np.random.Philox, count: int) -> Array:
+    """So many lanes, and the rest of the last one's block."""
+    words = generator.random_raw(ceil(max(count, 0) / LANES) * 4)
+    return words.astype("<u8", copy=False).view("<u2")
 
 
 def _grid(x: Array, *rest: Any) -> tuple[int]:

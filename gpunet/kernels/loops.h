@@ -26,6 +26,14 @@ ENTRY(tick) {
     lane.hyper[CORRECTION2] = 1 - __builtin_pow(lane.hyper[BETA2], (double)step);
 }
 
+ENTRY(micro_batch) {                                   // (clock | rows, batch)
+    long long before = lane.clock[BEFORE], rows = call.sizes[0];
+    long long by = before + rows < call.sizes[1] ? rows : -before;
+    lane.clock[START] += by;
+    lane.clock[VALID] -= by;
+    lane.clock[BEFORE] = before + by;
+}
+
 // ---- Rows into the batch. (x, scale, shift, order, clock, out | n, d)
 // Bytes are scaled in T, which they fit; other numbers in double, as a shift may be far from small.
 
@@ -439,7 +447,8 @@ ENTRY(copy_columns) {                                  // (x, y, …) | x_first,
 }
 
 // ---- Dropout. (x, rate, hyper, key, clock, layer, y | layer, n, m)
-// Random lanes are drawn before they are used, so that the loop that uses them has no branch.
+// Random lanes are drawn before they are used, so that the loop that uses them has no branch. x and
+// y are elements low … high of the batch.
 
 enum { LANES = 16, BLOCKS = 64 };                      // lanes a Philox block, blocks drawn at once
 
@@ -458,7 +467,7 @@ static CLONES void drop(const T* x, T* y, long long low, long long high, unsigne
         long long begin = low > first ? low : first, end = first + LANES * BLOCKS;
         const unsigned short* own = lanes + (begin - first);
         EVERY(i, (end < high ? end : high) - begin)
-            y[begin + i] = own[i] < keep ? x[begin + i] * scale : T(0);
+            y[begin - low + i] = own[i] < keep ? x[begin - low + i] * scale : T(0);
     }
 }
 
@@ -466,8 +475,10 @@ ENTRY(dropout) {
     long long m = call.sizes[2];
     double kept = __builtin_rint((1.0 - (double)call.at<T>(1)[0] * lane.hyper[FADE]) * 65536.0);
     Words counter = {0, 0, (unsigned long long)lane.clock[STEP], (unsigned long long)call.sizes[0]};
-    drop(call.at<T>(0), call.at<T>(6), lane.first * m, lane.last * m, (unsigned)kept,
-         T(65536.0 / kept), call.at<unsigned long long>(3), counter);
+    long long before = lane.clock[BEFORE];
+    drop(lane.row<T>(call, 0, m), lane.row<T>(call, 6, m), (before + lane.first) * m,
+         (before + lane.last) * m, (unsigned)kept, T(65536.0 / kept),
+         call.at<unsigned long long>(3), counter);
 }
 
 // ---- Layer norm. (x, gain, bias, y, mean, rstd), (grad, x, gain, mean, rstd, dx, dgain, dbias) | n, m
@@ -638,7 +649,8 @@ ENTRY(batch_norm_apply) {
 
 static T row_scale(const Call& call, const Lane& lane, long long i) {
     T weight = call.pointers[2] ? lane.row<T>(call, 2, 1)[i] : T(1);
-    return call.sizes[2] && lane.clock[VALID] > 1 ? weight / T(lane.clock[VALID]) : weight;
+    long long rows = lane.batch_rows();
+    return call.sizes[2] && rows > 1 ? weight / T(rows) : weight;
 }
 
 static void close_rows(const Call& call, Lane& lane, long long right) {
@@ -721,15 +733,15 @@ ENTRY(softmax_cross_entropy) {
 }
 
 ENTRY(fold_rows) {
-    long long n = call.sizes[0], valid = lane.clock[VALID], right = 0;
+    long long n = call.sizes[0], valid = lane.clock[VALID], all = lane.batch_rows(), right = 0;
     double sum = 0, *totals = call.at<double>(7);
     const T* rows = call.at<T>(6);
     for (long long i = 0; i < n; ++i) sum += rows[i];
-    double loss = call.sizes[2] && valid > 1 ? sum / valid : sum;
+    double loss = call.sizes[2] && all > 1 ? sum / all : sum;
     if (!(loss - loss == 0)) lane.clock[FAULT] |= FAULT_LOSS;
     if (lane.index) return;
     for (int each = 0; each < lane.count; ++each) right += lane.shared->parts[each].count;
-    totals[0] = loss;
+    totals[0] = (lane.clock[BEFORE] ? totals[0] : 0) + loss;
     totals[1] += sum;
     totals[2] += right;
     totals[3] += valid < 0 ? 0 : valid < n ? valid : n;
@@ -759,6 +771,19 @@ static CLONES double squares(const T* x, long long size) {
     double total = 0;
     for (long long i = 0; i < size; ++i) total += (double)x[i] * (double)x[i];
     return total;
+}
+
+static CLONES void add_to(const T* x, T* total, bool is_first, long long size) {
+    if (is_first) EVERY(i, size) total[i] = x[i];
+    else EVERY(i, size) total[i] += x[i];
+}
+
+ENTRY(accumulate) {                                    // (grad, total, clock | size, -, matrices)
+    T tile[TILE];
+    EACH_TILE(low, high) {
+        add_slices(call, lane, 0, low, high - low, tile);
+        add_to(tile, call.at<T>(1) + low, lane.clock[BEFORE] == 0, high - low);
+    }
 }
 
 ENTRY(squared_norm) {                                  // (grad, out | size, -, matrices)

@@ -25,7 +25,8 @@ typedef T Target;
 
 // What a batch's loss is divided by.
 HD long long batch_rows(const long long* clock) {
-    return MEAN && clock[VALID] > 1 ? clock[VALID] : 1;
+    long long rows = clock[VALID] + clock[BEFORE];
+    return MEAN && rows > 1 ? rows : 1;
 }
 
 // What the gradient of row i is multiplied by.
@@ -138,7 +139,7 @@ KERNEL fold_rows(const T* pred, const Target* target, const T* weight, const T* 
     loss = summed(loss, threadIdx.x, THREADS, 1, shared);
     right = summed(right, threadIdx.x, THREADS, 1, shared);
     if (threadIdx.x) return;
-    totals[0] = loss / batch_rows(clock);
+    totals[0] = (clock[BEFORE] ? totals[0] : 0.0) + loss / batch_rows(clock);
     totals[1] += loss;
     totals[2] += right;
     totals[3] += valid < 0 ? 0.0 : (double)valid;

@@ -2,8 +2,9 @@
 
 All share one signature. pred (n, k) and target; weight (n,) or None; parameter (1,), of pinball
 (k,): a quantile a column; clock; grad (n, k) or None, which may be pred; rows (n,), the weighted
-loss of each row; totals float64 (4,): [0] the loss of this batch, then sums over batches of [1] the
-weighted row losses, [2] the rows predicted right (never one whose loss is NaN), [3] the valid rows.
+loss of each row; totals float64 (4,): [0] the loss of this batch (as far as its micro-batches have
+come), then sums over batches of [1] the weighted row losses, [2] the rows predicted right (never
+one whose loss is NaN), [3] the valid rows.
 Rows from clock[VALID] on count for nothing and get a zero gradient. A loss that is not finite sets
 a fault bit.
 """
@@ -16,7 +17,7 @@ import numpy as np
 
 from gpunet.device import Array
 from gpunet.kernels.registry import Kernel, Reference, Run, Stage, register
-from gpunet.kernels.slots import FAULT, FAULT_LOSS
+from gpunet.kernels.slots import BEFORE, FAULT, FAULT_LOSS, VALID
 from gpunet.kernels.tiles import one_block, row_groups, shape2, valid_rows, valid_tiles
 
 Term = Callable[[Array, Array, Any, Array, Array | None], Array | None]
@@ -154,7 +155,7 @@ def loss_of(term: Term, batch_mean: bool) -> Reference:
 
         def run() -> None:
             valid = valid_rows(clock, len(pred))
-            count = max(valid, 1) if batch_mean else 1
+            count = max(int(clock[VALID] + clock[BEFORE]), 1) if batch_mean else 1
             for p, t, share, slope, losses, hits in tiles(valid):
                 number = parameter if term is pinball else float(parameter[0])
                 found = term(p, t, number, losses, slope)
@@ -187,7 +188,7 @@ def _total(rows: Array, right: Array, valid: int, count: int, clock: Array, tota
     if not isfinite(summed):
         clock[FAULT] |= FAULT_LOSS
         np.logical_and(right, ~np.isnan(rows), out=right)
-    totals[0] = summed / count
+    totals[0] = (totals[0] if clock[BEFORE] else 0) + summed / count
     totals[1] += summed
     totals[2] += np.count_nonzero(right)
     totals[3] += valid

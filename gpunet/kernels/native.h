@@ -37,6 +37,10 @@ struct alignas(64) Lane {
 
     long long rows() const { return last - first; }
 
+    long long batch_rows() const {     // of the step's batch, which may be taken in micro-batches
+        return clock[VALID] + clock[BEFORE];
+    }
+
     long long valid() const { return valid_of(first, last); }
 
     long long valid_of(int lane) const { return valid_of(batch * lane / count, batch * (lane + 1) / count); }

@@ -32,7 +32,7 @@ FIXED_LANES = 8
 BLOCK_BYTES = 1 << 21
 """Of a weight's gradient that are moved while in the cache: smaller blocks make slow products."""
 GEMM_NAMES = ("scipy_cblas_{}gemm64_", "cblas_{}gemm64_", "scipy_cblas_{}gemm", "cblas_{}gemm")
-WHOLE = ("squared_norm", "clip", *OPTIMIZERS)
+WHOLE = ("accumulate", "micro_batch", "squared_norm", "clip", *OPTIMIZERS)
 """Kernels that work on all rows' results: a barrier comes before them."""
 BATCH_NORM = ("batch_norm_forward", "batch_norm_backward", "batch_norm_apply")
 PERIODIC, GROUP = ("periodic_forward", "periodic_backward"), 128
@@ -54,6 +54,10 @@ class Step(NamedTuple):
     def is_weight_gradient(self) -> bool:
         """A product over all rows of the batch."""
         return self.name == "gemm" and bool(self.sizes[-1] & 1)
+
+    @property
+    def wants_all_rows(self) -> bool:
+        return self.is_weight_gradient or self.name in WHOLE
 
 
 class Team(NamedTuple):
@@ -159,7 +163,7 @@ class Program:
     ) -> None:
         self.loops, self.steps, self.gradient, self.team = library.loops, steps, gradient, team
         self.dtype, lanes = gradient.dtype, team.lanes
-        self.weights = [step for step in steps if step.is_weight_gradient]
+        self.weights = [step for step in _micro_batches(steps)[0] if step.is_weight_gradient]
         self.whole = [step for step in steps if step.name in WHOLE]
         self.moves_at_once = [step.name in OPTIMIZERS for step in self.whole] == [True]
         self.matrices = max((self._end(step) for step in self.weights), default=0)
@@ -194,18 +198,20 @@ class Program:
 
     def _operations(self) -> Iterator[_Operation]:
         """The steps with barriers between what rows give and what needs all rows."""
-        for step in self.steps:
-            if not step.is_weight_gradient and step.name not in WHOLE:
-                yield from self._of_rows(step)
-        yield _Operation()
-        for step in self.steps:
-            if step.name in LOSSES:
-                yield _Operation(self._function("fold_rows"), self._call(step))
-        for step in (*self.weights, *self.whole):
-            if step.name == "clip":
-                yield _Operation()
-            yield self._operation(step)
-        yield _Operation()
+        for steps in _micro_batches(self.steps):
+            for step in steps:
+                if not step.wants_all_rows:
+                    yield from self._of_rows(step)
+            yield _Operation()
+            for step in steps:
+                if step.name in LOSSES:
+                    yield _Operation(self._function("fold_rows"), self._call(step))
+            for step in steps:
+                if step.name == "clip":
+                    yield _Operation()
+                if step.wants_all_rows:
+                    yield self._operation(step)
+            yield _Operation()
 
     def _of_rows(self, step: Step) -> Iterator[_Operation]:
         """A step of the rows' way forward and backward, with the barriers that it needs."""
@@ -288,13 +294,19 @@ class Program:
         if step.name in LOSSES:
             sizes = (*sizes, int(step.name != "sum_squares"))
         elif step.name in WHOLE:
-            sizes = (*sizes, *(0,) * (2 - len(sizes)), self.matrices)
+            sizes = (*sizes, *(0,) * (2 - len(sizes)), self._undivided(step))
         call = _Call(sizes=(ctypes.c_longlong * SIZES)(*sizes))
         for i, argument in enumerate(step.arguments):
             if isinstance(argument, np.ndarray):
                 call.pointers[i], is_gradient = self._place(argument)
                 call.apart |= is_gradient << i
         return call
+
+    def _undivided(self, step: Step) -> int:
+        """Elements at the front of a gradient that are not sums over lanes yet to be made: the
+        matrices, of a sum over micro-batches all."""
+        is_own = any(each is self.gradient for each in step.arguments)
+        return self.matrices if is_own else self.gradient.size
 
     def _place(self, array: Array) -> tuple[int, bool]:
         """Where an array lies; the gradient of a vector has its place in the copies."""
@@ -306,6 +318,16 @@ class Program:
 
     def _function(self, name: str) -> int:
         return _address(self.loops, f"{name}_{self.dtype}")
+
+
+def _micro_batches(steps: Sequence[Step]) -> list[list[Step]]:
+    """The steps, cut behind each micro-batch."""
+    found: list[list[Step]] = [[]]
+    for step in steps:
+        found[-1].append(step)
+        if step.name == "micro_batch":
+            found.append([])
+    return found
 
 
 def permutation(n: int, seed: int, purpose: Purpose = Purpose.SHUFFLE, *, epoch: int = 0) -> Array:

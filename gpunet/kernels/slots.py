@@ -1,9 +1,11 @@
 """The numbers that Python and the CUDA sources share: the places in `clock` and `hyper`, the fault
 bits, the shapes of blocks. The sources get them from here (`registry.prelude`)."""
 
-STEP, START, VALID, FAULT, ROWS, PENDING, ARRIVED = range(7)
+STEP, START, VALID, FAULT, ROWS, PENDING, ARRIVED, BEFORE = range(8)
 """Places in `clock`, int64 (8,): updates done, first row of the batch, valid rows in it, fault
-bits, rows of the epoch. PENDING and ARRIVED are zero between kernels."""
+bits, rows of the epoch. PENDING and ARRIVED are zero between kernels. Within a batch that is taken
+in micro-batches, START and VALID are those of the rest of it, BEFORE the rows that were taken; it
+is zero between steps."""
 
 LR, DECAY, BETA1, BETA2, EPSILON, CORRECTION1, CORRECTION2, CLIP, SCALE, LIMIT, FADE = range(11)
 """Places in `hyper`, float64 (16,). CLIP multiplies gradients, SCALE the learning rate of the

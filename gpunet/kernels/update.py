@@ -17,8 +17,17 @@ import numpy as np
 
 from gpunet.device import Array
 from gpunet.kernels.narrow import narrow
-from gpunet.kernels.registry import Kernel, Reference, Run, Stage, per_four, register
+from gpunet.kernels.registry import (
+    Kernel,
+    Reference,
+    Run,
+    Stage,
+    per_element,
+    per_four,
+    register,
+)
 from gpunet.kernels.slots import (
+    BEFORE,
     BETA1,
     BETA2,
     CLIP,
@@ -204,6 +213,32 @@ def tick(clock: Array, hyper: Array, table: Array, batch: int) -> Run:
         hyper[LR] *= hyper[SCALE]
         hyper[CORRECTION1] = 1 - float(hyper[BETA1]) ** step
         hyper[CORRECTION2] = 1 - float(hyper[BETA2]) ** step
+
+    return run
+
+
+def micro_batch(clock: Array, rows: int, batch: int) -> Run:
+    """Move on by `rows` within a batch; from its last rows back to its first, where the step ends
+    as if the batch had been taken whole."""
+
+    def run() -> None:
+        before = int(clock[BEFORE])
+        by = rows if before + rows < batch else -before
+        clock[START] += by
+        clock[VALID] -= by
+        clock[BEFORE] += by
+
+    return run
+
+
+def accumulate(grad: Array, total: Array, clock: Array) -> Run:
+    """total (P,) = the sum of the gradients (P,) of a batch's micro-batches up to this one."""
+
+    def run() -> None:
+        if clock[BEFORE]:
+            np.add(total, grad, out=total)
+        else:
+            np.copyto(total, grad)
 
     return run
 
@@ -480,6 +515,22 @@ SQUARED_NORM = register(
         Stage("fold_norm", one_block),
     ),
     work=lambda grad, out: 2 * PARTIALS,
+)
+MICRO_BATCH = register(
+    micro_batch,
+    "clock.cu",
+    outputs="clock",
+    typed_by=None,
+    sizes=lambda clock, rows, batch: (),
+    stages=(Stage("micro_batch", one_block),),
+)
+ACCUMULATE = register(
+    accumulate,
+    "clock.cu",
+    outputs="total",
+    typed_by="grad",
+    sizes=lambda grad, *rest: (len(grad),),
+    stages=(Stage("accumulate", lambda grad, *rest: per_element(grad)),),
 )
 CLIP_GRADIENT = register(
     clip,
