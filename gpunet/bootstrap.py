@@ -255,18 +255,11 @@ def _classes(
 
 def _placements(positive: np.ndarray, score: np.ndarray, weight: Weight) -> np.ndarray | None:
     """Figures (n,) whose mean is the AUC, and moves with the rows as the AUC does; or None."""
-    w = np.ones(len(score)) if weight is None else weight
-    held = w[positive].sum(), w[~positive].sum()
-    if not all(held):
+    rank, *held = metrics.by_score(positive, score, weight)
+    ones, zeros = (each.sum() for each in held)
+    if not (ones and zeros):
         return None
-
-    def below(of: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        """The share of the chosen rows' weight that lies below each of `of`, ties by half."""
-        order = np.argsort(score[chosen])
-        against, sums = score[chosen][order], np.append(0.0, np.cumsum(w[chosen][order]))
-        sides = (np.searchsorted(against, of, "left"), np.searchsorted(against, of, "right"))
-        return (sums[sides[0]] + sums[sides[1]]) / (2 * sums[-1])
-
-    place = np.where(positive, below(score, ~positive), 1 - below(score, positive))
-    area = np.average(place[positive], weights=w[positive])
-    return area + (place - area) * w.sum() / np.where(positive, *held)
+    ones_below, zeros_below = (metrics.below(each) / each.sum() for each in held)
+    place = np.where(positive, zeros_below[rank], 1 - ones_below[rank])
+    area = held[0] @ zeros_below / ones
+    return area + (place - area) * (ones + zeros) / np.where(positive, ones, zeros)

@@ -26,7 +26,7 @@ from gpunet.errors import (
     UsageError,
     WriteError,
 )
-from gpunet.options import takes_settings
+from gpunet.options import meant, takes_settings
 from gpunet.sizes import shown
 
 if TYPE_CHECKING:
@@ -615,9 +615,19 @@ def _run(arguments: list[str]) -> int:
         return _fail(fault, "interrupted", Interrupted.exit_code)
     except Exception as fault:
         if hasattr(fault, "format_message"):
-            return _fail(fault, fault.format_message(), getattr(fault, "exit_code", 2))
+            return _fail(fault, _usage(fault), getattr(fault, "exit_code", 2))
         said = f"a bug in gpunet: {type(fault).__name__}: {fault} (--debug shows where)"
         return _fail(fault, said, 1)
+
+
+def _usage(fault: Any) -> str:
+    """What Typer found wrong with a command line; of an option that is not there, which is meant."""
+    if not hasattr(fault, "possibilities") or fault.ctx is None:
+        return str(fault.format_message())
+    options = fault.ctx.command.params
+    known = (name for each in options for name in (*each.opts, *each.secondary_opts))
+    near = meant(fault.option_name, known)
+    return f"no such option: {fault.option_name}" + (f"; did you mean {near}?" if near else "")
 
 
 def _fail(fault: BaseException, message: str, code: int) -> int:

@@ -40,15 +40,27 @@ def log_loss(target: np.ndarray, probability: np.ndarray, weight: Weight = None)
 
 def auc(target: np.ndarray, score: np.ndarray, weight: Weight = None) -> float | None:
     """Area under the ROC curve of a 0/1 target (n,); None when only one of them is there."""
-    positive = target > 0.5
+    _, ones, zeros = by_score(target > 0.5, score, weight)
+    pairs = ones.sum() * zeros.sum()
+    return float(ones @ below(zeros) / pairs) if pairs else None
+
+
+def by_score(
+    positive: np.ndarray, score: np.ndarray, weight: Weight = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which of the distinct scores, rising, each row (n,) has; and for each of them the weight of
+    the positive rows, and of the others."""
     _, place = np.unique(score, return_inverse=True)
     held = (
         np.where(each, 1.0 if weight is None else weight, 0.0) for each in (positive, ~positive)
     )
     ones, zeros = (np.bincount(place, each) for each in held)
-    pairs = ones.sum() * zeros.sum()
-    below = np.cumsum(zeros) - zeros / 2
-    return float(ones @ below / pairs) if pairs else None
+    return place, ones, zeros
+
+
+def below(held: np.ndarray) -> np.ndarray:
+    """For each of the distinct scores the weight below it, of its own half."""
+    return np.cumsum(held) - held / 2
 
 
 def mean_auc(target: np.ndarray, probability: np.ndarray, weight: Weight = None) -> float | None:

@@ -3,8 +3,9 @@
 Values stay text here; config.py alone checks them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import Field, fields
+from difflib import get_close_matches
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, get_args
 
@@ -12,6 +13,23 @@ import typer
 
 from gpunet.config import Config, Switch, flag
 
+ELSEWHERE = {
+    **dict.fromkeys(("learning_rate", "alpha", "eta"), "lr"),
+    **dict.fromkeys(("layers", "units", "width", "hidden_layers"), "hidden"),
+    **dict.fromkeys(("max_epochs", "num_epochs", "n_epochs", "passes"), "epochs"),
+    **dict.fromkeys(("max_iter", "iterations", "max_steps", "num_steps"), "steps"),
+    **dict.fromkeys(("l2", "wd", "decay"), "weight_decay"),
+    **dict.fromkeys(("random_state", "random_seed"), "seed"),
+    **dict.fromkeys(("early_stopping", "early_stopping_rounds"), "patience"),
+    **dict.fromkeys(("label", "label_column", "response"), "target"),
+    **dict.fromkeys(("gpu", "cuda"), "device"),
+    **dict.fromkeys(("solver", "opt"), "optimizer"),
+    **dict.fromkeys(("lr_schedule", "scheduler"), "schedule"),
+    **dict.fromkeys(("dropout_rate", "drop_out"), "dropout"),
+    **dict.fromkeys(("accumulate", "grad_accum", "gradient_accumulation_steps"), "micro_batch_size"),
+    **dict.fromkeys(("output", "run_dir", "out_dir"), "out"),
+}
+"""What other programs call an option → its name here."""
 SHORT = {"target": "-t", "epochs": "-e", "batch_size": "-b", "device": "-d"}
 
 
@@ -23,6 +41,14 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     options = [_option(each) for each in fields(Config)]
     command.__signature__ = Signature([argument, *options, *rest])  # type: ignore[attr-defined]
     return command
+
+
+def meant(option: str, known: Iterable[str]) -> str | None:
+    """Which of the known options a wrong one stands for: by another program's name, or misspelt."""
+    own = {name: name for name in known if name.startswith("--")}
+    others = {flag(word): flag(name) for word, name in ELSEWHERE.items() if flag(name) in own}
+    near = get_close_matches(option, (names := {**others, **own}), 1, cutoff=0.75)
+    return names[near[0]] if near else None
 
 
 def _option(each: "Field[Any]") -> Parameter:

@@ -233,7 +233,11 @@ def test_version_and_no_arguments(cli) -> None:
     ("arguments", "message"),
     [
         (["trian"], "No such command 'trian'. Did you mean 'train'?"),
-        (["train", "penguins", "--epochz", "3"], "No such option: --epochz"),
+        (["train", "penguins", "--epochz", "3"], "no such option: --epochz; did you mean --epochs"),
+        (["train", "penguins", "--lerning-rate", "1"], "--lerning-rate; did you mean --lr"),
+        (["train", "penguins", "--n_epochs=3"], "did you mean --epochs"),
+        (["predict", "run", "--learning-rate", "1"], "no such option: --learning-rate$"),
+        (["train", "penguins", "--zzz"], "no such option: --zzz$"),
         (["train", "penguins", "--epochs", "x"], "--epochs x: must be a valid integer"),
         (["train", "penguins", "--precision", "bf16", "--device", "cpu"], "is for CUDA"),
         (["train", "penguins", "--precision", "tf32", "--device", "cpu"], "is for CUDA"),
