@@ -621,7 +621,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _usage(fault: Any) -> str:
-    """What Typer found wrong with a command line; of an option that is not there, which is meant."""
+    """What Typer found wrong with a command line; of an option that is not there, what is meant."""
     if not hasattr(fault, "possibilities") or fault.ctx is None:
         return str(fault.format_message())
     options = fault.ctx.command.params

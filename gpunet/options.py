@@ -14,22 +14,22 @@ import typer
 from gpunet.config import Config, Switch, flag
 
 ELSEWHERE = {
-    **dict.fromkeys(("learning_rate", "alpha", "eta"), "lr"),
-    **dict.fromkeys(("layers", "units", "width", "hidden_layers"), "hidden"),
-    **dict.fromkeys(("max_epochs", "num_epochs", "n_epochs", "passes"), "epochs"),
-    **dict.fromkeys(("max_iter", "iterations", "max_steps", "num_steps"), "steps"),
-    **dict.fromkeys(("l2", "wd", "decay"), "weight_decay"),
-    **dict.fromkeys(("random_state", "random_seed"), "seed"),
-    **dict.fromkeys(("early_stopping", "early_stopping_rounds"), "patience"),
-    **dict.fromkeys(("label", "label_column", "response"), "target"),
-    **dict.fromkeys(("gpu", "cuda"), "device"),
-    **dict.fromkeys(("solver", "opt"), "optimizer"),
-    **dict.fromkeys(("lr_schedule", "scheduler"), "schedule"),
-    **dict.fromkeys(("dropout_rate", "drop_out"), "dropout"),
-    **dict.fromkeys(("accumulate", "grad_accum", "gradient_accumulation_steps"), "micro_batch_size"),
-    **dict.fromkeys(("output", "run_dir", "out_dir"), "out"),
+    "lr": "learning-rate alpha eta",
+    "hidden": "layers hidden-layers units width",
+    "epochs": "max-epochs num-epochs n-epochs passes",
+    "steps": "max-steps num-steps max-iter iterations",
+    "weight_decay": "l2 wd decay",
+    "seed": "random-state random-seed",
+    "patience": "early-stopping early-stopping-rounds",
+    "target": "label label-column response",
+    "device": "gpu cuda",
+    "optimizer": "solver opt",
+    "schedule": "lr-schedule scheduler",
+    "dropout": "drop-out dropout-rate",
+    "micro_batch_size": "grad-accum gradient-accumulation-steps",
+    "out": "output run-dir out-dir",
 }
-"""What other programs call an option → its name here."""
+"""What other programs call an option."""
 SHORT = {"target": "-t", "epochs": "-e", "batch_size": "-b", "device": "-d"}
 
 
@@ -46,7 +46,12 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 def meant(option: str, known: Iterable[str]) -> str | None:
     """Which of the known options a wrong one stands for: by another program's name, or misspelt."""
     own = {name: name for name in known if name.startswith("--")}
-    others = {flag(word): flag(name) for word, name in ELSEWHERE.items() if flag(name) in own}
+    others = {
+        flag(word): flag(name)
+        for name, words in ELSEWHERE.items()
+        for word in words.split()
+        if flag(name) in own
+    }
     near = get_close_matches(option, (names := {**others, **own}), 1, cutoff=0.75)
     return names[near[0]] if near else None
 
