@@ -23,10 +23,11 @@ BATCH_RULE = ((2_800, 32), (4_500, 64), (6_400, 128), (32_000, 256), (108_000, 5
 CPU_FLOPS, CPU_STEP = 5e10, 2e-5
 """Of a thread, about a third of what benchmarks/results/cpu.json holds for float32; seconds that a
 step takes beside its products."""
-GPU_START, GPU_FLOPS, GPU_STEP, GPU_COPY = 3.0, 2e13, 3e-5, 5e9
+GPU_START, GPU_FLOPS, GPU_STEP, GPU_COPY = 3.0, 2e13, 5e-5, 5e9
 """Assumed for any GPU, and cautiously: seconds until CUDA, CuPy and the kernels are ready, products
-of a step, seconds beside them, bytes of rows a second on their way. `gpunet info --bench` measures
-what they are on a machine."""
+of a step, seconds beside them (an H200 took that many, and half of it where the network stays on
+the GPU for many steps), bytes of rows a second on their way. `gpunet info --bench` measures what
+they are on a machine."""
 PRODUCTS = 6
 """Operations of a training step for each weight and row: forward, and backward to both."""
 OF_CPU, OF_CUDA = ("threads", "kernels", "split"), ("tf32", "bf16")
