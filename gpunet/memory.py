@@ -39,7 +39,7 @@ class Needs:
 def needs(members: Sequence[Member], device: Device, dtype: str, legs: loop.Legs = ()) -> Needs:
     """What training the networks of an ensemble side by side takes on a device; rows are on the CPU
     already. Of each launch list it is what NumPy wants: other devices want about as much."""
-    member, counted = members[0], Counted()
+    member, counted = members[0], Counted(device)
     config, schema = member.config, member.data.schema
     parts = [loop.training_rows(member.data, config, counted, dtype)]
     store, launches = loop.lower(member.network, parts[0], schema, config, counted, dtype, legs)

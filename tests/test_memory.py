@@ -64,6 +64,16 @@ def test_what_is_counted_is_what_a_run_takes() -> None:
     assert several.total == 3 * on_gpu.total
 
 
+def test_of_rows_that_do_not_fit_windows_are_counted() -> None:
+    done = planned(batch_size=64, validation=0.0)
+    device = Small(GIB, "cuda")
+    part = done.prepared.train
+    device.rows_bytes = (part.x.nbytes + part.y.nbytes) // 2
+    found = memory.needs(done.members, device, done.dtype)
+    assert device.rows_bytes * 0.8 < found.rows <= device.rows_bytes
+    assert Small(GIB).room_for_rows() > found.rows
+
+
 def test_counting_takes_no_memory_and_leaves_the_network_alone() -> None:
     done = planned(batch_size=1)
     before = {name: w.copy() for name, w in done.members[0].network.weights.items()}
