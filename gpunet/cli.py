@@ -965,6 +965,7 @@ def _training_view(planned: "Job", quiet: bool) -> view.Training:
 
 def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
     config, schema, data = planned.settings.config, planned.prepared.schema, planned.prepared
+    device = planned.choice.device
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     sizes = " · ".join(f"{name} {part.rows:,}" for name, part in parts.items() if part)
     widths = " → ".join(map(str, (schema.width, *config.hidden, planned.outputs)))
@@ -972,6 +973,7 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
     length = f"{config.steps:,} steps" if config.steps else f"{config.epochs:,} epochs"
     target = ", ".join(schema.target.names)
     labels = f", {len(schema.target.labels):,} classes" if schema.target.labels else ""
+    sent = ", rows sent there in windows" if planned.sends_rows else ""
     return [
         ("data", f"{planned.name}: {sizes} ({data.how})"),
         ("target", f"{target}: {schema.target.task}{labels} ({schema.target.reason})"),
@@ -984,7 +986,7 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
             f"preset {config.preset} · {config.optimizer} lr {config.lr:g} {config.schedule}"
             f" · batch {_batch(config)} · {length} · seed {config.seed}",
         ),
-        ("device", f"{planned.choice.device.name}, {config.precision} ({planned.choice.reason})"),
+        ("device", f"{device.name}, {config.precision} ({planned.choice.reason}){sent}"),
         ("run", str(planned.out)),
     ]
 

@@ -20,7 +20,8 @@ from gpunet import about, auto, data, ensemble, evaluation, loop, memory, preset
 from gpunet.config import Config, Settings, flag, fold, gather
 from gpunet.data import Prepared, Source
 from gpunet.data.columns import MOST_BINS
-from gpunet.device import Choice
+from gpunet.data.rows import RowFile
+from gpunet.device import Choice, Device
 from gpunet.device.cpu import Cpu
 from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, GpunetError, UsageError
@@ -86,6 +87,12 @@ class Job:
     def training_rows(self) -> int:
         """Rows that a network learns from: of folds, those that its fold leaves."""
         return self.members[0].data.train.rows
+
+    @property
+    def sends_rows(self) -> bool:
+        """Whether training rows in memory are sent to the device in windows."""
+        room, x = self.choice.device.rows_bytes, self.members[0].data.train.x
+        return room is not None and not isinstance(x, RowFile) and x.nbytes > room
 
     @property
     def is_over(self) -> bool:
@@ -340,8 +347,7 @@ def plan(
 def _decided(
     settings: Settings, prepared: Prepared, choice: Choice | None
 ) -> tuple[Settings, Choice, list[Member]]:
-    """Every `auto` decided, and the networks; rows at a time that nobody asked for shrink until all
-    of it fits the device. Raises OutOfMemory for what does not."""
+    """Every `auto` decided, and the networks, for which the device has room. Raises OutOfMemory."""
     while True:
         decided = auto.decide(settings, prepared)
         with Cpu().watching("make --hidden narrower"):
@@ -351,17 +357,34 @@ def _decided(
             auto.check_device(decided, choice.device)
         decided = auto.decide_on(decided, prepared.schema, choice)
         members = ensemble.settled(members, decided.config)
-        device, dtype = choice.device, _dtype(decided.config)
-        if memory.is_small(members, device):
+        smaller = _smaller(settings, decided.config, members, choice.device)
+        if smaller is None:
             return decided, choice, members
-        wanted = memory.needs(members, device, dtype)
-        if memory.has_room(wanted, device):
-            return decided, choice, members
-        rows, name = wanted.fitting_batch(device.memory().free), memory.at_a_time(decided.config)
-        if rows == 0 or settings.given(name):
-            raise memory.refused(wanted, device, decided.config)
-        reason = f"{wanted.batch:,} rows at a time do not fit {device.name}"
-        settings = settings.resolve(name, rows, reason)
+        settings = smaller
+
+
+def _smaller(
+    settings: Settings, config: Config, members: list[Member], device: Device
+) -> Settings | None:
+    """None where all has room on the device; else settings that ask for less of it. The largest
+    gives way first: rows are sent there in windows, or a step takes fewer at a time. Raises
+    OutOfMemory where neither is enough."""
+    free, name = device.memory().free, memory.at_a_time(config)
+    if device.kind != "cpu":
+        device.rows_bytes = free or None
+    if memory.is_small(members, device):
+        return None
+    wanted = memory.needs(members, device, _dtype(config))
+    has_room, may_shrink = memory.has_room(wanted, device), not settings.given(name)
+    if not has_room and wanted.rows > (wanted.step if may_shrink else 0):
+        wanted = memory.with_windows(wanted, members, device, _dtype(config))
+        has_room = memory.has_room(wanted, device)
+    if has_room:
+        return None
+    rows = wanted.fitting_batch(free)
+    if rows == 0 or not may_shrink:
+        raise memory.refused(wanted, device, config)
+    return settings.resolve(name, rows, f"{wanted.batch:,} rows at a time do not fit {device.name}")
 
 
 def _dtype(config: Config) -> str:

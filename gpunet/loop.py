@@ -19,19 +19,7 @@ from gpunet.data.windows import Windows, windows
 from gpunet.device import Device
 from gpunet.engine import Feed, LaunchList, Store
 from gpunet.errors import Diverged, ModelInvalid
-from gpunet.kernels.slots import (
-    ARRIVED,
-    BEFORE,
-    FADE,
-    FAULT,
-    LR,
-    PENDING,
-    ROWS,
-    SCALE,
-    START,
-    STEP,
-    VALID,
-)
+from gpunet.kernels.slots import ARRIVED, BEFORE, FADE, FAULT, LR, PENDING, SCALE, STEP, VALID
 from gpunet.model import Network
 
 EVALUATION_ROWS, EVALUATION_BYTES = 4096, 1 << 25
@@ -299,11 +287,6 @@ class _Net:
         if self.taken.locate(done).step == 0:
             self.list.rewind(*self.taken.open(done))
 
-    def left(self, done: int) -> int | float:
-        """Steps that can be made before a window has to be opened."""
-        has_windows = self.taken.order is not None or self.taken.windows > 1
-        return self.taken.left(done) if has_windows else inf
-
     def moving(self) -> dict[str, np.ndarray]:
         """Everything that a step changes, by name, copied."""
         found = _prefixed("weight", self._labelled(self.store.weights()))
@@ -322,7 +305,8 @@ class _Net:
             getattr(self.list, name)[...] = self.device.asarray(tensors[self.label + name])
 
     def restore(self, tensors: Mapping[str, np.ndarray], lowest: float | None, done: int) -> None:
-        """Take up what `moving` gave, with the best so far."""
+        """Take up what `moving` gave, with the best so far. Where rows lie is a matter of this
+        device: the next step's are found by its number, not by the clock."""
         expected = self.moving()
         mine = {name: tensors[name] for name in expected.keys() & tensors.keys()}
         best = _unprefixed(f"best.{self.label}", tensors)
@@ -332,7 +316,7 @@ class _Net:
         self.best, self.lowest = best, inf if lowest is None else lowest
         self.load(mine)
         if self.taken.locate(done).step:
-            self.taken.open(done)
+            self.list.rewind(*self.taken.open(done))
 
     def keep_if_best(self, cost: float | None) -> None:
         """Keep the weights of the best epoch; of equals the latest."""
@@ -349,11 +333,10 @@ class _Net:
         return {self.label + name: array for name, array in arrays.items()}
 
     def _check_clock(self, clock: np.ndarray, done: int) -> None:
-        """Raise ModelInvalid for a clock that no run has: kernels take rows where it points."""
-        rows = self.list.feed.rows
-        places = (clock[START] >= -self.list.batch, clock[START] < rows, clock[ROWS] <= rows)
-        others = (clock[STEP] == done, clock[VALID] <= self.list.batch)
-        if not all((*places, *others, not clock[[FAULT, PENDING, ARRIVED, BEFORE]].any())):
+        """Raise ModelInvalid for a clock that no run has. Where its rows begin and end is not
+        looked at, and of no effect."""
+        is_there = clock[STEP] == done and clock[VALID] <= self.list.batch
+        if not is_there or clock[[FAULT, PENDING, ARRIVED, BEFORE]].any():
             raise ModelInvalid("the checkpoint's clock is not of this run")
 
 
@@ -457,7 +440,7 @@ class _Run:
         has yet to be opened."""
         for net in self.nets:
             net.open_step(self.done)
-        left = min(end - self.done, *(net.left(self.done) for net in self.nets))
+        left = min(end - self.done, *(net.taken.left(self.done) for net in self.nets))
         count = int(min(self.chunk, left, self._until_checkpoint()))
         began = time.perf_counter()
         for net in self.nets:

@@ -18,10 +18,12 @@ value at most."""
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes on a device: of encoded rows; of weights, gradients and optimiser; of all that steps,
-    which take `batch` rows at a time, and the validation between them, write on their way."""
+    """Bytes on a device: of the encoded rows of so many `parts`; of weights, gradients and
+    optimiser; of all that steps, which take `batch` rows at a time, and the validation between
+    them, write on their way."""
 
     batch: int
+    parts: int
     rows: int
     weights: int
     step: int
@@ -36,11 +38,15 @@ class Needs:
         most = min(self.batch - 1, max(0, room) * self.batch // max(1, self.step))
         return 1 << most.bit_length() - 1 if most else 0
 
+    def room_for_rows(self, free: int) -> int:
+        """What is left of `free` for each part beside all else."""
+        return max(0, free - self.weights - self.step) // self.parts
+
 
 def needs(members: Sequence[Member], device: Device, dtype: str, legs: loop.Legs = ()) -> Needs:
     """What training the networks of an ensemble side by side takes on a device; rows are on the CPU
     already. Of each launch list it is what NumPy wants: other devices want about as much."""
-    member, counted = members[0], Counted()
+    member, counted = members[0], Counted(device)
     config, schema = member.config, member.data.schema
     parts = [loop.training_rows(member.data, config, counted, dtype)]
     store, launches = loop.lower(member.network, parts[0], schema, config, counted, dtype, legs)
@@ -54,8 +60,15 @@ def needs(members: Sequence[Member], device: Device, dtype: str, legs: loop.Legs
     arrays = [a for p in parts for a in (p.x, p.y, p.weight, p.order) if a is not None]
     rows, step = sum(a.nbytes for a in arrays), sum(each.arena_bytes for each in lists)
     weights, count = counted.asked - rows - step, len(members)
-    there = 0 if device.kind == "cpu" else rows
-    return Needs(launches.micro_batch, there * count, weights * count, step * count)
+    there = 0 if device.kind == "cpu" else rows * count
+    return Needs(launches.micro_batch, len(parts) * count, there, weights * count, step * count)
+
+
+def with_windows(wanted: Needs, members: Sequence[Member], device: Device, dtype: str) -> Needs:
+    """Leave rows what the rest of `wanted` does not ask for, and count again: parts in memory that
+    take more are sent to the device in windows."""
+    device.rows_bytes = wanted.room_for_rows(device.memory().free)
+    return needs(members, device, dtype)
 
 
 def at_a_time(config: Config) -> str:
@@ -98,5 +111,5 @@ def _hint(wanted: Needs, free: int, config: Config) -> str:
     if batch := wanted.fitting_batch(free):
         return f"try {flag(at_a_time(config))} {batch}"
     if wanted.rows > wanted.weights:
-        return "use --device cpu"
+        return "use --device cpu, or lower --max-memory where rows are read from a file"
     return "make --hidden narrower"

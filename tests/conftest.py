@@ -46,7 +46,7 @@ def unset(request: pytest.FixtureRequest) -> None:
     """A GPU's device is one for all tests: each finds it as it is without settings."""
     if "gpu" in request.fixturenames:
         device = request.getfixturevalue("gpu")
-        device.precision, device.deterministic = "fp32", False
+        device.precision, device.deterministic, device.rows_bytes = "fp32", False, None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

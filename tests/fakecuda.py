@@ -2,7 +2,8 @@
 on NumPy arrays, kernels are emulated, and a stream that captures keeps its work for later.
 
 Strict where CUDA is: while a stream captures, nothing is allocated, copied to the host at once or
-waited for, and all work goes to that stream.
+waited for, and all work goes to the device's first stream, but for copies that name another. Those
+to the device are made when their stream is waited for. Copies that do not wait want pinned memory.
 """
 
 import ctypes
@@ -34,10 +35,11 @@ class FakeGraph:
 class FakeStream:
     """`log` has what was launched: ("graph", its nodes), or the name of a single launch."""
 
-    def __init__(self, non_blocking: bool = False) -> None:
+    def __init__(self, ptr: int, non_blocking: bool = False) -> None:
         assert non_blocking
-        self.ptr, self.is_capturing = 77, False
+        self.ptr, self.is_capturing = ptr, False
         self.work: list[Callable[[], Any]] = []
+        self.pending: list[Callable[[], Any]] = []
         self.log: list[Any] = []
         self.entered = 0
 
@@ -67,6 +69,8 @@ class FakeStream:
 
     def synchronize(self) -> None:
         self.forbid("waiting")
+        while self.pending:
+            self.pending.pop(0)()
 
     def forbid(self, what: str) -> None:
         if self.is_capturing:
@@ -83,23 +87,44 @@ class FakeCupy:
     may_share_memory = staticmethod(np.may_share_memory)
 
     def __init__(self) -> None:
-        self.stream: FakeStream | None = None
+        self.stream: FakeStream | None = None  # the device's own, which is opened first
+        self.streams: dict[int, FakeStream] = {}
+        self.pinned: list[np.ndarray] = []
+        self.free = self.total = 1 << 34
         self.emulated, self.broken = Emulated(), ""
         self.cuda = SimpleNamespace(
             Device=lambda index: _Device(),
             Stream=self._open,
             get_current_stream=self._current,
-            alloc_pinned_memory=bytearray,
+            alloc_pinned_memory=self._pin,
             runtime=SimpleNamespace(
                 getDeviceCount=lambda: 1,
+                memGetInfo=lambda: (self.free, self.total),
+                memcpyHostToDevice=1,
                 memcpyDeviceToHost=2,
                 memcpyAsync=self._copy,
             ),
         )
 
     def _open(self, non_blocking: bool) -> FakeStream:
-        self.stream = FakeStream(non_blocking)
-        return self.stream
+        found = FakeStream(77 + len(self.streams), non_blocking)
+        self.streams[found.ptr] = found
+        self.stream = self.stream or found
+        return found
+
+    def _pin(self, size: int) -> bytearray:
+        assert size > 0
+        memory = bytearray(size)
+        self.pinned.append(np.frombuffer(memory, np.uint8))
+        return memory
+
+    def is_pinned(self, address: int, size: int) -> bool:
+        """Whether all of this memory is in one allocation that is pinned."""
+        starts = ((each.ctypes.data, each.nbytes) for each in self.pinned)
+        return any(first <= address and address + size <= first + n for first, n in starts)
+
+    def get_default_memory_pool(self) -> SimpleNamespace:
+        return SimpleNamespace(free_bytes=lambda: 0, used_bytes=lambda: 0)
 
     def _current(self) -> FakeStream | None:
         """The null stream is None here."""
@@ -107,10 +132,17 @@ class FakeCupy:
         return self.stream if self.stream.entered else None
 
     def _copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
-        assert kind == 2
-        assert self.stream is not None
-        assert stream == self.stream.ptr
-        self.stream.submit("copy", partial(ctypes.memmove, to, source, size))
+        assert size > 0
+        host, device = (source, to) if kind == 1 else (to, source)
+        assert kind in (1, 2)
+        assert self.is_pinned(host, size), "memory that is not pinned is copied at once"
+        assert not self.is_pinned(device, size), "a copy between host and host"
+        on, call = self.streams[stream], partial(ctypes.memmove, to, source, size)
+        if kind == 2:
+            on.submit("copy", call)
+        else:
+            on.log.append("send")
+            on.pending.append(call)
 
     def empty(self, shape: Any, dtype: Any) -> np.ndarray:
         assert self.stream is not None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,24 @@ import numpy as np
 import pytest
 import reference
 from fakecuda import opened
+from runs import SETTINGS, begin, follow, results
 from test_engine import BASE, CPU, GRAPHS, ROWS, build, check_plan, label, lower
 from test_engine import weights as row_weights
 from test_engine_cuda import ORDER, agree
 
 import gpunet
-from gpunet import engine, rerun
+from gpunet import engine, job, loop, memory, rerun
 from gpunet.config import Config
+from gpunet.data import Dataset
+from gpunet.data.windows import windows
 from gpunet.device import cublaslt
-from gpunet.device.base import Memory
 from gpunet.device.cuda import Cuda
 from gpunet.engine import Feed, LaunchList, Store
+from gpunet.job import METRICS
 from gpunet.kernels.narrow import nearest, widened
 from gpunet.kernels.slots import FAULT, STEP
 from gpunet.optim import OPTIMIZERS
+from gpunet.predict import MODEL_FILE
 
 WIDE = replace(BASE, hidden=(16, 8), lr=1e-2)
 EPILOGUES = {2, 4, 6, 32, 36}
@@ -269,7 +274,6 @@ def stand_in(device: Cuda, monkeypatch: pytest.MonkeyPatch) -> Cuda:
     """What `--device cuda` finds."""
     facts = dict.fromkeys(("model", "driver", "runtime", "cupy"), "none")
     monkeypatch.setattr(device, "describe", lambda: facts)
-    monkeypatch.setattr(device, "memory", lambda: Memory(1 << 34, 1 << 34, 0))
     monkeypatch.setattr("gpunet.device._opened", lambda index: device)
     return device
 
@@ -296,6 +300,125 @@ def test_a_run_is_taken_up_with_what_bf16_needs(stand_in: Cuda, tmp_path: Path) 
     gpunet.train("penguins", out=out, **first, **settings)
     gpunet.resume(out, epochs="+2")
     assert all(not each.wrong for each in rerun.verify(out))
+
+
+# Rows that do not fit
+
+
+def test_a_mirror_is_sent_from_pinned_memory_on_a_stream_of_its_own(device: Cuda) -> None:
+    found = device.mirrored((4, 3), np.float32)
+    own, (copies,) = device.cupy.stream, [*device.cupy.streams.values()][1:]
+    assert not found.there.any()
+    assert not np.may_share_memory(found.here, found.there)
+    assert device.cupy.is_pinned(found.here.ctypes.data, found.here.nbytes)
+    found.here[...] = np.arange(12).reshape(4, 3)
+    own.log.clear()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(found.send, slice(1, 3)).result()
+    np.testing.assert_array_equal(found.there, [[0, 0, 0], [3, 4, 5], [6, 7, 8], [0, 0, 0]])
+    assert (own.log, copies.log) == ([], ["send"])
+
+
+def test_mirrors_share_a_stream_and_nothing_is_sent_of_nothing(device: Cuda) -> None:
+    for shape in ((4, 3), (4, 0), (0, 3)):
+        found = device.mirrored(shape, np.float32)
+        found.send(slice(2, 2))
+        assert found.here.shape == found.there.shape == shape
+        found.send(slice(0, 4))
+    own, copies = device.cupy.streams.values()
+    assert copies.log == ["send"]
+    assert own.ptr != copies.ptr
+
+
+def test_a_copy_that_nobody_waits_for_does_not_arrive(device: Cuda) -> None:
+    """The stand-in is as strict as the test above takes it to be."""
+    found, runtime = device.mirrored((4,), np.uint8), device.cupy.cuda.runtime
+    found.here[...] = 1
+    ends = found.there.ctypes.data, found.here.ctypes.data
+    runtime.memcpyAsync(*ends, 4, runtime.memcpyHostToDevice, device._copies.ptr)
+    assert not found.there.any()
+    device._copies.synchronize()
+    assert found.there.all()
+    with pytest.raises(AssertionError, match="not pinned"):
+        runtime.memcpyAsync(ends[0], np.ones(4, np.uint8).ctypes.data, 4, 1, device._copies.ptr)
+    with pytest.raises(AssertionError, match="host and host"):
+        runtime.memcpyAsync(ends[1], ends[1], 4, 1, device._copies.ptr)
+
+
+def test_rows_may_take_half_of_the_memory_unless_told_otherwise(device: Cuda) -> None:
+    device.cupy.free, device.cupy.total = 1000, 6000
+    assert (device.room_for_rows(), device.room_for_rows(lasting=True)) == (500, 3000)
+    device.rows_bytes = 7
+    assert (device.room_for_rows(), device.room_for_rows(lasting=True)) == (7, 3000)
+    device.rows_bytes, device.cupy.free, device.cupy.total = None, 0, 0
+    assert device.room_for_rows() == device.room_for_rows(lasting=True) == np.inf
+
+
+def sent(device: Cuda) -> int:
+    """Copies from the host on streams beside the device's own."""
+    return sum(each.log.count("send") for each in device.cupy.streams.values())
+
+
+@pytest.mark.parametrize("settings", [{}, {"shuffle": False}, {"dropout": 0.2, "norm": "batch"}])
+def test_a_run_whose_rows_are_sent_in_turn_is_that_of_whole_rows_to_the_bit(
+    stand_in: Cuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(loop, "EVALUATION_ROWS", 16)
+    settings = {"epochs": 3, "folds": 0, "batch_size": 16, "checkpoint_every": 10, **settings}
+    settings["micro_batch_size"] = "all"
+    settings |= {"hidden": (16,), "preset": "plain", "precision": "fp64", "lr": 0.05}
+    found = []
+    for room in (None, 4000):
+        leave(stand_in, room, device="cuda", **settings)
+        out = tmp_path / str(room)
+        gpunet.train("penguins", device="cuda", out=out, **settings)
+        files = [(out / n).read_bytes() for n in (MODEL_FILE, METRICS)]
+        found.append((files, sent(stand_in)))
+    assert graphs(stand_in)
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == 0
+    assert found[1][1] > 3 * 3 * 3  # windows an epoch, of x and y, and of two parts
+
+
+def leave(gpu: Cuda, room: int | None, **settings: Any) -> None:
+    """Have so much free that beside all else rows of a part have that room; None: plenty."""
+    gpu.cupy.free = 1 << 34
+    if room is not None:
+        planned = job.plan("penguins", settings)
+        wanted = memory.needs(planned.members, gpu, planned.dtype)
+        gpu.cupy.free = wanted.weights + wanted.step + room * wanted.parts
+
+
+@pytest.mark.parametrize("rooms", [(None, 4000), (4000, None)])
+def test_a_run_goes_on_where_there_is_another_room(
+    stand_in: Cuda, tmp_path: Path, rooms: tuple[int | None, int | None]
+) -> None:
+    settings = {"device": "cuda", "batch_size": 16, "preset": "plain", "precision": "fp64"}
+    settings["micro_batch_size"] = "all"
+    follow(begin(tmp_path / "whole", **settings))
+    leave(stand_in, rooms[0], **{**SETTINGS, **settings})
+    follow(begin(tmp_path / "run", **settings), 21)
+    leave(stand_in, rooms[1], **{**SETTINGS, **settings})
+    follow(rerun.take_up(tmp_path / "run")[0])
+    assert sent(stand_in)
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
+
+
+def test_evaluation_of_rows_in_turn_is_that_of_the_whole(device: Cuda) -> None:
+    network, x, y = build("multiclass", WIDE)
+    found = []
+    for room in (None, 700):
+        device.rows_bytes = room
+        rows = windows(Dataset(x, y), device, "float64", 4, None, 0)
+        store = engine.store(network, device, "float64")
+        launches = engine.lower(network, Feed(rows.x, rows.y), store, rows.batch, "evaluate")
+        for _ in range(2):
+            found.append((rows.windows, *launches.evaluate(rows.sweep(), rows.rows)))
+        rows.close()
+    assert [each[0] for each in found] == [1, 1, 6, 6]
+    for _, raw, loss in found:
+        np.testing.assert_array_equal(raw, found[0][1])
+        assert loss == found[0][2]
 
 
 # A GPU
@@ -373,3 +496,19 @@ def test_two_runs_give_the_same_bits_on_a_gpu(
 def test_a_job_in_each_precision_on_a_gpu(gpu: Cuda, precision: str, tmp_path: Path) -> None:
     settings = {"device": gpu.name, "precision": precision, "epochs": 30, "out": tmp_path / "run"}
     assert gpunet.train("penguins", **settings).evaluate("penguins")["accuracy"] > 0.95
+
+
+@pytest.mark.gpu
+def test_rows_sent_in_turn_give_the_bits_of_whole_rows_on_a_gpu(gpu: Cuda, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((20_000, 32)).astype(np.float32)
+    y = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
+    settings = {"device": gpu.name, "precision": "fp32", "epochs": 3, "batch_size": 128}
+    settings |= {"folds": 0, "hidden": (64, 64), "dropout": 0.1}
+    found = []
+    for room in (None, x.nbytes // 8):
+        gpu.rows_bytes, out = room, tmp_path / str(room)
+        gpunet.train((x, y), out=out, **settings)
+        found.append([(out / n).read_bytes() for n in (MODEL_FILE, METRICS)])
+    assert windows(Dataset(x, y), gpu, "float32", 128, 0, 0).windows > 8
+    assert found[0] == found[1]

@@ -1,5 +1,7 @@
 """Windows: every row once an epoch, in an order that follows from the seed and the step alone."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from gpunet.data import Dataset
 from gpunet.data.rows import RowFile, Spool
 from gpunet.data.windows import Place, Windows, windows
-from gpunet.device import Device
+from gpunet.device import Device, Mirror
 from gpunet.device.cpu import Cpu
 from gpunet.errors import DataError
 from gpunet.random import permutation
@@ -170,6 +172,14 @@ class Elsewhere(Cpu):
     def asarray(self, values: object, dtype: object = None) -> np.ndarray:
         return np.array(values, dtype)
 
+    def mirrored(self, shape: tuple[int, ...], dtype: object) -> Mirror:
+        here, there = self.zeros(shape, dtype), self.zeros(shape, dtype)
+        return Mirror(here, there, partial(_copy, here, there))
+
+
+def _copy(here: np.ndarray, there: np.ndarray, part: slice) -> None:
+    there[part] = here[part]
+
 
 def holds_what_the_cpu_holds(device: Device) -> None:
     part = data(500)
@@ -208,3 +218,197 @@ def test_weights_go_with_their_rows(in_memory: bool) -> None:
         np.testing.assert_array_equal(given.weight[places], given.y[places] + 0.5)
     given.close()
     assert (given.windows == 1) == in_memory
+
+
+# Rows in memory that do not fit the device
+
+WIDE = 12 + 4  # bytes of a row of three float32 and its target
+
+
+class Limited(Elsewhere):
+    """Rows of one part may take so many bytes on it."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__("numpy")
+        self.rows_bytes = room
+
+
+def in_turn(
+    rows: int, batch: int, window: int, seed: int | None = 0, to: str = "device"
+) -> Windows:
+    """Rows in memory, two windows of which fit the device."""
+    device = Limited(2 * window * WIDE)
+    if to == "cpu":
+        device = Cpu("numpy")
+        device.rows_bytes = 2 * window * WIDE
+    return windows(data(rows), device, "float32", batch, seed, 0)
+
+
+def whole(rows: int, batch: int, seed: int | None = 0) -> Windows:
+    return windows(data(rows), CPU, "float32", batch, seed, 0)
+
+
+@given(
+    st.integers(1, 300),
+    st.integers(1, 40),
+    st.integers(0, 120),
+    st.sampled_from([None, 0, 7]),
+    st.sampled_from(["device", "cpu"]),
+)
+def test_windows_of_rows_in_memory_hold_the_rows_of_each_step_of_the_whole(
+    rows: int, batch: int, window: int, seed: int | None, to: str
+) -> None:
+    want, found = whole(rows, batch, seed), in_turn(rows, batch, window, seed, to)
+    assert (found.steps, found.batch) == (want.steps, want.batch)
+    assert found.window_rows % found.batch == 0 or found.windows == 1
+    for step in range(2 * want.steps + 1):
+        np.testing.assert_array_equal(taken(found, step), taken(want, step))
+        np.testing.assert_array_equal(found.taken(step), want.taken(step))
+    found.close()
+
+
+def test_rows_that_do_not_fit_take_no_more_than_they_may() -> None:
+    found = in_turn(1000, 16, 100)
+    assert (found.window_rows, found.windows, found.steps) == (96, 11, 63)
+    assert len(found.x) == len(found.y) == 192
+    assert found.order is None
+    assert in_turn(1000, 16, 0).window_rows == 16
+    assert in_turn(1000, 16, 500).windows == 3  # the order that all of them need takes room too
+    assert in_turn(1000, 16, 500, None).windows == in_turn(1000, 16, 625).windows == 1
+    assert in_turn(1000, 700, 0).windows == 1  # two windows of a batch would take more
+
+
+def test_a_window_of_rows_in_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpunet.data.windows.WINDOW_BYTES", 64 * WIDE)
+    assert in_turn(1000, 16, 300).window_rows == 64
+
+
+def test_a_window_is_gathered_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpunet.data.windows.GATHERED_BYTES", 1)
+    monkeypatch.setattr("gpunet.data.windows.wanted_threads", lambda: 3)
+    found, want = in_turn(1000, 8, 200), whole(1000, 8)
+    assert found.piece == 67
+    for step in range(2 * want.steps):
+        np.testing.assert_array_equal(taken(found, step), taken(want, step))
+    found.close()
+
+
+def test_any_step_may_be_the_first_of_rows_in_turn() -> None:
+    want = whole(500, 8)
+    for step in (0, 5, 9, 70, 100, 33):
+        again = in_turn(500, 8, 64)
+        np.testing.assert_array_equal(taken(again, step), want.taken(step))
+        np.testing.assert_array_equal(taken(again, step + 1), want.taken(step + 1))
+        again.close()
+
+
+def test_arrays_of_rows_in_turn_stay_where_they_are() -> None:
+    found = in_turn(300, 8, 64)
+    before = [array.ctypes.data for array in (found.x, found.y)]
+    for step in range(2 * found.steps):
+        taken(found, step)
+    assert [array.ctypes.data for array in (found.x, found.y)] == before
+
+
+@pytest.mark.parametrize("to", ["device", "cpu"])
+def test_a_window_in_use_is_neither_filled_nor_sent(to: str) -> None:
+    found = in_turn(4000, 8, 512, to=to)
+    for step in range(0, 3 * found.steps, 64):
+        first, stop = found.open(step)
+        before = found.x[first:stop].copy()
+        assert found.ahead is not None
+        found.ahead[1].result()
+        np.testing.assert_array_equal(found.x[first:stop], before)
+        np.testing.assert_array_equal(found.x[first : first + 8, 0], found.taken(step))
+    found.close()
+
+
+def test_the_order_of_an_epoch_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(*given: object, epoch: int = 0) -> np.ndarray:
+        made.append(epoch)
+        return permutation(*given, epoch=epoch)
+
+    monkeypatch.setattr("gpunet.data.windows.permutation", counted)
+    found = in_turn(400, 8, 40)
+    for step in range(2 * found.steps):
+        found.open(step)
+    found.close()
+    assert found.windows == 10
+    assert made == [0, 1, 2]  # the last was read ahead
+
+
+def test_a_fault_in_gathering_ahead_comes_up_when_the_window_is_due() -> None:
+    found = in_turn(512, 8, 64)
+    found.open(0)
+    found.ahead[1].result()
+
+    def fails(part: slice) -> None:
+        raise OSError("the bus is full")
+
+    x = found.mirrors[0]
+    found.mirrors[0] = Mirror(x.here, x.there, fails)
+    due = found.left(0)
+    found.open(due)  # was sent before
+    with pytest.raises(OSError, match="the bus is full"):
+        found.open(due + found.left(due))
+    found.close()
+
+
+def test_weights_go_with_rows_in_turn() -> None:
+    part, weight = data(200), np.arange(200) + 0.5
+    part = Dataset(part.x, np.stack([part.y, -part.y], axis=1).astype(float), None, weight)
+    found = windows(part, Limited(64 * (WIDE + 8)), "float32", 8, 3, 0)
+    assert found.windows > 3
+    for step in range(2 * found.steps):
+        first, stop = found.open(step)
+        at = slice(first, min(first + 8, stop))
+        assert found.weight.dtype == found.y.dtype == np.float32
+        np.testing.assert_array_equal(found.x[at, 0], found.taken(step))
+        np.testing.assert_array_equal(found.weight[at], found.x[at, 0] + 0.5)
+        np.testing.assert_array_equal(found.y[at], found.x[at, :1] * [1, -1])
+    found.close()
+
+
+def test_rows_of_a_file_keep_to_the_devices_room_too() -> None:
+    part = data(1000)
+    part, room = Dataset(file_of(part.x), part.y), 64 * ROW
+    given = [windows(part, on, "float32", 8, 0, 512 * ROW) for on in (CPU, Limited(room))]
+    assert [each.window_rows for each in given] == [512, 64]
+
+
+def test_a_window_that_is_all_of_a_file_is_brought_for_each_epoch() -> None:
+    given = streamed(100, 8, 1000, None)
+    assert given.windows == 1
+    assert given.left(0) == given.steps
+    for step in (0, given.steps, 2 * given.steps + 3):
+        np.testing.assert_array_equal(taken(given, step), np.arange(100)[step % 13 * 8 :][:8])
+    given.close()
+
+
+def test_rows_that_lie_on_a_device_as_they_are_never_have_to_be_brought_again() -> None:
+    assert whole(100, 8, None).left(3) == np.inf
+    assert whole(100, 8).left(3) == 10
+
+
+def sends_the_rows_of_the_whole(device: Device) -> None:
+    want = whole(500, 8)
+    device.rows_bytes = 128 * WIDE
+    found = windows(data(500), device, "float32", 8, 0, 0)
+    assert (found.windows, found.order) == (8, None)
+    for step in (*range(2 * want.steps), 5):
+        first, stop = found.open(step)
+        at = slice(first, min(first + 8, stop))
+        np.testing.assert_array_equal(device.to_host(found.x[at])[:, 0], want.taken(step))
+        np.testing.assert_array_equal(device.to_host(found.y[at]), want.taken(step))
+    found.close()
+
+
+def test_rows_of_the_whole_are_sent_to_a_device_with_memory_of_its_own() -> None:
+    sends_the_rows_of_the_whole(Elsewhere("numpy"))
+
+
+@pytest.mark.gpu
+def test_rows_of_the_whole_are_sent_to_a_gpu(gpu: Device) -> None:
+    sends_the_rows_of_the_whole(gpu)

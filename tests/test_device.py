@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_info
 
 from gpunet import about
 from gpunet.device import device_of, module_of, resolve
+from gpunet.device.counted import Counted
 from gpunet.device.cpu import Cpu
 from gpunet.errors import Unavailable, UsageError
 
@@ -106,6 +107,31 @@ def test_arrays_start_at_a_cache_line(dtype: str) -> None:
         assert not empty.size or empty.ctypes.data % 64 == zeros.ctypes.data % 64 == 0
         assert zeros.flags.c_contiguous
         assert not zeros.any()
+
+
+def test_a_mirror_on_the_cpu_is_one_array() -> None:
+    found = Cpu().mirrored((3, 2), np.float32)
+    assert found.here is found.there
+    assert (found.there.shape, found.there.dtype) == ((3, 2), np.float32)
+    assert not found.there.any()
+    found.here[1:] = 5
+    found.send(slice(1, 3))
+    assert found.there.tolist() == [[0, 0], [5, 5], [5, 5]]
+
+
+def test_of_a_mirror_only_what_is_on_the_device_is_counted() -> None:
+    counted = Counted()
+    found = counted.mirrored((1 << 40, 4), np.float32)
+    assert counted.asked == found.there.nbytes == 1 << 44
+
+
+def test_rows_have_the_room_that_is_set() -> None:
+    device = Cpu()
+    assert device.room_for_rows() == device.room_for_rows(lasting=True) == np.inf
+    device.rows_bytes = 3
+    assert device.room_for_rows() == device.room_for_rows(lasting=True) == 3
+    assert Counted(device).room_for_rows() == 3
+    assert Counted().room_for_rows() == np.inf
 
 
 def blas_in_use() -> set[int]:

@@ -64,6 +64,16 @@ def test_what_is_counted_is_what_a_run_takes() -> None:
     assert several.total == 3 * on_gpu.total
 
 
+def test_of_rows_that_do_not_fit_windows_are_counted() -> None:
+    done = planned(batch_size=64, validation=0.0)
+    device = Small(GIB, "cuda")
+    part = done.prepared.train
+    device.rows_bytes = (part.x.nbytes + part.y.nbytes) // 2
+    found = memory.needs(done.members, device, done.dtype)
+    assert device.rows_bytes * 0.8 < found.rows <= device.rows_bytes
+    assert Small(GIB).room_for_rows() > found.rows
+
+
 def test_counting_takes_no_memory_and_leaves_the_network_alone() -> None:
     done = planned(batch_size=1)
     before = {name: w.copy() for name, w in done.members[0].network.weights.items()}
@@ -125,6 +135,28 @@ def test_a_batch_that_must_be_whole_shrinks_where_nobody_asked_for_it(
     assert config.epochs == max(20, min(200, -(-6000 // per_epoch)))
     with pytest.raises(OutOfMemory, match="try --batch-size 512"):
         plan(monkeypatch, device, norm="batch", **WIDE)
+
+
+def test_rows_that_do_not_fit_are_sent_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = {"hidden": (4,), "batch_size": 32, "validation": 0, "test": 0, "epochs": 1}
+    whole = planned(**narrow)
+    wanted = memory.needs(whole.members, Small(0, "cuda"), "float32")
+    assert wanted.rows > wanted.step
+    device = Small(wanted.total - wanted.rows // 2, "cuda", "numpy")
+    found = plan(monkeypatch, device, **narrow)
+    assert found.settings.config.micro_batch_size == "all"
+    assert found.sends_rows
+    assert memory.needs(found.members, device, "float32").total <= device.free
+    assert len(found.launches.feed.x) < found.training_rows // 2
+    roomy = Small(wanted.total, "cuda", "numpy")
+    assert not plan(monkeypatch, roomy, **narrow).sends_rows
+    full = Small(wanted.total - wanted.rows, "cuda", "numpy")
+    both = plan(monkeypatch, full, **narrow)
+    assert both.sends_rows
+    assert both.settings.config.micro_batch_size < 32
+    assert memory.needs(both.members, full, "float32").total <= full.free
+    with pytest.raises(OutOfMemory, match="32 rows of a step at a time"):
+        plan(monkeypatch, full, micro_batch_size="all", **narrow)
 
 
 def test_where_no_batch_helps_the_flag_that_does_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

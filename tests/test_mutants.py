@@ -31,6 +31,7 @@ from tables import npy
 import gpunet
 from gpunet import cli, engine, isolation, job, loop, predict, rerun, view
 from gpunet.data import arrays, formats, limits, parcel, parquet, prepared, schema, windows
+from gpunet.device.cpu import Cpu
 from gpunet.errors import (
     DataError,
     Diverged,
@@ -419,6 +420,17 @@ def check_a_run_goes_on_to_the_same_bytes(folder: Path) -> None:
     assert results(folder / "run") == results(folder / "whole")
 
 
+def check_a_run_goes_on_in_windows(folder: Path) -> None:
+    steps = {**LONG, "checkpoint_every": "53"}  # the last of an epoch that ends in an even window
+    steps["kernels"] = "numpy"  # a mutant reads beyond the rows: loops would crash
+    follow(begin(folder / "whole", **steps))
+    follow(begin(folder / "run", **steps), 53)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cpu, "rows_bytes", 7500)  # windows of two batches
+        follow(rerun.take_up(folder / "run")[0])
+    assert results(folder / "run") == results(folder / "whole")
+
+
 def check_judging_splits_its_work_as_when_resumed(folder: Path) -> None:
     pytest.importorskip("gpunet.kernels._native", reason="no native loops were built")
     wide = {"hidden": (256, 256), "threads": 2, "batch_size": 256, "preset": "plain"}
@@ -564,6 +576,14 @@ GOING_ON = {
         line(MEMBER, "self.taken.open(done)", "self.taken.open(0)"),
         SAME,
     ),
+    "rows are where the clock says": (
+        line(MEMBER, "self.list.rewind(*self.taken.open(done))", "self.taken.open(done)"),
+        check_a_run_goes_on_in_windows,
+    ),
+    "every epoch has the first one's windows": (
+        line(windows._Gathered._taken, "self.shuffled(epoch)", "self.shuffled(0)"),
+        check_a_run_goes_on_in_windows,
+    ),
     "the optimiser begins anew": (
         line(loop._Net.load, "enumerate(self.store.state)", "()"),
         SAME,
@@ -629,7 +649,7 @@ GOING_ON = {
         check_each_step_drops_units_of_its_own,
     ),
     "every epoch has the first one's order": (
-        line(windows._Whole._order_of, "epoch=number", "epoch=0"),
+        line(windows._Whole._taken, "epoch=number", "epoch=0"),
         check_each_epoch_has_an_order_of_its_own,
     ),
     "verify leaves out the chain": (

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import gpunet
-from gpunet import rerun, run
+from gpunet import job, rerun, run
 from gpunet.errors import InputMissing, ModelInvalid, RunBusy, UsageError
+from gpunet.kernels.slots import ARRIVED, FAULT, PENDING, ROWS, START, STEP, VALID
 from gpunet.run import Run
 
 SETTINGS = {
@@ -157,7 +158,7 @@ REFUSED: dict[str, Edit] = {
         f"a clock that is far ahead at {place}": changed_tensor(
             "clock", lambda a, place=place: a + 10**6 * (np.arange(8) == place)
         )
-        for place in range(7)
+        for place in (STEP, VALID, FAULT, PENDING, ARRIVED)
     },
     "weights of another shape": changed_tensor("weight.output.weight", lambda a: a[:, :2]),
     "weights of another type": changed_tensor("weight.output.weight", lambda a: a.astype(float)),
@@ -171,6 +172,26 @@ def test_what_gpunet_did_not_write_is_refused(ended: Path, case: str) -> None:
     with pytest.raises(ModelInvalid):
         gpunet.resume(ended)
     assert sorted(ended.rglob("*")) == before
+
+
+@pytest.mark.parametrize("past", [0, 3])  # steps made since the second epoch's end
+@pytest.mark.parametrize("far", [-(10**12), 10**12, 10**6])
+@pytest.mark.parametrize("place", [START, ROWS])
+def test_rows_are_found_by_the_step_whatever_the_clock_says(
+    finished: Path, tmp_path: Path, place: int, far: int, past: int
+) -> None:
+    planned = job.plan("penguins", {**SETTINGS, "checkpoint_every": 1})
+    planned.begin(Run.create(tmp_path / "run", planned.name))
+    stop = planned.steps // 3 + past
+    planned.control.tick = lambda done: setattr(planned.control, "stop", done >= stop)
+    with planned.run:
+        planned.follow()
+    path = tmp_path / "run"
+    assert run.unpack(newest(path))[1]["loop"]["done"] == stop
+    changed_tensor("clock", lambda a: np.where(np.arange(8) == place, far, a))(path)
+    gpunet.resume(path)
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (path / name).read_bytes() == (finished / name).read_bytes()
 
 
 @pytest.mark.parametrize("content", [b"[1]\n", b'{"step": 1}\n', b"\xff\n", b"{\n", b""])

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from runs import SETTINGS, begin, follow, results
 
 from gpunet import job, rerun
+from gpunet.device.cpu import Cpu
 from gpunet.errors import GpunetError, ModelInvalid, WriteError
 from gpunet.predict import MODEL_FILE
 from gpunet.run import Run, checkpoints, files, pack, unpack
@@ -53,6 +54,42 @@ def test_any_schedule_of_stops_ends_in_the_same_bytes(
         assert notes == []
         follow(resumed, stop)
     assert results(path) == results(whole)
+
+
+def newest(path: Path) -> dict[str, bytes]:
+    """The arrays of the newest checkpoint."""
+    tensors, _ = unpack(checkpoints(path)[0])
+    return {name: array.tobytes() for name, array in tensors.items()}
+
+
+SMALL = 7500
+"""Bytes on a device in which two windows of two batches have room."""
+
+
+@pytest.mark.parametrize("stops", [[5], [7, 17], [14, 20, 21]])
+@pytest.mark.parametrize("rooms", [[None, SMALL], [SMALL, None], [SMALL, SMALL // 2]])
+def test_rows_may_be_whole_or_come_in_windows_after_any_stop(
+    tmp_path: Path, whole: Path, monkeypatch, rooms: list[int | None], stops: list[int]
+) -> None:
+    path, planned = tmp_path / "run", None
+    for stop, room in zip([*stops, None], itertools.cycle(rooms)):
+        monkeypatch.setattr(Cpu, "rows_bytes", room)
+        planned = rerun.take_up(path)[0] if planned else begin(path)
+        follow(planned, stop)
+    assert results(path) == results(whole)
+
+
+def test_checkpoints_after_a_stop_are_those_of_an_uninterrupted_run(
+    tmp_path: Path, whole: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(Cpu, "rows_bytes", SMALL)
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    follow(begin(straight))
+    follow(begin(stopped), 17)
+    follow(rerun.take_up(stopped)[0])
+    assert newest(stopped) == newest(straight)
+    different = {n for n, array in newest(straight).items() if array != newest(whole)[n]}
+    assert different == {"clock"}
 
 
 # Every system call of a run fails once, by the module's own seam

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from gpunet.device.base import Array, Device, Epilogue, Launcher, Memory
+from gpunet.device.base import Array, Device, Epilogue, Launcher, Memory, Mirror
 from gpunet.device.cpu import Cpu
 from gpunet.errors import Unavailable, UsageError
 
@@ -22,6 +22,7 @@ __all__ = [
     "Epilogue",
     "Launcher",
     "Memory",
+    "Mirror",
     "device_of",
     "has_driver",
     "module_of",

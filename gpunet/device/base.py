@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from math import prod
+from math import inf, prod
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +33,20 @@ class Epilogue:
 
 
 @dataclass(frozen=True)
+class Mirror:
+    """A NumPy array on the host, `here`, and its like on a device, `there`: one array on the CPU.
+
+    send(part) brings here[part] to there[part], part a slice without a step, and returns when it
+    is there. Any thread may call it; the device's own work goes on meanwhile, and is not waited
+    for.
+    """
+
+    here: Array
+    there: Array
+    send: Callable[[slice], None]
+
+
+@dataclass(frozen=True)
 class Memory:
     """Bytes of a device: `total`, `free` for a new allocation, and `used` by this process."""
 
@@ -47,6 +61,7 @@ class Device:
     `kernels` (auto, native or numpy), `threads` and `split` (auto, rows or columns) say how a
     launch list runs on a CPU; `deterministic` that no sum depends on threads, or on how a library
     splits it; `precision` (fp64, fp32, tf32 or bf16) what products of float32 numbers round to.
+    `rows_bytes`: what the rows of one part may take; None leaves it to the device.
     """
 
     name: str
@@ -57,6 +72,7 @@ class Device:
     split: str = "auto"
     deterministic: bool = False
     precision: str = "fp32"
+    rows_bytes: int | None = None
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype)
@@ -99,11 +115,21 @@ class Device:
         read after `synchronize`. On the CPU it is the array itself."""
         return _nothing, array
 
+    def mirrored(self, shape: tuple[int, ...], dtype: Any) -> Mirror:
+        """An array of zeros here, to be filled from the host while other work goes on."""
+        raise NotImplementedError
+
     def synchronize(self) -> None:
         """Wait until all launched work is done."""
 
     def memory(self) -> Memory:
         raise NotImplementedError
+
+    def room_for_rows(self, lasting: bool = False) -> float:
+        """Bytes that the rows of one part may take here; of more, windows are sent here in turn.
+        `lasting`: for windows that decide which rows a step takes, a number that follows from the
+        device alone."""
+        return inf if self.rows_bytes is None or lasting else self.rows_bytes
 
     def shortage(self, fault: BaseException) -> int | None:
         """The bytes that could not be had, 0 where `fault` does not tell them; None for a fault

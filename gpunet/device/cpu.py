@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.device.base import Device, Launcher, Memory, Run
+from gpunet.device.base import Device, Launcher, Memory, Mirror, Run
 
 THREADED_FLOPS = 5_000_000
 """About 25 µs of a core with AVX-512, 100 µs of one with AVX2. Steps of larger products are up to
@@ -55,6 +55,10 @@ class Cpu(Device):
         """By `dot`: NumPy's matmul keeps products with a single column from BLAS."""
         return partial(np.dot, a.T if flip_a else a, b.T if flip_b else b, out=out)
 
+    def mirrored(self, shape: tuple[int, ...], dtype: Any) -> Mirror:
+        array = self.zeros(shape, dtype)
+        return Mirror(array, array, _nothing)
+
     def to_host(self, array: Any) -> np.ndarray:
         return np.asarray(array)
 
@@ -84,6 +88,10 @@ class Cpu(Device):
 
     def launcher(self, source: str, entry: str) -> Launcher | None:
         return None
+
+
+def _nothing(part: slice) -> None:
+    """What there is to do to send what is there."""
 
 
 def _aligned(

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from gpunet.device import cublaslt
-from gpunet.device.base import Array, Device, Epilogue, Launcher, Memory, Run
+from gpunet.device.base import Array, Device, Epilogue, Launcher, Memory, Mirror, Run
 from gpunet.device.products import Products
 from gpunet.device.replay import Replay
 from gpunet.errors import Unavailable
@@ -47,7 +48,8 @@ class Cuda(Device):
     """GPU number `index` of those visible.
 
     All work goes to one stream of its own, which the other streams of a process do not wait for:
-    the legacy stream could not be captured. `use` makes it the current thread's.
+    the legacy stream could not be captured. `use` makes it the current thread's. Mirrors alone are
+    sent on a second one.
     """
 
     kind = "cuda"
@@ -64,6 +66,7 @@ class Cuda(Device):
         self.stream = self.xp.cuda.Stream(non_blocking=True)
         self._blas: cublaslt.Blas | None = None
         self._trouble = ""
+        self._copies: Any = None
         self.use()
 
     def use(self) -> None:
@@ -97,6 +100,13 @@ class Cuda(Device):
             free, total = self.xp.cuda.runtime.memGetInfo()
         pool = self.xp.get_default_memory_pool()
         return Memory(total, free + pool.free_bytes(), pool.used_bytes())
+
+    def room_for_rows(self, lasting: bool = False) -> float:
+        """Half of the memory, unless told otherwise: networks and their steps want the rest."""
+        if self.rows_bytes is not None and not lasting:
+            return self.rows_bytes
+        memory = self.memory()
+        return (memory.total if lasting else memory.free) // 2 or inf
 
     def shortage(self, fault: BaseException) -> int | None:
         """CuPy's pool tells the size; CUDA's own calls tell that there was too little."""
@@ -182,14 +192,35 @@ class Cuda(Device):
 
     def watch(self, array: Array) -> tuple[Run, Any]:
         """By way of pinned memory, on the stream: a copy to other memory would wait."""
-        runtime = self.xp.cuda.runtime
-        pinned = self.xp.cuda.alloc_pinned_memory(array.nbytes)
-        host = np.frombuffer(pinned, array.dtype, array.size).reshape(array.shape)
+        runtime, host = self.xp.cuda.runtime, self._pinned(array)
         host[...] = self.to_host(array)
         ends = (host.ctypes.data, _address(array), array.nbytes)
         return partial(
             runtime.memcpyAsync, *ends, runtime.memcpyDeviceToHost, self.stream.ptr
         ), host
+
+    def mirrored(self, shape: tuple[int, ...], dtype: Any) -> Mirror:
+        """The host's array is pinned, and sent on a stream of its own."""
+        if self._copies is None:
+            with self._device:
+                self._copies = self.xp.cuda.Stream(non_blocking=True)
+        there = self.zeros(shape, dtype)
+        self.synchronize()  # the other stream does not wait for the zeros
+        here = self._pinned(there)
+        return Mirror(here, there, partial(self._send, here, there))
+
+    def _send(self, here: np.ndarray, there: Array, part: slice) -> None:
+        if (source := here[part]).size:
+            self._device.use()  # of this thread
+            runtime, ends = self.xp.cuda.runtime, (_address(there[part]), source.ctypes.data)
+            kind = runtime.memcpyHostToDevice
+            runtime.memcpyAsync(*ends, source.nbytes, kind, self._copies.ptr)
+            self._copies.synchronize()
+
+    def _pinned(self, like: Array) -> np.ndarray:
+        """An array on the host in memory that is not moved, so that copies hold nothing up."""
+        pinned = self.xp.cuda.alloc_pinned_memory(max(1, like.nbytes))
+        return np.frombuffer(pinned, like.dtype, like.size).reshape(like.shape)
 
     def _products(self) -> Products:
         """cuBLASLt on this device's stream, as precision and determinism are set now."""

@@ -37,7 +37,7 @@ def gather(
     """
     index, find = _finder(order, clock, len(out))
     wide = out.dtype if x.dtype == np.uint8 or scale is shift is None else np.dtype(np.float64)
-    box, pick = _boxes(out, x.dtype, wide), _picker(x)
+    box, pick = _boxes(out, x.dtype, wide), picker(x)
     affine = ((np.multiply, scale), (np.add, shift))
     steps = [(step, _spread(by, out, wide)) for step, by in affine if by is not None]
     calls: list[Run] = []
@@ -65,7 +65,7 @@ def gather_labels(y: Array, order: Array | None, clock: Array, out: Array) -> Ru
     y (N,), out (n,): int32, or as `gather_weights` both of the network's type.
     """
     index, find = _finder(order, clock, len(out))
-    pick = _picker(y)
+    pick = picker(y)
 
     def run() -> None:
         valid = find()
@@ -117,7 +117,7 @@ def _finder(order: Array | None, clock: Array, n: int) -> tuple[Array, Callable[
     return index, find
 
 
-def _picker(x: Array) -> Callable[[Array, Array], Any]:
+def picker(x: Array) -> Callable[[Array, Array], Any]:
     """pick(index, out): out = x[index], without a copy on the way where x is contiguous."""
     if not (x.flags.c_contiguous and x.flags.aligned):  # `take` would copy the whole of x
         return lambda index, out: np.copyto(out, x[index])
