@@ -111,7 +111,7 @@ def decide(settings: Settings, prepared: Prepared) -> Settings:
     _check_encoding(settings, schema)
     _check_judging(settings, prepared)
     _check_warmup(settings.config, rows)
-    _check_micro_batch(settings.config)
+    _check_micro_batch(settings)
     return settings
 
 
@@ -239,11 +239,12 @@ def _check_warmup(config: Config, rows: int) -> None:
         raise UsageError(f"--warmup {config.warmup:,} of {total:,} steps never ends", hint)
 
 
-def _check_micro_batch(config: Config) -> None:
+def _check_micro_batch(settings: Settings) -> None:
+    config = settings.config
     rows, batch = loop.micro_batch(config), int(config.batch_size)
     if rows is None:
         return
-    if rows > batch:
+    if rows > batch and settings.given("batch_size"):
         raise UsageError(f"--micro-batch-size {rows:,} is more than a batch of {batch:,} rows")
     if rows < batch and config.norm == "batch":
         hint = "leave it out, or use --norm layer"
@@ -260,7 +261,8 @@ def check_device(settings: Settings, device: Device) -> None:
         device.split = config.split
     device.deterministic = config.deterministic
     for name in ("kernels", "threads", "split"):
-        if device.kind != "cpu" and settings.origin[name] == "flag":
+        is_asked = settings.origin[name] == "flag" and settings.given(name)
+        if device.kind != "cpu" and is_asked:
             raise UsageError(f"--{name} has no meaning on {device.name}")
     if config.kernels == "native" or (
         settings.origin["split"] == "flag" and config.split != "auto"

@@ -586,8 +586,10 @@ class _Lowering:
         gradient = self.outside("grads", self.store.gradient)
         if batch == self.batch:
             return gradient
-        if any(isinstance(node.gate, gates.BatchNorm) for node in self.graph.nodes):
-            raise TypeError("no micro-batches of a network with batch norm, which mixes rows")
+        for node in self.graph.nodes:
+            is_loss = isinstance(node.gate, gates.Loss)
+            if node.gate is not None and node.gate.mixes_rows and not is_loss:
+                raise TypeError(f"no micro-batches: {node.name} mixes rows")
         total = self.outside("total", self.store.device.zeros(gradient.shape, self.dtype))
         self.launch(REGISTRY["accumulate"], gradient, total, self.clock)
         self.launch(REGISTRY["micro_batch"], self.clock, self.batch, batch)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
+from math import inf
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
@@ -20,8 +21,7 @@ from gpunet import about, auto, data, ensemble, evaluation, loop, memory, preset
 from gpunet.config import Config, Settings, flag, fold, gather
 from gpunet.data import Prepared, Source
 from gpunet.data.columns import MOST_BINS
-from gpunet.data.rows import RowFile
-from gpunet.device import Choice, Device
+from gpunet.device import Choice
 from gpunet.device.cpu import Cpu
 from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, GpunetError, UsageError
@@ -40,6 +40,7 @@ class Job:
     """One training run, from prepared data to a summary.
 
     location: where its data are: a set's name or an absolute path; None for objects in memory.
+    rows_bytes: what the rows of a part may take on the device; None for a CPU.
     identity: what `run.json` holds, {} outside a run directory. start: where a resumed run goes on.
     """
 
@@ -51,6 +52,7 @@ class Job:
     members: list[Member]
     model: Model
     dtype: str
+    rows_bytes: float | None = None
     control: Control = field(default_factory=Control)
     run: Run | None = None
     identity: dict[str, Any] = field(default_factory=dict)
@@ -90,9 +92,8 @@ class Job:
 
     @property
     def sends_rows(self) -> bool:
-        """Whether training rows in memory are sent to the device in windows."""
-        room, x = self.choice.device.rows_bytes, self.members[0].data.train.x
-        return room is not None and not isinstance(x, RowFile) and x.nbytes > room
+        """Whether rows that are in memory are sent to the device in windows."""
+        return self.rows_bytes is not None and self.rows_bytes < inf
 
     @property
     def is_over(self) -> bool:
@@ -106,7 +107,8 @@ class Job:
         """The training step of a network as a launch list."""
         device, dtype, first = self.choice.device, self.dtype, self.members[0]
         config, schema = first.config, self.prepared.schema
-        rows = loop.training_rows(first.data, config, device, dtype)
+        with device.leaving(self.rows_bytes):
+            rows = loop.training_rows(first.data, config, device, dtype)
         return loop.lower(first.network, rows, schema, config, device, dtype, self.legs)[1]
 
     def fingerprints(self) -> dict[str, str]:
@@ -165,6 +167,7 @@ class Job:
                 control,
                 self.start,
                 self.legs,
+                self.rows_bytes,
             ):
                 self.seconds = before + report.seconds
                 self._note(report)
@@ -335,19 +338,21 @@ def plan(
     settings = auto.with_encoding(presets.of_data(settings, source))
     prepared = _prepared(source, settings, folder)
     settings = presets.of_network(settings, prepared.schema.target.task, prepared.train.rows)
-    settings, choice, members = _decided(settings, prepared, choice)
+    settings, choice, members, rows_bytes = _decided(settings, prepared, choice)
     if choice.device.kind == "cpu":
         choice.device.split = settings.config.split  # judging splits as it does when resumed
     config, schema = settings.config, prepared.schema
     choice.device.precision = config.precision
     trained = Model(ensemble.together(members), schema, config)
-    return Job(source.name, place, settings, choice, prepared, members, trained, _dtype(config))
+    given = (source.name, place, settings, choice, prepared, members, trained, _dtype(config))
+    return Job(*given, rows_bytes=rows_bytes)
 
 
 def _decided(
     settings: Settings, prepared: Prepared, choice: Choice | None
-) -> tuple[Settings, Choice, list[Member]]:
-    """Every `auto` decided, and the networks, for which the device has room. Raises OutOfMemory."""
+) -> tuple[Settings, Choice, list[Member], float | None]:
+    """Every `auto` decided, and the networks; the device has room for them, and so many bytes for
+    the rows of a part. Raises OutOfMemory."""
     while True:
         decided = auto.decide(settings, prepared)
         with Cpu().watching("make --hidden narrower"):
@@ -357,34 +362,11 @@ def _decided(
             auto.check_device(decided, choice.device)
         decided = auto.decide_on(decided, prepared.schema, choice)
         members = ensemble.settled(members, decided.config)
-        smaller = _smaller(settings, decided.config, members, choice.device)
+        device, dtype = choice.device, _dtype(decided.config)
+        smaller, rows_bytes = memory.fitted(settings, decided.config, members, device, dtype)
         if smaller is None:
-            return decided, choice, members
+            return decided, choice, members, rows_bytes
         settings = smaller
-
-
-def _smaller(
-    settings: Settings, config: Config, members: list[Member], device: Device
-) -> Settings | None:
-    """None where all has room on the device; else settings that ask for less of it. The largest
-    gives way first: rows are sent there in windows, or a step takes fewer at a time. Raises
-    OutOfMemory where neither is enough."""
-    free, name = device.memory().free, memory.at_a_time(config)
-    if device.kind != "cpu":
-        device.rows_bytes = free or None
-    if memory.is_small(members, device):
-        return None
-    wanted = memory.needs(members, device, _dtype(config))
-    has_room, may_shrink = memory.has_room(wanted, device), not settings.given(name)
-    if not has_room and wanted.rows > (wanted.step if may_shrink else 0):
-        wanted = memory.with_windows(wanted, members, device, _dtype(config))
-        has_room = memory.has_room(wanted, device)
-    if has_room:
-        return None
-    rows = wanted.fitting_batch(free)
-    if rows == 0 or not may_shrink:
-        raise memory.refused(wanted, device, config)
-    return settings.resolve(name, rows, f"{wanted.batch:,} rows at a time do not fit {device.name}")
 
 
 def _dtype(config: Config) -> str:

@@ -116,19 +116,22 @@ def train(
     control: Control | None = None,
     start: Snapshot | None = None,
     legs: Legs = (),
+    rows_bytes: float | None = None,
 ) -> Iterator[Report]:
     """Train the networks of an ensemble in place, side by side, yielding Reports; the settings have
     no `auto` left.
 
     With `start`, go on from a snapshot: on the same machine every bit is as if the run had never
-    ended. `legs` were added later: steps from a step on, with a schedule of their own.
+    ended. `legs` were added later: steps from a step on, with a schedule of their own. The rows of
+    a part take `rows_bytes` on the device at most; None leaves it to the device.
     However it ends, each network then holds the weights of its best epoch, or the last ones where
     there is no validation part. Raises Diverged at a non-finite loss, gradient or weight; weights
     that were reached before it are kept. Raises OutOfMemory where the device has too little.
     """
     mixes_rows = members[0].config.norm == "batch"
     with device.watching(f"lower {'--batch-size' if mixes_rows else '--micro-batch-size'}"):
-        run = _Run(members, device, dtype, control or Control(), legs)
+        with device.leaving(rows_bytes):
+            run = _Run(members, device, dtype, control or Control(), legs)
         with device.working(max(net.list.largest_product for net in run.nets)):
             try:
                 if start is not None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from gpunet import engine, loop
-from gpunet.config import Config, flag
+from gpunet.config import Config, Settings, flag
+from gpunet.data.rows import RowFile
 from gpunet.device import Device
 from gpunet.device.counted import Counted
 from gpunet.errors import OutOfMemory
@@ -14,6 +16,8 @@ from gpunet.sizes import shown
 WORD, COPIES = 8, 8
 """For a bound that is quick to have: bytes of the largest number, and how often a step holds a
 value at most."""
+MILD = 4
+"""Rows stay on the device where a step can then take this part of a batch at a time, or more."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,16 @@ class Needs:
         return max(0, free - self.weights - self.step) // self.parts
 
 
-def needs(members: Sequence[Member], device: Device, dtype: str, legs: loop.Legs = ()) -> Needs:
+def needs(
+    members: Sequence[Member], device: Device, dtype: str, rows_bytes: float | None = None
+) -> Needs:
     """What training the networks of an ensemble side by side takes on a device; rows are on the CPU
-    already. Of each launch list it is what NumPy wants: other devices want about as much."""
-    member, counted = members[0], Counted(device)
+    already. Of each launch list it is what NumPy wants: other devices want about as much. Rows of a
+    part take `rows_bytes` at most, and windows of them then; None: as many as they are."""
+    member, counted = members[0], Counted(rows_bytes)
     config, schema = member.config, member.data.schema
     parts = [loop.training_rows(member.data, config, counted, dtype)]
-    store, launches = loop.lower(member.network, parts[0], schema, config, counted, dtype, legs)
+    store, launches = loop.lower(member.network, parts[0], schema, config, counted, dtype)
     lists = [launches]
     if (validation := member.data.validation) is not None:
         parts.append(loop.judged_rows(validation, counted, dtype))
@@ -64,11 +71,34 @@ def needs(members: Sequence[Member], device: Device, dtype: str, legs: loop.Legs
     return Needs(launches.micro_batch, len(parts) * count, there, weights * count, step * count)
 
 
-def with_windows(wanted: Needs, members: Sequence[Member], device: Device, dtype: str) -> Needs:
-    """Leave rows what the rest of `wanted` does not ask for, and count again: parts in memory that
-    take more are sent to the device in windows."""
-    device.rows_bytes = wanted.room_for_rows(device.memory().free)
-    return needs(members, device, dtype)
+def fitted(
+    settings: Settings, config: Config, members: Sequence[Member], device: Device, dtype: str
+) -> tuple[Settings | None, float | None]:
+    """Settings with which training asks for less of a device, None where all has room there; and
+    the bytes that the rows of a part may take then, None where the CPU has them anyway.
+
+    What is larger of rows and a step gives way: rows are sent in windows, or a step takes fewer of
+    them at a time, which nobody asked for. Raises OutOfMemory where neither is enough.
+    """
+    free, whole = device.memory().free, None if device.kind == "cpu" else inf
+    if is_small(members, device) or has_room(wanted := needs(members, device, dtype), device):
+        return None, whole
+    name, streams = at_a_time(config), isinstance(members[0].data.train.x, RowFile)
+    may_shrink = not settings.given(name)
+    rows = wanted.fitting_batch(free) if may_shrink else 0
+    if wanted.rows and (wanted.rows > wanted.step or rows * MILD < wanted.batch):
+        room = wanted.room_for_rows(free)
+        if streams and not settings.given("max_memory") and 2 * room < int(config.max_memory):
+            reason = f"windows of rows that fit {device.name}"
+            return settings.resolve("max_memory", max(1, 2 * room), reason), None
+        wanted = needs(members, device, dtype, room)
+        if has_room(wanted, device):
+            return None, room
+        rows = max(rows, wanted.fitting_batch(free) if may_shrink else 0)
+    if rows == 0:
+        raise _refused(wanted, device, config, streams)
+    reason = f"{wanted.batch:,} rows at a time do not fit {device.name}"
+    return settings.resolve(name, rows, reason), None
 
 
 def at_a_time(config: Config) -> str:
@@ -97,19 +127,19 @@ def has_room(wanted: Needs, device: Device) -> bool:
     return free == 0 or wanted.total <= free
 
 
-def refused(wanted: Needs, device: Device, config: Config) -> OutOfMemory:
+def _refused(wanted: Needs, device: Device, config: Config, streams: bool) -> OutOfMemory:
     """What is missing, and which setting helps."""
     free = device.memory().free
     parts = f"{shown(wanted.rows)} of rows, " if wanted.rows else ""
     parts += f"{shown(wanted.weights)} of weights, gradients and optimiser, "
     parts += f"{shown(wanted.step)} for {wanted.batch:,} rows of a step at a time"
     message = f"out of memory on {device.name}: training asks for {shown(wanted.total)} ({parts})"
-    return OutOfMemory(f"{message}; {shown(free)} are free", _hint(wanted, free, config))
+    return OutOfMemory(f"{message}; {shown(free)} are free", _hint(wanted, free, config, streams))
 
 
-def _hint(wanted: Needs, free: int, config: Config) -> str:
+def _hint(wanted: Needs, free: int, config: Config, streams: bool) -> str:
     if batch := wanted.fitting_batch(free):
         return f"try {flag(at_a_time(config))} {batch}"
-    if wanted.rows > wanted.weights:
-        return "use --device cpu, or lower --max-memory where rows are read from a file"
-    return "make --hidden narrower"
+    if wanted.rows <= wanted.weights:
+        return "make --hidden narrower"
+    return "lower --max-memory" if streams else "use --device cpu"

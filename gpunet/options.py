@@ -26,10 +26,16 @@ ELSEWHERE = {
     "optimizer": "solver opt",
     "schedule": "lr-schedule scheduler",
     "dropout": "drop-out dropout-rate",
+    "batch_size": "bs batch",
     "micro_batch_size": "grad-accum gradient-accumulation-steps",
+    "clip_norm": "grad-clip gradient-clip max-grad-norm clip",
+    "validation": "val val-size val-split valid",
+    "test": "test-size test-split",
     "out": "output run-dir out-dir",
 }
 """What other programs call an option."""
+SHORT_OPTION = len("--epoch")
+"""Of shorter ones few letters are alike by chance."""
 SHORT = {"target": "-t", "epochs": "-e", "batch_size": "-b", "device": "-d"}
 
 
@@ -52,7 +58,8 @@ def meant(option: str, known: Iterable[str]) -> str | None:
         for word in words.split()
         if flag(name) in own
     }
-    near = get_close_matches(option, (names := {**others, **own}), 1, cutoff=0.75)
+    names, is_short = {**others, **own}, len(option) < SHORT_OPTION
+    near = get_close_matches(option, names, 1, cutoff=0.9 if is_short else 0.75)
     return names[near[0]] if near else None
 
 

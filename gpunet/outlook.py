@@ -99,7 +99,8 @@ def _timed(job: Job, patience: float) -> tuple[int, float]:
     control.tick = tick
     copies = [replace(member, network=deepcopy(member.network)) for member in job.members]
     began = time.perf_counter()
-    for _ in loop.train(copies, job.choice.device, job.dtype, control):
+    given = (copies, job.choice.device, job.dtype, control)
+    for _ in loop.train(*given, rows_bytes=job.rows_bytes):
         pass
     (first, start), (last, end) = ticks[0], ticks[-1]
     if last == first:

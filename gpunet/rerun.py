@@ -17,7 +17,7 @@ import numpy as np
 from gpunet import about, job
 from gpunet.config import gather
 from gpunet.data import Source
-from gpunet.errors import GpunetError, InputMissing, ModelInvalid, UsageError
+from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError
 from gpunet.job import METRICS, TIMING, Job, lasting
 from gpunet.loop import Report, Snapshot
 from gpunet.predict import Model
@@ -35,7 +35,7 @@ from gpunet.run import (
 
 TOLERANCE = 1e-3
 """Relative, between losses where the bits cannot be the same."""
-ON_ANOTHER_DEVICE = ("threads", "kernels", "split", "precision")
+ON_ANOTHER_DEVICE = ("threads", "kernels", "split", "precision", "micro_batch_size")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,10 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
     if device is not None:
         flags = {"device": device} | dict.fromkeys(ON_ANOTHER_DEVICE, "auto")
     _check_settings(path / SETTINGS)
-    reopened = job.plan(source, flags, path / SETTINGS, found["folder"])
+    try:
+        reopened = job.plan(source, flags, path / SETTINGS, found["folder"])
+    except OutOfMemory as fault:  # its settings are what they were
+        raise OutOfMemory(fault.message, "free memory, or use --device cpu") from fault
     reopened.prepared = reopened.prepared.with_reason(found["task_reason"])
     reopened.model = replace(reopened.model, schema=reopened.prepared.schema)
     reopened.name, reopened.identity = found["name"], found

@@ -84,6 +84,8 @@ def _is_free(name: str, asked: Settings, first: Job) -> bool:
         return False
     if setting in presets.MEANINGLESS and presets.MEANINGLESS[setting](config):
         return False
+    if name in ("batch_size", "norm") and asked.given("micro_batch_size"):
+        return False
     if name == "label_smoothing":
         return config.loss == "auto" and first.prepared.schema.target.task in CLASSES
     if name == "one_hot_levels":

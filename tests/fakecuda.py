@@ -3,10 +3,12 @@ on NumPy arrays, kernels are emulated, and a stream that captures keeps its work
 
 Strict where CUDA is: while a stream captures, nothing is allocated, copied to the host at once or
 waited for, and all work goes to the device's first stream, but for copies that name another. Those
-to the device are made when their stream is waited for. Copies that do not wait want pinned memory.
+to the device are made when their stream is waited for, and a thread that makes some has to name the
+device. Copies from the device want pinned memory.
 """
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -91,9 +93,9 @@ class FakeCupy:
         self.streams: dict[int, FakeStream] = {}
         self.pinned: list[np.ndarray] = []
         self.free = self.total = 1 << 34
-        self.emulated, self.broken = Emulated(), ""
+        self.emulated, self.broken, self.device = Emulated(), "", _Device()
         self.cuda = SimpleNamespace(
-            Device=lambda index: _Device(),
+            Device=lambda index: self.device,
             Stream=self._open,
             get_current_stream=self._current,
             alloc_pinned_memory=self._pin,
@@ -135,13 +137,16 @@ class FakeCupy:
         assert size > 0
         host, device = (source, to) if kind == 1 else (to, source)
         assert kind in (1, 2)
-        assert self.is_pinned(host, size), "memory that is not pinned is copied at once"
+        assert threading.get_ident() in self.device.threads, "a thread that names no device"
         assert not self.is_pinned(device, size), "a copy between host and host"
         on, call = self.streams[stream], partial(ctypes.memmove, to, source, size)
+        is_pinned = self.is_pinned(host, size)
         if kind == 2:
+            assert is_pinned, "memory that is not pinned is copied at once"
             on.submit("copy", call)
         else:
-            on.log.append("send")
+            on.forbid("copying to the device")
+            on.log.append("send" if is_pinned else "send unpinned")
             on.pending.append(call)
 
     def empty(self, shape: Any, dtype: Any) -> np.ndarray:
@@ -187,8 +192,12 @@ class FakeCupy:
 class _Device:
     attributes = {"MultiProcessorCount": 0}  # blocks that wait for each other: see meeting.py
 
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
     def use(self) -> None:
-        """There is one device."""
+        """There is one device; each thread has to name it."""
+        self.threads.add(threading.get_ident())
 
     def __enter__(self) -> "_Device":
         return self

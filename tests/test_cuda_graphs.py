@@ -1,5 +1,6 @@
 """gpunet's CUDA device over stand-ins for CuPy and cuBLASLt: graphs, products, precision."""
 
+import gc
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +22,10 @@ from gpunet import engine, job, loop, memory, rerun
 from gpunet.config import Config
 from gpunet.data import Dataset
 from gpunet.data.windows import windows
-from gpunet.device import cublaslt
+from gpunet.device import cublaslt, cuda
 from gpunet.device.cuda import Cuda
 from gpunet.engine import Feed, LaunchList, Store
+from gpunet.errors import OutOfMemory
 from gpunet.job import METRICS
 from gpunet.kernels.narrow import nearest, widened
 from gpunet.kernels.slots import FAULT, STEP
@@ -302,6 +304,24 @@ def test_a_run_is_taken_up_with_what_bf16_needs(stand_in: Cuda, tmp_path: Path) 
     assert all(not each.wrong for each in rerun.verify(out))
 
 
+def test_a_run_of_the_cpu_goes_on_with_less_memory_on_another_device(
+    stand_in: Cuda, tmp_path: Path
+) -> None:
+    settings = {"preset": "plain", "batch_size": 200, "precision": "fp32", "activation": "tanh"}
+    follow(begin(tmp_path / "run", kernels="native", threads=2, **settings), 3)
+    planned = job.plan("penguins", {**SETTINGS, **settings, "device": "cuda"})
+    wanted = memory.needs(planned.members, stand_in, "float32")
+    stand_in.cupy.free = wanted.total - wanted.step // 3
+    assert all(not each.wrong for each in rerun.verify(tmp_path / "run", devices=["cuda"]))
+    resumed, notes = rerun.take_up(tmp_path / "run", device="cuda")
+    assert resumed.settings.config.micro_batch_size < 200
+    assert any("bit for bit" in note for note in notes)
+    follow(resumed)
+    stand_in.cupy.free = 1000
+    with pytest.raises(OutOfMemory, match="free memory, or use --device cpu"):
+        rerun.reopen(tmp_path / "run", device="cuda")
+
+
 # Rows that do not fit
 
 
@@ -339,19 +359,38 @@ def test_a_copy_that_nobody_waits_for_does_not_arrive(device: Cuda) -> None:
     assert not found.there.any()
     device._copies.synchronize()
     assert found.there.all()
-    with pytest.raises(AssertionError, match="not pinned"):
-        runtime.memcpyAsync(ends[0], np.ones(4, np.uint8).ctypes.data, 4, 1, device._copies.ptr)
+    with pytest.raises(AssertionError, match="names no device"), ThreadPoolExecutor(1) as pool:
+        pool.submit(runtime.memcpyAsync, *ends, 4, 1, device._copies.ptr).result()
     with pytest.raises(AssertionError, match="host and host"):
         runtime.memcpyAsync(ends[1], ends[1], 4, 1, device._copies.ptr)
 
 
-def test_rows_may_take_half_of_the_memory_unless_told_otherwise(device: Cuda) -> None:
-    device.cupy.free, device.cupy.total = 1000, 6000
-    assert (device.room_for_rows(), device.room_for_rows(lasting=True)) == (500, 3000)
-    device.rows_bytes = 7
-    assert (device.room_for_rows(), device.room_for_rows(lasting=True)) == (7, 3000)
-    device.rows_bytes, device.cupy.free, device.cupy.total = None, 0, 0
-    assert device.room_for_rows() == device.room_for_rows(lasting=True) == np.inf
+def test_no_more_is_pinned_than_a_bound_and_what_is_gone_is_forgotten(
+    device: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "MOST_PINNED", 100)
+    first, second, third = (device.mirrored((n,), np.uint8) for n in (60, 41, 40))
+    pins = [device.cupy.is_pinned(each.here.ctypes.data, 1) for each in (first, second, third)]
+    assert pins == [True, False, True]
+    second.here[...] = 7
+    second.send(slice(1, 3))
+    assert second.there.tolist() == [0, 7, 7, *[0] * 38]
+    del first
+    gc.collect()
+    fourth = device.mirrored((60,), np.uint8)
+    assert device.cupy.is_pinned(fourth.here.ctypes.data, 60)
+
+
+def test_rows_may_take_half_of_what_is_free_unless_told_otherwise(device: Cuda) -> None:
+    device.cupy.free = 1000
+    assert device.room_for_rows() == 500
+    with device.leaving(None):
+        assert device.room_for_rows() == 500
+    with device.leaving(7):
+        assert device.room_for_rows() == 7
+    assert device.room_for_rows() == 500
+    device.cupy.free = 0
+    assert device.room_for_rows() == np.inf
 
 
 def sent(device: Cuda) -> int:
@@ -499,16 +538,22 @@ def test_a_job_in_each_precision_on_a_gpu(gpu: Cuda, precision: str, tmp_path: P
 
 
 @pytest.mark.gpu
-def test_rows_sent_in_turn_give_the_bits_of_whole_rows_on_a_gpu(gpu: Cuda, tmp_path: Path) -> None:
+def test_rows_sent_in_turn_give_the_bits_of_whole_rows_on_a_gpu(
+    gpu: Cuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((20_000, 32)).astype(np.float32)
     y = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
     settings = {"device": gpu.name, "precision": "fp32", "epochs": 3, "batch_size": 128}
     settings |= {"folds": 0, "hidden": (64, 64), "dropout": 0.1}
     found = []
-    for room in (None, x.nbytes // 8):
-        gpu.rows_bytes, out = room, tmp_path / str(room)
+    for room in (np.inf, x.nbytes // 8):
+        monkeypatch.setattr(memory, "fitted", lambda *given, room=room: (None, room))
+        out = tmp_path / str(room)
         gpunet.train((x, y), out=out, **settings)
         found.append([(out / n).read_bytes() for n in (MODEL_FILE, METRICS)])
-    assert windows(Dataset(x, y), gpu, "float32", 128, 0, 0).windows > 8
+        with gpu.leaving(room):
+            rows = windows(Dataset(x, y), gpu, "float32", 128, 0, 0)
+        assert (rows.windows > 8) == (room < np.inf)
+        rows.close()
     assert found[0] == found[1]

@@ -371,13 +371,6 @@ def test_weights_go_with_rows_in_turn() -> None:
     found.close()
 
 
-def test_rows_of_a_file_keep_to_the_devices_room_too() -> None:
-    part = data(1000)
-    part, room = Dataset(file_of(part.x), part.y), 64 * ROW
-    given = [windows(part, on, "float32", 8, 0, 512 * ROW) for on in (CPU, Limited(room))]
-    assert [each.window_rows for each in given] == [512, 64]
-
-
 def test_a_window_that_is_all_of_a_file_is_brought_for_each_epoch() -> None:
     given = streamed(100, 8, 1000, None)
     assert given.windows == 1

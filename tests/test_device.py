@@ -125,12 +125,14 @@ def test_of_a_mirror_only_what_is_on_the_device_is_counted() -> None:
     assert counted.asked == found.there.nbytes == 1 << 44
 
 
-def test_rows_have_the_room_that_is_set() -> None:
+def test_rows_have_the_room_that_is_left_to_them() -> None:
     device = Cpu()
-    assert device.room_for_rows() == device.room_for_rows(lasting=True) == np.inf
-    device.rows_bytes = 3
-    assert device.room_for_rows() == device.room_for_rows(lasting=True) == 3
-    assert Counted(device).room_for_rows() == 3
+    with device.leaving(3):
+        assert device.room_for_rows() == 3
+        with device.leaving(None):
+            assert device.room_for_rows() == 3
+    assert device.room_for_rows() == np.inf
+    assert Counted(3).room_for_rows() == 3
     assert Counted().room_for_rows() == np.inf
 
 

@@ -1,12 +1,14 @@
 """Memory of a device: counted before it is taken, and one clear line where there is too little."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gpunet import auto, job, memory
 from gpunet.cli import _run
+from gpunet.data.rows import RowFile
 from gpunet.device import Choice
 from gpunet.device.base import Memory
 from gpunet.device.counted import Counted
@@ -68,10 +70,10 @@ def test_of_rows_that_do_not_fit_windows_are_counted() -> None:
     done = planned(batch_size=64, validation=0.0)
     device = Small(GIB, "cuda")
     part = done.prepared.train
-    device.rows_bytes = (part.x.nbytes + part.y.nbytes) // 2
-    found = memory.needs(done.members, device, done.dtype)
-    assert device.rows_bytes * 0.8 < found.rows <= device.rows_bytes
-    assert Small(GIB).room_for_rows() > found.rows
+    room = (part.x.nbytes + part.y.nbytes) // 2
+    found = memory.needs(done.members, device, done.dtype, room)
+    assert room * 0.8 < found.rows <= room
+    assert memory.needs(done.members, device, done.dtype).rows > 2 * room
 
 
 def test_counting_takes_no_memory_and_leaves_the_network_alone() -> None:
@@ -137,6 +139,57 @@ def test_a_batch_that_must_be_whole_shrinks_where_nobody_asked_for_it(
         plan(monkeypatch, device, norm="batch", **WIDE)
 
 
+def needed(found: job.Job, device: Small) -> int:
+    """Bytes that a planned run takes of a device."""
+    return memory.needs(found.members, device, "float32", found.rows_bytes).total
+
+
+@pytest.mark.parametrize("share", [0.9, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35])
+def test_whatever_fits_in_some_way_is_planned_and_in_no_small_micro_batches(
+    monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """Rows and a step are about as large as each other."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((20_000, 100)).astype(np.float32), rng.integers(0, 3, 20_000)
+    settings = {"hidden": (256, 256), "batch_size": 2048, "validation": 0, "test": 0, "steps": 9}
+    settings = {**SETTINGS, **settings, "optimizer": "sgd"}
+    wanted = memory.needs(job.plan((x, y), settings).members, Small(0, "cuda"), "float32")
+    assert 0.4 < wanted.rows / wanted.step < 2.5
+    device = Small(int(wanted.total * share), "cuda", "numpy")
+    monkeypatch.setattr(auto, "resolve", lambda name: Choice(device, "a test"))
+    monkeypatch.setattr(auto, "check_device", lambda *_: None)
+    found = job.plan((x, y), settings)
+    size = found.settings.config.micro_batch_size
+    assert needed(found, device) <= device.free
+    assert size == "all" or size >= 512
+
+
+def test_windows_of_a_file_shrink_for_a_device_and_stay_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which rows a step takes depends on them, so what was decided is a setting of the run."""
+    rng = np.random.default_rng(0)
+    for name, array in (("x", rng.standard_normal((40_000, 50))), ("y", np.arange(40_000.0))):
+        np.save(tmp_path / f"{name}.npy", array.astype(np.float32))
+    monkeypatch.setattr("gpunet.data.limits.available", lambda: 12 << 20)
+    monkeypatch.setattr(auto, "available", lambda: 12 << 20)
+    monkeypatch.setattr(auto, "check_device", lambda *_: None)
+    settings = {**SETTINGS, "validation": 0, "test": 0, "epochs": 1}
+    whole = job.plan(tmp_path, settings)
+    assert isinstance(whole.members[0].data.train.x, RowFile)
+    wanted = memory.needs(whole.members, Small(0, "cuda"), "float32")
+    device = Small(wanted.total - wanted.rows // 2, "cuda", "numpy")
+    monkeypatch.setattr(auto, "resolve", lambda name: Choice(device, "a test"))
+    found = job.plan(tmp_path, settings)
+    config = found.settings.config
+    assert config.max_memory < whole.settings.config.max_memory
+    assert "rows that fit cuda:0" in found.settings.origin["max_memory"]
+    assert needed(found, device) <= device.free
+    assert not found.sends_rows
+    with pytest.raises(OutOfMemory, match="lower --max-memory"):
+        job.plan(tmp_path, {**settings, "max_memory": "6MiB", "micro_batch_size": "all"})
+
+
 def test_rows_that_do_not_fit_are_sent_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = {"hidden": (4,), "batch_size": 32, "validation": 0, "test": 0, "epochs": 1}
     whole = planned(**narrow)
@@ -146,7 +199,7 @@ def test_rows_that_do_not_fit_are_sent_in_windows(monkeypatch: pytest.MonkeyPatc
     found = plan(monkeypatch, device, **narrow)
     assert found.settings.config.micro_batch_size == "all"
     assert found.sends_rows
-    assert memory.needs(found.members, device, "float32").total <= device.free
+    assert needed(found, device) <= device.free
     assert len(found.launches.feed.x) < found.training_rows // 2
     roomy = Small(wanted.total, "cuda", "numpy")
     assert not plan(monkeypatch, roomy, **narrow).sends_rows
@@ -154,7 +207,7 @@ def test_rows_that_do_not_fit_are_sent_in_windows(monkeypatch: pytest.MonkeyPatc
     both = plan(monkeypatch, full, **narrow)
     assert both.sends_rows
     assert both.settings.config.micro_batch_size < 32
-    assert memory.needs(both.members, full, "float32").total <= full.free
+    assert needed(both, full) <= full.free
     with pytest.raises(OutOfMemory, match="32 rows of a step at a time"):
         plan(monkeypatch, full, micro_batch_size="all", **narrow)
 

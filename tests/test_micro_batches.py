@@ -197,6 +197,8 @@ def test_sizes_that_make_no_sense_are_told(capsys: pytest.CaptureFixture[str]) -
     ):
         assert _run([*plain, *more]) == 2
         assert said in capsys.readouterr().err
+    assert _run(["plan", "penguins", "--preset", "plain", "--micro-batch-size", "100"]) == 0
+    assert "batch     32 rows on" in capsys.readouterr().out
 
 
 def test_a_plan_tells_the_launches_of_a_micro_batch_once(

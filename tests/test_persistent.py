@@ -216,18 +216,43 @@ def replace_array(slot: Slot, array: np.ndarray) -> Slot:
     return Slot(slot.name, array.shape, str(array.dtype), array)
 
 
+def compiles(
+    compiled: Any, launches: LaunchList, store: Store, is_tf32: bool, architecture: str
+) -> None:
+    """Without a warning, and without spills."""
+    found = persistent.recognised(launches.launches)
+    assert found is not None
+    generated = found.definitions(store, is_tf32)
+    log = compiled(source_text("persistent.cu", "float32", generated=generated), architecture)
+    assert "warning" not in log
+    assert set(re.findall(r"(\d+) bytes spill", log)) == {"0"}
+
+
 def test_compiles() -> None:
-    """Without spills, on each architecture, with products in float32 and rounded to tf32."""
+    """On each architecture, with products in float32 and rounded to tf32."""
     with nvrtc() as compiled:
         for i, (task, config) in enumerate(CASES):
             launches, store = steps_of(CPU, task, config, "float32")
-            found = persistent.recognised(launches.launches)
-            assert found is not None
-            generated = found.definitions(store, is_tf32=i % 3 != 0)
-            text = source_text("persistent.cu", "float32", generated=generated)
-            log = compiled(text, ARCHITECTURES[i % 4])
-            assert "warning" not in log
-            assert set(re.findall(r"(\d+) bytes spill", log)) == {"0"}
+            compiles(compiled, launches, store, i % 3 != 0, ARCHITECTURES[i % 4])
+
+
+LECTURE = Config(hidden=(100,), init="he", activation="sigmoid", loss="sum_squares", lr=1e-4)
+IMAGES = Config(hidden=(256, 128), init="he", loss="softmax_cross_entropy", optimizer="adamw")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_networks_of_the_benchmark_compile(architecture: str) -> None:
+    with nvrtc() as compiled:
+        for config, sizes, task in (
+            (LECTURE, (64, 1000), "regression"),
+            (IMAGES, (256, 784), "multiclass"),
+        ):
+            network = model.build(config, sizes[1], 10, task)
+            y = np.zeros((sizes[0], 10)) if task == "regression" else np.zeros(sizes[0], np.int32)
+            x, y = np.zeros(sizes, np.float32), y.astype("f4" if y.ndim == 2 else "i4")
+            feed = Feed(x, y, order=np.arange(len(x), dtype=np.int32))
+            launches, store = lower(network, feed, replace(config, lr=1e-3), len(x), "float32")
+            compiles(compiled, launches, store, True, architecture)
 
 
 # A GPU

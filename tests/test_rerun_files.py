@@ -13,7 +13,7 @@ import pytest
 import gpunet
 from gpunet import job, rerun, run
 from gpunet.errors import InputMissing, ModelInvalid, RunBusy, UsageError
-from gpunet.kernels.slots import ARRIVED, FAULT, PENDING, ROWS, START, STEP, VALID
+from gpunet.kernels.slots import ARRIVED, BEFORE, FAULT, PENDING, ROWS, START, STEP, VALID
 from gpunet.run import Run
 
 SETTINGS = {
@@ -158,7 +158,7 @@ REFUSED: dict[str, Edit] = {
         f"a clock that is far ahead at {place}": changed_tensor(
             "clock", lambda a, place=place: a + 10**6 * (np.arange(8) == place)
         )
-        for place in (STEP, VALID, FAULT, PENDING, ARRIVED)
+        for place in (STEP, VALID, FAULT, PENDING, ARRIVED, BEFORE)
     },
     "weights of another shape": changed_tensor("weight.output.weight", lambda a: a[:, :2]),
     "weights of another type": changed_tensor("weight.output.weight", lambda a: a.astype(float)),

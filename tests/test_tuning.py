@@ -64,6 +64,7 @@ def test_given_settings_stay_and_others_are_searched(tmp_path: Path) -> None:
         ({"loss": "softmax_cross_entropy"}, {"lr"}, {"label_smoothing"}),
         ({"lr": "auto"}, {"lr"}, set()),
         ({"preset": "plain"}, {"lr", "layers", "norm", "batch_size"}, {"numeric_embedding"}),
+        ({"preset": "plain", "micro_batch_size": "16"}, {"lr"}, {"norm", "batch_size"}),
         (
             {"target": "body_mass_g", "drop_missing_target": True},
             {"lr", "one_hot_levels"},

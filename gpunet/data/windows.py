@@ -135,8 +135,8 @@ def windows(
     `dtype`.
 
     A part that lies in a file takes `room` bytes of memory and of the device's, or two batches
-    where that is more. One in memory takes the rows of a step from the same places whether all of
-    it fits the device or not.
+    where that is more. Of one in memory a step takes the same rows whether all of it fits the
+    device or not.
     """
     y, weight = part.y, part.weight
     part = replace(
@@ -145,8 +145,7 @@ def windows(
         weight=None if weight is None else weight.astype(dtype),
     )
     batch = min(batch, part.rows)
-    if isinstance(part.x, RowFile):  # its windows decide what a step takes: they have to last
-        room = int(min(room, device.room_for_rows(lasting=True)))
+    if isinstance(part.x, RowFile):
         return _Streamed(part, part.x, device, batch, seed, room)
     row, most = _row_bytes(part), device.room_for_rows()
     whole = part.rows * (row + (0 if seed is None else PLACE_BYTES))

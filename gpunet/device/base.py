@@ -72,7 +72,7 @@ class Device:
     split: str = "auto"
     deterministic: bool = False
     precision: str = "fp32"
-    rows_bytes: int | None = None
+    rows_bytes: float | None = None
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype)
@@ -125,11 +125,19 @@ class Device:
     def memory(self) -> Memory:
         raise NotImplementedError
 
-    def room_for_rows(self, lasting: bool = False) -> float:
-        """Bytes that the rows of one part may take here; of more, windows are sent here in turn.
-        `lasting`: for windows that decide which rows a step takes, a number that follows from the
-        device alone."""
-        return inf if self.rows_bytes is None or lasting else self.rows_bytes
+    def room_for_rows(self) -> float:
+        """Bytes that the rows of a part may take here; of more, windows are sent here in turn."""
+        return inf if self.rows_bytes is None else self.rows_bytes
+
+    @contextmanager
+    def leaving(self, rows_bytes: float | None) -> Iterator[None]:
+        """Inside it the rows of a part may take so much; None changes nothing."""
+        before = self.rows_bytes
+        self.rows_bytes = before if rows_bytes is None else rows_bytes
+        try:
+            yield
+        finally:
+            self.rows_bytes = before
 
     def shortage(self, fault: BaseException) -> int | None:
         """The bytes that could not be had, 0 where `fault` does not tell them; None for a fault

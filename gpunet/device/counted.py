@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.device.base import Device, Launcher
+from gpunet.device.base import Launcher
 from gpunet.device.cpu import Cpu
 
 NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -16,20 +16,14 @@ NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 class Counted(Cpu):
     """Launch lists are lowered to it as to any device; `asked` adds up the bytes.
 
-    Its arrays are address space: no memory, until something is written to them. It has as much
-    room for rows as the device `like`.
+    Its arrays are address space: no memory, until something is written to them.
     """
 
     name = "counted"
 
-    def __init__(self, like: Device | None = None) -> None:
+    def __init__(self, rows_bytes: float | None = None) -> None:
         super().__init__("numpy", 1)
-        self.asked, self.like = 0, like
-
-    def room_for_rows(self, lasting: bool = False) -> float:
-        if self.like is None:
-            return super().room_for_rows(lasting)
-        return self.like.room_for_rows(lasting)
+        self.asked, self.rows_bytes = 0, rows_bytes
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         nbytes = prod(shape) * np.dtype(dtype).itemsize

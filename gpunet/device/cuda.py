@@ -1,5 +1,6 @@
 """CUDA GPUs through CuPy: the only file that imports CuPy. Refuses to fall back to the CPU."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
@@ -14,6 +15,9 @@ from gpunet.device.products import Products
 from gpunet.device.replay import Replay
 from gpunet.errors import Unavailable
 
+MOST_PINNED = 1 << 30
+"""Bytes, of the mirrors of a device: pinned memory is taken from all else that runs. Copies from
+other memory go by way of the driver's own."""
 NO_MEMORY = 2
 """The status of the runtime and of the driver alike."""
 
@@ -67,6 +71,7 @@ class Cuda(Device):
         self._blas: cublaslt.Blas | None = None
         self._trouble = ""
         self._copies: Any = None
+        self._mirrored = 0
         self.use()
 
     def use(self) -> None:
@@ -101,12 +106,9 @@ class Cuda(Device):
         pool = self.xp.get_default_memory_pool()
         return Memory(total, free + pool.free_bytes(), pool.used_bytes())
 
-    def room_for_rows(self, lasting: bool = False) -> float:
-        """Half of the memory, unless told otherwise: networks and their steps want the rest."""
-        if self.rows_bytes is not None and not lasting:
-            return self.rows_bytes
-        memory = self.memory()
-        return (memory.total if lasting else memory.free) // 2 or inf
+    def room_for_rows(self) -> float:
+        """Half of what is free, unless told otherwise: networks and their steps want the rest."""
+        return (self.memory().free // 2 or inf) if self.rows_bytes is None else self.rows_bytes
 
     def shortage(self, fault: BaseException) -> int | None:
         """CuPy's pool tells the size; CUDA's own calls tell that there was too little."""
@@ -200,13 +202,17 @@ class Cuda(Device):
         ), host
 
     def mirrored(self, shape: tuple[int, ...], dtype: Any) -> Mirror:
-        """The host's array is pinned, and sent on a stream of its own."""
+        """Sent on a stream of its own; the host's array is pinned as long as few are."""
         if self._copies is None:
             with self._device:
                 self._copies = self.xp.cuda.Stream(non_blocking=True)
         there = self.zeros(shape, dtype)
         self.synchronize()  # the other stream does not wait for the zeros
-        here = self._pinned(there)
+        is_pinned = self._mirrored + there.nbytes <= MOST_PINNED
+        here = self._pinned(there) if is_pinned else np.zeros(there.shape, there.dtype)
+        if is_pinned:
+            self._mirrored += there.nbytes
+            weakref.finalize(here, self._unpin, there.nbytes)
         return Mirror(here, there, partial(self._send, here, there))
 
     def _send(self, here: np.ndarray, there: Array, part: slice) -> None:
@@ -216,6 +222,9 @@ class Cuda(Device):
             kind = runtime.memcpyHostToDevice
             runtime.memcpyAsync(*ends, source.nbytes, kind, self._copies.ptr)
             self._copies.synchronize()
+
+    def _unpin(self, nbytes: int) -> None:
+        self._mirrored -= nbytes
 
     def _pinned(self, like: Array) -> np.ndarray:
         """An array on the host in memory that is not moved, so that copies hold nothing up."""

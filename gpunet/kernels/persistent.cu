@@ -38,7 +38,10 @@ BLOCK void fresh_four(T (&to)[4], const T* place) {
 #define EACH_OF(i, count) for (int i = threadIdx.x; i < (count); i += THREADS)
 #define UNROLLED _Pragma("unroll")
 #define SEVERAL _Pragma("unroll 4")
-#if TF32
+// Chunks that are loaded before they are used: with more than two the compiler of newer GPUs spills.
+#if TF32 && __CUDA_ARCH__ >= 1000
+#define AHEAD _Pragma("unroll 2")
+#elif TF32
 #define AHEAD _Pragma("unroll 4")
 #else
 #define AHEAD _Pragma("unroll 1")
