@@ -1,15 +1,12 @@
-"""From a graph to a launch list: kernels and matrix products bound to planned memory, run in order.
+"""From a graph to a launch list: kernels and matrix products bound to planned memory.
 
 Lowering walks the graph once, forward and backward, and writes down launches over slots. The slots
 get places in one arena by the span in which each is alive; parameters, gradients and optimiser
-state lie in flat vectors. After that a step is the list, run: nothing is allocated, and every
-number that changes from step to step is read from device memory.
+state lie in flat vectors. After that a step is the list, run (launches.py).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -19,161 +16,16 @@ from gpunet.device import Array, Device
 from gpunet.errors import Unavailable
 from gpunet.graph import Graph, Node
 from gpunet.kernels import REGISTRY, Kernel, narrow, native
-from gpunet.kernels.slots import (
-    BETA1,
-    BETA2,
-    CLIP,
-    EPSILON,
-    FAULT,
-    LIMIT,
-    ROWS,
-    SCALE,
-    START,
-    STEP,
-)
+from gpunet.kernels.slots import BETA1, BETA2, CLIP, EPSILON, LIMIT, SCALE
+from gpunet.launches import CLOCK, TOTALS, Feed, Launch, LaunchList, Slot, Store, plan, rounded
 from gpunet.model import Network, Pace
 from gpunet.optim import Optimizer
 from gpunet.random import Purpose
 
-ALIGNMENT = 256
-"""Bytes, of every slot."""
 PADDING = 128
 """On CUDA each parameter starts at a multiple of so many elements, of float32 and of bfloat16 alike
 where products load them widest."""
-CLOCK, TOTALS = 8, 4
-"""Elements of the two scalars that the host looks at; they lie side by side and travel together."""
 Mode = Literal["train", "evaluate"]
-
-
-@dataclass(eq=False)
-class Slot:
-    """A place for one array: in the arena, or `array` when it lives outside it.
-
-    Has the attributes of an array that kernels' size rules look at.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    array: Array = None
-
-    @property
-    def size(self) -> int:
-        return prod(self.shape)
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.size * np.dtype(self.dtype).itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One entry of the list: what runs, on which slots, and which of them it writes; last of all
-    its scratch, if it has any."""
-
-    name: str
-    arguments: tuple[Any, ...]
-    writes: tuple[Slot, ...]
-    bind: Callable[..., Callable[[], None]]
-    sizes: tuple[int, ...] = ()
-    has_work: bool = False
-
-    @property
-    def without_work(self) -> "Launch":
-        """The same without the scratch that NumPy and CUDA want."""
-        if not self.has_work:
-            return self
-        return replace(self, arguments=self.arguments[:-1], writes=self.writes[:-1], has_work=False)
-
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        return tuple(a for a in self.arguments if isinstance(a, Slot))
-
-    @property
-    def reads(self) -> tuple[Slot, ...]:
-        return tuple(slot for slot in self.slots if slot not in self.writes)
-
-    @property
-    def step(self) -> native.Step:
-        """In plain parts, with its slots' arrays."""
-        arguments = (a.array if isinstance(a, Slot) else a for a in self.arguments)
-        return native.Step(self.name, tuple(arguments), self.sizes)
-
-    @property
-    def flops(self) -> int | None:
-        """Floating-point operations of a matrix product; None for other launches."""
-        return 2 * self.sizes[0] * self.sizes[1] * self.sizes[2] if self.name == "gemm" else None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it touches at most: all of its arrays, but of the data one batch."""
-        outs = [slot.nbytes for slot in self.writes]
-        ins = [slot.nbytes for slot in self.reads if not slot.name.startswith("data.")]
-        return sum(outs) + sum(ins)
-
-
-@dataclass
-class Store:
-    """A network's parameters on a device, flat: values, gradient, optimiser state.
-
-    The weights of products come first, since their gradients are made otherwise. Segments of equal
-    pace are listed by where they start. `statistics` are the running figures of batch norms. Both
-    layouts are by name, so what is saved does not depend on order. `shadow`: the values in
-    bfloat16, as their bits, where products take those.
-    """
-
-    device: Device
-    values: Array
-    gradient: Array
-    state: tuple[Array, ...]
-    views: dict[str, tuple[slice, tuple[int, ...]]]
-    statistics: dict[str, Array]
-    starts: Array
-    rates: Array
-    decays: Array
-    shadow: Array | None = None
-
-    def slot(self, name: str, of: Literal["values", "gradient", "shadow"] = "values") -> Slot:
-        where, shape = self.views[name]
-        array, ending = getattr(self, of)[where].reshape(shape), _ENDINGS[of]
-        return Slot(f"{name}{ending}", shape, str(array.dtype), array)
-
-    def weights(self) -> dict[str, np.ndarray]:
-        """Copies on the host, by name."""
-        kept = {name: self.device.to_host(a).copy() for name, a in self.statistics.items()}
-        return {**self.named(self.values), **kept}
-
-    def named(self, vector: Array) -> dict[str, np.ndarray]:
-        """A flat vector as arrays by name, copied to the host."""
-        host = self.device.to_host(vector)
-        return {name: host[at].reshape(shape).copy() for name, (at, shape) in self.views.items()}
-
-    def fill(self, vector: Array, arrays: Mapping[str, np.ndarray]) -> None:
-        """The other way round: a flat vector from arrays by name."""
-        for name, (at, _) in self.views.items():
-            vector[at] = self.device.asarray(arrays[name].ravel())
-
-    def load(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Take what `weights` gave."""
-        self.fill(self.values, weights)
-        self.renew_shadow()
-        for name, array in self.statistics.items():
-            array[...] = self.device.asarray(weights[name])
-
-    def renew_shadow(self) -> None:
-        """Have the values in the shadow, where there is one."""
-        if self.shadow is not None:
-            REGISTRY["narrow"].bind(self.device, self.values, self.shadow)()
-
-
-_ENDINGS = {"values": "", "gradient": ".grad", "shadow": ".bf16"}
 
 
 def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store:
@@ -182,7 +34,7 @@ def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store
     weights = {node.inputs[1] for node in graph.nodes if isinstance(node.gate, gates.MatMul)}
     nodes = sorted(graph.parameters.values(), key=lambda node: node not in weights)
     sizes = [node.value.size for node in nodes]
-    room = [_rounded(size, 1 if device.kind == "cpu" else PADDING) for size in sizes]
+    room = [rounded(size, 1 if device.kind == "cpu" else PADDING) for size in sizes]
     ends = np.cumsum([0, *room]).tolist()
     flat = np.zeros(ends[-1], dtype)
     for node, start, size in zip(nodes, ends, sizes):
@@ -211,137 +63,6 @@ def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store
     )
     made.renew_shadow()
     return made
-
-
-@dataclass(frozen=True)
-class Feed:
-    """Rows on a device, in their own dtype, and the order in which they are taken.
-
-    x (N, d); y as the loss wants it, or None; scale and shift (d,) of the gather; order (N,)
-    int32, or None for as they lie; weight (N,) of each row's loss, in the network's dtype, for a
-    network that has such an input.
-    """
-
-    x: Array
-    y: Array | None = None
-    scale: Array | None = None
-    shift: Array | None = None
-    order: Array | None = None
-    weight: Array | None = None
-
-    @property
-    def rows(self) -> int:
-        return len(self.x)
-
-
-@dataclass
-class LaunchList:
-    """A bound launch list: run it, one step at a time, over a feed.
-
-    A step takes `batch` rows, `micro_batch` of them at a time.
-
-    `clock` and `hyper` are the device's own scalars (kernels/slots.py); `totals` holds the last
-    loss, and adds up row losses, right rows and rows until someone zeroes it. `send` brings clock
-    and totals, as one array, to `seen` on the host.
-    """
-
-    launches: list[Launch]
-    calls: list[Callable[[], None]]
-    device: Device
-    feed: Feed
-    batch: int
-    micro_batch: int
-    clock: Array
-    hyper: Array
-    totals: Array
-    prediction: Slot
-    arena_bytes: int
-    send: Callable[[], None]
-    seen: np.ndarray
-    program: native.Program | None = None
-    replay: Callable[[int], None] | None = None
-
-    @property
-    def runs_on(self) -> str:
-        """What runs the list: native loops and how many threads, NumPy, or CUDA."""
-        if self.program is not None:
-            threads = self.program.team.threads
-            return f"native loops, {threads} thread{'s' * (threads > 1)}"
-        if self.replay is not None:
-            return str(self.replay)
-        return "numpy" if self.device.kind == "cpu" else "CUDA"
-
-    @property
-    def largest_product(self) -> int:
-        """Floating-point operations of the largest matrix product that one call is given."""
-        if self.program is not None:
-            return 0
-        return max((launch.flops or 0 for launch in self.launches), default=0)
-
-    @property
-    def steps(self) -> int:
-        """Steps of one pass over the feed."""
-        return -(-self.feed.rows // self.batch)
-
-    def rewind(self, first: int = 0, stop: int | None = None) -> None:
-        """Start a new pass: the next step takes the feed's rows from `first` on, and none is taken
-        from `stop` on; of all rows unless told otherwise."""
-        self.clock[START] = first - self.batch
-        self.clock[ROWS] = self.feed.rows if stop is None else stop
-
-    def run(self, steps: int = 1) -> None:
-        """Run the list `steps` times; after the feed's last rows come its first ones."""
-        if self.program is not None:
-            self.program.run(steps)
-        elif self.replay is not None:
-            self.replay(steps)
-        else:
-            with np.errstate(all="ignore"):
-                for _ in range(steps):
-                    for call in self.calls:
-                        call()
-        self.send()
-
-    def evaluate(
-        self, spans: Iterable[tuple[int, int]] | None = None, rows: int | None = None
-    ) -> tuple[np.ndarray, float]:
-        """The prediction (n, k) for every row of the feed, and the mean of the rows' losses
-        (0 for a feed without targets), on the host.
-
-        Or for `rows` rows in `spans` (first, stop) of the feed, each of which is filled when it is
-        asked for.
-        """
-        rows = self.feed.rows if rows is None else rows
-        self.totals[...] = 0
-        found = np.empty((rows, *self.prediction.shape[1:]), self.prediction.dtype)
-        done = 0
-        for first, stop in ((0, rows),) if spans is None else spans:
-            self.rewind(first, stop)
-            for start in range(first, stop, self.batch):
-                self.clock[FAULT] = 0  # a loss that is not finite would hold back all that follows
-                self.run()
-                part = found[done : done + min(self.batch, stop - start)]
-                part[...] = self.device.to_host(self.prediction.array)[: len(part)]
-                done += len(part)
-        totals = self.device.to_host(self.totals)
-        return found, float(totals[1] / max(1.0, totals[3]))
-
-    @property
-    def step(self) -> int:
-        return int(self.clock[STEP])
-
-    @property
-    def fault(self) -> int:
-        """0, or why updates have stopped: 1 loss, 2 gradient, 4 weight, added up; as the last run
-        left it."""
-        self.device.synchronize()
-        return int(self.seen[FAULT])
-
-    @property
-    def loss(self) -> float:
-        """Of the last step of the last run."""
-        self.device.synchronize()
-        return float(self.seen[CLOCK:].view(np.float64)[0])
 
 
 def lower(
@@ -674,39 +395,6 @@ class _Lowering:
             team = native.fixed_team(self.batch, device.threads)
         scalars = self.clock.array, self.hyper.array, self.store.gradient
         return native.Program(library, steps, *scalars, self.batch, team)
-
-
-def plan(
-    launches: list[Launch], keep: Iterable[Slot] = (), reuse: bool = True
-) -> tuple[dict[Slot, int], int]:
-    """Byte offsets in one arena for every slot that is not outside, and the arena's size.
-
-    A slot is alive from its first launch to its last (`keep`: to the end). Slots that are alive
-    together never overlap; the largest are placed first, each as low as it fits. Without `reuse`
-    all are alive all the time: a team's lanes are at different launches, in an order of their own.
-    """
-    spans: dict[Slot, tuple[int, int]] = {}
-    for i, launch in enumerate(launches):
-        for slot in launch.slots:
-            if slot.array is None:
-                spans[slot] = (spans.get(slot, (i, i))[0], i)
-    for slot in spans if not reuse else keep:
-        spans[slot] = (spans[slot][0] if reuse else 0, len(launches))
-    places: dict[Slot, int] = {}
-    for slot in sorted(spans, key=lambda s: -s.nbytes):
-        offset = 0
-        for other in sorted(places, key=places.__getitem__):
-            if spans[other][0] <= spans[slot][1] and spans[slot][0] <= spans[other][1]:
-                if offset + slot.nbytes <= places[other]:
-                    break
-                offset = max(offset, _rounded(places[other] + other.nbytes, ALIGNMENT))
-        places[slot] = offset
-    return places, max((places[s] + s.nbytes for s in places), default=0)
-
-
-def _rounded(size: int, step: int) -> int:
-    """The next multiple of `step`."""
-    return -(-size // step) * step
 
 
 def _kind(node: Node) -> type:

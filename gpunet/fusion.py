@@ -7,20 +7,17 @@ changes none of its memory.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from gpunet.device import Device, Epilogue
 from gpunet.kernels.registry import Run
-
-if TYPE_CHECKING:
-    from gpunet.engine import Launch
+from gpunet.launches import Launch
 
 EPILOGUES = {"identity_forward": "", "relu_forward": "relu", "gelu_forward": "gelu"}
 NARROW = "relu_narrow_forward"
 """Its result is another array; what the product gives is then kept nowhere."""
 
 
-def bound(launches: "Sequence[Launch]", device: Device) -> list[Run]:
+def bound(launches: Sequence[Launch], device: Device) -> list[Run]:
     """Every launch, bound, but for those that a product before them does."""
     calls: list[Run] = []
     is_done = False
@@ -33,7 +30,7 @@ def bound(launches: "Sequence[Launch]", device: Device) -> list[Run]:
     return calls
 
 
-def _joined(product: "Launch", then: "Launch", device: Device) -> Run | None:
+def _joined(product: Launch, then: Launch, device: Device) -> Run | None:
     """A product and what follows it in place; None where they are two launches."""
     if device.kind != "cuda" or product.name != "gemm" or then.name not in (*EPILOGUES, NARROW):
         return None

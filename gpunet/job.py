@@ -23,8 +23,8 @@ from gpunet.data import Prepared, Source
 from gpunet.data.columns import MOST_BINS
 from gpunet.device import Choice
 from gpunet.device.cpu import Cpu
-from gpunet.engine import LaunchList
 from gpunet.errors import Diverged, GpunetError, UsageError
+from gpunet.launches import LaunchList
 from gpunet.loop import Control, Member, Report, Snapshot
 from gpunet.predict import MODEL_FILE, Model
 from gpunet.run import COLUMNS, IDENTITY, SETTINGS, SPLIT, Run, forms, pack

@@ -17,9 +17,9 @@ from gpunet.data.limits import automatic
 from gpunet.data.targets import by_target
 from gpunet.data.windows import Windows, windows
 from gpunet.device import Device
-from gpunet.engine import Feed, LaunchList, Store
 from gpunet.errors import Diverged, ModelInvalid
 from gpunet.kernels.slots import ARRIVED, BEFORE, FADE, FAULT, LR, PENDING, SCALE, STEP, VALID
+from gpunet.launches import Feed, LaunchList, Store
 from gpunet.model import Network
 
 EVALUATION_ROWS, EVALUATION_BYTES = 4096, 1 << 25

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +20,7 @@ from gpunet.kernels.loss import LOSSES
 from gpunet.kernels.registry import C_TYPES, source_text
 from gpunet.kernels.slots import THREADS
 from gpunet.kernels.update import OPTIMIZERS, SLOTS
-
-if TYPE_CHECKING:
-    from gpunet.engine import Launch, Store
+from gpunet.launches import Launch, Store, rounded
 
 MOST_FLOPS = {True: 1_000_000_000, False: 100_000_000}
 """Of a step, with products rounded to tf32 and without. Larger products are worth a launch."""
@@ -118,7 +115,7 @@ class Network:
         numbers = self.rates + WARPS * TILE_M * TILE_N + self.head + (1 + WARPS) * outputs
         return 8 * 16 + inputs + word * numbers + 4 * (2 * self.batch + 1)
 
-    def places(self, store: "Store") -> tuple[list[dict[str, int]], int]:
+    def places(self, store: Store) -> tuple[list[dict[str, int]], int]:
         """Where the parts of each layer lie: weight and bias in the store's vectors, -1 for none;
         the sums Z, the value Y and the gradient DZ of Z in `work`. And where that goes on."""
         found, end = [], 0
@@ -127,15 +124,15 @@ class Network:
             for name, at in (("WEIGHT", layer.weight), ("BIAS", layer.bias)):
                 own[name] = -1 if at is None else store.views[at][0].start
             for name in ("Z", "Y", "DZ"):
-                own[name], end = end, _rounded(end + self.batch * layer.outs)
+                own[name], end = end, rounded(end + self.batch * layer.outs, ALIGNMENT)
             found.append(own)
         return found, end
 
-    def work(self, store: "Store") -> int:
+    def work(self, store: Store) -> int:
         """Elements that blocks hand to each other."""
         return self.places(store)[1] + 2 * (self.rates + self.batch)
 
-    def definitions(self, store: "Store", is_tf32: bool) -> str:
+    def definitions(self, store: Store, is_tf32: bool) -> str:
         """The names that persistent.cu leaves open."""
         dtype = str(store.values.dtype)
         is_softmax, (places, end) = self.loss == "softmax_cross_entropy", self.places(store)
@@ -176,7 +173,7 @@ class Network:
         return "\n".join((*lines, ""))
 
 
-def recognised(launches: "Sequence[Launch]") -> Network | None:
+def recognised(launches: Sequence[Launch]) -> Network | None:
     """What a list computes; None where it is another kind of list."""
     known = LIST.fullmatch(" ".join(each.name for each in launches))
     if known is None or known["act"] not in ACTIVATIONS or known["loss"] not in LOSSES:
@@ -201,7 +198,7 @@ def recognised(launches: "Sequence[Launch]") -> Network | None:
     )
 
 
-def _layers(forward: "Sequence[Launch]") -> tuple[Layer, ...]:
+def _layers(forward: Sequence[Launch]) -> tuple[Layer, ...]:
     """From the launches before the loss: products, with a bias and an activation behind each."""
     found = []
     for first, then in pairwise([*forward, None]):
@@ -215,7 +212,7 @@ def _layers(forward: "Sequence[Launch]") -> tuple[Layer, ...]:
 
 
 def bound(
-    launches: "Sequence[Launch]", store: "Store", otherwise: Callable[[int], None] | None
+    launches: Sequence[Launch], store: Store, otherwise: Callable[[int], None] | None
 ) -> "Persistent | None":
     """The list in one launch, where it is of such a network, the device has room for it and the
     schedule is long, or of one entry, which holds for any number of steps. Should the launch fail,
@@ -241,8 +238,8 @@ class Persistent:
     def __init__(
         self,
         network: Network,
-        launches: "Sequence[Launch]",
-        store: "Store",
+        launches: Sequence[Launch],
+        store: Store,
         is_tf32: bool,
         otherwise: Callable[[int], None] | None,
     ) -> None:
@@ -296,11 +293,7 @@ class Persistent:
         warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
-def _rounded(end: int) -> int:
-    return -(-end // ALIGNMENT) * ALIGNMENT
-
-
-def _paces(network: Network, store: "Store") -> tuple[Array, Array]:
+def _paces(network: Network, store: Store) -> tuple[Array, Array]:
     """Shares of the learning rate and of the decay: of each layer's weight, and of its bias."""
     starts, rates, decays = (
         store.device.to_host(each) for each in (store.starts, store.rates, store.decays)
@@ -311,7 +304,7 @@ def _paces(network: Network, store: "Store") -> tuple[Array, Array]:
     return tuple(store.device.asarray(each[segments], np.float64) for each in (rates, decays))
 
 
-def _scalars(launches: "Sequence[Launch]") -> tuple[Array, ...]:
+def _scalars(launches: Sequence[Launch]) -> tuple[Array, ...]:
     """hyper, schedule, clock, the loss's parameter, totals."""
     clock, hyper, table = (slot.array for slot in launches[0].arguments[:3])
     (judge,) = (each.arguments for each in launches if each.name in LOSSES)

@@ -18,8 +18,8 @@ import numpy as np
 from gpunet import engine, model, optim
 from gpunet.config import Config
 from gpunet.device import Array, Device
-from gpunet.engine import Feed, LaunchList
 from gpunet.errors import Unavailable
+from gpunet.launches import Feed, LaunchList
 
 REPEATS, LEAST_SECONDS = 5, 0.02
 """Of a figure: the median of so many timings, each of as many calls as take so long."""

@@ -20,8 +20,8 @@ import numpy as np
 from gpunet import engine, loop, model, optim
 from gpunet.config import Config
 from gpunet.device import Device, resolve
-from gpunet.engine import Feed
 from gpunet.gates import ACTIVATIONS
+from gpunet.launches import Feed
 from gpunet.model import TASK_LOSSES
 from gpunet.optim import OPTIMIZERS
 from gpunet.random import Purpose, stream

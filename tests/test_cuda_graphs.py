@@ -24,11 +24,11 @@ from gpunet.data import Dataset
 from gpunet.data.windows import windows
 from gpunet.device import cublaslt, cuda
 from gpunet.device.cuda import Cuda
-from gpunet.engine import Feed, LaunchList, Store
 from gpunet.errors import OutOfMemory
 from gpunet.job import METRICS
 from gpunet.kernels.narrow import nearest, widened
 from gpunet.kernels.slots import FAULT, STEP
+from gpunet.launches import Feed, LaunchList, Store
 from gpunet.optim import OPTIMIZERS
 from gpunet.predict import MODEL_FILE
 

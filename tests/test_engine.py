@@ -12,9 +12,9 @@ from gpunet import engine, model, optim
 from gpunet.config import Config
 from gpunet.device import Device
 from gpunet.device.cpu import Cpu
-from gpunet.engine import Feed, Launch, LaunchList, Slot
 from gpunet.gates import ACTIVATIONS
 from gpunet.kernels.slots import FAULT, SCALE, VALID
+from gpunet.launches import ALIGNMENT, Feed, Launch, LaunchList, Slot, Store, plan
 from gpunet.model import TASK_LOSSES, Network
 
 CPU = Cpu("numpy")
@@ -76,7 +76,7 @@ def lower(
     batch: int,
     dtype: str = "float64",
     device: Device = CPU,
-) -> tuple[LaunchList, engine.Store]:
+) -> tuple[LaunchList, Store]:
     optimizer = optim.optimizer(config.optimizer, config.momentum, config.betas)
     store = engine.store(network, device, dtype, optimizer.slots)
     launches = engine.lower(
@@ -180,11 +180,11 @@ def test_any_plan_is_free_of_overlaps(wanted: list[tuple[int, int, int]]) -> Non
             if step in (min(a, b), max(a, b))
         )
         launches.append(Launch("x", alive, alive, lambda *_: lambda: None))
-    places, size = engine.plan(launches)
+    places, size = plan(launches)
     arena = np.zeros(max(1, size), np.uint8)
     for slot, offset in places.items():
         slot.array = arena[offset : offset + slot.nbytes]
-        assert offset % engine.ALIGNMENT == 0
+        assert offset % ALIGNMENT == 0
     check_plan(launches, size)
 
 

@@ -12,10 +12,10 @@ from test_engine import BASE, check_plan, lower
 from gpunet import engine, gates
 from gpunet.device import Device
 from gpunet.device.cpu import Cpu
-from gpunet.engine import Feed
 from gpunet.errors import Unavailable
 from gpunet.graph import Graph, Node
 from gpunet.kernels import native
+from gpunet.launches import Feed
 from gpunet.model import Network
 
 ROWS, UNITS, OUTPUTS = 23, 6, 4

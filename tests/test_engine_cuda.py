@@ -10,7 +10,7 @@ from test_engine import weights as row_weights
 
 from gpunet.config import Config
 from gpunet.device import Device
-from gpunet.engine import Feed
+from gpunet.launches import Feed
 from gpunet.optim import OPTIMIZERS
 
 ORDER = np.random.default_rng(5).permutation(ROWS).astype(np.int32)

@@ -265,7 +265,7 @@ def test_a_run_that_runs_out_says_so(
         raise MemoryError
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gpunet.engine.LaunchList.run", fails)
+    monkeypatch.setattr("gpunet.launches.LaunchList.run", fails)
     assert _run(["train", "penguins", "-q", "--device", "cpu", "-o", "run"]) == 71
     shown = capsys.readouterr().err
     assert shown.startswith("gpunet: error: out of memory on cpu: asked for more")

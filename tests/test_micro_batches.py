@@ -18,9 +18,9 @@ from gpunet.cli import _run
 from gpunet.config import Config
 from gpunet.device import Device
 from gpunet.device.cpu import Cpu
-from gpunet.engine import Feed, LaunchList, Store
 from gpunet.kernels.slots import BEFORE, FAULT, FAULT_LOSS
 from gpunet.kernels.update import OPTIMIZERS
+from gpunet.launches import Feed, LaunchList, Store
 
 BATCH = 9
 SPLIT = [(task, config) for task, config in GRAPHS if config.norm != "batch"]

@@ -29,7 +29,7 @@ from runs import begin, follow, results
 from tables import npy
 
 import gpunet
-from gpunet import cli, engine, isolation, job, loop, predict, rerun, view
+from gpunet import cli, isolation, job, launches, loop, predict, rerun, view
 from gpunet.data import arrays, formats, limits, parcel, parquet, prepared, schema, windows
 from gpunet.device.cpu import Cpu
 from gpunet.errors import (
@@ -741,7 +741,7 @@ STOPPING = {
         check_nan_never_wins,
     ),
     "a loss that is not finite ends all judging": (
-        line(engine.LaunchList.evaluate, "self.clock[FAULT] = 0", "pass"),
+        line(launches.LaunchList.evaluate, "self.clock[FAULT] = 0", "pass"),
         check_native_loops_go_on_judging,
     ),
     "NaN is kept": (

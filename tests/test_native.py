@@ -14,9 +14,9 @@ from test_engine import BASE, GRAPHS, ROWS, build, label, lower, weights
 from gpunet import auto, engine, job
 from gpunet.config import Config, gather
 from gpunet.device.cpu import Cpu
-from gpunet.engine import Feed, LaunchList, Store
 from gpunet.errors import Unavailable, UsageError
 from gpunet.kernels import native
+from gpunet.launches import Feed, LaunchList, Store
 from gpunet.optim import OPTIMIZERS
 from gpunet.random import permutation
 

@@ -16,10 +16,10 @@ from test_kernels_cuda import ARCHITECTURES
 from gpunet import model, persistent
 from gpunet.config import Config
 from gpunet.device import Device
-from gpunet.engine import Feed, LaunchList, Slot, Store
 from gpunet.gates import ACTIVATIONS
 from gpunet.kernels.registry import source_text
 from gpunet.kernels.slots import FAULT, STEP
+from gpunet.launches import Feed, LaunchList, Slot, Store
 
 emulated = pytest.mark.skipif(emulation.COMPILER is None, reason="no g++")
 ONE = replace(BASE, hidden=(9,), lr=1e-2, weight_decay=0.1)

@@ -25,6 +25,7 @@ LAYERS = {
     "about": 3,
     "options": 2,
     "gates": 3,
+    "launches": 3,
     "optim": 3,
     "metrics": 3,
     "data": 3,

@@ -10,8 +10,8 @@ from gpunet import device, engine, model, optim
 from gpunet.config import Config
 from gpunet.device import Array, Device
 from gpunet.device.cpu import Cpu
-from gpunet.engine import Feed, LaunchList, Slot, Store
 from gpunet.kernels import native
+from gpunet.launches import Feed, LaunchList, Slot, Store
 from gpunet.model import Network
 from gpunet.persistent import Persistent
 from gpunet.speed import empty_kernel
