@@ -35,7 +35,8 @@ def _member(data: Prepared, config: Config) -> Member:
     target = schema.target
     network = model.build(config, schema.layout, target.outputs, target.task)
     if config.init == "data":
-        rows = initial.sample(data.train.rows, config.seed)
+        widest = max((schema.width, *config.hidden))
+        rows = initial.sample(data.train.rows, widest, config.seed)
         initial.fit(network, schema.scaled(data.train.x[rows]), config.seed)
     if target.task == "count":
         model.start_at(network, target.log_mean)

@@ -54,7 +54,10 @@ class Gate:
         return buffer[()] if out is None else out
 
     def backward(self, grad: Any, out: tuple[Array | None, ...] | None = None) -> tuple[Any, ...]:
-        """One gradient an input, from the gradient of the output; None for one that has none."""
+        """One gradient an input, from the gradient of the output; None for one that has none.
+        RuntimeError before `forward`."""
+        if not hasattr(self, "output"):
+            raise RuntimeError(f"backward of {self.op} before its forward")
         xp = module_of(self.output)
         grad = xp.broadcast_to(xp.asarray(grad, self.output.dtype), self.output.shape)
         if out is None:
@@ -65,6 +68,10 @@ class Gate:
         with np.errstate(all="ignore"):
             self._backward(xp, grad, *buffers)
         return tuple(g if g is None else g[()] for g in buffers) if out is None else out
+
+    def forget(self) -> None:
+        """Let go of the arrays of the last `forward`."""
+        del self.inputs, self.output
 
     def _forward(self, xp: Any, out: Array, *inputs: Array) -> None:
         raise NotImplementedError
@@ -157,10 +164,13 @@ class Graph:
         """The gradient of the output for every input and parameter, by name, times `grad`.
 
         After it, `node.grad` holds each node's; None where the output does not depend on it.
+        RuntimeError before `forward`.
         """
         for node in self.nodes:
             node.grad = None
         last = self._last
+        if last.value is None:
+            raise RuntimeError("backward of a graph before its forward")
         last.grad = module_of(last.value).broadcast_to(grad, last.value.shape)[()]
         for node in reversed(self.nodes):
             if node.gate is None or node.grad is None:

@@ -11,8 +11,9 @@ from gpunet.graph import Graph, Node
 from gpunet.model import Network
 from gpunet.random import Purpose, stream
 
-ROWS = 2048
-"""Of the training part, drawn for the fit."""
+ROWS, LEAST_ROWS, VALUES = 2048, 16, 1 << 25
+"""Of the training part, drawn for the fit; of layers so wide that their values would be more than
+these, fewer rows, but some."""
 NEAR, TINY = 5, 1e-12
 """Rows that a bias is a mean of; no variance to divide by."""
 
@@ -23,18 +24,22 @@ def fit(network: Network, x: np.ndarray, seed: int) -> None:
     kept = {name: array.copy() for name, array in network.statistics.items()}
     graph = network.graph
     graph.inputs["x"].value = np.asarray(x, np.float64)
-    for layer, node in enumerate(_gates(graph, network.prediction)):
+    found = _gates(graph, network.prediction)
+    for layer, node in enumerate(found):
         if isinstance(node.gate, gates.MatMul):
             _scale(node)
         elif isinstance(node.gate, gates.Add):
             _shift(node, stream(seed, Purpose.INIT, step=1, layer=layer))
         _forward(node)
+        _forget(node, found[layer + 1 :])
+    graph.inputs["x"].value = network.prediction.value = None
     network.load({**network.weights, **kept})
 
 
-def sample(rows: int, seed: int) -> np.ndarray:
-    """The numbers, ascending, of the rows to fit to."""
-    drawn = stream(seed, Purpose.INIT, step=2).permutation(rows)[:ROWS]
+def sample(rows: int, widest: int, seed: int) -> np.ndarray:
+    """The numbers, ascending, of the rows to fit layers to that are so wide at most."""
+    count = min(ROWS, max(LEAST_ROWS, VALUES // widest))
+    drawn = stream(seed, Purpose.INIT, step=2).permutation(rows)[:count]
     return np.sort(drawn)
 
 
@@ -48,6 +53,15 @@ def _forward(node: Node) -> None:
     node.gate.training = not isinstance(node.gate, gates.Dropout)
     node.value = node.gate.forward(*(i.value for i in node.inputs))
     node.gate.training = True
+
+
+def _forget(node: Node, later: list[Node]) -> None:
+    """Let go of what no later gate reads: of wide layers it is many times the weights."""
+    assert node.gate is not None
+    node.gate.forget()
+    for each in node.inputs:
+        if each.gate is not None and not any(each in user.inputs for user in later):
+            each.value = None
 
 
 def _scale(node: Node) -> None:

@@ -353,14 +353,16 @@ def _decided(
 ) -> tuple[Settings, Choice, list[Member], float | None]:
     """Every `auto` decided, and the networks; the device has room for them, and so many bytes for
     the rows of a part. Raises OutOfMemory."""
+    schema = prepared.schema
     while True:
         decided = auto.decide(settings, prepared)
+        memory.check_weights(decided.config, schema.width, schema.target.outputs)
         with Cpu().watching("make --hidden narrower"):
             members = ensemble.members(prepared, decided.config)
         if choice is None:
             choice = auto.weigh(decided.config, members)
             auto.check_device(decided, choice.device)
-        decided = auto.decide_on(decided, prepared.schema, choice)
+        decided = auto.decide_on(decided, schema, choice)
         members = ensemble.settled(members, decided.config)
         device, dtype = choice.device, _dtype(decided.config)
         smaller, rows_bytes = memory.fitted(settings, decided.config, members, device, dtype)

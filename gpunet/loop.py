@@ -18,7 +18,7 @@ from gpunet.data.targets import by_target
 from gpunet.data.windows import Windows, windows
 from gpunet.device import Device
 from gpunet.errors import Diverged, ModelInvalid
-from gpunet.kernels.slots import ARRIVED, BEFORE, FADE, FAULT, LR, PENDING, SCALE, STEP, VALID
+from gpunet.kernels.slots import ARRIVED, BEFORE, FAULT, LR, PENDING, SCALE, STEP, VALID
 from gpunet.launches import Feed, LaunchList, Store
 from gpunet.model import Network
 
@@ -363,7 +363,7 @@ class _Run:
         first = self.nets[0]
         self.schema, self.per_epoch = first.data.schema, first.taken.steps
         self.total = steps_in_all(self.config, first.taken.rows, legs)
-        self.joints = {first for first, _ in legs}
+        self.joints, self.legs = {first for first, _ in legs}, legs
         control.runs_on = first.list.runs_on
         self.lowest, self.stale, self.chain, self.chunk = inf, 0, "", 1
         self.done = self.reported = 0
@@ -563,7 +563,7 @@ class _Run:
         x = self.schema.scaled(part.x[rows]).astype(str(dtype))
         y, weight = (None if each is None else each[rows] for each in (part.y, part.weight))
         net.network.load({name: array.copy() for name, array in before.items()})
-        fade = float(net.list.hyper[FADE])
+        fade = float(rates(net.config, net.taken.rows, self.legs)[step, 2])
         place = forensics.find(net.network, x, y, step, fade, weight)
         if place is None and what == "weight":
             place = self._unmoved(net, before)

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
+from itertools import pairwise
+from math import inf, prod
 
 from gpunet import engine, loop
 from gpunet.config import Config, Settings, flag
 from gpunet.data.rows import RowFile
 from gpunet.device import Device
 from gpunet.device.counted import Counted
+from gpunet.device.cpu import Cpu
 from gpunet.errors import OutOfMemory
 from gpunet.loop import EVALUATION_ROWS, Member
 from gpunet.sizes import shown
@@ -16,6 +18,11 @@ from gpunet.sizes import shown
 WORD, COPIES = 8, 8
 """For a bound that is quick to have: bytes of the largest number, and how often a step holds a
 value at most."""
+KEPT = 3
+"""Times that the host has a run's weights and state beside: where a fault is looked for, in a
+checkpoint, and in its bytes. The best weights are kept once."""
+WEIGHT_BYTES = 24
+"""For each weight of training at least: six numbers of float32."""
 MILD = 4
 """Rows stay on the device where a step can then take this part of a batch at a time, or more."""
 
@@ -67,8 +74,24 @@ def needs(
     arrays = [a for p in parts for a in (p.x, p.y, p.weight, p.order) if a is not None]
     rows, step = sum(a.nbytes for a in arrays), sum(each.arena_bytes for each in lists)
     weights, count = counted.asked - rows - step, len(members)
+    if device.kind == "cpu":
+        vectors = 1 + len(store.state)
+        weights += (KEPT * vectors + 1) * store.values.nbytes
     there = 0 if device.kind == "cpu" else rows * count
     return Needs(launches.micro_batch, len(parts) * count, there, weights * count, step * count)
+
+
+def check_weights(config: Config, inputs: int, outputs: int) -> None:
+    """Raise OutOfMemory where the weights of layers that wide, and what training has beside them at
+    least, are more than the host has free, before any of them is drawn."""
+    sizes = pairwise((inputs, *config.hidden, outputs))
+    weights = sum(prod(each) for each in sizes) * config.members * max(1, config.folds)
+    asked = WEIGHT_BYTES * weights
+    memory = Cpu().memory()
+    if 0 < memory.free < asked:
+        there = f"{shown(memory.free)} of {shown(memory.total)} are free"
+        message = f"out of memory on cpu: {weights:,} weights ask for {shown(asked)}; {there}"
+        raise OutOfMemory(message, "make --hidden narrower")
 
 
 def fitted(

@@ -271,7 +271,7 @@ class _Builder:
         gate = activation(self.config.activation)
         if not self.config.parametric:
             return self.graph.apply(gate, h, name=name)
-        if not isinstance(gate, gates.Activation):
+        if not isinstance(gate, gates.Activation) or self.config.activation not in ACTIVATIONS:
             raise UsageError("--parametric has no meaning for a formula")
         share = self.parameter(f"{name}.share", np.ones(units), SHARE_PACE)
         return self.graph.apply(gates.Parametric(gate), h, share, name=name)

@@ -11,6 +11,7 @@ from typing import Any
 
 from gpunet.config import USES_BETAS, Config, Settings
 from gpunet.data import Source
+from gpunet.kernels.activation import PARAMETRIC
 
 DATA: Mapping[str, Any] = {
     "scaling": "robust",
@@ -50,7 +51,7 @@ LEAST_PATIENCE = 10
 
 MEANINGLESS: Mapping[str, Callable[[Config], bool]] = {
     "scaling": lambda config: not config.standardise,
-    "parametric": lambda config: config.hidden == () or not config.activation.isidentifier(),
+    "parametric": lambda config: config.hidden == () or config.activation not in PARAMETRIC,
     "dropout": lambda config: config.hidden == (),
     "activation": lambda config: config.hidden == (),
     "init": lambda config: config.hidden == (),

@@ -129,3 +129,16 @@ def test_weights_that_an_update_cannot_move() -> None:
     assert place is not None
     assert (place.stage, place.index, place.count) == ("update", (1, 1), 1)
     assert forensics.unmoved(before, before + 1, "hidden1.weight") is None
+
+
+def test_a_first_step_is_looked_at_with_its_dropout() -> None:
+    """What it keeps of a hidden layer is doubled, and then too large."""
+    planned = plan(dropout=0.5, standardise=False)
+    graph = planned.members[0].network.graph
+    planned.prepared.train.x[:] = 1
+    graph.node("hidden1.weight").value[:] = 5e37
+    graph.node("output.weight").value[:] = 1e-38
+    fault = broken(planned)
+    assert fault.step == 1
+    assert fault.place is not None
+    assert (fault.place.stage, fault.place.node) == ("forward", "hidden1.dropout")

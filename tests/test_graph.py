@@ -24,6 +24,7 @@ from gpunet.gates import (
     Take,
     Tanh,
 )
+from gpunet.formula import parse
 from gpunet.graph import Gate, Graph, Node
 
 WEIGHTS = {"w0": 2, "x0": -1, "w1": -3, "x1": -2, "w2": -3}
@@ -364,3 +365,15 @@ def test_the_jacobian_of_what_is_not_used_is_zero() -> None:
     g.forward(x=[1.0, 2.0], y=3.0)
     assert g.jacobian("y").tolist() == [0, 0, 0, 0]
     assert g.jacobian("x").tolist() == [[1, 0], [0, 1], [1, 0], [0, 1]]
+
+
+def test_backward_wants_a_forward_first() -> None:
+    with pytest.raises(RuntimeError, match="multiply before its forward"):
+        Multiply().backward(1.0)
+    with pytest.raises(RuntimeError, match="before its forward"):
+        parse("x*y").backward()
+    gate = Multiply()
+    gate.forward(2.0, 3.0)
+    gate.forget()
+    with pytest.raises(RuntimeError, match="before its forward"):
+        gate.backward(1.0)

@@ -90,16 +90,26 @@ def test_layers_behind_waves_embeddings_and_scales_are_fitted(embedding: str) ->
     flags |= {"parametric": True, "activation": "selu", "loss": "softmax_cross_entropy"}
     config: Config = gather(flags).config
     network = model.build(config, Layout(2, 1, (9,), ((-1.0, 0.0, 1.0), ())), 3, "multiclass")
-    codes = rng.integers(0, 9, (300, 1))
-    initial.fit(network, np.hstack([rng.standard_normal((300, 3)), codes]), 0)
+    x = np.hstack([rng.standard_normal((300, 3)), rng.integers(0, 9, (300, 1))])
+    initial.fit(network, x, 0)
+    network.graph.forward({"x": x, "target": np.zeros(300, np.int32)})
     for name in ("hidden1.product", "output.product"):
         spread = network.graph.node(name).value.std(axis=0)
         np.testing.assert_allclose(spread, 1, rtol=1e-9)
 
 
 def test_a_large_part_is_sampled() -> None:
-    rows = initial.sample(100_000, 0)
+    rows = initial.sample(100_000, 128, 0)
     assert len(rows) == initial.ROWS
     assert (np.diff(rows) > 0).all()
     assert 45_000 < rows.mean() < 55_000
-    np.testing.assert_array_equal(initial.sample(50, 0), np.arange(50))
+    np.testing.assert_array_equal(initial.sample(50, 128, 0), np.arange(50))
+    assert len(initial.sample(100_000, 1 << 20, 0)) == initial.VALUES >> 20
+    assert len(initial.sample(100_000, 1 << 40, 0)) == initial.LEAST_ROWS
+
+
+def test_no_value_is_kept_beside_the_weights() -> None:
+    network = fitted()
+    for node in network.graph.nodes:
+        assert (node.value is None) == (node.kind != "parameter"), node.name
+        assert not hasattr(node.gate, "output")

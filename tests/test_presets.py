@@ -240,3 +240,11 @@ def test_the_command_line_has_the_flags_of_the_page() -> None:
     command = typer.main.get_command(app).commands["train"]
     known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
     assert set(re.findall(r"`(--[a-z-]+)", PAGE)) <= known
+
+
+@pytest.mark.parametrize("activation", ["x", "abs(x)"])
+def test_formulas_have_no_share_to_learn(activation: str) -> None:
+    planned = job.plan("penguins", {"activation": activation, "device": "cpu"})
+    assert not planned.settings.config.parametric
+    with pytest.raises(UsageError, match="--parametric has no meaning for a formula"):
+        job.plan("penguins", {"activation": activation, "parametric": True, "device": "cpu"})
