@@ -5,6 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from gpunet.formula import parse
 from gpunet.gates import (
     Add,
     Concatenate,
@@ -24,7 +25,6 @@ from gpunet.gates import (
     Take,
     Tanh,
 )
-from gpunet.formula import parse
 from gpunet.graph import Gate, Graph, Node
 
 WEIGHTS = {"w0": 2, "x0": -1, "w1": -3, "x1": -2, "w2": -3}
