@@ -293,6 +293,7 @@ def _snapshot(found: Checkpoint) -> Snapshot:
 
 def _extend(resumed: Job, more: str) -> None:
     """Add epochs: behind the last step of a run that has ended, else behind the planned ones."""
+    more = str(more)
     if not (more.startswith("+") and more[1:].isascii() and more[1:].isdigit() and int(more[1:])):
         raise UsageError(f"--epochs {more}: must be + and a number, as +50")
     rows, config, start = resumed.training_rows, resumed.model.config, resumed.start

@@ -152,6 +152,9 @@ def test_anything_with_an_arrow_stream():
 def test_columns_that_do_not_make_a_table():
     with pytest.raises(DataError, match="columns of different lengths: a 2, b 1"):
         read({"a": [1, 2], "b": [1]})
+    for alone in (3.5, "text", None):
+        with pytest.raises(DataError, match=r"b: a single value; wanted a column, as \["):
+            read({"a": [1, 2], "b": alone})
     with pytest.raises(DataError, match="a: not one type throughout"):
         read({"a": [1, "x"]})
 

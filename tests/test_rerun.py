@@ -197,7 +197,7 @@ def test_an_early_stop_is_behind_what_is_added(tmp_path: Path) -> None:
     assert all(not each.wrong for each in rerun.verify(path))
 
 
-@pytest.mark.parametrize("text", ["50", "+0", "+x", "-3", "+1.5"])
+@pytest.mark.parametrize("text", ["50", "+0", "+x", "-3", "+1.5", 2])
 def test_what_is_added_is_a_number_of_epochs(tmp_path: Path, text: str) -> None:
     path = train(tmp_path / "a")
     with pytest.raises(UsageError, match="must be \\+ and a number"):

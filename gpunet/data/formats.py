@@ -8,7 +8,7 @@ run code.
 import io
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -276,6 +276,8 @@ def _read_columns(data: Mapping) -> Source:
 
     columns = {}
     for name, values in data.items():
+        if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+            raise DataError(f"{name}: a single value; wanted a column, as [{values!r}]")
         try:
             columns[str(name)] = pa.array(_host(values), from_pandas=True)
         except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
