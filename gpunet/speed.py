@@ -17,6 +17,7 @@ import numpy as np
 
 from gpunet import engine, model, optim
 from gpunet.config import Config
+from gpunet.data.windows import WINDOW_BYTES
 from gpunet.device import Array, Device
 from gpunet.errors import Unavailable
 from gpunet.launches import Feed, LaunchList
@@ -37,7 +38,8 @@ class Speed:
 
     copied: bytes a second, read and written both counted. products: operations a second by
     precision. Seconds: `call` of running a whole list once, which on CUDA is a graph; `within` of
-    each launch in it; `alone` of a kernel that the host launches by itself, None on the CPU.
+    each launch in it; `alone` of a kernel that the host launches by itself. sent: bytes a second
+    that come from the host while other work goes on. Both are None on the CPU.
     """
 
     copied: float
@@ -45,6 +47,7 @@ class Speed:
     call: float
     within: float
     alone: float | None = None
+    sent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def measure(device: Device) -> Speed:
         device.precision = before
     if device.kind == "cpu":
         return Speed(copied, products, *_steps(device))
-    return Speed(copied, products, *_kernels(device))
+    return Speed(copied, products, *_kernels(device), _sent(device))
 
 
 def expected(launches: LaunchList, speed: Speed, precision: str) -> Expected:
@@ -93,8 +96,11 @@ def lines(name: str, speed: Speed) -> list[tuple[str, str]]:
     called = f"{speed.call * 1e6:.3g} µs a call of a step · {within}"
     if speed.alone is not None:
         called = f"{speed.alone * 1e6:.3g} µs a kernel by itself · {called}"
+    copies = f"{speed.copied / 1e9:,.3g} GB/s, read and written"
+    if speed.sent is not None:
+        copies = f"{copies} · {speed.sent / 1e9:,.3g} GB/s from the host"
     return [
-        (f"{name} copies", f"{speed.copied / 1e9:,.3g} GB/s, read and written"),
+        (f"{name} copies", copies),
         ("products", " · ".join(rates)),
         ("launches", called),
     ]
@@ -146,6 +152,12 @@ def _copy(device: Device, here: Array, there: Array) -> Iterator[Callable[[], An
     parts = [np.array_split(array, device.threads) for array in (there, here)]
     with ThreadPoolExecutor(device.threads) as pool:
         yield lambda: list(pool.map(np.copyto, *parts))
+
+
+def _sent(device: Device) -> float:
+    """Bytes a second of a window of rows."""
+    mirror = device.mirrored((WINDOW_BYTES,), np.uint8)
+    return WINDOW_BYTES / seconds(partial(mirror.send, slice(0, WINDOW_BYTES)), device)
 
 
 def _products(device: Device, size: int) -> Iterator[tuple[str, float]]:

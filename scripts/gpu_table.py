@@ -53,9 +53,10 @@ def _speed(name: str, logs: Path, results: Path) -> list[str]:
     for device, each in found.items():
         rates = " ".join(f"{n} {rate / 1e12:.3g}" for n, rate in each["products"].items())
         launches = f"call {each['call'] * 1e6:.3g} µs, launch {each['within'] * 1e6:.3g} µs"
-        said.append(
-            f"{device}: copies {each['copied'] / 1e9:,.4g} GB/s, {rates} TFLOP/s, {launches}"
-        )
+        copies = f"copies {each['copied'] / 1e9:,.4g} GB/s"
+        if each.get("sent") is not None:
+            copies = f"{copies}, {each['sent'] / 1e9:,.3g} from the host"
+        said.append(f"{device}: {copies}, {rates} TFLOP/s, {launches}")
     return said or _last(name, logs, results)
 
 

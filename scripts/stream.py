@@ -1,6 +1,6 @@
 """Training on data larger than the memory it may use: how fast, and how much memory.
 
-    python scripts/stream.py [--gigabytes 2] [--max-memory 1G] [--repeats 3]
+    python scripts/stream.py [--gigabytes 1] [--max-memory 600M] [--repeats 1]
 
 Makes a Parquet file of float32 columns and a binary target, and the same numbers as NPY files, then
 trains on each from memory and streamed, in fresh processes that take turns.
@@ -104,9 +104,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="of x")
-    parser.add_argument("--max-memory", default="1G", help="of the streamed runs")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--gigabytes", type=float, default=1.0, help="of x")
+    parser.add_argument("--max-memory", default="600M", help="of the streamed runs")
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=4, help="the first is not counted")
     parser.add_argument("--hidden", default="128,64")
     parser.add_argument("--folder", help="where the data are made")

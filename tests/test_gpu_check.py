@@ -76,6 +76,7 @@ def test_the_figures_of_the_table(tmp_path: Path) -> None:
     (tmp_path / "stages").write_text("agreement\t6\t9\t90\nspeed\t0\t9\t30\nbenchmark\t0\t9\t90\n")
     (results / "agreement.json").write_text(json.dumps({"cases": AGREED}))
     speed = {"copied": 3e12, "products": {"tf32": 4e14}, "call": 3e-6, "within": 1e-6}
+    speed["sent"] = 25e9
     (results / "speed.json").write_text(json.dumps({"bench": {"cuda:0": speed}}))
     medians = {"gpunet": 1.0, "torch-graph": 3.0, "jax": 4.0, "products-graph": 0.5}
     contestants = {name: {"median": each, "agrees": True} for name, each in medians.items()}
@@ -90,7 +91,7 @@ def test_the_figures_of_the_table(tmp_path: Path) -> None:
     for words in (
         "fp32: 1 of 2 hold, worst not finite (b)",
         "tf32: 1 of 1 hold, worst 2.0e-03 (a)",
-        "copies 3,000 GB/s, tf32 400 TFLOP/s",
+        "copies 3,000 GB/s, 25 from the host, tf32 400 TFLOP/s",
         "lecture: 1,000 µs a step, best peer 3.00 times that (torch-graph), 2.00 × products-graph",
         "losses differ: jax",
         "wide: gpunet left out: no word of it",

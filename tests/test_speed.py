@@ -111,7 +111,8 @@ def test_info_and_plan_show_what_was_measured(capsys: pytest.CaptureFixture[str]
     assert _run(["info", "--bench", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["schema"] == "gpunet.info/1"
-    assert found["bench"]["cpu"].keys() == {"copied", "products", "call", "within", "alone"}
+    figures = {"copied", "products", "call", "within", "alone", "sent"}
+    assert found["bench"]["cpu"].keys() == figures
     assert _run(["info", "--bench"]) == 0
     shown = capsys.readouterr().out
     for words in ("copies", "GB/s", "fp64", "FLOP/s", "µs a call of a step"):
@@ -138,10 +139,26 @@ def test_kernels_are_timed_alone_and_in_graphs() -> None:
     assert graphs == {1, speed.NODES}
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.skipif(COMPILER is None, reason="no g++")
+def test_what_comes_from_the_host_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "WINDOW_BYTES", 1 << 16)
+    with opened() as device:
+        found = speed._sent(device)
+        assert len(device.cupy.streams) == 2
+    assert found > 0
+    whole = Speed(1e9, {"fp32": 1e9}, 1e-6, 1e-6, 1e-6, sent=25e9)
+    assert ("cuda:0 copies", "1 GB/s, read and written · 25 GB/s from the host") in speed.lines(
+        "cuda:0", whole
+    )
+
+
 @pytest.mark.gpu
 def test_a_real_gpu_is_measured(gpu: Device) -> None:
     found = speed.measure(gpu)
     assert {"fp64", "fp32", "tf32"} <= found.products.keys()
     assert found.alone is not None
+    assert found.sent is not None
+    assert 1e8 < found.sent < found.copied
     assert found.products["tf32"] > found.products["fp32"] / 2
     assert found.copied > 1e9
