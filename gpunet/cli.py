@@ -26,7 +26,7 @@ from gpunet.errors import (
     UsageError,
     WriteError,
 )
-from gpunet.options import meant, takes_settings
+from gpunet.options import LIST, Command, Group, meant, takes_settings
 from gpunet.sizes import shown
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="gpunet",
     help="Train, check and use neural networks on tables and arrays, on CUDA or any CPU.",
-    no_args_is_help=True,
+    cls=Group,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(name="data", help="Look at data before training.", no_args_is_help=True)
+data_app = typer.Typer(name="data", help="Look at data before training.", cls=Group)
 app.add_typer(data_app)
 
 OUTPUT, REPEATS, SEARCH = "Output", "Repeats", "Search"
@@ -98,7 +98,7 @@ ENDING = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr
 SAVING = [getattr(signal, n) for n in ("SIGUSR1",) if hasattr(signal, n)]
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(cls=Group, invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -110,7 +110,7 @@ def _options(
         raise typer.Exit
 
 
-@app.command()
+@app.command(cls=Command)
 @takes_settings
 def train(
     data: TrainData = "lecture",
@@ -163,7 +163,7 @@ def train(
         _train(planned, caught, json, quiet, planned.prepared.notes)
 
 
-@app.command()
+@app.command(cls=Command)
 @takes_settings
 def tune(
     data: TrainData,
@@ -202,7 +202,7 @@ def tune(
         tuner.close()
 
 
-@app.command()
+@app.command(cls=Command)
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     data: MovedData = None,
@@ -231,15 +231,15 @@ def resume(
         _train(planned, caught, json, quiet, notes)
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     data: MovedData = None,
     epochs: Annotated[
-        Optional[str], typer.Option("-e", "--epochs", help="With commas: 3,5. All if not given.")
+        Optional[str], typer.Option("-e", "--epochs", metavar=LIST, help="Which. All unless given.")
     ] = None,
     devices: Annotated[
-        Optional[str], typer.Option("--devices", help="With commas: cpu,cuda. The run's own.")
+        Optional[str], typer.Option("--devices", metavar=LIST, help="As cpu,cuda. The run's own.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -259,7 +259,7 @@ def verify(
         raise CheckFailed(f"{run}: {len(wrong):,} of {len(found):,} epochs differ")
 
 
-@app.command()
+@app.command(cls=Command)
 @takes_settings
 def plan(
     data: TrainData = "lecture",
@@ -289,7 +289,7 @@ def plan(
         view.facts(facts, view.out())
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     run: RunPath,
     data: DataPath,
@@ -316,7 +316,7 @@ def evaluate(
         view.metrics({source.name: found}, {source.name: intervals})
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     run: RunPath,
     data: DataPath,
@@ -324,7 +324,7 @@ def predict(
         str, typer.Option("-o", "--out", help="A .csv, .parquet or .jsonl file, or - for stdout.")
     ] = "-",
     keep: Annotated[
-        Optional[str], typer.Option(help="Columns of DATA to copy, with commas: ids.")
+        Optional[str], typer.Option(metavar=LIST, help="Columns of DATA to copy.")
     ] = None,
     proba: Annotated[bool, typer.Option("--proba", help="Add a column a class.")] = False,
     spreadsheet_safe: Annotated[
@@ -363,7 +363,7 @@ OwnData = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A")],
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B")],
@@ -399,7 +399,7 @@ def compare(
     view.facts([(f"{found.rows:,} rows", found.verdict)], view.out())
 
 
-@app.command()
+@app.command(cls=Command)
 def importance(
     run: RunPath,
     data: OwnData = None,
@@ -428,7 +428,7 @@ def importance(
     view.table(["column", f"{found[0].metric} grows by"], rows, right=(1,))
 
 
-@app.command()
+@app.command(cls=Command)
 def slices(
     run: RunPath,
     data: OwnData = None,
@@ -468,7 +468,7 @@ def slices(
     view.facts([("all rows", view.number(whole))], view.out())
 
 
-@app.command()
+@app.command(cls=Command)
 def graph(
     text: Annotated[str, typer.Argument(metavar="FORMULA", help="(x+y)*z")],
     inputs: Inputs = None,
@@ -494,7 +494,7 @@ def graph(
         view.table(["", ""], [["", line] for n in reversed(nodes) for line in n.explain])
 
 
-@app.command()
+@app.command(cls=Command)
 def gradcheck(
     text: Annotated[Optional[str], typer.Argument(metavar="[FORMULA]")] = None,
     inputs: Inputs = None,
@@ -518,7 +518,7 @@ def gradcheck(
     checking.demand(results)
 
 
-@app.command()
+@app.command(cls=Command)
 def info(
     bench: Annotated[
         bool, typer.Option("--bench", help="Measure what the devices are capable of.")
@@ -536,7 +536,7 @@ def info(
         view.facts([*about.lines(found), *facts], view.out())
 
 
-@data_app.command("list")
+@data_app.command("list", cls=Command)
 def data_list(json: Json = False) -> None:
     """The built-in sets."""
     from gpunet.data import BUILTIN
@@ -549,10 +549,10 @@ def data_list(json: Json = False) -> None:
     view.table(["name", "rows", "columns", "task", "what it is"], rows, right=(1, 2))
 
 
-@data_app.command("show")
+@data_app.command("show", cls=Command)
 def data_show(
     data: DataPath,
-    target: Annotated[Optional[str], typer.Option("-t", "--target")] = None,
+    target: Annotated[Optional[str], typer.Option("-t", "--target", metavar=LIST)] = None,
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",
@@ -596,7 +596,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments in (["--help"], ["-h"], []):
+    if arguments in (["--help"], ["-h"]):
         app.rich_markup_mode = None  # the list of commands is plain: Rich's help doubles the wait
     try:
         return int(app(arguments, prog_name="gpunet", standalone_mode=False) or 0)

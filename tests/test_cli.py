@@ -223,7 +223,16 @@ def test_version_and_no_arguments(cli) -> None:
     from gpunet import __version__
 
     assert cli("--version").out == f"gpunet {__version__}\n"
-    assert _run([]) == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"]])
+def test_without_a_command_the_help_is_printed_as_it_is(arguments: list[str], capsys) -> None:
+    assert _run(arguments) == 2
+    seen = capsys.readouterr()
+    assert seen.out == ""
+    first, *lines = seen.err.splitlines()
+    assert first == " ".join(["Usage: gpunet", *arguments, "[OPTIONS] COMMAND [ARGS]..."])
+    assert any(line.split()[:1] == ["data" if not arguments else "show"] for line in lines)
 
 
 # Wrong options
@@ -274,7 +283,10 @@ def test_version_and_no_arguments(cli) -> None:
         (["train", "lecture", "--scaling", "standard"], "no meaning for --no-standardise"),
         (["train", "penguins", "--scaling", "robust", "--no-standardise"], "conflict"),
         (["train", "penguins", "--steps", "9", "--warmup", "100"], "never ends"),
-        (["graph", "x", "x=1", "--seed", "-1"], "seed"),
+        (["graph", "x", "x=1", "--seed", "-1"], "--seed -1: must be greater than or equal to 0"),
+        (["train", "penguins", "--cv", "1"], "--cv 1: must be greater than or equal to 2"),
+        (["importance", "run", "--repeats", "x"], "--repeats x: must be a valid integer"),
+        (["predict", "run"], "DATA is missing; gpunet predict --help"),
         (["graph", "x+"], "column"),
         (["graph", "x+y", "x=1"], "y"),
         (["graph", "x", "x=__import__('os')"], "x"),
@@ -288,6 +300,37 @@ def test_a_wrong_option_is_exit_2(cli, arguments: list[str], message: str) -> No
     assert re.search(message, done.errors[0]), done.errors[0]
     assert done.out == ""
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "x", "--drop", "g", "--drop=t"], "--drop is given .* in one: --drop g,t$"),
+        (["train", "x", "-t", "y", "--target", "z"], "--target is given .*: --target y,z$"),
+        (["train", "x", "--lr", "0.1", "--lr", "0.1"], "--lr is given twice; leave one out$"),
+        (["data", "show", "x", "--header", "--no-header"], "--header/--no-header is given twice"),
+        (["verify", "x", "-e", "1", "-e", "2"], "--epochs is given twice; .*: --epochs 1,2$"),
+        (["predict", "x", "y", "--keep", "a", "--keep", "b"], ".*: --keep a,b$"),
+        (["--version", "--version"], "--version is given twice"),
+    ],
+)
+def test_an_option_that_is_given_twice(cli, arguments: list[str], message: str) -> None:
+    done = cli(*arguments)
+    assert done.code == 2
+    assert re.search(message, done.errors[0]), done.errors[0]
+
+
+def test_every_command_refuses_what_is_given_twice() -> None:
+    from typer.main import get_command
+
+    from gpunet.cli import app
+    from gpunet.options import Command, Group
+
+    top = get_command(app)
+    assert isinstance(top, Group)
+    below = [top.commands["data"], *top.commands.values(), *top.commands["data"].commands.values()]
+    assert len(below) > 15
+    assert all(isinstance(each, (Command, Group)) for each in below)
 
 
 def test_a_flag_takes_the_place_of_the_recipes_and_the_files_length(cli) -> None:
