@@ -326,6 +326,9 @@ def predict(
     keep: Annotated[
         Optional[str], typer.Option(metavar=LIST, help="Columns of DATA to copy.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is there.")
+    ] = False,
     proba: Annotated[bool, typer.Option("--proba", help="Add a column a class.")] = False,
     spreadsheet_safe: Annotated[
         bool, typer.Option("--spreadsheet-safe", help="A ' before text that looks like a formula.")
@@ -342,7 +345,9 @@ def predict(
     from gpunet import predict as predicting
     from gpunet.device import resolve
 
-    predicting.check_destination(out)
+    predicting.check_destination(out, (run, data), overwrite)
+    if overwrite and out == "-":
+        raise UsageError("--overwrite is for a file", "name it with -o")
     if json and out == "-":
         raise UsageError("--json and the predictions are both for stdout", "name a file with -o")
     model = predicting.load(run)

@@ -153,6 +153,39 @@ def test_evaluate_and_predict(cli, somewhere: Path) -> None:
     assert len(Path("out.jsonl").read_text().splitlines()) == 2
 
 
+def test_predict_overwrites_nothing_unasked(cli) -> None:
+    Path("t.csv").write_text(TABLE)
+    cli("train", "t.csv", "-t", "y", "-o", "run", "--epochs", "1")
+    Path("there.csv").write_text("mine")
+    done = cli("predict", "run", "nowhere.csv", "-o", "there.csv")
+    assert done.code == 73
+    assert "there.csv: is there already; name another with -o, or add --over" in done.errors[0]
+    assert Path("there.csv").read_text() == "mine"
+    assert cli("predict", "run", "t.csv", "-o", "there.csv", "--overwrite").code == 0
+    assert Path("there.csv").read_text().startswith('"prediction"')
+    Path("link.csv").symlink_to("t.csv")
+    for more in ([], ["--overwrite"]):
+        done = cli("predict", "run", "t.csv", "-o", "link.csv", *more)
+        assert done.code == 2
+        assert "link.csv: is what is read here" in done.errors[0]
+    assert Path("t.csv").read_text() == TABLE
+    assert cli("predict", "run", "t.csv", "--overwrite").code == 2
+
+
+def test_the_ending_of_predictions_may_be_in_capitals(cli) -> None:
+    cli(*PENGUINS, "-o", "run")
+    assert cli("predict", "run", "penguins", "-o", "P.JSONL").code == 0
+    assert "prediction" in json.loads(Path("P.JSONL").read_text().splitlines()[0])
+
+
+def test_a_kept_column_that_a_prediction_would_replace(cli) -> None:
+    Path("t.csv").write_text(TABLE.replace("a,b,y", "a,prediction,y"))
+    cli("train", "t.csv", "-t", "y", "-o", "run", "--epochs", "1")
+    done = cli("predict", "run", "t.csv", "--keep", "a,prediction")
+    assert done.code == 2
+    assert "--keep prediction: a column of the predictions has that name" in done.errors[0]
+
+
 def test_a_category_never_seen_is_counted_on_stderr(cli) -> None:
     rows = "\n".join(f"{'red' if i % 2 else 'green'},{i % 2}" for i in range(50))
     Path("t.csv").write_text(f"colour,y\n{rows}\n")
