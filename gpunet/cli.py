@@ -19,6 +19,7 @@ import typer
 from gpunet import isolation, view
 from gpunet.errors import (
     CheckFailed,
+    DataError,
     Diverged,
     GpunetError,
     Interrupted,
@@ -44,11 +45,12 @@ app = typer.Typer(
 data_app = typer.Typer(name="data", help="Look at data before training.", cls=Group)
 app.add_typer(data_app)
 
+LECTURE = "lecture"
 OUTPUT, REPEATS, SEARCH = "Output", "Repeats", "Search"
 PLAN_LOOKS = ("data", "target", "columns")
 """What a plan says of the columns, of what a run's `schema.json` says."""
 JSON_HELP = "One JSON document on stdout."
-TrainData = Annotated[str, typer.Argument(metavar="DATA", help="What to learn from.")]
+TrainData = Annotated[Optional[str], typer.Argument(metavar="[DATA]", help="What to learn from.")]
 OutPath = Annotated[
     Optional[Path],
     typer.Option(
@@ -113,7 +115,7 @@ def _options(
 @app.command(cls=Command)
 @takes_settings
 def train(
-    data: TrainData = "lecture",
+    data: TrainData = None,
     out: OutPath = None,
     config: ConfigPath = None,
     dry_run: Annotated[
@@ -142,7 +144,7 @@ def train(
     For example: gpunet train penguins, or
     gpunet train prices.csv --target price --hidden 256,128 --epochs 50
     """
-    _start_reader(data)
+    data = _data(data, given, config)
     if seeds is not None or cv is not None:
         if dry_run:
             raise UsageError("--dry-run is for one run", "leave out --seeds and --cv")
@@ -166,7 +168,7 @@ def train(
 @app.command(cls=Command)
 @takes_settings
 def tune(
-    data: TrainData,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="What to learn from.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The study's directory.", rich_help_panel=SEARCH)
     ],
@@ -262,7 +264,7 @@ def verify(
 @app.command(cls=Command)
 @takes_settings
 def plan(
-    data: TrainData = "lecture",
+    data: TrainData = None,
     config: ConfigPath = None,
     bench: Annotated[
         bool,
@@ -274,7 +276,7 @@ def plan(
     **given: Any,
 ) -> None:
     """Print the launches of one training step on DATA, or of a run, with the settings of train."""
-    _start_reader(data)
+    data = _data(data, given, config)
     from gpunet import job, rerun
 
     if rerun.is_run(data) and (config or _given(given)):
@@ -686,6 +688,27 @@ def _handling(handlers: dict[int, Any]) -> Iterator[None]:
 
 def _end(number: int, frame: FrameType | None) -> None:
     raise _Ended(number)
+
+
+def _data(data: str | None, options: dict[str, Any], config: Path | None) -> str:
+    """What to learn from, whose reader is started: the lecture's rows where nothing is named.
+
+    Raises UsageError where a file of settings is for others.
+    """
+    if data is not None:
+        _start_reader(data)
+        return data
+    if config is not None:
+        from gpunet import job
+        from gpunet.config import gather
+
+        gather(_given(options), config)
+        try:
+            job.plan(LECTURE, _given(options), config)
+        except (UsageError, DataError) as fault:
+            said = f"DATA is missing: {config} does not fit the lecture's ({fault.message})"
+            raise UsageError(said, "name the data that it is for") from None
+    return LECTURE
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Shows nothing: whoever runs it follows the reports.
 import json
 import os
 import secrets
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from gpunet.view import finite
 
 SCHEMA = "gpunet.train/1"
 METRICS, TIMING, SUMMARY, FAULT = "metrics.jsonl", "timing.jsonl", "summary.json", "fault"
+STDIN = "stdin"
+"""What data are called that were read there."""
 PASSING = ("steps", "epochs", "rows_per_second", "seconds")
 
 
@@ -69,6 +72,14 @@ class Job:
     def out(self) -> Path | None:
         """The run directory."""
         return None if self.run is None else self.run.path
+
+    @property
+    def used_by(self) -> str:
+        """What trains again with the run's `config.toml`."""
+        if self.location is None and self.name != STDIN:
+            return "gpunet.train(data, config=THIS_FILE): the data were in memory"
+        data = "-" if self.location is None else shlex.quote(self.location)
+        return f"gpunet train {data} --config THIS_FILE"
 
     @property
     def outputs(self) -> int:
@@ -131,7 +142,7 @@ class Job:
             "environment": about.environment(self.choice.device),
             "legs": list(self.legs),
         }
-        run.write(SETTINGS, self.settings.to_toml(self.name))
+        run.write(SETTINGS, self.settings.to_toml(self.used_by))
         run.write_json(COLUMNS, self.looks())
         run.write(SPLIT, pack(self.prepared.split.rows, {"split": self.prepared.how}))
         self.note_identity()

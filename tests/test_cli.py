@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gpunet
 from gpunet import run
 from gpunet.cli import _run
 
@@ -120,23 +122,40 @@ def test_quiet_changes_no_result(cli) -> None:
 
 
 def test_the_config_of_a_run_gives_the_same_run(cli) -> None:
-    cli(
-        *PENGUINS,
-        "-o",
-        "first",
-        "--dropout",
-        "0.1",
-        "--hidden",
-        "20,10",
-        "--steps",
-        "30",
-        "--epochs",
-        "auto",
-    )
+    cli(*PENGUINS[:-2], "-o", "first", "--dropout", "0.1", "--hidden", "20,10", "--steps", "30")
     again = cli("train", "penguins", "--config", "first/config.toml", "-o", "second")
     assert again.code == 0
     first, second = (run.unpack(Path(name, "model.safetensors"))[0] for name in ("first", "second"))
     assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_the_config_of_a_run_says_how_to_use_it(cli, monkeypatch) -> None:
+    Path("a table.csv").write_text(TABLE)
+    cli("train", "a table.csv", "-t", "y", "-e", "1", "-o", "first")
+    line = Path("first/config.toml").read_text().splitlines()[0]
+    assert line == f"# gpunet train '{os.path.abspath('a table.csv')}' --config THIS_FILE"
+    words = shlex.split(line.replace("THIS_FILE", "first/config.toml"))
+    assert cli(*words[2:], "-o", "again").code == 0
+    with open("a table.csv") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        cli("train", "-", "-t", "y", "-e", "1", "-o", "piped")
+    piped = Path("piped/config.toml").read_text().splitlines()[0]
+    assert piped == "# gpunet train - --config THIS_FILE"
+    gpunet.train({"a": np.arange(50.0), "y": np.arange(50) % 2}, "y", epochs=1, out="memory")
+    assert "the data were in memory" in Path("memory/config.toml").read_text().splitlines()[0]
+
+
+def test_settings_without_data_are_the_lectures_or_an_error(cli) -> None:
+    Path("its.toml").write_text("steps = 3\n")
+    done = cli("train", "--config", "its.toml", "--json")
+    assert json.loads(done.out)["data"] == "lecture"
+    Path("other.toml").write_text('scaling = "robust"\n')
+    for command in ("train", "plan"):
+        done = cli(command, "--config", "other.toml")
+        assert done.code == 2
+        assert "DATA is missing: other.toml does not fit the lecture's (" in done.errors[0]
+    Path("wrong.toml").write_text('lr = "x"\n')
+    assert "lr (file) x: must be" in cli("train", "--config", "wrong.toml").errors[0]
 
 
 def test_evaluate_and_predict(cli, somewhere: Path) -> None:
