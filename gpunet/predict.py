@@ -194,6 +194,7 @@ def load(path: Path | str) -> Model:
     Raises InputMissing when there is none, ModelInvalid when it is damaged or not gpunet's.
     """
     path = Path(path)
+    run.refuse_study(path)
     weights, state = run.unpack(path / MODEL_FILE if isdir(path) else path)
     try:
         schema = Schema.from_dict(state["schema"])
