@@ -470,9 +470,14 @@ def slices(
         ]
         for each in found
     ]
-    head = ["column", "slice", "rows", found[0].metric if found else "", ""]
-    view.table(head, rows, right=(2, 3))
-    view.facts([("all rows", view.number(whole))], view.out())
+    facts = [("all rows", view.number(whole))]
+    if found:
+        head = ["column", "slice", "rows", found[0].metric, ""]
+        view.table(head, rows, right=(2, 3))
+    else:
+        lower = "; lower --least" if least > 2 else ""
+        facts.append(("slices", f"no slice has {least:,} rows{lower}"))
+    view.facts(facts, view.out())
 
 
 @app.command(cls=Command)
