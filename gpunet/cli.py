@@ -28,7 +28,7 @@ from gpunet.errors import (
     WriteError,
 )
 from gpunet.options import LIST, Command, Group, meant, takes_settings
-from gpunet.sizes import shown
+from gpunet.sizes import counted, shown
 
 if TYPE_CHECKING:
     from gpunet.job import Job
@@ -64,7 +64,9 @@ ConfigPath = Annotated[
     ),
 ]
 TrainJson = Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No talk.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Warnings alone.", rich_help_panel=OUTPUT)
+]
 Json = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a model file.")]
 DataPath = Annotated[str, typer.Argument(metavar="DATA", help="A file, or a built-in set.")]
@@ -163,6 +165,8 @@ def train(
         if not quiet:
             _show_columns(planned)
         _train(planned, caught, json, quiet, planned.prepared.notes)
+    if quiet and out is None:
+        view.say(f"saved in {planned.out}")
 
 
 @app.command(cls=Command)
@@ -308,6 +312,7 @@ def evaluate(
     from gpunet.device import resolve
 
     model = predicting.load(run)
+    _warn_of_seen(run, data)
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
     answers = model.answers(source, resolve(device).device)
     found, intervals = model.judge(*answers), model.intervals(*answers)
@@ -358,7 +363,7 @@ def predict(
     found = model.outcome(source, resolve(device).device)
     columns = predicting.columns(model.schema, source, found, kept, proba)
     for name, count in found.unseen.items():
-        view.warn(f"{name}: {count:,} rows hold a category that training never saw")
+        view.warn(f"{name}: {counted(count, 'row')} with a category that training never saw")
     predicting.write(predicting.spreadsheet_safe(columns) if spreadsheet_safe else columns, out)
     if json:
         report = {"schema": "gpunet.predict/1", "run": str(run), "out": out, "rows": source.rows}
@@ -403,7 +408,7 @@ def compare(
         for name, each in found.differences.items()
     ]
     view.table(["", str(run_a), str(run_b), "difference", "share"], rows, right=(1, 2, 3, 4))
-    view.facts([(f"{found.rows:,} rows", found.verdict)], view.out())
+    view.facts([(counted(found.rows, "row"), found.verdict)], view.out())
 
 
 @app.command(cls=Command)
@@ -424,7 +429,8 @@ def importance(
     from gpunet import importance as weighing
     from gpunet.device import resolve
 
-    model, source = _model_and_rows(run, _read_new(data, delimiter, header, max_memory), device)
+    source = _read_new(data, delimiter, header, max_memory)
+    model, source = _model_and_rows(run, data, source, device)
     found = weighing.importance(model, source, resolve(device).device, repeats)
     if json:
         report = {"schema": weighing.SCHEMA, "run": str(run), "rows": source.rows}
@@ -454,7 +460,8 @@ def slices(
     from gpunet import slices as slicing
     from gpunet.device import resolve
 
-    model, source = _model_and_rows(run, _read_new(data, delimiter, header, max_memory), device)
+    source = _read_new(data, delimiter, header, max_memory)
+    model, source = _model_and_rows(run, data, source, device)
     whole, found = slicing.slices(model, source, resolve(device).device, least, most)
     if json:
         report = {"schema": slicing.SCHEMA, "run": str(run), "rows": source.rows, "all": whole}
@@ -526,7 +533,7 @@ def gradcheck(
         rows = [[r.name, r.kind, f"{r.error:.1e}", "ok" if r.ok else "WRONG"] for r in results]
         view.table(["name", "kind", "largest relative error", ""], rows, right=(2,))
         worst = max((result.error for result in results), default=0.0)
-        view.facts([("largest", f"{worst:.1e} of {len(results):,} checks")], view.out())
+        view.facts([("largest", f"{worst:.1e} of {counted(len(results), 'check')}")], view.out())
     checking.demand(results)
 
 
@@ -740,6 +747,7 @@ def _train(
     if not quiet and not is_stopped:
         view.gap()
         view.facts([*_judged_facts(summary), *_next_steps(summary)])
+    _warn_of(summary)
     _check_ended(planned, caught, summary)
 
 
@@ -761,6 +769,12 @@ def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]
     summary = planned.finish()
     view.gap()
     return summary
+
+
+def _warn_of(summary: dict[str, Any], whose: str = "") -> None:
+    """What a model does not reach."""
+    for text in summary["warnings"]:
+        view.warn(whose + text)
 
 
 def _check_ended(planned: "Job", caught: list[int], summary: dict[str, Any]) -> None:
@@ -797,6 +811,7 @@ def _repeat(
                 summary = _follow(planned, quiet, planned.prepared.notes)
             _check_ended(planned, caught, summary)
             found.add(each, summary)
+            _warn_of(summary, f"{each.label}: ")
     except Interrupted as fault:
         said = f"{each.label}: {fault.message}; {found.done(len(asked))}"
         raise Interrupted(said, fault.hint, fault.exit_code - 128) from None
@@ -811,6 +826,8 @@ def _repeat(
     if not quiet:
         view.gap()
         view.facts([(each["label"], each["run"]) for each in found.runs])
+    elif out is None:
+        view.say(f"saved in {', '.join(each['run'] for each in found.runs)}")
 
 
 def _search(tuner: "Tuner", quiet: bool) -> None:
@@ -848,6 +865,7 @@ def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
         view.gap()
         view.facts([("best", f"trial {best.number}"), *_judged_facts(summary)])
         view.facts(_next_steps(summary))
+    _warn_of(summary)
 
 
 def _trial_cells(trial: "Trial", metric: str) -> list[str]:
@@ -940,14 +958,16 @@ def _expected(planned: "Job") -> tuple[dict[str, Any], list[tuple[str, str]]]:
 
 def _outlook_facts(found: "Outlook") -> list[tuple[str, str]]:
     disk = f" · {shown(found.disk_bytes)} of rows on disk" if found.disk_bytes else ""
-    pace = f"{found.step_seconds * 1e3:.3g} ms a step, over {found.timed:,} steps"
+    step = found.step_seconds
+    each = f"{step * 1e3:.3g} ms" if step < 1 else view.duration(step)
+    pace = f"{each} a step, over {counted(found.timed, 'step')}"
     return [
         (
             "memory",
             f"{shown(found.data_bytes)} of rows · {shown(found.weight_bytes)} of weights, "
             f"gradients and optimiser · {shown(found.arena_bytes)} for a step{disk}",
         ),
-        ("steps", f"{found.steps:,}, {found.epochs:,.4g} epochs"),
+        ("steps", f"{found.steps:,}, {found.epochs:,.4g} epoch{'s' * (found.epochs != 1)}"),
         ("time", f"{view.duration(found.total_seconds)} at most ({pace})"),
     ]
 
@@ -964,7 +984,16 @@ def _read_new(data: str | None, delimiter: str | None, header: bool, max_memory:
     return room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
 
 
-def _model_and_rows(run: Path, source: Any, device: str) -> tuple[Any, Any]:
+def _warn_of_seen(run: Path, data: str) -> None:
+    """Rows that a run has learned from say little of it."""
+    from gpunet import comparison
+
+    if comparison.has_seen(run, data):
+        seen = f"{run} was trained on rows of {data}, which flatters it"
+        view.warn(f"{seen}; {run / 'summary.json'} judges it on rows held out")
+
+
+def _model_and_rows(run: Path, data: str | None, source: Any, device: str) -> tuple[Any, Any]:
     """A model, and rows to judge it on: those given, or those that its run held out."""
     from gpunet import predict as predicting
     from gpunet import rerun
@@ -972,6 +1001,8 @@ def _model_and_rows(run: Path, source: Any, device: str) -> tuple[Any, Any]:
     model = predicting.load(run)
     if source is None and not rerun.is_run(run):
         raise UsageError(f"{run}: a model file does not say which rows it has seen", "give DATA")
+    if data is not None:
+        _warn_of_seen(run, data)
     return model, rerun.held_out(run, device)[1] if source is None else source
 
 
@@ -1003,16 +1034,19 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
     sizes = " · ".join(f"{name} {part.rows:,}" for name, part in parts.items() if part)
     widths = " → ".join(map(str, (schema.width, *config.hidden, planned.outputs)))
     widths = f"{len(planned.members):,} of {widths}" if len(planned.members) > 1 else widths
-    length = f"{config.steps:,} steps" if config.steps else f"{config.epochs:,} epochs"
+    weights = counted(planned.parameters, "parameter")
+    steps, epochs = counted(planned.steps, "step"), counted(planned.epochs, "epoch")
+    length = steps if config.steps else epochs
     target = ", ".join(schema.target.names)
-    labels = f", {len(schema.target.labels):,} classes" if schema.target.labels else ""
+    classes = len(schema.target.labels)
+    labels = f", {counted(classes, 'class')}" if classes else ""
     sent = ", rows sent there in windows" if planned.sends_rows else ""
     return [
         ("data", f"{planned.name}: {sizes} ({data.how})"),
         ("target", f"{target}: {schema.target.task}{labels} ({schema.target.reason})"),
         (
             "network",
-            f"{widths} {config.activation}, {planned.parameters:,} parameters, {config.loss}",
+            f"{widths} {config.activation}, {weights}, {config.loss}",
         ),
         (
             "training",
@@ -1030,7 +1064,7 @@ def _batch(config: Any) -> str:
 
 
 def _judged_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """What was fitted on the validation part, and what was not reached."""
+    """What was fitted on the validation part."""
     found, facts = summary["calibration"] or {}, []
     if "log_loss" in found:
         losses = " → ".join(view.number(found["log_loss"][when]) for when in ("before", "after"))
@@ -1039,7 +1073,7 @@ def _judged_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if "f1" in found:
         scores = " → ".join(view.number(found["f1"][when]) for when in ("before", "after"))
         facts.append(("threshold", f"{found['threshold']:.3g}, F1 on validation {scores}"))
-    return [*facts, *(("warning", text) for text in summary["warnings"])]
+    return facts
 
 
 def _next_steps(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
@@ -95,6 +95,12 @@ class Job:
     def steps(self) -> int:
         """Updates in all, if nothing ends the run early."""
         return loop.steps_in_all(self.model.config, self.training_rows, self.legs)
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training rows in all, those that were added included."""
+        rows = self.training_rows
+        return ceil(self.steps / ceil(rows / min(int(self.model.config.batch_size), rows)))
 
     @property
     def training_rows(self) -> int:

@@ -115,10 +115,58 @@ def test_the_json_of_training(cli) -> None:
 
 def test_quiet_changes_no_result(cli) -> None:
     loud, quiet = cli(*PENGUINS, "-o", "loud"), cli(*PENGUINS, "-o", "quiet", "--quiet")
-    assert quiet.err == ""
+    warned = [line for line in loud.err.splitlines() if line.startswith("gpunet: warning: ")]
+    assert quiet.err.splitlines() == warned
     assert quiet.out == loud.out
     model = "model.safetensors"
     assert Path("loud", model).read_bytes() == Path("quiet", model).read_bytes()
+
+
+def test_quiet_hides_no_warning_and_tells_where_it_saved(cli) -> None:
+    rng = np.random.default_rng(0)
+    rows = "".join(f"{a},{a + b / 9}\n" for a, b in rng.standard_normal((200, 2)))
+    Path("t.csv").write_text(f"a,y\n{rows}")
+    short = ("train", "t.csv", "-t", "y", "-e", "1", "--preset", "fast", "-q")
+    done = cli(*short)
+    *warned, last = done.err.splitlines()
+    assert any("worse than the linear baseline: rmse on test" in line for line in warned)
+    assert all(line.startswith("gpunet: warning: ") for line in warned)
+    assert last == "saved in runs/t-1"
+    named = cli(*short, "-o", "named")
+    assert named.err.splitlines() == warned
+    repeated = cli(*short, "--seeds", "2").err.splitlines()
+    assert any(line.startswith("gpunet: warning: seed0: worse than") for line in repeated)
+    assert repeated[-1] == "saved in runs/t-2, runs/t-3"
+
+
+def test_the_header_of_a_resumed_run_tells_all_its_epochs(cli) -> None:
+    short = ("train", "penguins", "--device", "cpu", "-e", "1", "-o", "run")
+    assert " · 1 epoch · " in cli(*short).err
+    done = cli("resume", "run", "--epochs", "+2")
+    assert " · 3 epochs · " in done.err
+    assert "epoch 3/3" in done.err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(5.76, "5.76 s a step, over 1 step"), (0.0123, "12.3 ms a step, over")]
+)
+def test_long_steps_are_told_in_seconds(seconds: float, said: str) -> None:
+    from gpunet.cli import _outlook_facts
+    from gpunet.outlook import Outlook
+
+    facts = dict(_outlook_facts(Outlook((), 3, 1.0, 1, 1, 1, 1, 0, 1, seconds)))
+    assert said in facts["time"]
+    assert facts["steps"] == "3, 1 epoch"
+
+
+def test_rows_that_a_run_has_learned_from_are_warned_of(cli) -> None:
+    Path("t.csv").write_text(TABLE)
+    Path("new.csv").write_text(TABLE)
+    cli("train", "t.csv", "-t", "y", "-o", "run", "-e", "1")
+    seen = "warning: run was trained on rows of t.csv, which flatters it; run/summary.json"
+    for command in ("evaluate", "importance", "slices"):
+        assert seen in cli(command, "run", "t.csv").err
+        assert cli(command, "run", "new.csv").err == ""
 
 
 def test_the_config_of_a_run_gives_the_same_run(cli) -> None:
@@ -212,7 +260,7 @@ def test_a_category_never_seen_is_counted_on_stderr(cli) -> None:
     Path("new.csv").write_text("colour\nblue\nred\n")
     done = cli("predict", "run", "new.csv")
     assert done.code == 0
-    assert "colour: 1 rows hold a category that training never saw" in done.err
+    assert "colour: 1 row with a category that training never saw" in done.err
 
 
 def test_graph_prints_the_lectures_numbers(cli) -> None:
