@@ -165,8 +165,7 @@ def train(
         if not quiet:
             _show_columns(planned)
         _train(planned, caught, json, quiet, planned.prepared.notes)
-    if quiet and out is None:
-        view.say(f"saved in {planned.out}")
+    _tell_place(quiet, out, [planned.out])
 
 
 @app.command(cls=Command)
@@ -826,8 +825,13 @@ def _repeat(
     if not quiet:
         view.gap()
         view.facts([(each["label"], each["run"]) for each in found.runs])
-    elif out is None:
-        view.say(f"saved in {', '.join(each['run'] for each in found.runs)}")
+    _tell_place(quiet, out, [each["run"] for each in found.runs])
+
+
+def _tell_place(quiet: bool, out: Path | None, made: Iterable[object]) -> None:
+    """Where runs are whose place nobody named, and no talk has told."""
+    if quiet and out is None:
+        view.say(f"saved in {', '.join(map(str, made))}")
 
 
 def _search(tuner: "Tuner", quiet: bool) -> None:
