@@ -640,8 +640,11 @@ def _run(arguments: list[str]) -> int:
 
 def _usage(fault: Any) -> str:
     """What Typer found wrong with a command line; of an option that is not there, what is meant."""
-    if not hasattr(fault, "possibilities") or fault.ctx is None:
+    if not hasattr(fault, "option_name"):
         return str(fault.format_message())
+    if not hasattr(fault, "possibilities"):  # a value is missing, or there should be none
+        said = fault.message.partition(f"'{fault.option_name}' ")[2]
+        return f"{fault.option_name}: {said.rstrip('.')}"
     options = fault.ctx.command.params
     known = (name for each in options for name in (*each.opts, *each.secondary_opts))
     near = meant(fault.option_name, known)

@@ -386,6 +386,8 @@ def test_without_a_command_the_help_is_printed_as_it_is(arguments: list[str], ca
         (["graph", "x", "x=1", "--seed", "-1"], "--seed -1: must be greater than or equal to 0"),
         (["train", "penguins", "--cv", "1"], "--cv 1: must be greater than or equal to 2"),
         (["importance", "run", "--repeats", "x"], "--repeats x: must be a valid integer"),
+        (["train", "penguins", "-o"], "-o: requires an argument$"),
+        (["train", "penguins", "--no-bias=3"], "--no-bias: does not take a value$"),
         (["predict", "run"], "DATA is missing; gpunet predict --help"),
         (["graph", "x+"], "column"),
         (["graph", "x+y", "x=1"], "y"),
@@ -562,6 +564,7 @@ def test_models_that_are_none(cli) -> None:
     Path("m.safetensors").write_bytes(b"junk" * 10)
     assert cli("evaluate", "m.safetensors", "penguins").code == 76
     assert cli("evaluate", "nothing", "penguins").code == 66
+    assert "nnn: File name too long" in cli("evaluate", "n" * 300, "penguins").errors[0]
 
 
 # Devices

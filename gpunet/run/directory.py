@@ -166,9 +166,9 @@ def identity(path: Path) -> dict[str, Any]:
 
 def refuse_study(path: Path) -> None:
     """Raise UsageError where a path is a study, which holds runs."""
-    if (path / STUDY).is_file() and not (path / IDENTITY).exists():
+    if os.path.isfile(path / STUDY) and not os.path.exists(path / IDENTITY):
         best = path / BEST
-        is_there = (best / IDENTITY).is_file()
+        is_there = os.path.isfile(best / IDENTITY)
         hint = f"its best run is {best}" if is_there else "the same gpunet tune goes on with it"
         raise UsageError(f"{path}: is a study, no run", hint)
 

@@ -124,7 +124,7 @@ def check_place(path: Path, named: Path | None = None) -> None:
 
 def check_new(path: Path, hint: str) -> None:
     """Refuse a file that is there already; a pipe or a device takes what it is given."""
-    if path.exists() and not _is_stream(path):
+    if os.path.exists(path) and not _is_stream(path):
         raise OutputExists(f"{path}: is there already", hint)
 
 
