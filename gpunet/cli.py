@@ -362,7 +362,8 @@ def predict(
     found = model.outcome(source, resolve(device).device)
     columns = predicting.columns(model.schema, source, found, kept, proba)
     for name, count in found.unseen.items():
-        view.warn(f"{name}: {counted(count, 'row')} with a category that training never saw")
+        rows = counted(count, "row")
+        view.warn(f"{name}: a category that training never saw in {rows}")
     predicting.write(predicting.spreadsheet_safe(columns) if spreadsheet_safe else columns, out)
     if json:
         report = {"schema": "gpunet.predict/1", "run": str(run), "out": out, "rows": source.rows}

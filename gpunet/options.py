@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, fields
 from difflib import get_close_matches
 from inspect import Parameter, Signature, signature
+from shlex import quote
 from typing import Annotated, Any, get_args
 
 import typer
@@ -109,7 +110,7 @@ def _twice(option: Any, args: Sequence[str]) -> str:
     said = "/".join(name for name in names if name.startswith("--"))
     if option.metavar != LIST:
         return f"{said} is given twice; leave one out"
-    joined = ",".join(_values(names, args)) or LIST
+    joined = quote(",".join(_values(names, args)) or LIST)
     return f"{said} is given twice; put all of it in one: {said} {joined}"
 
 
