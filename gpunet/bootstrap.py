@@ -19,6 +19,8 @@ CELLS = 2048
 """Of more rows than this, cells of rows drawn at random are resampled: the spread is the same."""
 MANY_CLASSES = 100
 """Of more classes the mean AUC has no interval: each would cost a sorting of all rows."""
+FEWEST = 2
+"""Rows that say how much rows differ."""
 CHUNK = 128
 
 Interval = tuple[float, float]
@@ -51,7 +53,9 @@ class RowValues:
         return len(self.values) if self.weight is None else int(np.count_nonzero(self.weight))
 
     def intervals(self, seed: int) -> dict[str, Interval]:
-        """For each metric its interval."""
+        """For each metric its interval; of one row nothing is known but itself."""
+        if self.rows < FEWEST:
+            return {}
         drawn = self.combine(draws(self.values, seed, self.weight))
         found = {name: interval(of) for name, of in drawn.items()}
         for name in ("accuracy", "coverage"):
@@ -77,6 +81,11 @@ class Difference:
         """Whether no difference is within the interval."""
         return not (self.interval[0] > 0 or self.interval[1] < 0)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is an interval: of one row there is none."""
+        return bool(np.isfinite(self.interval).all())
+
 
 def differences(a: RowValues, b: RowValues, seed: int) -> dict[str, Difference]:
     """b's metrics less a's, of the same n rows in the same order and with the same weights, by a
@@ -90,6 +99,7 @@ def differences(a: RowValues, b: RowValues, seed: int) -> dict[str, Difference]:
         with np.errstate(invalid="ignore"):  # neither is defined where a resample's rows are alike
             off = second[name] - first[name]
             value = float(points[1][name] - points[0][name])
+        off = off if a.rows >= FEWEST else off * np.nan
         known = off[np.isfinite(off)]
         beyond = min(np.sum(known <= 0), np.sum(known >= 0))
         share = 2 * (1 + float(beyond)) / (1 + len(known))

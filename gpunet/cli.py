@@ -19,6 +19,7 @@ import typer
 from gpunet import isolation, view
 from gpunet.errors import (
     CheckFailed,
+    DataError,
     Diverged,
     GpunetError,
     Interrupted,
@@ -26,8 +27,8 @@ from gpunet.errors import (
     UsageError,
     WriteError,
 )
-from gpunet.options import meant, takes_settings
-from gpunet.sizes import shown
+from gpunet.options import LIST, Command, Group, meant, takes_settings
+from gpunet.sizes import counted, shown
 
 if TYPE_CHECKING:
     from gpunet.job import Job
@@ -37,18 +38,19 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="gpunet",
     help="Train, check and use neural networks on tables and arrays, on CUDA or any CPU.",
-    no_args_is_help=True,
+    cls=Group,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(name="data", help="Look at data before training.", no_args_is_help=True)
+data_app = typer.Typer(name="data", help="Look at data before training.", cls=Group)
 app.add_typer(data_app)
 
+LECTURE = "lecture"
 OUTPUT, REPEATS, SEARCH = "Output", "Repeats", "Search"
 PLAN_LOOKS = ("data", "target", "columns")
 """What a plan says of the columns, of what a run's `schema.json` says."""
 JSON_HELP = "One JSON document on stdout."
-TrainData = Annotated[str, typer.Argument(metavar="DATA", help="What to learn from.")]
+TrainData = Annotated[Optional[str], typer.Argument(metavar="[DATA]", help="What to learn from.")]
 OutPath = Annotated[
     Optional[Path],
     typer.Option(
@@ -62,7 +64,9 @@ ConfigPath = Annotated[
     ),
 ]
 TrainJson = Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No talk.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Warnings alone.", rich_help_panel=OUTPUT)
+]
 Json = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a model file.")]
 DataPath = Annotated[str, typer.Argument(metavar="DATA", help="A file, or a built-in set.")]
@@ -98,7 +102,7 @@ ENDING = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr
 SAVING = [getattr(signal, n) for n in ("SIGUSR1",) if hasattr(signal, n)]
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(cls=Group, invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -110,10 +114,10 @@ def _options(
         raise typer.Exit
 
 
-@app.command()
+@app.command(cls=Command)
 @takes_settings
 def train(
-    data: TrainData = "lecture",
+    data: TrainData = None,
     out: OutPath = None,
     config: ConfigPath = None,
     dry_run: Annotated[
@@ -142,7 +146,7 @@ def train(
     For example: gpunet train penguins, or
     gpunet train prices.csv --target price --hidden 256,128 --epochs 50
     """
-    _start_reader(data)
+    data = _data(data, given, config)
     if seeds is not None or cv is not None:
         if dry_run:
             raise UsageError("--dry-run is for one run", "leave out --seeds and --cv")
@@ -161,12 +165,13 @@ def train(
         if not quiet:
             _show_columns(planned)
         _train(planned, caught, json, quiet, planned.prepared.notes)
+    _tell_place(quiet, out, [planned.out])
 
 
-@app.command()
+@app.command(cls=Command)
 @takes_settings
 def tune(
-    data: TrainData,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="What to learn from.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The study's directory.", rich_help_panel=SEARCH)
     ],
@@ -202,7 +207,7 @@ def tune(
         tuner.close()
 
 
-@app.command()
+@app.command(cls=Command)
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     data: MovedData = None,
@@ -231,15 +236,15 @@ def resume(
         _train(planned, caught, json, quiet, notes)
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     data: MovedData = None,
     epochs: Annotated[
-        Optional[str], typer.Option("-e", "--epochs", help="With commas: 3,5. All if not given.")
+        Optional[str], typer.Option("-e", "--epochs", metavar=LIST, help="Which. All unless given.")
     ] = None,
     devices: Annotated[
-        Optional[str], typer.Option("--devices", help="With commas: cpu,cuda. The run's own.")
+        Optional[str], typer.Option("--devices", metavar=LIST, help="As cpu,cuda. The run's own.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -259,10 +264,10 @@ def verify(
         raise CheckFailed(f"{run}: {len(wrong):,} of {len(found):,} epochs differ")
 
 
-@app.command()
+@app.command(cls=Command)
 @takes_settings
 def plan(
-    data: TrainData = "lecture",
+    data: TrainData = None,
     config: ConfigPath = None,
     bench: Annotated[
         bool,
@@ -274,7 +279,7 @@ def plan(
     **given: Any,
 ) -> None:
     """Print the launches of one training step on DATA, or of a run, with the settings of train."""
-    _start_reader(data)
+    data = _data(data, given, config)
     from gpunet import job, rerun
 
     if rerun.is_run(data) and (config or _given(given)):
@@ -289,7 +294,7 @@ def plan(
         view.facts(facts, view.out())
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     run: RunPath,
     data: DataPath,
@@ -306,6 +311,7 @@ def evaluate(
     from gpunet.device import resolve
 
     model = predicting.load(run)
+    _warn_of_seen(run, data)
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
     answers = model.answers(source, resolve(device).device)
     found, intervals = model.judge(*answers), model.intervals(*answers)
@@ -316,7 +322,7 @@ def evaluate(
         view.metrics({source.name: found}, {source.name: intervals})
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     run: RunPath,
     data: DataPath,
@@ -324,8 +330,11 @@ def predict(
         str, typer.Option("-o", "--out", help="A .csv, .parquet or .jsonl file, or - for stdout.")
     ] = "-",
     keep: Annotated[
-        Optional[str], typer.Option(help="Columns of DATA to copy, with commas: ids.")
+        Optional[str], typer.Option(metavar=LIST, help="Columns of DATA to copy.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is there.")
+    ] = False,
     proba: Annotated[bool, typer.Option("--proba", help="Add a column a class.")] = False,
     spreadsheet_safe: Annotated[
         bool, typer.Option("--spreadsheet-safe", help="A ' before text that looks like a formula.")
@@ -342,7 +351,9 @@ def predict(
     from gpunet import predict as predicting
     from gpunet.device import resolve
 
-    predicting.check_destination(out)
+    predicting.check_destination(out, (run, data), overwrite)
+    if overwrite and out == "-":
+        raise UsageError("--overwrite is for a file", "name it with -o")
     if json and out == "-":
         raise UsageError("--json and the predictions are both for stdout", "name a file with -o")
     model = predicting.load(run)
@@ -351,7 +362,8 @@ def predict(
     found = model.outcome(source, resolve(device).device)
     columns = predicting.columns(model.schema, source, found, kept, proba)
     for name, count in found.unseen.items():
-        view.warn(f"{name}: {count:,} rows hold a category that training never saw")
+        rows = counted(count, "row")
+        view.warn(f"{name}: a category that training never saw in {rows}")
     predicting.write(predicting.spreadsheet_safe(columns) if spreadsheet_safe else columns, out)
     if json:
         report = {"schema": "gpunet.predict/1", "run": str(run), "out": out, "rows": source.rows}
@@ -363,7 +375,7 @@ OwnData = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A")],
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B")],
@@ -396,10 +408,10 @@ def compare(
         for name, each in found.differences.items()
     ]
     view.table(["", str(run_a), str(run_b), "difference", "share"], rows, right=(1, 2, 3, 4))
-    view.facts([(f"{found.rows:,} rows", found.verdict)], view.out())
+    view.facts([(counted(found.rows, "row"), found.verdict)], view.out())
 
 
-@app.command()
+@app.command(cls=Command)
 def importance(
     run: RunPath,
     data: OwnData = None,
@@ -417,7 +429,8 @@ def importance(
     from gpunet import importance as weighing
     from gpunet.device import resolve
 
-    model, source = _model_and_rows(run, _read_new(data, delimiter, header, max_memory), device)
+    source = _read_new(data, delimiter, header, max_memory)
+    model, source = _model_and_rows(run, data, source, device)
     found = weighing.importance(model, source, resolve(device).device, repeats)
     if json:
         report = {"schema": weighing.SCHEMA, "run": str(run), "rows": source.rows}
@@ -428,7 +441,7 @@ def importance(
     view.table(["column", f"{found[0].metric} grows by"], rows, right=(1,))
 
 
-@app.command()
+@app.command(cls=Command)
 def slices(
     run: RunPath,
     data: OwnData = None,
@@ -447,7 +460,8 @@ def slices(
     from gpunet import slices as slicing
     from gpunet.device import resolve
 
-    model, source = _model_and_rows(run, _read_new(data, delimiter, header, max_memory), device)
+    source = _read_new(data, delimiter, header, max_memory)
+    model, source = _model_and_rows(run, data, source, device)
     whole, found = slicing.slices(model, source, resolve(device).device, least, most)
     if json:
         report = {"schema": slicing.SCHEMA, "run": str(run), "rows": source.rows, "all": whole}
@@ -463,12 +477,17 @@ def slices(
         ]
         for each in found
     ]
-    head = ["column", "slice", "rows", found[0].metric if found else "", ""]
-    view.table(head, rows, right=(2, 3))
-    view.facts([("all rows", view.number(whole))], view.out())
+    facts = [("all rows", view.number(whole))]
+    if found:
+        head = ["column", "slice", "rows", found[0].metric, ""]
+        view.table(head, rows, right=(2, 3))
+    else:
+        lower = "; lower --least" if least > 2 else ""
+        facts.append(("slices", f"no slice has {least:,} rows{lower}"))
+    view.facts(facts, view.out())
 
 
-@app.command()
+@app.command(cls=Command)
 def graph(
     text: Annotated[str, typer.Argument(metavar="FORMULA", help="(x+y)*z")],
     inputs: Inputs = None,
@@ -494,7 +513,7 @@ def graph(
         view.table(["", ""], [["", line] for n in reversed(nodes) for line in n.explain])
 
 
-@app.command()
+@app.command(cls=Command)
 def gradcheck(
     text: Annotated[Optional[str], typer.Argument(metavar="[FORMULA]")] = None,
     inputs: Inputs = None,
@@ -514,11 +533,11 @@ def gradcheck(
         rows = [[r.name, r.kind, f"{r.error:.1e}", "ok" if r.ok else "WRONG"] for r in results]
         view.table(["name", "kind", "largest relative error", ""], rows, right=(2,))
         worst = max((result.error for result in results), default=0.0)
-        view.facts([("largest", f"{worst:.1e} of {len(results):,} checks")], view.out())
+        view.facts([("largest", f"{worst:.1e} of {counted(len(results), 'check')}")], view.out())
     checking.demand(results)
 
 
-@app.command()
+@app.command(cls=Command)
 def info(
     bench: Annotated[
         bool, typer.Option("--bench", help="Measure what the devices are capable of.")
@@ -536,7 +555,7 @@ def info(
         view.facts([*about.lines(found), *facts], view.out())
 
 
-@data_app.command("list")
+@data_app.command("list", cls=Command)
 def data_list(json: Json = False) -> None:
     """The built-in sets."""
     from gpunet.data import BUILTIN
@@ -549,10 +568,10 @@ def data_list(json: Json = False) -> None:
     view.table(["name", "rows", "columns", "task", "what it is"], rows, right=(1, 2))
 
 
-@data_app.command("show")
+@data_app.command("show", cls=Command)
 def data_show(
     data: DataPath,
-    target: Annotated[Optional[str], typer.Option("-t", "--target")] = None,
+    target: Annotated[Optional[str], typer.Option("-t", "--target", metavar=LIST)] = None,
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",
@@ -596,7 +615,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments in (["--help"], ["-h"], []):
+    if arguments in (["--help"], ["-h"]):
         app.rich_markup_mode = None  # the list of commands is plain: Rich's help doubles the wait
     try:
         return int(app(arguments, prog_name="gpunet", standalone_mode=False) or 0)
@@ -622,8 +641,11 @@ def _run(arguments: list[str]) -> int:
 
 def _usage(fault: Any) -> str:
     """What Typer found wrong with a command line; of an option that is not there, what is meant."""
-    if not hasattr(fault, "possibilities") or fault.ctx is None:
+    if not hasattr(fault, "option_name"):
         return str(fault.format_message())
+    if not hasattr(fault, "possibilities"):  # a value is missing, or there should be none
+        said = fault.message.partition(f"'{fault.option_name}' ")[2]
+        return f"{fault.option_name}: {said.rstrip('.')}"
     options = fault.ctx.command.params
     known = (name for each in options for name in (*each.opts, *each.secondary_opts))
     near = meant(fault.option_name, known)
@@ -683,6 +705,27 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise _Ended(number)
 
 
+def _data(data: str | None, options: dict[str, Any], config: Path | None) -> str:
+    """What to learn from, whose reader is started: the lecture's rows where nothing is named.
+
+    Raises UsageError where a file of settings is for others.
+    """
+    if data is not None:
+        _start_reader(data)
+        return data
+    if config is not None:
+        from gpunet import job
+        from gpunet.config import gather
+
+        gather(_given(options), config)
+        try:
+            job.plan(LECTURE, _given(options), config)
+        except (UsageError, DataError) as fault:
+            said = f"DATA is missing: {config} does not fit the lecture's ({fault.message})"
+            raise UsageError(said, "name the data that it is for") from None
+    return LECTURE
+
+
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
@@ -707,6 +750,7 @@ def _train(
     if not quiet and not is_stopped:
         view.gap()
         view.facts([*_judged_facts(summary), *_next_steps(summary)])
+    _warn_of(summary)
     _check_ended(planned, caught, summary)
 
 
@@ -728,6 +772,12 @@ def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]
     summary = planned.finish()
     view.gap()
     return summary
+
+
+def _warn_of(summary: dict[str, Any], whose: str = "") -> None:
+    """What a model does not reach."""
+    for text in summary["warnings"]:
+        view.warn(whose + text)
 
 
 def _check_ended(planned: "Job", caught: list[int], summary: dict[str, Any]) -> None:
@@ -764,6 +814,7 @@ def _repeat(
                 summary = _follow(planned, quiet, planned.prepared.notes)
             _check_ended(planned, caught, summary)
             found.add(each, summary)
+            _warn_of(summary, f"{each.label}: ")
     except Interrupted as fault:
         said = f"{each.label}: {fault.message}; {found.done(len(asked))}"
         raise Interrupted(said, fault.hint, fault.exit_code - 128) from None
@@ -778,6 +829,13 @@ def _repeat(
     if not quiet:
         view.gap()
         view.facts([(each["label"], each["run"]) for each in found.runs])
+    _tell_place(quiet, out, [each["run"] for each in found.runs])
+
+
+def _tell_place(quiet: bool, out: Path | None, made: Iterable[object]) -> None:
+    """Where runs are whose place nobody named, and no talk has told."""
+    if quiet and out is None:
+        view.say(f"saved in {', '.join(map(str, made))}")
 
 
 def _search(tuner: "Tuner", quiet: bool) -> None:
@@ -815,6 +873,7 @@ def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
         view.gap()
         view.facts([("best", f"trial {best.number}"), *_judged_facts(summary)])
         view.facts(_next_steps(summary))
+    _warn_of(summary)
 
 
 def _trial_cells(trial: "Trial", metric: str) -> list[str]:
@@ -907,14 +966,16 @@ def _expected(planned: "Job") -> tuple[dict[str, Any], list[tuple[str, str]]]:
 
 def _outlook_facts(found: "Outlook") -> list[tuple[str, str]]:
     disk = f" · {shown(found.disk_bytes)} of rows on disk" if found.disk_bytes else ""
-    pace = f"{found.step_seconds * 1e3:.3g} ms a step, over {found.timed:,} steps"
+    step = found.step_seconds
+    each = f"{step * 1e3:.3g} ms" if step < 1 else view.duration(step)
+    pace = f"{each} a step, over {counted(found.timed, 'step')}"
     return [
         (
             "memory",
             f"{shown(found.data_bytes)} of rows · {shown(found.weight_bytes)} of weights, "
             f"gradients and optimiser · {shown(found.arena_bytes)} for a step{disk}",
         ),
-        ("steps", f"{found.steps:,}, {found.epochs:,.4g} epochs"),
+        ("steps", f"{found.steps:,}, {found.epochs:,.4g} epoch{'s' * (found.epochs != 1)}"),
         ("time", f"{view.duration(found.total_seconds)} at most ({pace})"),
     ]
 
@@ -931,7 +992,16 @@ def _read_new(data: str | None, delimiter: str | None, header: bool, max_memory:
     return room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
 
 
-def _model_and_rows(run: Path, source: Any, device: str) -> tuple[Any, Any]:
+def _warn_of_seen(run: Path, data: str) -> None:
+    """Rows that a run has learned from say little of it."""
+    from gpunet import comparison
+
+    if comparison.has_seen(run, data):
+        seen = f"{run} was trained on rows of {data}, which flatters it"
+        view.warn(f"{seen}; {run / 'summary.json'} judges it on rows held out")
+
+
+def _model_and_rows(run: Path, data: str | None, source: Any, device: str) -> tuple[Any, Any]:
     """A model, and rows to judge it on: those given, or those that its run held out."""
     from gpunet import predict as predicting
     from gpunet import rerun
@@ -939,6 +1009,8 @@ def _model_and_rows(run: Path, source: Any, device: str) -> tuple[Any, Any]:
     model = predicting.load(run)
     if source is None and not rerun.is_run(run):
         raise UsageError(f"{run}: a model file does not say which rows it has seen", "give DATA")
+    if data is not None:
+        _warn_of_seen(run, data)
     return model, rerun.held_out(run, device)[1] if source is None else source
 
 
@@ -970,16 +1042,19 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
     sizes = " · ".join(f"{name} {part.rows:,}" for name, part in parts.items() if part)
     widths = " → ".join(map(str, (schema.width, *config.hidden, planned.outputs)))
     widths = f"{len(planned.members):,} of {widths}" if len(planned.members) > 1 else widths
-    length = f"{config.steps:,} steps" if config.steps else f"{config.epochs:,} epochs"
+    weights = counted(planned.parameters, "parameter")
+    steps, epochs = counted(planned.steps, "step"), counted(planned.epochs, "epoch")
+    length = steps if config.steps else epochs
     target = ", ".join(schema.target.names)
-    labels = f", {len(schema.target.labels):,} classes" if schema.target.labels else ""
+    classes = len(schema.target.labels)
+    labels = f", {counted(classes, 'class')}" if classes else ""
     sent = ", rows sent there in windows" if planned.sends_rows else ""
     return [
         ("data", f"{planned.name}: {sizes} ({data.how})"),
         ("target", f"{target}: {schema.target.task}{labels} ({schema.target.reason})"),
         (
             "network",
-            f"{widths} {config.activation}, {planned.parameters:,} parameters, {config.loss}",
+            f"{widths} {config.activation}, {weights}, {config.loss}",
         ),
         (
             "training",
@@ -997,7 +1072,7 @@ def _batch(config: Any) -> str:
 
 
 def _judged_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """What was fitted on the validation part, and what was not reached."""
+    """What was fitted on the validation part."""
     found, facts = summary["calibration"] or {}, []
     if "log_loss" in found:
         losses = " → ".join(view.number(found["log_loss"][when]) for when in ("before", "after"))
@@ -1006,7 +1081,7 @@ def _judged_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if "f1" in found:
         scores = " → ".join(view.number(found["f1"][when]) for when in ("before", "after"))
         facts.append(("threshold", f"{found['threshold']:.3g}, F1 on validation {scores}"))
-    return [*facts, *(("warning", text) for text in summary["warnings"])]
+    return facts
 
 
 def _next_steps(summary: dict[str, Any]) -> list[tuple[str, str]]:

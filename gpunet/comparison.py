@@ -103,10 +103,15 @@ def _check_targets(a: Any, b: Any) -> None:
             raise UsageError(f"the runs do not share the {word}: {shown[0]} and {shown[1]}")
 
 
-def _check_unseen(data: Any, runs: tuple[Path | str, Path | str]) -> None:
+def has_seen(run: Path | str, data: Any) -> bool:
+    """Whether a run was trained on rows of these data, as far as their place tells."""
     place = location(data)
+    return place is not None and rerun.is_run(run) and bool(identity(Path(run))["data"] == place)
+
+
+def _check_unseen(data: Any, runs: tuple[Path | str, Path | str]) -> None:
     for run in runs:
-        if place is not None and rerun.is_run(run) and identity(Path(run))["data"] == place:
+        if has_seen(run, data):
             raise DataError(
                 f"{run} was trained on rows of {data}",
                 "leave DATA out to use the rows that were held out, or give others",

@@ -209,7 +209,7 @@ class Config:
     )
 
     device: str = _setting("auto", HARDWARE, "auto, cpu, cuda or cuda:N.")
-    threads: Count | Auto = _setting("auto", HARDWARE, "Threads on the CPU.")
+    threads: Count | Auto = _setting("auto", HARDWARE, "Threads on the CPU, at most.")
     kernels: Kernels = _setting("auto", HARDWARE, "What runs on the CPU.")
     split: Split = _setting(
         "auto", HARDWARE, "What threads share out: rows, or columns of layers wider than the batch."
@@ -308,9 +308,10 @@ class Settings:
             if each.metadata["panel"] not in (HARDWARE, OUTPUT)
         }
 
-    def to_toml(self, data: str) -> str:
-        """A file that `--config` reads: one line a setting, its origin behind it."""
-        lines = [f"# gpunet train {_one_line(data)} --config THIS_FILE"]
+    def to_toml(self, use: str) -> str:
+        """A file that `--config` reads: how it is used, then a line a setting, its origin behind
+        it."""
+        lines = [f"# {_one_line(use)}"]
         panel = None
         for each in fields(Config):
             value = getattr(self.config, each.name)

@@ -131,14 +131,15 @@ def _compare(
         found[name] = {each: plain.judge(*of) for each, of in theirs.items()}
         rows = plain.row_values(*theirs[last])
         difference = bootstrap.differences(rows, ours, model.config.seed)[metric]
-        if difference.interval[1] >= 0:
+        if not difference.interval[1] < 0:
             warnings.append(_unbeaten(name, last, metric, difference))
     return found, warnings
 
 
 def _unbeaten(name: str, part: str, metric: str, difference: Difference) -> str:
     low, high = difference.interval
-    return (
-        f"no better than the {name} baseline beyond noise: {metric} on {part} differs by "
-        f"{difference.value:+.4g} ({low:+.4g}…{high:+.4g})"
-    )
+    said = f"worse than the {name} baseline"
+    if difference.is_noise:
+        said = f"no better than the {name} baseline beyond noise"
+    sure = f" ({low:+.4g}…{high:+.4g})" if difference.is_known else ""
+    return f"{said}: {metric} on {part} differs by {difference.value:+.4g}{sure}"

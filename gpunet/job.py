@@ -6,11 +6,12 @@ Shows nothing: whoever runs it follows the reports.
 import json
 import os
 import secrets
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
@@ -32,6 +33,8 @@ from gpunet.view import finite
 
 SCHEMA = "gpunet.train/1"
 METRICS, TIMING, SUMMARY, FAULT = "metrics.jsonl", "timing.jsonl", "summary.json", "fault"
+STDIN = "stdin"
+"""What data are called that were read there."""
 PASSING = ("steps", "epochs", "rows_per_second", "seconds")
 
 
@@ -71,6 +74,14 @@ class Job:
         return None if self.run is None else self.run.path
 
     @property
+    def used_by(self) -> str:
+        """What trains again with the run's `config.toml`."""
+        if self.location is None and self.name != STDIN:
+            return "gpunet.train(data, config=THIS_FILE): the data were in memory"
+        data = "-" if self.location is None else shlex.quote(self.location)
+        return f"gpunet train {data} --config THIS_FILE"
+
+    @property
     def outputs(self) -> int:
         """k, the width of the network's prediction."""
         return self.prepared.schema.target.outputs
@@ -84,6 +95,12 @@ class Job:
     def steps(self) -> int:
         """Updates in all, if nothing ends the run early."""
         return loop.steps_in_all(self.model.config, self.training_rows, self.legs)
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training rows in all, those that were added included."""
+        rows = self.training_rows
+        return ceil(self.steps / ceil(rows / min(int(self.model.config.batch_size), rows)))
 
     @property
     def training_rows(self) -> int:
@@ -131,7 +148,7 @@ class Job:
             "environment": about.environment(self.choice.device),
             "legs": list(self.legs),
         }
-        run.write(SETTINGS, self.settings.to_toml(self.name))
+        run.write(SETTINGS, self.settings.to_toml(self.used_by))
         run.write_json(COLUMNS, self.looks())
         run.write(SPLIT, pack(self.prepared.split.rows, {"split": self.prepared.how}))
         self.note_identity()

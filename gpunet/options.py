@@ -1,17 +1,22 @@
-"""Settings as command-line options: every field of Config becomes one, with its help and default.
+"""Settings as command-line options: every field of Config becomes one, with its help and default;
+and command lines that lose nothing: an option that is given twice is an error.
 
 Values stay text here; config.py alone checks them.
 """
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, fields
 from difflib import get_close_matches
 from inspect import Parameter, Signature, signature
+from shlex import quote
 from typing import Annotated, Any, get_args
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from gpunet.config import Config, Switch, flag
+from gpunet.errors import UsageError
 
 ELSEWHERE = {
     "lr": "learning-rate alpha eta",
@@ -37,6 +42,31 @@ ELSEWHERE = {
 SHORT_OPTION = len("--epoch")
 """Of shorter ones few letters are alike by chance."""
 SHORT = {"target": "-t", "epochs": "-e", "batch_size": "-b", "device": "-d"}
+LIST = "A,B"
+"""How the help writes a value that may be several."""
+
+
+class Command(TyperCommand):
+    """A command whose options are given once each, and whose faults read as all of gpunet's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        values = _once(self, ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as fault:
+            raise _fault(fault, values) from None
+
+
+class Group(TyperGroup):
+    """Commands by name; without one the help is printed, on stderr."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            self.rich_markup_mode = None
+            sys.stderr.write(ctx.get_help() + "\n")
+            raise typer.Exit(UsageError.exit_code)
+        _once(self, ctx, args)
+        return super().parse_args(ctx, args)
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -61,6 +91,49 @@ def meant(option: str, known: Iterable[str]) -> str | None:
     names, is_short = {**others, **own}, len(option) < SHORT_OPTION
     near = get_close_matches(option, names, 1, cutoff=0.9 if is_short else 0.75)
     return names[near[0]] if near else None
+
+
+def _once(command: Any, ctx: Any, args: Sequence[str]) -> dict[str, Any]:
+    """What the options of a command line say. Raises UsageError where one says it twice: Typer
+    would take the last."""
+    if ctx.resilient_parsing:
+        return {}
+    values, _, order = command.make_parser(ctx).parse_args(args=list(args))
+    for each in order:
+        if order.count(each) > 1 and each.param_type_name == "option":
+            raise UsageError(_twice(each, args))
+    return dict(values)
+
+
+def _twice(option: Any, args: Sequence[str]) -> str:
+    names = [name for name in (*option.opts, *option.secondary_opts) if name]
+    said = "/".join(name for name in names if name.startswith("--"))
+    if option.metavar != LIST:
+        return f"{said} is given twice; leave one out"
+    joined = quote(",".join(_values(names, args)) or LIST)
+    return f"{said} is given twice; put all of it in one: {said} {joined}"
+
+
+def _values(names: Sequence[str], args: Sequence[str]) -> list[str]:
+    """What stands behind an option's names."""
+    found = []
+    for word, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in names:
+            found.append(value if equals else following)
+    return found
+
+
+def _fault(fault: Any, values: dict[str, Any]) -> UsageError:
+    """A value that an option cannot take, or one that is missing, in the words of config.py."""
+    param = fault.param
+    is_option = param.param_type_name == "option"
+    name = param.opts[0] if is_option else (param.metavar or param.name).strip("[]")
+    if not fault.message:
+        hint = f"{fault.ctx.command_path} --help says what it takes"
+        return UsageError(f"{name} is missing", hint)
+    wanted = fault.message.replace("Input should be", "must be")
+    return UsageError(f"{name} {str(values.get(param.name))[:60]}: {wanted}")
 
 
 def _option(each: "Field[Any]") -> Parameter:
@@ -98,7 +171,7 @@ def _default(each: "Field[Any]") -> str:
 def _metavar(kind: Any) -> str:
     text = str(kind)
     if "tuple" in text:
-        return "A,B"
+        return LIST
     words = [word for part in get_args(kind) for word in (get_args(part) or (part,))]
     if kind is str or str in words or (words and all(isinstance(w, str) for w in words)):
         return "NAME"

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
@@ -193,6 +194,7 @@ def load(path: Path | str) -> Model:
     Raises InputMissing when there is none, ModelInvalid when it is damaged or not gpunet's.
     """
     path = Path(path)
+    run.refuse_study(path)
     weights, state = run.unpack(path / MODEL_FILE if isdir(path) else path)
     try:
         schema = Schema.from_dict(state["schema"])
@@ -266,13 +268,19 @@ def _is_double(weights: dict[str, np.ndarray]) -> bool:
     return any(array.dtype == np.float64 for array in weights.values())
 
 
-def check_destination(out: str) -> None:
-    """Refuse, before any work, a file of a kind or in a place that cannot be written."""
+def check_destination(out: str, inputs: Iterable[Path | str] = (), overwrite: bool = False) -> None:
+    """Refuse, before any work, a file of a kind or in a place that cannot be written, one of the
+    inputs, and, unless it is to be overwritten, one that is there."""
     if out == "-":
         return
-    if not out.endswith(FORMATS):
+    if not out.lower().endswith(FORMATS):
         raise UsageError(f"{out}: no format for this name", f"use {', '.join(FORMATS)} or -")
     run.files.check_place(Path(out))
+    for each in inputs:
+        if run.files.is_same(out, each):
+            raise UsageError(f"{out}: is what is read here", "name another file with -o")
+    if not overwrite:
+        run.files.check_new(Path(out), "name another with -o, or add --overwrite")
 
 
 def columns(
@@ -280,7 +288,7 @@ def columns(
 ) -> dict[str, Any]:
     """The columns of a predictions file: those kept, `prediction` (or a column a target), one
     `q<quantile>` a quantile, and with `proba` one `p_<class>` a class."""
-    result = _kept(source, keep)
+    result: dict[str, Any] = {}
     names = schema.target.names
     if found.labels.ndim == 1:
         result["prediction"] = found.labels
@@ -293,9 +301,10 @@ def columns(
         shares = probabilities(schema, found.output)
         words = schema.target.labels or names
         result.update({f"p_{word}": shares[:, j] for j, word in enumerate(words)})
-    if taken := [name for name in keep if name in list(result)[len(keep) :]]:
-        raise DataError(f"--keep {taken[0]}: a column of the predictions has that name")
-    return result
+    if taken := [name for name in keep if name in result]:
+        hint = f"name {taken[0]} otherwise in {source.name}, or leave it out"
+        raise UsageError(f"--keep {taken[0]}: a column of the predictions has that name", hint)
+    return {**_kept(source, keep), **result}
 
 
 def _kept(source: Source, names: list[str]) -> dict[str, Any]:
@@ -333,7 +342,7 @@ def _defused(values: Any) -> Any:
 
 def write(table: dict[str, Any], out: str) -> None:
     """Write columns as CSV, Parquet or JSON lines, by the name's ending; `-` is CSV on stdout."""
-    content = _encode(table, ".csv" if out == "-" else Path(out).suffix)
+    content = _encode(table, ".csv" if out == "-" else Path(out).suffix.lower())
     if out == "-":
         sys.stdout.buffer.write(content)
         sys.stdout.flush()

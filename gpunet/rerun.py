@@ -5,6 +5,7 @@ checkpoints their hashes and the shapes of the network.
 """
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ import numpy as np
 
 from gpunet import about, job
 from gpunet.config import gather
-from gpunet.data import Source
+from gpunet.data import BUILTIN, Source
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError
 from gpunet.job import METRICS, TIMING, Job, lasting
 from gpunet.loop import Report, Snapshot
@@ -64,6 +65,10 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
     if source is None:
         hint = "give the data again: gpunet resume RUN DATA, or gpunet.resume(run, data)"
         raise UsageError(f"{path}: was trained on data in memory", hint)
+    if data is None:
+        _check_there(
+            path, source, "bring them back; resume and verify take DATA where they are now"
+        )
     flags: dict[str, Any] = {}
     if device is not None:
         flags = {"device": device} | dict.fromkeys(ON_ANOTHER_DEVICE, "auto")
@@ -90,9 +95,11 @@ def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
     settings, folder = gather(file=path / SETTINGS), found["folder"]
     if found["data"] is None:
         raise UsageError(f"{path}: was trained on data in memory", "give DATA")
+    _check_there(path, found["data"], "give DATA that it was not trained on")
     source = job.read(found["data"], settings, folder)
     reopened = reopen(path, source, device)
-    _differences(reopened, path, allow_inexact=False)
+    if changed := _differences(reopened, path):
+        raise ModelInvalid(changed[0], "give DATA that it was not trained on")
     rows, part = reopened.prepared.rows, settings.config.test
     if "test" in rows:
         return reopened, source.take(rows["test"])
@@ -100,6 +107,12 @@ def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
         raise UsageError(f"{path}: has no test part", "give DATA that it was not trained on")
     own = source.test if isinstance(part, float) else None
     return reopened, own or job.read(part, settings, folder)
+
+
+def _check_there(path: Path, place: str, hint: str) -> None:
+    """Refuse a run whose data have moved."""
+    if place not in BUILTIN and not os.path.exists(place):
+        raise InputMissing(f"{path}: its data are no longer at {place}", hint)
 
 
 def _check_settings(path: Path) -> None:
@@ -146,7 +159,10 @@ def take_up(
     try:
         resumed = reopen(path, data, device)
         resumed.run = held
-        notes = _differences(resumed, held.path, allow_inexact)
+        notes = _differences(resumed, held.path)
+        if notes and not allow_inexact:
+            raise ModelInvalid(notes[0], "--allow-inexact goes on all the same")
+        notes += _surroundings(resumed)
         notes += _take_newest(resumed)
         if more is not None:
             _extend(resumed, more)
@@ -184,7 +200,8 @@ def _compare(
     path: Path, wanted: list[dict[str, Any]], device: str | None, data: Any, is_whole: bool
 ) -> Iterator[Compared]:
     again = reopen(path, data, device)
-    _differences(again, path, allow_inexact=False)
+    if changed := _differences(again, path):
+        raise ModelInvalid(changed[0], "bring back what the run was trained with")
     here, there = about.environment(again.choice.device), again.identity["environment"]
     if here == there and not is_whole:
         again.start = _before(again, path, wanted[0]["step"])
@@ -224,8 +241,8 @@ def _before(again: Job, path: Path, step: int) -> Snapshot | None:
     return None
 
 
-def _differences(resumed: Job, path: Path, allow_inexact: bool) -> list[str]:
-    """Warnings of what differs from the first day; ModelInvalid where it must not."""
+def _differences(resumed: Job, path: Path) -> list[str]:
+    """What differs from the first day though the run follows from it, in words."""
     now, then = resumed.fingerprints(), resumed.identity["fingerprints"]
     notes = []
     for what in now:
@@ -235,12 +252,14 @@ def _differences(resumed: Job, path: Path, allow_inexact: bool) -> list[str]:
             notes.append(f"{changed} since the run began: {ids}")
     if not _is_split_alike(resumed, path):
         notes.append(f"{path / SPLIT}: the parts are of other rows now")
-    if notes and not allow_inexact:
-        raise ModelInvalid(notes[0], "--allow-inexact goes on all the same")
+    return notes
+
+
+def _surroundings(resumed: Job) -> list[str]:
+    """What else differs from the first day, which bits may follow from."""
     here, there = about.environment(resumed.choice.device), resumed.identity["environment"]
     differing = [name for name in sorted(here.keys() | there) if here.get(name) != there.get(name)]
-    notes += [f"not bit for bit: {n} is {here.get(n)}, was {there.get(n)}" for n in differing]
-    return notes
+    return [f"not bit for bit: {n} is {here.get(n)}, was {there.get(n)}" for n in differing]
 
 
 def _is_split_alike(resumed: Job, path: Path) -> bool:

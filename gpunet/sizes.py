@@ -1,4 +1,5 @@
-"""Numbers of bytes in words, and back: 1.5 GiB. Refuses to count in powers of ten."""
+"""Sizes in words: bytes, and back (1.5 GiB), and so many of a thing. Refuses to count bytes in
+powers of ten."""
 
 import re
 
@@ -27,3 +28,12 @@ def shown(count: int) -> str:
             break
         value, unit = value / 1024, larger
     return f"{count:,} B" if unit == "B" else f"{value:,.1f} {unit}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `1,204 rows`; nouns that take -ies or -es do so."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("y"):
+        return f"{number:,} {noun[:-1]}ies"
+    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from math import nan
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def slices(
     ranked.sort(key=lambda each: -each[0])
     found = []
     for _, name, word, part in ranked[:most]:
-        interval = part.intervals(model.config.seed)[metric]
+        interval = part.intervals(model.config.seed).get(metric, (nan, nan))
         value, is_worse = float(part.metrics[metric]), interval[0] > whole
         found.append(Slice(name, word, part.rows, metric, value, interval, is_worse))
     return whole, found

@@ -30,11 +30,11 @@ from gpunet.errors import (
 from gpunet.job import SUMMARY, Job
 from gpunet.loop import Control
 from gpunet.predict import Model
-from gpunet.run import Run, files
+from gpunet.run import BEST, STUDY, Run, files
 from gpunet.space import Range
 
 SCHEMA = "gpunet.tune/1"
-JOURNAL, STUDY, BEST = "journal.log", "study.json", "best"
+JOURNAL = "journal.log"
 TRIALS = 50
 STARTING = 10
 """Trials at random before the search learns from them; half as many before one may be pruned."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gpunet.sizes import shown
+from gpunet.sizes import counted, shown
 
 WIDE = 1000
 ROOM = 16
@@ -157,7 +157,7 @@ def metrics(
 
 def figure(value: float | None, interval: Sequence[float | None] | None) -> str:
     """A number, with its interval where that is known."""
-    if interval is None or value is None:
+    if interval is None or value is None or None in finite(interval):
         return number(value)
     return f"{number(value)} ({number(interval[0])}…{number(interval[1])})"
 
@@ -184,7 +184,7 @@ def profile(name: str, rows: int, columns: Iterable[Any]) -> None:
         for c in columns
     ]
     head = ["column", "kind", "missing", "distinct", "values", "note"]
-    table(head, lines, right=(2, 3), title=f"{show(name)}: {rows:,} row{'s' * (rows != 1)}")
+    table(head, lines, right=(2, 3), title=f"{show(name)}: {counted(rows, 'row')}")
 
 
 def columns(seen: Sequence[Any], console: Console) -> None:
@@ -224,10 +224,11 @@ def plan(launches: Any) -> None:
     table(["", "launch", "reads", "writes", "bytes", "FLOPs"], rows, right=(0, 4, 5))
     total = sum(each["flops"] or 0 for each in found["launches"])
     at_a_time = found["micro_batch"]
+    where = f"{found['device']}, {found['kernels']}"
     parts = "" if at_a_time == found["batch"] else f" in micro-batches of {at_a_time:,}"
     facts(
         [
-            ("batch", f"{found['batch']:,} rows{parts} on {found['device']}, {found['kernels']}"),
+            ("batch", f"{counted(found['batch'], 'row')}{parts} on {where}"),
             ("arena", shown(found["arena_bytes"])),
             ("products", f"{total / 1e6:,.2f} MFLOP a step"),
         ],

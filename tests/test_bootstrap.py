@@ -125,6 +125,18 @@ def test_resamples_of_equal_rows_do_not_count_in_a_difference() -> None:
     assert found.share < 0.01
 
 
+@pytest.mark.parametrize("weight", [None, np.array([0.0, 1.0, 0.0])])
+def test_one_row_has_no_interval(weight: np.ndarray | None) -> None:
+    y = np.zeros((1 if weight is None else len(weight), 1))
+    a, b = (bootstrap.of_task("regression", y, y + off, weight) for off in (1, 2))
+    assert a.intervals(0) == {}
+    found = bootstrap.differences(a, b, seed=0)["rmse"]
+    assert found.value == pytest.approx(1)
+    assert (found.is_known, found.is_noise, found.share) == (False, True, 1.0)
+    bits = bootstrap.of_task("binary", y, y + 0.2, weight)
+    assert bits.intervals(0) == {}
+
+
 @pytest.mark.parametrize("name", ["binary", "multilabel", "regression", "multiclass"])
 def test_rows_count_by_their_weight(name: str) -> None:
     if name == "multiclass":

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gpunet
 from gpunet import run
 from gpunet.cli import _run
 
@@ -113,30 +115,95 @@ def test_the_json_of_training(cli) -> None:
 
 def test_quiet_changes_no_result(cli) -> None:
     loud, quiet = cli(*PENGUINS, "-o", "loud"), cli(*PENGUINS, "-o", "quiet", "--quiet")
-    assert quiet.err == ""
+    warned = [line for line in loud.err.splitlines() if line.startswith("gpunet: warning: ")]
+    assert quiet.err.splitlines() == warned
     assert quiet.out == loud.out
     model = "model.safetensors"
     assert Path("loud", model).read_bytes() == Path("quiet", model).read_bytes()
 
 
+def test_quiet_hides_no_warning_and_tells_where_it_saved(cli) -> None:
+    rng = np.random.default_rng(0)
+    rows = "".join(f"{a},{a + b / 9}\n" for a, b in rng.standard_normal((200, 2)))
+    Path("t.csv").write_text(f"a,y\n{rows}")
+    short = ("train", "t.csv", "-t", "y", "-e", "1", "--preset", "fast", "-q")
+    done = cli(*short)
+    *warned, last = done.err.splitlines()
+    assert any("worse than the linear baseline: rmse on test" in line for line in warned)
+    assert all(line.startswith("gpunet: warning: ") for line in warned)
+    assert last == "saved in runs/t-1"
+    named = cli(*short, "-o", "named")
+    assert named.err.splitlines() == warned
+    repeated = cli(*short, "--seeds", "2").err.splitlines()
+    assert any(line.startswith("gpunet: warning: seed0: worse than") for line in repeated)
+    assert repeated[-1] == "saved in runs/t-2, runs/t-3"
+
+
+def test_the_header_of_a_resumed_run_tells_all_its_epochs(cli) -> None:
+    short = ("train", "penguins", "--device", "cpu", "-e", "1", "-o", "run")
+    assert " · 1 epoch · " in cli(*short).err
+    done = cli("resume", "run", "--epochs", "+2")
+    assert " · 3 epochs · " in done.err
+    assert "epoch 3/3" in done.err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(5.76, "5.76 s a step, over 1 step"), (0.0123, "12.3 ms a step, over")]
+)
+def test_long_steps_are_told_in_seconds(seconds: float, said: str) -> None:
+    from gpunet.cli import _outlook_facts
+    from gpunet.outlook import Outlook
+
+    facts = dict(_outlook_facts(Outlook((), 3, 1.0, 1, 1, 1, 1, 0, 1, seconds)))
+    assert said in facts["time"]
+    assert facts["steps"] == "3, 1 epoch"
+
+
+def test_rows_that_a_run_has_learned_from_are_warned_of(cli) -> None:
+    Path("t.csv").write_text(TABLE)
+    Path("new.csv").write_text(TABLE)
+    cli("train", "t.csv", "-t", "y", "-o", "run", "-e", "1")
+    seen = "warning: run was trained on rows of t.csv, which flatters it; run/summary.json"
+    for command in ("evaluate", "importance", "slices"):
+        assert seen in cli(command, "run", "t.csv").err
+        assert cli(command, "run", "new.csv").err == ""
+
+
 def test_the_config_of_a_run_gives_the_same_run(cli) -> None:
-    cli(
-        *PENGUINS,
-        "-o",
-        "first",
-        "--dropout",
-        "0.1",
-        "--hidden",
-        "20,10",
-        "--steps",
-        "30",
-        "--epochs",
-        "auto",
-    )
+    cli(*PENGUINS[:-2], "-o", "first", "--dropout", "0.1", "--hidden", "20,10", "--steps", "30")
     again = cli("train", "penguins", "--config", "first/config.toml", "-o", "second")
     assert again.code == 0
     first, second = (run.unpack(Path(name, "model.safetensors"))[0] for name in ("first", "second"))
     assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_the_config_of_a_run_says_how_to_use_it(cli, monkeypatch) -> None:
+    Path("a table.csv").write_text(TABLE)
+    cli("train", "a table.csv", "-t", "y", "-e", "1", "-o", "first")
+    line = Path("first/config.toml").read_text().splitlines()[0]
+    assert line == f"# gpunet train '{os.path.abspath('a table.csv')}' --config THIS_FILE"
+    words = shlex.split(line.replace("THIS_FILE", "first/config.toml"))
+    assert cli(*words[2:], "-o", "again").code == 0
+    with open("a table.csv") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        cli("train", "-", "-t", "y", "-e", "1", "-o", "piped")
+    piped = Path("piped/config.toml").read_text().splitlines()[0]
+    assert piped == "# gpunet train - --config THIS_FILE"
+    gpunet.train({"a": np.arange(50.0), "y": np.arange(50) % 2}, "y", epochs=1, out="memory")
+    assert "the data were in memory" in Path("memory/config.toml").read_text().splitlines()[0]
+
+
+def test_settings_without_data_are_the_lectures_or_an_error(cli) -> None:
+    Path("its.toml").write_text("steps = 3\n")
+    done = cli("train", "--config", "its.toml", "--json")
+    assert json.loads(done.out)["data"] == "lecture"
+    Path("other.toml").write_text('scaling = "robust"\n')
+    for command in ("train", "plan"):
+        done = cli(command, "--config", "other.toml")
+        assert done.code == 2
+        assert "DATA is missing: other.toml does not fit the lecture's (" in done.errors[0]
+    Path("wrong.toml").write_text('lr = "x"\n')
+    assert "lr (file) x: must be" in cli("train", "--config", "wrong.toml").errors[0]
 
 
 def test_evaluate_and_predict(cli, somewhere: Path) -> None:
@@ -153,6 +220,39 @@ def test_evaluate_and_predict(cli, somewhere: Path) -> None:
     assert len(Path("out.jsonl").read_text().splitlines()) == 2
 
 
+def test_predict_overwrites_nothing_unasked(cli) -> None:
+    Path("t.csv").write_text(TABLE)
+    cli("train", "t.csv", "-t", "y", "-o", "run", "--epochs", "1")
+    Path("there.csv").write_text("mine")
+    done = cli("predict", "run", "nowhere.csv", "-o", "there.csv")
+    assert done.code == 73
+    assert "there.csv: is there already; name another with -o, or add --over" in done.errors[0]
+    assert Path("there.csv").read_text() == "mine"
+    assert cli("predict", "run", "t.csv", "-o", "there.csv", "--overwrite").code == 0
+    assert Path("there.csv").read_text().startswith('"prediction"')
+    Path("link.csv").symlink_to("t.csv")
+    for more in ([], ["--overwrite"]):
+        done = cli("predict", "run", "t.csv", "-o", "link.csv", *more)
+        assert done.code == 2
+        assert "link.csv: is what is read here" in done.errors[0]
+    assert Path("t.csv").read_text() == TABLE
+    assert cli("predict", "run", "t.csv", "--overwrite").code == 2
+
+
+def test_the_ending_of_predictions_may_be_in_capitals(cli) -> None:
+    cli(*PENGUINS, "-o", "run")
+    assert cli("predict", "run", "penguins", "-o", "P.JSONL").code == 0
+    assert "prediction" in json.loads(Path("P.JSONL").read_text().splitlines()[0])
+
+
+def test_a_kept_column_that_a_prediction_would_replace(cli) -> None:
+    Path("t.csv").write_text(TABLE.replace("a,b,y", "a,prediction,y"))
+    cli("train", "t.csv", "-t", "y", "-o", "run", "--epochs", "1")
+    done = cli("predict", "run", "t.csv", "--keep", "a,prediction")
+    assert done.code == 2
+    assert "--keep prediction: a column of the predictions has that name" in done.errors[0]
+
+
 def test_a_category_never_seen_is_counted_on_stderr(cli) -> None:
     rows = "\n".join(f"{'red' if i % 2 else 'green'},{i % 2}" for i in range(50))
     Path("t.csv").write_text(f"colour,y\n{rows}\n")
@@ -160,7 +260,7 @@ def test_a_category_never_seen_is_counted_on_stderr(cli) -> None:
     Path("new.csv").write_text("colour\nblue\nred\n")
     done = cli("predict", "run", "new.csv")
     assert done.code == 0
-    assert "colour: 1 rows hold a category that training never saw" in done.err
+    assert "colour: a category that training never saw in 1 row\n" in done.err
 
 
 def test_graph_prints_the_lectures_numbers(cli) -> None:
@@ -223,7 +323,16 @@ def test_version_and_no_arguments(cli) -> None:
     from gpunet import __version__
 
     assert cli("--version").out == f"gpunet {__version__}\n"
-    assert _run([]) == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"]])
+def test_without_a_command_the_help_is_printed_as_it_is(arguments: list[str], capsys) -> None:
+    assert _run(arguments) == 2
+    seen = capsys.readouterr()
+    assert seen.out == ""
+    first, *lines = seen.err.splitlines()
+    assert first == " ".join(["Usage: gpunet", *arguments, "[OPTIONS] COMMAND [ARGS]..."])
+    assert any(line.split()[:1] == ["data" if not arguments else "show"] for line in lines)
 
 
 # Wrong options
@@ -274,7 +383,12 @@ def test_version_and_no_arguments(cli) -> None:
         (["train", "lecture", "--scaling", "standard"], "no meaning for --no-standardise"),
         (["train", "penguins", "--scaling", "robust", "--no-standardise"], "conflict"),
         (["train", "penguins", "--steps", "9", "--warmup", "100"], "never ends"),
-        (["graph", "x", "x=1", "--seed", "-1"], "seed"),
+        (["graph", "x", "x=1", "--seed", "-1"], "--seed -1: must be greater than or equal to 0"),
+        (["train", "penguins", "--cv", "1"], "--cv 1: must be greater than or equal to 2"),
+        (["importance", "run", "--repeats", "x"], "--repeats x: must be a valid integer"),
+        (["train", "penguins", "-o"], "-o: requires an argument$"),
+        (["train", "penguins", "--no-bias=3"], "--no-bias: does not take a value$"),
+        (["predict", "run"], "DATA is missing; gpunet predict --help"),
         (["graph", "x+"], "column"),
         (["graph", "x+y", "x=1"], "y"),
         (["graph", "x", "x=__import__('os')"], "x"),
@@ -288,6 +402,37 @@ def test_a_wrong_option_is_exit_2(cli, arguments: list[str], message: str) -> No
     assert re.search(message, done.errors[0]), done.errors[0]
     assert done.out == ""
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "x", "--drop", "g", "--drop=t"], "--drop is given .* in one: --drop g,t$"),
+        (["train", "x", "-t", "y", "--target", "z"], "--target is given .*: --target y,z$"),
+        (["train", "x", "--lr", "0.1", "--lr", "0.1"], "--lr is given twice; leave one out$"),
+        (["data", "show", "x", "--header", "--no-header"], "--header/--no-header is given twice"),
+        (["verify", "x", "-e", "1", "-e", "2"], "--epochs is given twice; .*: --epochs 1,2$"),
+        (["predict", "x", "y", "--keep", "a b", "--keep", "c"], ".*: --keep 'a b,c'$"),
+        (["--version", "--version"], "--version is given twice"),
+    ],
+)
+def test_an_option_that_is_given_twice(cli, arguments: list[str], message: str) -> None:
+    done = cli(*arguments)
+    assert done.code == 2
+    assert re.search(message, done.errors[0]), done.errors[0]
+
+
+def test_every_command_refuses_what_is_given_twice() -> None:
+    from typer.main import get_command
+
+    from gpunet.cli import app
+    from gpunet.options import Command, Group
+
+    top = get_command(app)
+    assert isinstance(top, Group)
+    below = [top.commands["data"], *top.commands.values(), *top.commands["data"].commands.values()]
+    assert len(below) > 15
+    assert all(isinstance(each, (Command, Group)) for each in below)
 
 
 def test_a_flag_takes_the_place_of_the_recipes_and_the_files_length(cli) -> None:
@@ -419,6 +564,7 @@ def test_models_that_are_none(cli) -> None:
     Path("m.safetensors").write_bytes(b"junk" * 10)
     assert cli("evaluate", "m.safetensors", "penguins").code == 76
     assert cli("evaluate", "nothing", "penguins").code == 66
+    assert "nnn: File name too long" in cli("evaluate", "n" * 300, "penguins").errors[0]
 
 
 # Devices

@@ -93,7 +93,7 @@ def test_the_written_file_gives_the_same_settings_back(tmp_path: Path) -> None:
     given = {"hidden": "64,32", "target": 'odd "name",b', "lr": "0.003", "steps": "10"}
     settings = gather(given).resolve("init", "he", "relu")
     file = tmp_path / "config.toml"
-    file.write_text(settings.to_toml("data.csv"))
+    file.write_text(settings.to_toml("gpunet train data.csv"))
     again = gather(file=file)
     assert again.config == settings.config
     assert "# auto: relu" in file.read_text()

@@ -21,6 +21,23 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
         files.load(str(tmp_path / "house.csv"), ROOM)
 
 
+@pytest.mark.parametrize(
+    ("name", "other", "is_near"),
+    [
+        ("nofile.csv", "neg.csv", False),
+        ("moved.parquet", "mixed.parquet", False),
+        ("a.csv", "b.csv", False),
+        ("t.csv", "t.tsv", True),
+        ("pirces.csv", "Prices.csv.gz", True),
+    ],
+)
+def test_endings_alone_make_no_names_alike(tmp_path, name, other, is_near):
+    (tmp_path / other).write_bytes(TEXT)
+    with pytest.raises(InputMissing) as fault:
+        files.load(str(tmp_path / name), ROOM)
+    assert (f'did you mean "{other}"' in str(fault.value)) == is_near
+
+
 @pytest.mark.parametrize("name", ["nowhere/x.csv", "x\0y", "n" * 5000])
 def test_names_of_no_file(tmp_path, name):
     with pytest.raises(InputMissing):

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyarrow import csv
 
 import gpunet
-from gpunet import baselines, job, loop, model
+from gpunet import baselines, evaluation, job, loop, model
 from gpunet import run as runs
+from gpunet.bootstrap import Difference
 from gpunet.cli import _run
 from gpunet.errors import ModelInvalid, UsageError
 
@@ -134,6 +136,29 @@ def test_a_network_that_is_no_better_than_a_line_is_told_so() -> None:
     assert bent["warnings"] == []
     loss = {name: each["test"]["rmse"] for name, each in bent["baselines"].items()}
     assert bent["metrics"]["test"]["rmse"] < 0.5 * min(loss.values())
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "said"),
+    [
+        (0.1, (-0.2, 0.3), "no better than the linear baseline beyond noise: rmse on test differs"),
+        (2.4, (1.9, 2.9), "worse than the linear baseline: rmse on test differs by +2.4 (+1.9…+2"),
+        (4.5, (np.nan, np.nan), "no better than the linear baseline beyond noise: rmse on test d"),
+    ],
+)
+def test_what_a_warning_says_of_a_difference(value, interval, said) -> None:
+    difference = Difference(value, interval, 0.5)
+    found = evaluation._unbeaten("linear", "test", "rmse", difference)
+    assert found.startswith(said)
+    assert ("…" in found) == difference.is_known
+
+
+def test_one_test_row_gives_no_interval_but_a_warning(tmp_path: Path) -> None:
+    csv.write_csv(BENT.slice(0, 1), tmp_path / "one.csv")
+    _, found = summary(BENT.slice(1), test=str(tmp_path / "one.csv"))
+    assert found["intervals"]["test"] == {}
+    assert set(found["metrics"]["test"]) >= {"rmse", "mae"}
+    assert all("…" not in text for text in found["warnings"])
 
 
 def test_the_baselines_are_scikit_learns() -> None:

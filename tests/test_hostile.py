@@ -256,7 +256,7 @@ def test_naughty_names_are_shown_harmlessly(call, tmp_path: Path) -> None:
             train,
             ("evaluate", file + ".run", file),
             ("evaluate", file + ".run", file, "--json"),
-            ("predict", file + ".run", file, "-o", "out.csv", "--json"),
+            ("predict", file + ".run", file, "-o", file + ".out.csv", "--json"),
             ("plan", file, "-t", target),
         ):
             code, out, err = call(*command)

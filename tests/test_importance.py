@@ -125,6 +125,15 @@ def test_slices_part_the_rows_of_each_column(model) -> None:
     assert all(e.rows >= 300 for e in slices.slices(model, read(table), CPU, least=300)[1])
 
 
+def test_where_no_slice_is_large_enough_it_is_said(run: Path, capsys) -> None:
+    assert _run(["slices", str(run), "--least", "5000"]) == 0
+    shown = capsys.readouterr().out
+    assert "no slice has 5,000 rows; lower --least" in shown
+    assert "column" not in shown
+    assert _run(["slices", str(run), "--least", "5000", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["slices"] == []
+
+
 def test_the_commands_take_the_rows_held_out(run: Path, tmp_path, capsys) -> None:
     held = json.loads((run / "summary.json").read_text())
     assert _run(["slices", str(run), "--json"]) == 0

@@ -621,7 +621,7 @@ GOING_ON = {
         check_checkpoints_of_other_runs_are_refused,
     ),
     "any fingerprint is accepted": (
-        line(rerun._differences, "and not allow_inexact", "and False"),
+        line(rerun.take_up, "and not allow_inexact", "and False"),
         check_changed_data_and_settings_are_refused,
     ),
     "the data's fingerprint leaves out rows": (
@@ -633,7 +633,7 @@ GOING_ON = {
         check_changed_data_and_settings_are_refused,
     ),
     "another environment is passed over": (
-        line(rerun._differences, "here.get(name) != there.get(name)", "False"),
+        line(rerun._surroundings, "here.get(name) != there.get(name)", "False"),
         check_another_environment_is_told,
     ),
     "the last weights are kept": (

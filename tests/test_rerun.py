@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gpunet
 from gpunet import job, rerun
 from gpunet.cli import main
 from gpunet.errors import CheckFailed, InputMissing, ModelInvalid, RunBusy, UsageError
@@ -272,3 +273,45 @@ def test_verify_on_the_command_line(tmp_path: Path) -> None:
     code, out = command("verify", str(path), "--json")
     assert code == CheckFailed.exit_code
     assert json.loads(out)["ok"] is False
+
+
+def test_each_command_says_what_it_has_where_data_have_changed(tmp_path: Path) -> None:
+    rows = "".join(f"{i % 7},{i % 5},{i % 2}\n" for i in range(60))
+    data = tmp_path / "t.csv"
+    data.write_text(f"a,b,y\n{rows}")
+    gpunet.train(data, "y", out=tmp_path / "a", **SETTINGS)
+    data.write_text(f"a,b,y\n{rows.replace('3', '4')}")
+    told = {
+        rerun.take_up: "--allow-inexact goes on all the same",
+        lambda path: list(rerun.verify(path)): "bring back what the run was trained with",
+        rerun.held_out: "give DATA that it was not trained on",
+    }
+    for made, hint in told.items():
+        with pytest.raises(ModelInvalid, match=f"the data have changed .*; {hint}$"):
+            made(tmp_path / "a")
+
+
+def test_data_that_have_moved_are_asked_for(tmp_path: Path) -> None:
+    data = tmp_path / "t.csv"
+    data.write_text("a,b,y\n" + "".join(f"{i % 7},{i % 5},{i % 2}\n" for i in range(60)))
+    gpunet.train(data, "y", out=tmp_path / "a", **SETTINGS)
+    data.rename(tmp_path / "u.csv")
+    gone = "a: its data are no longer at .*t.csv; "
+    with pytest.raises(InputMissing, match=gone + "bring them back; resume and verify take DATA"):
+        rerun.take_up(tmp_path / "a")
+    with pytest.raises(InputMissing, match=gone + "give DATA that it was not trained on"):
+        rerun.held_out(tmp_path / "a")
+    found = list(rerun.verify(tmp_path / "a", data=tmp_path / "u.csv"))
+    assert found[0].wrong == ""
+
+
+def test_a_study_points_to_its_best_run(tmp_path: Path) -> None:
+    (tmp_path / "st").mkdir()
+    (tmp_path / "st/study.json").write_text("{}")
+    begun = "st: is a study, no run; the same gpunet tune goes on with it"
+    with pytest.raises(UsageError, match=begun):
+        gpunet.load(tmp_path / "st")
+    train(tmp_path / "st/best")
+    for made in (gpunet.load, rerun.take_up, rerun.held_out, lambda path: list(rerun.verify(path))):
+        with pytest.raises(UsageError, match=r"is a study, no run; its best run is .*st/best$"):
+            made(tmp_path / "st")

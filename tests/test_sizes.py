@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpunet.sizes import parse_size, shown
+from gpunet.sizes import counted, parse_size, shown
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,8 @@ def test_no_memory_at_all_is_no_limit_to_give(text: str) -> None:
 def test_what_is_shown_is_read_back_to_a_twentieth_of_its_unit(count: int) -> None:
     back = parse_size(shown(count).replace(",", ""))
     assert abs(back - count) <= max(0, count // 20)
+
+
+def test_things_are_counted_in_words() -> None:
+    assert [counted(n, "epoch") for n in (0, 1, 1200)] == ["0 epochs", "1 epoch", "1,200 epochs"]
+    assert [counted(2, noun) for noun in ("class", "category")] == ["2 classes", "2 categories"]

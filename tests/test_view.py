@@ -70,6 +70,11 @@ def test_numbers(value: float | None, text: str) -> None:
     assert view.number(value) == text
 
 
+def test_a_figure_has_its_interval_where_one_is_known() -> None:
+    assert view.figure(0.5, (0.25, 0.75)) == "0.5000 (0.2500…0.7500)"
+    assert view.figure(0.5, (float("nan"), float("nan"))) == view.figure(0.5, None) == "0.5000"
+
+
 def test_control_and_direction_characters_are_made_visible() -> None:
     assert view.show("a\x1b[31m\u202eb\n[red]") == "a\\x1b[31m\\u202eb\\n[red]"
 

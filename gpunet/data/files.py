@@ -10,6 +10,7 @@ import stat
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from functools import partial
 
 from gpunet.data.limits import check_fits, check_ratio
@@ -25,6 +26,7 @@ MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+STEMS_ALIKE = 0.8
 FEWER = "use fewer columns or rows"
 
 Bytes = bytes | bytearray
@@ -139,8 +141,15 @@ def _unpack(raw: Bytes, budget: int, name: str) -> bytearray:
 
 
 def _near(path: str) -> str | None:
+    """A file whose name is alike but for its endings, which make all names alike."""
     folder, name = os.path.split(path)
     try:
-        return closest(name, sorted(os.listdir(folder or "."))[:10_000])
+        names = sorted(os.listdir(folder or "."))[:10_000]
     except (OSError, ValueError):
         return None
+    near = get_close_matches(_stem(name), {_stem(other) for other in names}, cutoff=STEMS_ALIKE)
+    return closest(name, [other for other in names if _stem(other) in near])
+
+
+def _stem(name: str) -> str:
+    return name.lstrip(".").partition(".")[0].casefold()

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from gpunet.sizes import counted as counted
+
 MISSING = ("", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None")
 # Categories may well be called "?" or "-", so these two are missing only among numbers and dates.
 MISSING_NUMBER = (*MISSING, "?", "-")
@@ -40,15 +42,6 @@ def listed(names: Iterable[object], most: int = 10) -> str:
     if len(words) <= most:
         return ", ".join(words)
     return f"{', '.join(words[:most])} and {len(words) - most:,} more"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 row`, `1,204 rows`; nouns that take -ies or -es do so."""
-    if number == 1:
-        return f"1 {noun}"
-    if noun.endswith("y"):
-        return f"{number:,} {noun[:-1]}ies"
-    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def closest(name: str, names: Sequence[str]) -> str | None:

@@ -2,24 +2,29 @@
 
 from gpunet.run import files, forms
 from gpunet.run.directory import (
+    BEST,
     COLUMNS,
     IDENTITY,
     SETTINGS,
     SPLIT,
+    STUDY,
     Checkpoint,
     Run,
     checkpoints,
     identity,
     readable,
+    refuse_study,
 )
 from gpunet.run.files import write, write_json
 from gpunet.run.tensors import pack, unpack
 
 __all__ = [
+    "BEST",
     "COLUMNS",
     "IDENTITY",
     "SETTINGS",
     "SPLIT",
+    "STUDY",
     "Checkpoint",
     "Run",
     "checkpoints",
@@ -28,6 +33,7 @@ __all__ = [
     "identity",
     "pack",
     "readable",
+    "refuse_study",
     "unpack",
     "write",
     "write_json",

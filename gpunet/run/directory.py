@@ -18,7 +18,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutputExists, RunBusy
+from gpunet.errors import (
+    GpunetError,
+    InputMissing,
+    ModelInvalid,
+    OutputExists,
+    RunBusy,
+    UsageError,
+)
 from gpunet.run import files, forms
 from gpunet.run.tensors import pack, unpack
 
@@ -27,6 +34,8 @@ SPLIT, COLUMNS = "split.safetensors", "schema.json"
 BEFORE = (LOCK, SETTINGS, SPLIT, COLUMNS)
 """What is there before a run is one: `run.json` comes last."""
 STATUS, CHECKPOINTS = "status.json", "checkpoints"
+STUDY, BEST = "study.json", "best"
+"""What makes a directory a study of runs, and the run in it that came out best."""
 CHECKPOINT = re.compile(r"step-(\d{12})\.safetensors")
 KEPT = 2
 
@@ -140,6 +149,7 @@ def identity(path: Path) -> dict[str, Any]:
     """What `run.json` says of a run. Raises InputMissing or ModelInvalid."""
     if not path.is_dir():
         raise InputMissing(f"{path}: no such run")
+    refuse_study(path)
     try:
         found = json.loads(files.read(path / IDENTITY, 1 << 20))
     except FileNotFoundError:
@@ -152,6 +162,15 @@ def identity(path: Path) -> dict[str, Any]:
         raise ModelInvalid(f"{path / IDENTITY}: not as gpunet wrote it")
     _refuse_links(path)
     return found
+
+
+def refuse_study(path: Path) -> None:
+    """Raise UsageError where a path is a study, which holds runs."""
+    if os.path.isfile(path / STUDY) and not os.path.exists(path / IDENTITY):
+        best = path / BEST
+        is_there = os.path.isfile(best / IDENTITY)
+        hint = f"its best run is {best}" if is_there else "the same gpunet tune goes on with it"
+        raise UsageError(f"{path}: is a study, no run", hint)
 
 
 def _is_leg(leg: list[int]) -> bool:

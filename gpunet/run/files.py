@@ -14,7 +14,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from gpunet.errors import InputMissing, NotPermitted, WriteError
+from gpunet.errors import InputMissing, NotPermitted, OutputExists, WriteError
 from gpunet.view import finite
 
 TEMPORARY = ".tmp-"
@@ -120,6 +120,19 @@ def check_place(path: Path, named: Path | None = None) -> None:
         raise WriteError(f"{named}: {os.strerror(number)}")
     if not _is_stream(path) and not os.access(folder, os.W_OK | os.X_OK):
         raise NotPermitted(f"{named}: {folder} cannot be written to")
+
+
+def check_new(path: Path, hint: str) -> None:
+    """Refuse a file that is there already; a pipe or a device takes what it is given."""
+    if os.path.exists(path) and not _is_stream(path):
+        raise OutputExists(f"{path}: is there already", hint)
+
+
+def is_same(a: Path | str, b: Path | str) -> bool:
+    """Whether two names are of one file that is there, and no pipe or device."""
+    with suppress(OSError, ValueError):
+        return os.path.samefile(a, b) and not _is_stream(Path(a))
+    return False
 
 
 def flush_directory(path: Path) -> None:

@@ -5,6 +5,7 @@ header, every name, its hash, and that every value is finite.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -37,7 +38,7 @@ def unpack(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
     Raises InputMissing, NotPermitted, or ModelInvalid with what is wrong.
     """
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise ModelInvalid(f"{path}: a directory or a device, not a file of gpunet's")
     with missing_is_ours(path):
         content = read(path)
