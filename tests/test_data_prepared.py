@@ -29,6 +29,21 @@ def sizes(prepared):
     return [part and part.rows for part in parts]
 
 
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"target": ("y", "USD", "c")}, "write it in quotes: --target '\"y, USD\"'"),
+        ({"drop": ("c", "y", "USD")}, "write it in quotes: --drop '\"y, USD\"'"),
+        ({"drop": ("USD", "y")}, 'did you mean "y, USD"?'),
+    ],
+)
+def test_the_parts_of_a_name_with_a_comma_are_seen(options, hint):
+    table = columns({"c": [1, 2], "y, USD": [1, 2], "z": [1, 2]})
+    with pytest.raises(DataError) as caught:
+        prepare(table, **{"target": ("z",), **options})
+    assert caught.value.hint == hint
+
+
 def test_three_parts_of_a_table():
     prepared = prepare(SOURCE, target=("kind",))
     assert sizes(prepared) == [140, 30, 30]

@@ -6,13 +6,12 @@ Refuses to look at other rows when fitting, and to let anything but finite float
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from shlex import quote
 
 import numpy as np
 
 from gpunet.data.cells import Cells
 from gpunet.data.scales import median, moments, robust, scaled, smooth_clip
-from gpunet.data.words import counted
+from gpunet.data.words import counted, option
 
 MOST_LEVELS = 64
 MOST_CODES = 10_000
@@ -223,7 +222,7 @@ def fit(
         and len(known) == len(values) > ID_ROWS
         and np.all(np.diff(known) == np.diff(rows))
     ):
-        drop = f"--drop {quote(name)}"
+        drop = option("--drop", name)
         note = f"{name}: rises by one from row to row, like a row number; {drop} leaves it out"
     if kind == "numeric" and np.abs(known).max() > EXACT and not np.any(known % 1):
         note = f"{name}: whole numbers above {int(EXACT):,} lose their last digits"

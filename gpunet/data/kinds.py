@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from re import fullmatch
-from shlex import quote
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from gpunet.data.roughness import memberships, own_values
 from gpunet.data.rows import evenly
 from gpunet.data.source import Source
 from gpunet.data.targets import FEW, NUMBERS, Answer
-from gpunet.data.words import closest, counted, is_number, listed, quoted
+from gpunet.data.words import closest, counted, is_number, listed, option, quoted
 from gpunet.errors import DataError, UsageError
 
 SAMPLE, ENOUGH_ROWS = 20_000, 100
@@ -49,9 +48,9 @@ def check_types(source: Source, types: Mapping[str, str], used: Sequence[str]) -
     for name in types:
         if name not in source.columns:
             hint = closest(name, source.columns) or f"the columns are {listed(source.columns)}"
-            raise UsageError(f"types {name}: {source.name} has no such column", hint)
+            raise UsageError(f"{option('--types', name)}: {source.name} has no such column", hint)
         if name not in used:
-            raise UsageError(f"types {name}: not a column that is learnt from")
+            raise UsageError(f"{option('--types', name)}: not a column that is learnt from")
 
 
 def read_as(source: Source, name: str, kind: str | None, rows: np.ndarray) -> Cells:
@@ -160,7 +159,7 @@ class Observer:
             if is_told:
                 found.append(
                     f"{name}: {how} all but perfectly, like a leak; if it is not known "
-                    f"beforehand, leave it out: {_drop(name)}"
+                    f"beforehand, leave it out: {option('--drop', name)}"
                 )
         return found
 
@@ -251,15 +250,12 @@ def _rises(known: np.ndarray) -> bool:
 
 
 def _like_an_id(name: str, kind: str, known: np.ndarray, rows: np.ndarray) -> list[str]:
+    drop = option("--drop", name)
     if kind == "text" and len(np.unique(known)) > NEARLY_ALL * len(known):
-        return [f"{name}: hardly a text comes twice, like names; {_drop(name)} leaves it out"]
+        return [f"{name}: hardly a text comes twice, like names; {drop} leaves it out"]
     if kind == "id" and not np.array_equal(np.diff(known), np.diff(rows)):
-        return [f"{name}: whole numbers that rise like ids; {_drop(name)} leaves it out"]
+        return [f"{name}: whole numbers that rise like ids; {drop} leaves it out"]
     return []
-
-
-def _drop(name: str) -> str:
-    return f"--drop {quote(name)}"
 
 
 def _date_formats(name: str, cells: Cells, known: np.ndarray) -> list[str]:

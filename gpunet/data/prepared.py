@@ -282,7 +282,7 @@ def _target_names(source: Source, target: tuple[str, ...]) -> tuple[str, ...]:
             f"{source.name}: no target was given",
             f"choose one with --target: {listed(source.columns, 40)}",
         )
-    check_columns(source, target)
+    check_columns(source, target, "--target")
     return target
 
 
@@ -303,7 +303,8 @@ def _feature_names(
         if named or types:
             raise UsageError(f"{source.name}: arrays have no columns to choose from")
         return []
-    check_columns(source, list(dict.fromkeys(named)))
+    for flag, given in (("--features", features), ("--drop", drop), ("", [*by, *others])):
+        check_columns(source, list(dict.fromkeys(given)), flag)
     apart = {*target, *(set(by) - set(features)), *others}
     for what, clash in (
         (

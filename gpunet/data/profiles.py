@@ -39,7 +39,7 @@ def profile(source: Source, target: tuple[str, ...] = ()) -> list[ColumnProfile]
     if source.table is None:
         return _arrays(source, tuple(target))
     target = tuple(target) or source.target
-    check_columns(source, target)
+    check_columns(source, target, "--target")
     return [_column(source, name, target) for name in source.columns]
 
 

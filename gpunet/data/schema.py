@@ -5,13 +5,14 @@ Matches columns by name, never by place. Refuses a saved schema with anything un
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 
+from gpunet.commas import split
 from gpunet.data.cells import Cells, read_cells
 from gpunet.data.columns import KINDS, LIMIT, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column
 from gpunet.data.rows import RowFile, Rows
@@ -29,7 +30,7 @@ from gpunet.data.targets import (
     read_answers,
 )
 from gpunet.data.weights import read_weights, scaled
-from gpunet.data.words import closest, counted, listed
+from gpunet.data.words import closest, counted, listed, option
 from gpunet.errors import DataError, ModelInvalid
 
 VERSION = 4
@@ -226,21 +227,32 @@ class Schema:
         return _schema(saved)
 
 
-def check_columns(source: Source, names: list[str] | tuple[str, ...]) -> None:
-    """Raise DataError naming all columns that a table lacks, and what comes near them."""
+def check_columns(source: Source, names: Sequence[str], flag: str = "") -> None:
+    """Raise DataError naming all columns that a table lacks, and what comes near them; `flag` is
+    the option with commas that named them."""
     have = source.columns
     known = set(have)
     lacking = [name for name in names if name not in known]
     if not lacking:
         return
     spare = [name for name in have if name not in set(names)]
-    hints = [closest(name, spare) for name in lacking[:3]]
+    hints = [_in_quotes(names, have, flag) or closest(name, spare) for name in lacking[:3]]
     raise DataError(
         f"{source.name}: no column {listed(lacking)}"
         if len(lacking) == 1
         else f"{source.name}: {counted(len(lacking), 'column')} missing: {listed(lacking)}",
-        "; ".join(hint for hint in hints if hint) or f"the columns are {listed(have)}",
+        "; ".join(dict.fromkeys(filter(None, hints))) or f"the columns are {listed(have)}",
     )
+
+
+def _in_quotes(names: Sequence[str], have: Sequence[str], flag: str) -> str | None:
+    """A hint where names in a row are parts of one that has a comma."""
+    for name in have if flag else ():
+        parts = split(name)
+        places = range(len(names) - len(parts) + 1) if len(parts) > 1 else ()
+        if any(tuple(names[i : i + len(parts)]) == parts for i in places):
+            return f"write it in quotes: {option(flag, name)}"
+    return None
 
 
 def encode_cells(

@@ -5,6 +5,9 @@ are quoted in messages. Refuses to print and to escape: messages carry data as i
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from shlex import quote
+
+from gpunet.commas import joined
 
 MISSING = ("", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None")
 # Categories may well be called "?" or "-", so these two are missing only among numbers and dates.
@@ -49,6 +52,11 @@ def counted(number: int, noun: str) -> str:
     if noun.endswith("y"):
         return f"{number:,} {noun[:-1]}ies"
     return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def option(name: str, *values: object) -> str:
+    """An option with a list of values, as it is typed into a shell: `--drop 'a b',c`."""
+    return f"{name} {quote(joined(values))}"
 
 
 def closest(name: str, names: Sequence[str]) -> str | None:
