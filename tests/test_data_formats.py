@@ -154,6 +154,9 @@ def test_columns_that_do_not_make_a_table():
         read({"a": [1, 2], "b": [1]})
     with pytest.raises(DataError, match="a: not one type throughout"):
         read({"a": [1, "x"]})
+    mixed = read({"a": [1, "x"], "b": [[1], [2]], "c": [1, 2]})
+    assert mixed.columns == ["c"]
+    assert list(mixed.unfit) == ["a", "b"]
 
 
 class OnDevice:

@@ -44,6 +44,21 @@ def test_the_parts_of_a_name_with_a_comma_are_seen(options, hint):
     assert caught.value.hint == hint
 
 
+def test_a_column_that_cannot_be_learnt_from_is_left_out_or_refused():
+    table = read({**dict(zip("ay", np.random.default_rng(0).random((2, 60)))), "l m": [[1]] * 60})
+    for options in ({"drop": ("l m",)}, {"features": ("a",)}):
+        prepared = prepare(table, target=("y",), **options)
+        assert [column.name for column in prepared.schema.columns] == ["a"]
+    assert prepared.schema.encode(table)[0].shape == (60, 1)
+    with pytest.raises(DataError, match=r"l m is of type .*; leave it out with --drop 'l m'$"):
+        prepare(table, target=("y",))
+    for options in ({"target": ("l m",)}, {"target": ("y",), "features": ("a", "l m")}):
+        with pytest.raises(DataError, match=r"l m is of type .*dates$"):
+            prepare(table, **options)
+    with pytest.raises(DataError, match='no column lm; did you mean "l m"'):
+        prepare(table, target=("y",), drop=("lm",))
+
+
 def test_three_parts_of_a_table():
     prepared = prepare(SOURCE, target=("kind",))
     assert sizes(prepared) == [140, 30, 30]

@@ -274,17 +274,20 @@ def _read_stream(data: object) -> Source:
 def _read_columns(data: Mapping) -> Source:
     import pyarrow as pa
 
-    columns = {}
+    columns, unfit = {}, {}
     for name, values in data.items():
         try:
             columns[str(name)] = pa.array(_host(values), from_pandas=True)
         except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-            raise DataError(f"{name}: not one type throughout ({error})") from None
+            unfit[str(name)] = f"{name}: not one type throughout ({error})"
+    if unfit and not columns:
+        raise DataError(next(iter(unfit.values())))
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name} {length:,}" for name, length in list(lengths.items())[:10])
         raise DataError(f"data: columns of different lengths: {shown}")
-    return from_table(pa.table(columns), "data")
+    source = from_table(pa.table(columns), "data")
+    return replace(source, unfit={**unfit, **source.unfit})
 
 
 def _array(data: object) -> np.ndarray:

@@ -29,7 +29,7 @@ from gpunet.data.kinds import Evidence, Observer, check_types
 from gpunet.data.limits import automatic, check_fits
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
 from gpunet.data.schema import Layout, Schema, check_columns, encode_cells, flat
-from gpunet.data.source import Source
+from gpunet.data.source import Source, check_fit
 from gpunet.data.split import Fold, Parts, Ways, fold_of, groups_of, overlap
 from gpunet.data.targets import (
     CLASSES,
@@ -319,6 +319,8 @@ def _feature_names(
             raise UsageError(f"{listed(sorted(map(str, clash)))}: {what}; wanted one of the two")
     wanted, left_out = set(features or source.columns), {*drop, *apart}
     names = [name for name in source.columns if name in wanted and name not in left_out]
+    if not features:
+        check_fit(source, drop)
     if not names:
         raise DataError(f"{source.name}: no feature column is left")
     check_types(source, types, [*names, *([ways.time] if ways.time else [])])

@@ -19,7 +19,7 @@ MANY = 1 << 22  # values; in larger arrays the different ones are not counted
 
 @dataclass(frozen=True)
 class ColumnProfile:
-    """One column: kind (numeric, boolean, date, timestamp, category, constant, id), cells without a
+    """One column: kind (as Evidence has it, or `other`: it cannot be learnt from), cells without a
     value, different values; minimum, median and maximum of numbers (dates as ISO text) or the
     commonest levels with their counts; and what is notable, in words."""
 
@@ -40,7 +40,11 @@ def profile(source: Source, target: tuple[str, ...] = ()) -> list[ColumnProfile]
         return _arrays(source, tuple(target))
     target = tuple(target) or source.target
     check_columns(source, target, "--target")
-    return [_column(source, name, target) for name in source.columns]
+    unfit = [
+        ColumnProfile(name, "other", 0, None, note=reason.removeprefix(f"{name}: "))
+        for name, reason in source.unfit.items()
+    ]
+    return [*(_column(source, name, target) for name in source.columns), *unfit]
 
 
 def _column(source: Source, name: str, target: tuple[str, ...]) -> ColumnProfile:

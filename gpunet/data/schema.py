@@ -228,9 +228,11 @@ class Schema:
 
 
 def check_columns(source: Source, names: Sequence[str], flag: str = "") -> None:
-    """Raise DataError naming all columns that a table lacks, and what comes near them; `flag` is
-    the option with commas that named them."""
-    have = source.columns
+    """Raise DataError naming all columns that a table lacks, and what comes near them, or one that
+    cannot be learnt from; `flag` is the option with commas that named them."""
+    if flag != "--drop" and (unfit := [name for name in names if name in source.unfit]):
+        raise DataError(source.unfit[unfit[0]])
+    have = [*source.columns, *source.unfit]
     known = set(have)
     lacking = [name for name in names if name not in known]
     if not lacking:
