@@ -59,6 +59,19 @@ def test_a_column_that_cannot_be_learnt_from_is_left_out_or_refused():
         prepare(table, target=("y",), drop=("lm",))
 
 
+@pytest.mark.parametrize("way", ["{:,}", "{}%", "${:.2f}", "{},5"])
+def test_numbers_that_were_read_as_text_are_told_of(way):
+    numbers = [way.format(1000 + i) for i in range(99)]
+    few = [numbers[i % 80] for i in range(99)]
+    y = np.arange(99) % 2
+    table = columns({"all": numbers, "few": few, "x": np.arange(99.0) ** 2, "y": y})
+    notes = prepare(table, target=("y",), **WHOLE).notes
+    told = [note for note in notes if "were read as text; write them like 1000" in note]
+    assert [note.partition(":")[0] for note in told] == ["all", "few"]
+    table = columns({"x": y, "y": [numbers[i % 3] for i in range(99)]})
+    assert any("y: numbers with" in note for note in prepare(table, target=("y",), **WHOLE).notes)
+
+
 def test_three_parts_of_a_table():
     prepared = prepare(SOURCE, target=("kind",))
     assert sizes(prepared) == [140, 30, 30]

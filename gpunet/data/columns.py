@@ -15,7 +15,6 @@ from gpunet.data.words import counted, option
 
 MOST_LEVELS = 64
 MOST_CODES = 10_000
-EXACT = 2.0**53  # above it float64 skips whole numbers
 ID_ROWS = 50  # texts that all differ in more rows than this name the rows
 TEXTS = 1_000  # a column of more texts, most of them seen once, is hashed
 HASHES = 256
@@ -224,8 +223,6 @@ def fit(
     ):
         drop = option("--drop", name)
         note = f"{name}: rises by one from row to row, like a row number; {drop} leaves it out"
-    if kind == "numeric" and np.abs(known).max() > EXACT and not np.any(known % 1):
-        note = f"{name}: whole numbers above {int(EXACT):,} lose their last digits"
     column = Column(name, kind, has_gaps, fill, robust=encoding.scaling == "robust")
     return _with_knots(_with_scales(column, scales), known, encoding.bins), note
 

@@ -11,11 +11,12 @@ from re import fullmatch
 
 import numpy as np
 
-from gpunet.data.cells import DATE, MOSTLY, NOUNS, Cells, read_cells
+from gpunet.data.cells import DATE, NOUNS, Cells, read_cells
 from gpunet.data.columns import ID_ROWS, MOST_LEVELS
 from gpunet.data.roughness import memberships, own_values
 from gpunet.data.rows import evenly
 from gpunet.data.source import Source
+from gpunet.data.spelling import MOSTLY
 from gpunet.data.targets import FEW, NUMBERS, Answer
 from gpunet.data.words import closest, counted, is_number, listed, option, quoted
 from gpunet.errors import DataError, UsageError
@@ -131,6 +132,8 @@ class Observer:
         if name in self.types:
             words, confidence = f"as --types says; {words}", 1.0
         warnings = [*notes]
+        if cells.note and cells.note not in notes and not (is_left_out and cells.kind == "numeric"):
+            warnings.append(cells.note)
         if not is_left_out:
             warnings += [*_like_an_id(name, kind, known, rows), *self._leaks(name, cells, rows)]
         warnings += _date_formats(name, cells, known)

@@ -363,6 +363,7 @@ def _with_target(
     names = listed(answer.name for answer in answers)
     lost = len(gone) - len(kept)
     notes = [f"left out {counted(lost, 'row')} without {names}"] if lost else []
+    notes += [answer.note for answer in answers if answer.note]
     return answers, kept, notes
 
 

@@ -56,10 +56,16 @@ def _column(source: Source, name: str, target: tuple[str, ...]) -> ColumnProfile
     if name in target:
         return _described(name, cells, cells.kind, _task(source, target))
     column, note = fit(name, cells, np.arange(source.rows))
-    if column is not None:
-        return _described(name, cells, column.kind, (note or "").removeprefix(f"{name}: "))
-    kind = "constant" if note in (CONSTANT, EMPTY) else "id"
-    return _described(name, cells, kind, f"left out: {note}")
+    if column is None:
+        kind = "constant" if note in (CONSTANT, EMPTY) else "id"
+        return _described(name, cells, kind, _said(name, f"left out: {note}", cells.note))
+    return _described(name, cells, column.kind, _said(name, note, cells.note))
+
+
+def _said(name: str, *notes: str | None) -> str:
+    """What is to say of a column, each note once."""
+    found = (note.removeprefix(f"{name}: ") for note in notes if note)
+    return "; ".join(dict.fromkeys(found))
 
 
 def _task(source: Source, target: tuple[str, ...]) -> str:
@@ -69,7 +75,7 @@ def _task(source: Source, target: tuple[str, ...]) -> str:
         task, reason = choose_task(answers, "auto", source.table is None)
         return f"target: {task}, {reason}"
     except GpunetError as error:
-        return f"target: {error.message}"
+        return f"target: {error}"
 
 
 def _described(name: str, cells: Cells, kind: str, note: str) -> ColumnProfile:

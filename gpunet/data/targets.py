@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.data.arrays import check_finite
-from gpunet.data.cells import distinct, is_text, read_cells
-from gpunet.data.columns import EXACT
+from gpunet.data.cells import EXACT, distinct, is_text, read_cells
 from gpunet.data.scales import moments
 from gpunet.data.source import Source
 from gpunet.data.words import MISSING, counted, is_number, listed, quoted
@@ -77,7 +76,8 @@ class Target:
 class Answer:
     """One target's values: codes (n,) into sorted labels, -1 where missing, and numbers (n,).
 
-    Text has no numbers, fractions have no labels. kind: text, boolean, whole or real.
+    Text has no numbers, fractions have no labels. kind: text, boolean, whole or real. `note`: a
+    warning where text looks like numbers.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Answer:
     codes: np.ndarray
     labels: tuple[Label, ...]
     numbers: np.ndarray | None
+    note: str | None = None
 
     @property
     def missing(self) -> np.ndarray:
@@ -154,7 +155,8 @@ def _from_column(source: Source, name: str, classes: bool) -> Answer:
         cells = read_cells(source, name, "category")
     if cells.kind == "category" or is_text(column.type):
         missing = (*(MISSING if source.text else ()), *source.na)
-        return _from_text(name, column, cells.kind, cells.values, missing)
+        answer = _from_text(name, column, cells.kind, cells.values, missing)
+        return replace(answer, note=cells.note if cells.kind == "category" else None)
     if cells.kind == "boolean":
         return _numbered(name, "boolean", cells.values)
     return _numbered(name, "whole" if types.is_integer(column.type) else "real", cells.values)
@@ -246,7 +248,7 @@ def _single(answer: Answer, arrays: bool) -> tuple[str, str]:
             raise DataError(
                 f"{answer.name}: {len(used):,} different texts in {len(answer.codes):,} rows are "
                 "too many for classes",
-                "choose another target",
+                _like_numbers(answer) or "choose another target",
             )
         noun = "text" if answer.kind == "text" else "true or false"
         return classes, f"{noun} with {counted(len(used), 'different value')}"
@@ -263,6 +265,10 @@ def _single(answer: Answer, arrays: bool) -> tuple[str, str]:
     return "regression", f"{reason}; if they are counts, --task count" if from_zero else reason
 
 
+def _like_numbers(answer: Answer) -> str | None:
+    return answer.note and answer.note.removeprefix(f"{answer.name}: ")
+
+
 def _counts_up(answer: Answer) -> bool:
     assert answer.numbers is not None
     values = np.unique(answer.numbers)
@@ -275,7 +281,10 @@ def _check_task(answers: tuple[Answer, ...], task: str) -> None:
         raise UsageError(f"{task} takes one target, not {len(answers):,} ({names})")
     for answer in answers:
         if task in NUMBERS and answer.kind == "text":
-            raise DataError(f"{answer.name}: holds text ({answer.shown(0)}); {task} wants numbers")
+            raise DataError(
+                f"{answer.name}: holds text ({answer.shown(0)}); {task} wants numbers",
+                _like_numbers(answer),
+            )
         if task == "multilabel" and not _is_binary(answer):
             raise DataError(f"{answer.name}: multilabel wants 0 and 1 in every target")
         if task in CLASSES and not answer.labels:
