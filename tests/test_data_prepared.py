@@ -72,6 +72,13 @@ def test_numbers_that_were_read_as_text_are_told_of(way):
     assert any("y: numbers with" in note for note in prepare(table, target=("y",), **WHOLE).notes)
 
 
+def test_a_column_that_is_not_there_below_a_line_of_data():
+    table = columns({"0.5": [1, 2], "x": [1, 2]})
+    for target, error in ((("y",), DataError), ((), UsageError)):
+        with pytest.raises(error, match="; the first line looks like data; --no-header says"):
+            prepare(table, target=target)
+
+
 def test_three_parts_of_a_table():
     prepared = prepare(SOURCE, target=("kind",))
     assert sizes(prepared) == [140, 30, 30]

@@ -25,13 +25,13 @@ def test_numbers_categories_booleans_and_dates():
         }
     )
     assert profile(source) == [
-        ColumnProfile("n", "numeric", 1, 3, 1.0, 3.0, 8.0),
+        ColumnProfile("n", "ordinal", 1, 3, 1.0, 3.0, 8.0),
         ColumnProfile("c", "category", 1, 2, top=(("x", 2), ("y", 1))),
         ColumnProfile("b", "boolean", 0, 2, top=(("true", 3), ("false", 1))),
         ColumnProfile("d", "date", 1, 3, "2020-01-01", "2020-01-03", "2020-01-05"),
         ColumnProfile("t", "timestamp", 0, 4, "2020-01-01T06:00:00", "2020-01-04", "2020-01-06"),
         ColumnProfile("k", "constant", 0, 1, 5.0, 5.0, 5.0, note="left out: constant"),
-        ColumnProfile("e", "constant", 4, 0, note="left out: without values"),
+        ColumnProfile("e", "empty", 4, 0, note="left out: without values"),
     ]
 
 

@@ -37,6 +37,7 @@ from gpunet.data.targets import (
     Answer,
     Target,
     array_names,
+    check_counts,
     check_positive,
     check_present,
     check_transform,
@@ -46,7 +47,7 @@ from gpunet.data.targets import (
     read_answers,
 )
 from gpunet.data.weights import class_factors, read_weights, scaled
-from gpunet.data.words import counted, is_formula, listed, quoted
+from gpunet.data.words import HEADERLESS, counted, is_formula, like_data, listed, quoted
 from gpunet.errors import DataError, UsageError
 
 SHARE = 0.15
@@ -230,6 +231,8 @@ def _divide(
     marked = ways.marked(source, kept)
     seen = marked.train if marked else kept
     task, reason, strata = _task(source, answers, seen, task, transform)
+    if task == "count":
+        _check_counts(source, answers, kept, marked)
     parts, how, notes = ways.divide(source, kept, shares, strata, marked)
     parts = replace(parts, first=source.first, lines=source.lines)
     learnt = (task, reason, standardise, clamp, transform, weight, quantiles)
@@ -278,9 +281,10 @@ def _target_names(source: Source, target: tuple[str, ...]) -> tuple[str, ...]:
         return array_names(source, target)
     target = tuple(dict.fromkeys(target or source.target))
     if not target:
+        doubt = f"{HEADERLESS}; " if source.text and like_data(source.columns) else ""
         raise UsageError(
             f"{source.name}: no target was given",
-            f"choose one with --target: {listed(source.columns, 40)}",
+            f"{doubt}choose one with --target: {listed(source.columns, 40)}",
         )
     check_columns(source, target, "--target")
     return target
@@ -400,6 +404,15 @@ def _task(
     if transform == "log":
         check_positive(source, answers, seen)
     return task, reason, chosen[0].codes if task in CLASSES else None
+
+
+def _check_counts(
+    source: Source, answers: tuple[Answer, ...], kept: np.ndarray, marked: Parts | None
+) -> None:
+    """Raise DataError where a row of any part has a target that is no count."""
+    used = np.sort(np.concatenate([*marked.rows.values()])) if marked else kept
+    for answer in answers:
+        check_counts(source, answer, used)
 
 
 def _class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray) -> list[str]:

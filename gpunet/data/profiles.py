@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpunet.data.cells import Cells, read_cells
-from gpunet.data.columns import CONSTANT, EMPTY, fit
+from gpunet.data.columns import fit
+from gpunet.data.kinds import looks
 from gpunet.data.rows import blocks
 from gpunet.data.scales import median
 from gpunet.data.schema import check_columns
@@ -53,13 +54,13 @@ def _column(source: Source, name: str, target: tuple[str, ...]) -> ColumnProfile
     except DataError as error:
         cells = read_cells(source, name, "category")
         return _described(name, cells, "category", error.message.removeprefix(f"{name}: "))
+    known = ~cells.missing
+    kind, *_ = looks(cells, cells.values[known], source.rows, np.flatnonzero(known))
     if name in target:
-        return _described(name, cells, cells.kind, _task(source, target))
+        return _described(name, cells, kind, _task(source, target))
     column, note = fit(name, cells, np.arange(source.rows))
-    if column is None:
-        kind = "constant" if note in (CONSTANT, EMPTY) else "id"
-        return _described(name, cells, kind, _said(name, f"left out: {note}", cells.note))
-    return _described(name, cells, column.kind, _said(name, note, cells.note))
+    note = f"left out: {note}" if column is None else note
+    return _described(name, cells, kind, _said(name, note, cells.note))
 
 
 def _said(name: str, *notes: str | None) -> str:

@@ -30,7 +30,7 @@ from gpunet.data.targets import (
     read_answers,
 )
 from gpunet.data.weights import read_weights, scaled
-from gpunet.data.words import closest, counted, listed, option
+from gpunet.data.words import HEADERLESS, closest, counted, like_data, listed, option
 from gpunet.errors import DataError, ModelInvalid
 
 VERSION = 4
@@ -238,6 +238,8 @@ def check_columns(source: Source, names: Sequence[str], flag: str = "") -> None:
     if not lacking:
         return
     spare = [name for name in have if name not in set(names)]
+    if source.text and like_data(have):
+        raise DataError(f"{source.name}: no column {listed(lacking)}", HEADERLESS)
     hints = [_in_quotes(names, have, flag) or closest(name, spare) for name in lacking[:3]]
     raise DataError(
         f"{source.name}: no column {listed(lacking)}"

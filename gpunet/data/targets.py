@@ -389,7 +389,7 @@ def encode_answers(
         if target.task == "multilabel" and not _is_binary(answer.take(rows)):
             raise DataError(f"{answer.name}: wanted 0 and 1 alone")
         if target.task == "count":
-            _check_counts(source, answer, rows)
+            check_counts(source, answer, rows)
     values = np.stack([answer.numbers[rows] for answer in answers], axis=1)  # type: ignore[index]
     if target.task == "multilabel":
         return values.astype(np.float32)
@@ -405,7 +405,8 @@ def encode_answers(
     return np.repeat(y, target.each, axis=1)
 
 
-def _check_counts(source: Source, answer: Answer, rows: np.ndarray) -> None:
+def check_counts(source: Source, answer: Answer, rows: np.ndarray) -> None:
+    """Raise DataError when a number in `rows` is no count."""
     numbers = _numbers(answer)[rows]
     wrong = rows[(numbers < 0) | (numbers % 1 != 0)]
     if len(wrong):

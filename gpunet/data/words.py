@@ -18,6 +18,7 @@ FALSE = ("false", "no", "f", "n")
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 FORMULA = r"^[=+\-@\t\r]"
 """How text begins that a spreadsheet runs, unless it is a number."""
+HEADERLESS = "the first line looks like data; --no-header says that it is"
 _number, _formula = re.compile(NUMBER, re.ASCII), re.compile(FORMULA)
 
 
@@ -52,6 +53,16 @@ def counted(number: int, noun: str) -> str:
     if noun.endswith("y"):
         return f"{number:,} {noun[:-1]}ies"
     return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def like_data(names: Sequence[str]) -> bool:
+    """Whether names look like a row of a table: all are numbers, or half of them and one with a
+    fraction, which a year has not."""
+    numbers = list(filter(is_number, names))
+    has_fraction = any("." in number for number in numbers)
+    return bool(numbers) and (
+        len(numbers) == len(names) or (has_fraction and 2 * len(numbers) >= len(names))
+    )
 
 
 def option(name: str, *values: object) -> str:
