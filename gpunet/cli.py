@@ -341,6 +341,7 @@ def predict(
     _start_reader(data)
     from gpunet import data as room
     from gpunet import predict as predicting
+    from gpunet.data.words import counted
     from gpunet.device import resolve
 
     predicting.check_destination(out)
@@ -352,7 +353,8 @@ def predict(
     found = model.outcome(source, resolve(device).device)
     columns = predicting.columns(model.schema, source, found, kept, proba)
     for name, count in found.unseen.items():
-        view.warn(f"{name}: {count:,} rows hold a category that training never saw")
+        rows = counted(count, "row")
+        view.warn(f"{name}: a category that training never saw in {rows}")
     predicting.write(predicting.spreadsheet_safe(columns) if spreadsheet_safe else columns, out)
     if json:
         report = {"schema": "gpunet.predict/1", "run": str(run), "out": out, "rows": source.rows}

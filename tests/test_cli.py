@@ -160,7 +160,7 @@ def test_a_category_never_seen_is_counted_on_stderr(cli) -> None:
     Path("new.csv").write_text("colour\nblue\nred\n")
     done = cli("predict", "run", "new.csv")
     assert done.code == 0
-    assert "colour: 1 rows hold a category that training never saw" in done.err
+    assert "colour: a category that training never saw in 1 row\n" in done.err
 
 
 def test_graph_prints_the_lectures_numbers(cli) -> None:

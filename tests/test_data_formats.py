@@ -43,6 +43,7 @@ def test_the_content_tells_the_format_and_the_file_the_name(tmp_path, kind, endi
     path.write_bytes(CONTENTS[kind])
     source = read(str(path))
     assert source.name == "houses"
+    assert source.title == str(path)
     assert source.rows == (2 if source.table is not None else 3)
 
 

@@ -80,8 +80,10 @@ def test_what_is_no_text_is_refused(
 
 
 def test_what_cannot_be_learnt_from_is_told() -> None:
-    head, parts = pack(Source("data", pa.table({"a": [1]}), unfit={"b": "b: a list"}))
-    assert unpack(head, list(map(_joined, parts))).unfit == {"b": "b: a list"}
+    head, parts = pack(Source("t", pa.table({"a": [1]}), unfit={"b": "b: a list"}, file="t.csv"))
+    source = unpack(head, list(map(_joined, parts)))
+    assert source.unfit == {"b": "b: a list"}
+    assert source.title == "t.csv"
 
 
 def test_pieces_have_the_same_columns() -> None:

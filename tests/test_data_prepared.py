@@ -79,6 +79,16 @@ def test_a_column_that_is_not_there_below_a_line_of_data():
             prepare(table, target=target)
 
 
+def test_classes_that_differ_only_in_case_or_spaces_are_named():
+    labels = ["yes", "yes ", "Yes", "no", "maybe"]
+    table = columns({"x": np.arange(100.0) % 9, "y": [labels[i % 5] for i in range(100)]})
+    notes = prepare(table, target=("y",)).notes
+    assert [note for note in notes if note.startswith("y:")] == [
+        'y: classes that differ only in case or spaces: "Yes", "yes", "yes "; if they are one, '
+        "write them alike"
+    ]
+
+
 def test_three_parts_of_a_table():
     prepared = prepare(SOURCE, target=("kind",))
     assert sizes(prepared) == [140, 30, 30]

@@ -121,7 +121,7 @@ def _read_apart(path: str, delimiter: str | None, header: bool, budget: int) -> 
         worker = isolation.take(ENTRY)
     except OSError as reason:
         source = _read_here(path, delimiter, header, budget)
-        note = f"{source.name}: parsed without a process of its own ({reason.strerror})"
+        note = f"{source.title}: parsed without a process of its own ({reason.strerror})"
         return replace(source, notes=(*source.notes, note))
     name = "stdin" if path == "-" else path
     request = {"path": path, "folder": os.getcwd(), "budget": budget}
@@ -184,13 +184,13 @@ def _read_here(
     if path != "-" and os.path.isdir(path):
         name = Path(path).resolve().name or "data"
         reader = read_npy_folder if is_npy_folder(path) else read_idx_folder
-        return reader(path, name, budget)
+        return replace(reader(path, name, budget), file=path)
     if delimiter is None and header and (source := _stream(path, budget)) is not None:
-        return replace(source, name=name)
+        return replace(source, name=name, file=path)
     content = load(path, budget)
     shown_as = "stdin" if path == "-" else path
     source = _parsed(content, shown_as, suffix, delimiter, header, budget, hand)
-    return replace(source, name=name)
+    return replace(source, name=name, file=shown_as)
 
 
 def _stream(path: str, budget: int) -> Source | None:

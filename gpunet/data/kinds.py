@@ -49,7 +49,7 @@ def check_types(source: Source, types: Mapping[str, str], used: Sequence[str]) -
     for name in types:
         if name not in source.columns:
             hint = closest(name, source.columns) or f"the columns are {listed(source.columns)}"
-            raise UsageError(f"{option('--types', name)}: {source.name} has no such column", hint)
+            raise UsageError(f"{option('--types', name)}: {source.title} has no such column", hint)
         if name not in used:
             raise UsageError(f"{option('--types', name)}: not a column that is learnt from")
 

@@ -39,6 +39,7 @@ def pack(source: Source, pieces: int = 0) -> tuple[dict[str, Any], list[Part]]:
     arrays = {name: getattr(source, name) for name in KINDS if getattr(source, name) is not None}
     head: dict[str, Any] = {
         "name": source.name,
+        "file": source.file,
         "text": source.text,
         "first": source.first,
         "notes": source.notes,
@@ -86,7 +87,7 @@ def _unpacked(head: Mapping[str, Any], parts: list[Any]) -> tuple[Source, list[A
     x, y, lines = (arrays.get(key) for key in KINDS)
     unfit = {str(column): str(reason) for column, reason in dict(head["unfit"]).items()}
     source = Source(name, table, x, y, test, text=is_text, first=first, lines=lines, notes=notes)
-    source = replace(source, unfit=unfit)
+    source = replace(source, unfit=unfit, file=str(head["file"]))
     if source.lines is not None and source.lines.shape != (source.rows,):
         raise ValueError("not a line a row")
     return source, parts

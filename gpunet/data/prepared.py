@@ -263,7 +263,7 @@ def _encoding(
         "embeddings of values are": rough,
     }
     if source.table is None and (found := [what for what, is_on in for_tables.items() if is_on]):
-        raise UsageError(f"{source.name}: {found[0]} for tables; these are arrays")
+        raise UsageError(f"{source.title}: {found[0]} for tables; these are arrays")
     return Encoding(scaling if standardise else "none", one_hot_levels, bins, rough)
 
 
@@ -283,7 +283,7 @@ def _target_names(source: Source, target: tuple[str, ...]) -> tuple[str, ...]:
     if not target:
         doubt = f"{HEADERLESS}; " if source.text and like_data(source.columns) else ""
         raise UsageError(
-            f"{source.name}: no target was given",
+            f"{source.title}: no target was given",
             f"{doubt}choose one with --target: {listed(source.columns, 40)}",
         )
     check_columns(source, target, "--target")
@@ -305,7 +305,7 @@ def _feature_names(
     named = [*features, *drop, *by, *others]
     if source.table is None:
         if named or types:
-            raise UsageError(f"{source.name}: arrays have no columns to choose from")
+            raise UsageError(f"{source.title}: arrays have no columns to choose from")
         return []
     for flag, given in (("--features", features), ("--drop", drop), ("", [*by, *others])):
         check_columns(source, list(dict.fromkeys(given)), flag)
@@ -326,7 +326,7 @@ def _feature_names(
     if not features:
         check_fit(source, drop)
     if not names:
-        raise DataError(f"{source.name}: no feature column is left")
+        raise DataError(f"{source.title}: no feature column is left")
     check_types(source, types, [*names, *([ways.time] if ways.time else [])])
     return names
 
@@ -363,7 +363,7 @@ def _with_target(
     if not drop_missing or len(kept) == 0:
         check_present(source, answers)
     if len(kept) < 2:
-        raise DataError(f"{source.name}: one row with a target; wanted 2 or more")
+        raise DataError(f"{source.title}: one row with a target; wanted 2 or more")
     names = listed(answer.name for answer in answers)
     lost = len(gone) - len(kept)
     notes = [f"left out {counted(lost, 'row')} without {names}"] if lost else []
@@ -434,12 +434,27 @@ def _class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray) -> list[st
             f"{answer.name}: {counted(len(single), 'class')} with a single row, which is in the "
             f"training part: {listed(map(quoted, single))}"
         )
+    notes += _alike_notes(answer.name, [answer.labels[code] for code in np.flatnonzero(counts)])
     if absent:
         notes.append(
             f"{answer.name}: {counted(len(absent), 'class')} without a row in the training part: "
             f"{listed(map(quoted, absent))}"
         )
     return notes
+
+
+def _alike_notes(name: str, labels: Sequence[object]) -> list[str]:
+    """A note on classes that may be one."""
+    alike: dict[str, list[str]] = {}
+    for label in map(str, labels):
+        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
+    found = [quoted(label) for each in alike.values() if len(each) > 1 for label in each]
+    if not found:
+        return []
+    return [
+        f"{name}: classes that differ only in case or spaces: {listed(found)}; "
+        "if they are one, write them alike"
+    ]
 
 
 def _formula_notes(schema: Schema) -> list[str]:
@@ -472,7 +487,7 @@ def _fit(
         outputs = max(len(target.labels), 2 * target.each)
         row = PER_ROW + 4 * max(0, outputs - 2)  # a prediction is in PER_ROW
         row += 0 if target.weight is None else 3 * 8  # as read, of a part, on the device
-        check_fits(source.name, source.rows * row, budget, "use fewer rows or fewer classes")
+        check_fits(source.title, source.rows * row, budget, "use fewer rows or fewer classes")
     if source.x is not None:
         schema, x = _fit_arrays(source, target, parts, encoding.scaling != "none", budget)
         return schema, _settled(x, budget), _formula_notes(schema)
@@ -528,7 +543,7 @@ def _fit_columns(
             cells.append(read)
     notes = [*_drop_notes(dropped), *notes]
     if not columns:
-        raise DataError(f"{source.name}: no column is left to learn from ({'; '.join(notes)})")
+        raise DataError(f"{source.title}: no column is left to learn from ({'; '.join(notes)})")
     return thinned(columns, len(train), encoding.bins), cells, notes
 
 

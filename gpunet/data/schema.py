@@ -182,9 +182,9 @@ class Schema:
 
     def _check_kind(self, source: Source) -> None:
         if self.kind == "table" and source.table is None:
-            raise DataError(f"{source.name}: holds arrays; wanted a table with named columns")
+            raise DataError(f"{source.title}: holds arrays; wanted a table with named columns")
         if self.kind == "arrays" and source.x is None:
-            raise DataError(f"{source.name}: a table; wanted arrays with {self.width:,} features")
+            raise DataError(f"{source.title}: a table; wanted arrays with {self.width:,} features")
 
     def _takes(self, x: RowFile) -> bool:
         return str(x.dtype) == self.dtype and x.size == len(x) * self.width
@@ -194,7 +194,7 @@ class Schema:
         x = flat(source.x)
         if x.shape[1] != self.width:
             raise DataError(
-                f"{source.name}: {counted(x.shape[1], 'feature')} a row; wanted {self.width:,}"
+                f"{source.title}: {counted(x.shape[1], 'feature')} a row; wanted {self.width:,}"
             )
         dtype = np.dtype(self.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -202,7 +202,7 @@ class Schema:
         exact = dtype.kind == "u" and x.dtype != dtype
         if (exact and not np.array_equal(same, x)) or not np.isfinite(same).all():
             raise DataError(
-                f"{source.name}: x is {source.x.dtype} and does not fit {self.dtype}, which the "
+                f"{source.title}: x is {source.x.dtype} and does not fit {self.dtype}, which the "
                 "network was trained on"
             )
         return np.ascontiguousarray(same)
@@ -239,12 +239,12 @@ def check_columns(source: Source, names: Sequence[str], flag: str = "") -> None:
         return
     spare = [name for name in have if name not in set(names)]
     if source.text and like_data(have):
-        raise DataError(f"{source.name}: no column {listed(lacking)}", HEADERLESS)
+        raise DataError(f"{source.title}: no column {listed(lacking)}", HEADERLESS)
     hints = [_in_quotes(names, have, flag) or closest(name, spare) for name in lacking[:3]]
     raise DataError(
-        f"{source.name}: no column {listed(lacking)}"
+        f"{source.title}: no column {listed(lacking)}"
         if len(lacking) == 1
-        else f"{source.name}: {counted(len(lacking), 'column')} missing: {listed(lacking)}",
+        else f"{source.title}: {counted(len(lacking), 'column')} missing: {listed(lacking)}",
         "; ".join(dict.fromkeys(filter(None, hints))) or f"the columns are {listed(have)}",
     )
 

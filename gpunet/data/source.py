@@ -45,12 +45,19 @@ class Source:
     na: tuple[str, ...] = ()  # words that mean missing beside the built-in ones, case as written
     unfit: Mapping[str, str] = field(default_factory=dict)
     """Columns that cannot be learnt from, and why: they are not in the table."""
+    file: str = ""
+    """What the user named, where it is a file."""
 
     def __post_init__(self) -> None:
         if (self.table is None) == (self.x is None):
             raise ValueError("a source is either a table or arrays")
         if self.rows > MAX_ROWS:
-            raise DataError(f"{self.name}: {self.rows:,} rows; the limit is {MAX_ROWS:,}")
+            raise DataError(f"{self.title}: {self.rows:,} rows; the limit is {MAX_ROWS:,}")
+
+    @property
+    def title(self) -> str:
+        """What messages call it: the file as it was named, or its own name."""
+        return self.file or self.name
 
     @property
     def rows(self) -> int:

@@ -125,7 +125,7 @@ class Ways:
             raise UsageError("a test fold: a time or split column was given as well")
         is_split = is_split or self.fold is not None
         if self.time is not None and not is_split:
-            raise UsageError(f"time {self.time}: no part is taken from {source.name}")
+            raise UsageError(f"time {self.time}: no part is taken from {source.title}")
         if self.group is not None and not (is_split or has_others or self.column):
             raise UsageError(f"group {self.group}: no part is held out")
 

@@ -111,7 +111,7 @@ def array_names(source: Source, target: tuple[str, ...] = ()) -> tuple[str, ...]
     Raises UsageError when another `target` was asked for.
     """
     if target and target != source.target:
-        raise UsageError(f"{source.name}: arrays have no columns; the target is the array y")
+        raise UsageError(f"{source.title}: arrays have no columns; the target is the array y")
     name = (source.target or ("y",))[0]
     width = 1 if source.y is None or source.y.ndim == 1 else source.y.shape[1]
     return (name,) if width == 1 else tuple(f"{name}{i + 1}" for i in range(width))
@@ -127,13 +127,13 @@ def read_answers(
     if source.table is not None:
         return tuple(_from_column(source, name, classes) for name in names)
     if source.y is None:
-        raise DataError(f"{source.name}: no targets; wanted an array y beside x")
+        raise DataError(f"{source.title}: no targets; wanted an array y beside x")
     y = source.y[:, None] if source.y.ndim == 1 else source.y
     if y.shape[1] != len(names):
         raise DataError(
-            f"{source.name}: y has {counted(y.shape[1], 'column')}; wanted {len(names):,}"
+            f"{source.title}: y has {counted(y.shape[1], 'column')}; wanted {len(names):,}"
         )
-    check_finite(f"{source.name}: y", y, missing=True)
+    check_finite(f"{source.title}: y", y, missing=True)
     return tuple(_from_array(name, y[:, i]) for i, name in enumerate(names))
 
 
