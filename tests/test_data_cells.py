@@ -286,7 +286,7 @@ def test_lost_digits_of_typed_numbers_are_noted_of_whole_ones():
 @pytest.mark.parametrize(
     ("bad", "hint"),
     [
-        (["oops"], "read them as missing with --na oops, or the column as text with --types"),
+        (["oops"], "read it as missing with --na oops, or the column as text with --types"),
         (["no way", "x"], "read them as missing with --na 'no way,x', or the column as text with"),
         (["a", "b", "c", "d"], "correct them, or the column as text with --types a=category"),
         (["1,234.5"], "write it like 1234.5"),

@@ -194,13 +194,14 @@ class Texts:
         )
 
     def _advice(self, kind: str, bad: list[str], is_learnt: bool) -> str:
+        them = "it" if len(bad) == 1 else "them"
         if kind == "numeric" and all(map(plainly, bad)):
-            return f"write {'it' if len(bad) == 1 else 'them'} like {plainly(bad[0])}"
+            return f"write {them} like {plainly(bad[0])}"
         if not is_learnt:
             return "correct them, or write NA where a value is missing"
         mend = "correct them"
         if len(bad) <= FEW_WORDS:
-            mend = f"read them as missing with {option('--na', *bad)}"
+            mend = f"read {them} as missing with {option('--na', *bad)}"
         return f"{mend}, or the column as text with {option('--types', f'{self.name}=category')}"
 
     def _as_written(self, kind: str, values: np.ndarray) -> str | None:
