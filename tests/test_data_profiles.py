@@ -78,3 +78,16 @@ def test_arrays_are_x_and_y():
 def test_top_levels_come_by_count():
     found = by_name(csv("c,n\n" + "".join(f"{c},1\n" for c in "abbcccddddeeeeeffffff")))
     assert [level for level, _ in found["c"].top] == ["f", "e", "d", "c", "b"]
+
+
+def test_what_is_not_learnt_from_is_shown_with_the_reason():
+    *_, found = profile(read({"a": [1, 2], "l": [[1], [2]]}))
+    assert (found.name, found.kind, found.distinct) == ("l", "other", None)
+    assert "column l is of type list" in found.note
+
+
+def test_every_note_is_said():
+    found = by_name(columns({"n": [f"{i},5" for i in range(99)], "m": ["1,5", "2,5", "1,5"] * 33}))
+    like = 'numbers with a decimal comma, such as "{},5", were read as text; write them like {}.5'
+    assert found["n"].note == f"left out: a different text in every row; {like.format(0, 0)}"
+    assert found["m"].note == like.format(1, 1)
