@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from gpunet import isolation, view
+from gpunet.commas import split
 from gpunet.errors import (
     CheckFailed,
     DataError,
@@ -358,7 +359,7 @@ def predict(
         raise UsageError("--json and the predictions are both for stdout", "name a file with -o")
     model = predicting.load(run)
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
-    kept = [name.strip() for name in keep.split(",")] if keep else []
+    kept = list(split(keep)) if keep else []
     found = model.outcome(source, resolve(device).device)
     columns = predicting.columns(model.schema, source, found, kept, proba)
     for name, count in found.unseen.items():
@@ -582,7 +583,7 @@ def data_show(
     from gpunet import data as room
 
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
-    targets = tuple(name.strip() for name in target.split(",")) if target else source.target
+    targets = split(target) if target else source.target
     columns = room.profile(source, targets)
     if json:
         view.print_json(

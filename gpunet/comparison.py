@@ -13,12 +13,12 @@ import numpy as np
 from gpunet import bootstrap, rerun
 from gpunet.bootstrap import Difference
 from gpunet.data import Source, read
-from gpunet.data.words import counted
 from gpunet.device import resolve
 from gpunet.errors import DataError, UsageError
 from gpunet.job import Job, location
 from gpunet.predict import Model, load
 from gpunet.run import identity
+from gpunet.sizes import counted
 
 SCHEMA = "gpunet.compare/1"
 HIGHER_IS_BETTER = ("accuracy", "auc", "r2")

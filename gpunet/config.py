@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Interval, Le, Predicate
 
+from gpunet.commas import joined, split
 from gpunet.errors import InputMissing, UsageError
 from gpunet.sizes import parse_size
 
@@ -413,7 +414,7 @@ def _from_text(name: str, text: str) -> Any:
         return memory(text)
     if "tuple" in str(kind) and text != "auto":
         is_none = text == "" or (text == "none" and name != "na")
-        return () if is_none else tuple(part.strip() for part in text.split(","))
+        return () if is_none else split(text)
     if kind == Rate | str:
         with suppress(ValueError):
             return float(text)
@@ -459,7 +460,7 @@ def _type(name: str) -> Any:
 
 def _shown(value: Any) -> str:
     if isinstance(value, (tuple, list)):
-        return ",".join(map(str, value)) or "none"
+        return joined(value) or "none"
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 

@@ -4,7 +4,6 @@ Works on copies of a batch and of the weights before the step; changes neither.
 """
 
 from dataclasses import dataclass
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from gpunet import gates
 from gpunet.config import Config
 from gpunet.data import Schema
+from gpunet.data.words import option
 from gpunet.graph import Node
 from gpunet.model import Network
 
@@ -97,7 +97,7 @@ class Fault:
         found = f"holds {self.x[row, at]:.3g} in row {self.numbers[row]:,}: clean it"
         if (column := self.schema.column_of(int(at))) is None:
             return f"column {at + 1:,} {found}"
-        return f"{column.name} {found}, or --drop {quote(column.name)}"
+        return f"{column.name} {found}, or {option('--drop', column.name)}"
 
 
 def find(

@@ -493,7 +493,7 @@ def _check_test(source: Source, settings: Settings) -> None:
     for name in ("test", "test_fold"):
         if source.test is not None and settings.given(name) and getattr(settings.config, name):
             hint = f"leave out {flag(name)}"
-            raise UsageError(f"{source.name} has a test part of its own", hint)
+            raise UsageError(f"{source.title} has a test part of its own", hint)
 
 
 def _part(value: float | str, settings: Settings, folder: Path | str) -> float | Source:

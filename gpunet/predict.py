@@ -309,7 +309,7 @@ def columns(
 
 def _kept(source: Source, names: list[str]) -> dict[str, Any]:
     if missing := [name for name in names if name not in source.columns]:
-        raise DataError(f"--keep {missing[0]}: {source.name} has no such column")
+        raise DataError(f"--keep {missing[0]}: {source.title} has no such column")
     return {} if source.table is None else {name: source.table.column(name) for name in names}
 
 

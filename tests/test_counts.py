@@ -79,7 +79,7 @@ def test_counts_of_several_targets_are_weighted_and_saved(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("changed", "message"),
-    [(1.5, r'1 of .* values are no counts \(row \S+: "1.5"\)'), (-2.0, r"no counts .*\"-2\"")],
+    [(1.5, r'1 of 1,200 values are no counts \(row \S+: "1.5"\)'), (-2.0, r"no counts .*\"-2\"")],
 )
 def test_what_is_no_count_is_refused_in_every_part(changed: float, message: str) -> None:
     for row in (0, N // 2, N - 1):

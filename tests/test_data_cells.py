@@ -249,10 +249,58 @@ def test_numbers_pass_for_categories_as_they_are_written():
 
 
 def test_leading_zeros_and_decimal_commas_are_noted():
-    assert "begin with 0" in text(["00501", "10001"]).note
+    for values in (["00501", "10001"], ["00501", "", "10001"]):
+        note = text(values).note
+        assert note.endswith("were read as numbers; --types a=category keeps the zeros")
+        assert text(values, kind="numeric").note is None
     assert text(["0", "0.5", "10"]).note is None
-    assert "decimal comma" in text(["1,5", "2,5"]).note
+    assert text(["1,5", "2,7", "NA"]).note == (
+        'a: numbers with a decimal comma, such as "1,5", were read as text; write them like 1.5'
+    )
+    assert text(["1,5", "2,5"], kind="category").note is None
     assert text(["a,b", "2,5"]).note is None
+
+
+@pytest.mark.parametrize(
+    ("values", "is_noted"),
+    [
+        (["9007199254740993", "1"], True),
+        (["9007199254740993", "NA"], True),
+        (["-9007199254740993", "1"], True),
+        (["3.456e+299", "1"], False),
+        (["9007199254740993.0", "NA"], False),
+        (["9007199254740993", "0.5"], False),
+        (["9007199254740991", "1"], False),
+    ],
+)
+def test_lost_digits_are_noted_of_what_is_written_as_whole_numbers(values, is_noted):
+    assert ("lose their last digits" in (text(values).note or "")) == is_noted
+
+
+def test_lost_digits_of_typed_numbers_are_noted_of_whole_ones():
+    assert "lose their last digits" in typed([2**53 + 1, None]).note
+    assert typed([2.0**60, 1.0]).note is None
+    assert typed([2**53 - 1, 1]).note is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "hint"),
+    [
+        (["oops"], "read it as missing with --na oops, or the column as text with --types"),
+        (["no way", "x"], "read them as missing with --na 'no way,x', or the column as text with"),
+        (["a", "b", "c", "d"], "correct them, or the column as text with --types a=category"),
+        (["1,234.5"], "write it like 1234.5"),
+        (["$3", "4%"], "write them like 3"),
+    ],
+)
+def test_what_is_no_number_has_advice(bad, hint):
+    good = [str(i) for i in range(300)]
+    for values, rows in ((bad + good, np.arange(304)), (good + bad, np.arange(300))):
+        with pytest.raises(DataError) as caught:
+            text(values, rows=rows[: len(values)])
+        assert caught.value.hint.startswith(hint)
+    with pytest.raises(DataError, match=r"correct them, or write NA|write (it|them) like"):
+        text(good + bad)
 
 
 def with_na(values, na, kind=None, type=None):

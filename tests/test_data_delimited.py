@@ -107,7 +107,13 @@ def test_blank_lines_move_row_numbers():
         ('a,b\n1,"2"x\n3,4\n', "line 2 has a quote that does not enclose"),
         ("a,a,b,b,c\n1,2,3,4,5\n", "the same column name more than once: a, b$"),
         ("a, a\n1,2\n", "the same column name more than once: a$"),
-        ("a,,b\n1,2,3\n", "column 2 has no name"),
+        ("a,,b\n1,2,3\n", "column 2 has no name; name it in the first line$"),
+        (
+            "a,b,\n1,2,\n",
+            'column 3 has no name; .* line, or remove the "," at the end of every line',
+        ),
+        ("1,1,x\n1,2,3\n", "more than once: 1$"),
+        ("1,1,2.5\n1,2,3\n", "more than once: 1; the first line looks like data; --no-header"),
         (",a\n0,1\n", "column 1 has no name; a table saved by pandas"),
         ("a,b\n1,2\x00\n", "line 2 holds a NUL byte"),
     ],
@@ -140,8 +146,11 @@ def test_padded_names_are_stripped_and_said_so():
 
 
 def test_a_header_of_numbers_is_doubted():
-    assert "only numbers" in csv("1,2\n3,4\n").notes[0]
-    assert csv("a,2\n3,4\n").notes == ()
+    doubt = "t: the first line looks like data; --no-header says that it is"
+    assert csv("1,2\n3,4\n").notes == (doubt,)
+    assert csv("0.5,x\n3,4\n").notes == (doubt,)
+    assert csv("a,2\n3,4\n").notes == csv("0.5,a,b\n3,4,5\n").notes == ()
+    assert csv("1,2\n3,4\n", header=False).notes == ()
 
 
 def test_names_with_markup_and_control_characters_are_data():

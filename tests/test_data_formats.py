@@ -43,6 +43,7 @@ def test_the_content_tells_the_format_and_the_file_the_name(tmp_path, kind, endi
     path.write_bytes(CONTENTS[kind])
     source = read(str(path))
     assert source.name == "houses"
+    assert source.title == str(path)
     assert source.rows == (2 if source.table is not None else 3)
 
 
@@ -157,6 +158,9 @@ def test_columns_that_do_not_make_a_table():
             read({"a": [1, 2], "b": alone})
     with pytest.raises(DataError, match="a: not one type throughout"):
         read({"a": [1, "x"]})
+    mixed = read({"a": [1, "x"], "b": [[1], [2]], "c": [1, 2]})
+    assert mixed.columns == ["c"]
+    assert list(mixed.unfit) == ["a", "b"]
 
 
 class OnDevice:

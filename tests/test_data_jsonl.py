@@ -61,6 +61,16 @@ def test_what_is_refused(text, message):
         read(text)
 
 
+def test_a_column_of_another_kind_is_kept_apart_with_the_reason():
+    source = read('{"a": 1, "b": [1], "c": 1, "d": "\\ud800"}\n{"a": 1, "c": "x"}\n')
+    assert source.columns == ["a"]
+    assert source.unfit == {
+        "b": 'b: wanted numbers, text, true or false, null (line 1: "[1]")',
+        "c": 'c: not one type throughout (line 2: "x")',
+        "d": "d: half of a surrogate pair in the text (surrogates not allowed)",
+    }
+
+
 def test_latin_1_is_named():
     with pytest.raises(DataError, match="line 1, byte 7 is 0xe9"):
         read(b'{"a": "\xe9"}\n')

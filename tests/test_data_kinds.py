@@ -51,9 +51,9 @@ def test_ones_and_zeros_may_be_said_to_be_booleans():
         (
             {"romms": "numeric"},
             UsageError,
-            'types romms: t has no such column; did you mean "rooms"',
+            '^--types romms: t has no such column; did you mean "rooms"',
         ),
-        ({"kind": "category"}, UsageError, "types kind: not a column that is learnt from"),
+        ({"kind": "category"}, UsageError, "--types kind: not a column that is learnt from"),
         ({"town": "numeric"}, DataError, r'200 of 200 values are not numbers \(row 2: "'),
         (
             {"rooms": "boolean"},

@@ -79,6 +79,13 @@ def test_what_is_no_text_is_refused(
             handed(*tables, swaps=swaps)
 
 
+def test_what_cannot_be_learnt_from_is_told() -> None:
+    head, parts = pack(Source("t", pa.table({"a": [1]}), unfit={"b": "b: a list"}, file="t.csv"))
+    source = unpack(head, list(map(_joined, parts)))
+    assert source.unfit == {"b": "b: a list"}
+    assert source.title == "t.csv"
+
+
 def test_pieces_have_the_same_columns() -> None:
     with pytest.raises(ValueError, match="no table"):
         handed(pa.table({"a": ["x"]}), pa.table({"b": ["x"]}))

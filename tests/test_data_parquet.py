@@ -59,12 +59,27 @@ def test_plain_types_come_through():
     ],
     ids=lambda column: str(column.type),
 )
-def test_other_types_are_refused_by_name(column):
-    table = pa.table({"fine": [1, 2], "odd": column})
-    with pytest.raises(DataError, match=r"column odd is of type .*; wanted numbers, text"):
-        parquet.from_table(table, "t")
+def test_other_types_are_left_in_the_file_with_the_reason(column, tmp_path):
+    table = pa.table({"fine": [1, 2], "odd": column, "odd.a": ["x", "y"]})
+    file = tmp_path / "t.parquet"
+    pq.write_table(table, file)
+    streamed = parquet.stream_parquet(str(file), "t", 1024)
+    assert streamed.streams
+    streamed.table.vet()
+    for source in (
+        parquet.from_table(table, "t"),
+        parquet.read_parquet(packed(table), "t"),
+        streamed,
+    ):
+        assert source.columns == ["fine", "odd.a"]
+        assert source.table.column("odd.a").to_pylist() == ["x", "y"]
+        reason = source.unfit["odd"]
+        assert reason.startswith("t: column odd is of type")
+        assert "; wanted numbers, text" in reason
     with pytest.raises(DataError, match="column odd is of type"):
-        parquet.read_parquet(packed(table), "t")
+        parquet.from_table(table.select(["odd"]), "t")
+    with pytest.raises(DataError, match="column odd is of type"):
+        parquet.read_parquet(packed(table.select(["odd"])), "t")
 
 
 def test_no_rows_no_columns_and_names_twice():

@@ -29,6 +29,66 @@ def sizes(prepared):
     return [part and part.rows for part in parts]
 
 
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"target": ("y", "USD", "c")}, "write it in quotes: --target '\"y, USD\"'"),
+        ({"drop": ("c", "y", "USD")}, "write it in quotes: --drop '\"y, USD\"'"),
+        ({"drop": ("USD", "y")}, 'did you mean "y, USD"?'),
+    ],
+)
+def test_the_parts_of_a_name_with_a_comma_are_seen(options, hint):
+    table = columns({"c": [1, 2], "y, USD": [1, 2], "z": [1, 2]})
+    with pytest.raises(DataError) as caught:
+        prepare(table, **{"target": ("z",), **options})
+    assert caught.value.hint == hint
+
+
+def test_a_column_that_cannot_be_learnt_from_is_left_out_or_refused():
+    table = read({**dict(zip("ay", np.random.default_rng(0).random((2, 60)))), "l m": [[1]] * 60})
+    for options in ({"drop": ("l m",)}, {"features": ("a",)}):
+        prepared = prepare(table, target=("y",), **options)
+        assert [column.name for column in prepared.schema.columns] == ["a"]
+    assert prepared.schema.encode(table)[0].shape == (60, 1)
+    with pytest.raises(DataError, match=r"l m is of type .*; leave it out with --drop 'l m'$"):
+        prepare(table, target=("y",))
+    for options in ({"target": ("l m",)}, {"target": ("y",), "features": ("a", "l m")}):
+        with pytest.raises(DataError, match=r"l m is of type .*dates$"):
+            prepare(table, **options)
+    with pytest.raises(DataError, match='no column lm; did you mean "l m"'):
+        prepare(table, target=("y",), drop=("lm",))
+
+
+@pytest.mark.parametrize("way", ["{:,}", "{}%", "${:.2f}", "{},5"])
+def test_numbers_that_were_read_as_text_are_told_of(way):
+    numbers = [way.format(1000 + i) for i in range(99)]
+    few = [numbers[i % 80] for i in range(99)]
+    y = np.arange(99) % 2
+    table = columns({"all": numbers, "few": few, "x": np.arange(99.0) ** 2, "y": y})
+    notes = prepare(table, target=("y",), **WHOLE).notes
+    told = [note for note in notes if "were read as text; write them like 1000" in note]
+    assert [note.partition(":")[0] for note in told] == ["all", "few"]
+    table = columns({"x": y, "y": [numbers[i % 3] for i in range(99)]})
+    assert any("y: numbers with" in note for note in prepare(table, target=("y",), **WHOLE).notes)
+
+
+def test_a_column_that_is_not_there_below_a_line_of_data():
+    table = columns({"0.5": [1, 2], "x": [1, 2]})
+    for target, error in ((("y",), DataError), ((), UsageError)):
+        with pytest.raises(error, match="; the first line looks like data; --no-header says"):
+            prepare(table, target=target)
+
+
+def test_classes_that_differ_only_in_case_or_spaces_are_named():
+    labels = ["yes", "yes ", "Yes", "no", "maybe"]
+    table = columns({"x": np.arange(100.0) % 9, "y": [labels[i % 5] for i in range(100)]})
+    notes = prepare(table, target=("y",)).notes
+    assert [note for note in notes if note.startswith("y:")] == [
+        'y: classes that differ only in case or spaces: "Yes", "yes", "yes "; if they are one, '
+        "write them alike"
+    ]
+
+
 def test_three_parts_of_a_table():
     prepared = prepare(SOURCE, target=("kind",))
     assert sizes(prepared) == [140, 30, 30]

@@ -25,13 +25,13 @@ def test_numbers_categories_booleans_and_dates():
         }
     )
     assert profile(source) == [
-        ColumnProfile("n", "numeric", 1, 3, 1.0, 3.0, 8.0),
+        ColumnProfile("n", "ordinal", 1, 3, 1.0, 3.0, 8.0),
         ColumnProfile("c", "category", 1, 2, top=(("x", 2), ("y", 1))),
         ColumnProfile("b", "boolean", 0, 2, top=(("true", 3), ("false", 1))),
         ColumnProfile("d", "date", 1, 3, "2020-01-01", "2020-01-03", "2020-01-05"),
         ColumnProfile("t", "timestamp", 0, 4, "2020-01-01T06:00:00", "2020-01-04", "2020-01-06"),
         ColumnProfile("k", "constant", 0, 1, 5.0, 5.0, 5.0, note="left out: constant"),
-        ColumnProfile("e", "constant", 4, 0, note="left out: without values"),
+        ColumnProfile("e", "empty", 4, 0, note="left out: without values"),
     ]
 
 
@@ -78,3 +78,16 @@ def test_arrays_are_x_and_y():
 def test_top_levels_come_by_count():
     found = by_name(csv("c,n\n" + "".join(f"{c},1\n" for c in "abbcccddddeeeeeffffff")))
     assert [level for level, _ in found["c"].top] == ["f", "e", "d", "c", "b"]
+
+
+def test_what_is_not_learnt_from_is_shown_with_the_reason():
+    *_, found = profile(read({"a": [1, 2], "l": [[1], [2]]}))
+    assert (found.name, found.kind, found.distinct) == ("l", "other", None)
+    assert "column l is of type list" in found.note
+
+
+def test_every_note_is_said():
+    found = by_name(columns({"n": [f"{i},5" for i in range(99)], "m": ["1,5", "2,5", "1,5"] * 33}))
+    like = 'numbers with a decimal comma, such as "{},5", were read as text; write them like {}.5'
+    assert found["n"].note == f"left out: a different text in every row; {like.format(0, 0)}"
+    assert found["m"].note == like.format(1, 1)

@@ -314,3 +314,13 @@ def test_targets_that_cannot_be_read(source, message):
 
 def test_whole_numbers_beyond_float64_are_no_classes():
     assert chosen(typed([2**60, 2**60 + 1, 2**60] * 2 + [5]))[0] == "regression"
+
+
+def test_a_target_of_numbers_that_were_read_as_text_says_how_to_write_them():
+    answers = read_answers(text([f"{i},5" for i in range(99)]), ("y",))
+    like = r"; numbers with a decimal comma, such as \"0,5\", were read as text; .* like 0\.5$"
+    with pytest.raises(DataError, match="99 different texts in 99 rows .*" + like):
+        choose_task(answers, "auto", arrays=False)
+    with pytest.raises(DataError, match="holds text .* regression wants numbers" + like):
+        choose_task(answers, "regression", arrays=False)
+    assert answers[0].note.startswith("y: numbers with a decimal comma")

@@ -47,8 +47,8 @@ def test_huge_and_tiny_weights_have_a_mean() -> None:
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ({3: ""}, r'w: 1 of 200 weights are missing \(row 5: "nan"\)'),
-        ({4: "-1", 7: "-2"}, r'w: 2 of 200 weights are negative \(row 6: "-1.0"\)'),
+        ({3: ""}, r"w: 1 of 200 weights are missing \(row 5\)"),
+        ({4: "-1", 7: "-2"}, r'w: 2 of 200 weights are negative \(row 6: "-1"\)'),
         ({9: "inf"}, "w: .*row 11"),
         ({9: "heavy"}, "w: .*row 11"),
         (dict.fromkeys(range(N), 0), "w: every weight of the train part is 0"),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gpunet.data.words import closest, counted, is_number, listed, quoted
+from gpunet.data.words import closest, is_number, like_data, listed, option, quoted
+from gpunet.sizes import counted
 
 
 @pytest.mark.parametrize("text", ["1", "-1", "+1.5", ".5", "5.", "1e5", "1E+5", "00501"])
@@ -38,3 +39,23 @@ def test_the_closest_name_ignores_case_and_gives_up_on_strangers():
 
 def test_the_closest_name_is_found_among_very_many():
     assert closest("c990x", [f"c{i}" for i in range(10_000)]) is not None
+
+
+@pytest.mark.parametrize(
+    ("names", "is_like"),
+    [
+        (["1", "2"], True),
+        (["0.5", "x"], True),
+        (["country", "2019", "2020", "2021"], False),
+        (["0.5", "x", "y"], False),
+        (["a", "b"], False),
+        ([], False),
+    ],
+)
+def test_names_that_look_like_data(names, is_like):
+    assert like_data(names) == is_like
+
+
+def test_an_option_is_written_as_a_shell_takes_it():
+    assert option("--drop", "a") == "--drop a"
+    assert option("--drop", "a b", "c,d", 'e"') == """--drop 'a b,"c,d",e"'"""

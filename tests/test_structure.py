@@ -14,6 +14,7 @@ PACKAGE = Path(gpunet.__file__).parent
 LAYERS = {
     "errors": 0,
     "sizes": 0,
+    "commas": 0,
     "config": 1,
     "isolation": 1,
     "random": 1,

@@ -5,24 +5,37 @@ values, and columns that are numbers or dates but for a few cells.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpunet.data.source import Source
-from gpunet.data.words import FALSE, MISSING, MISSING_NUMBER, NUMBER, TRUE, is_number, quoted
+from gpunet.data.spelling import MOSTLY, plainly, told
+from gpunet.data.words import (
+    FALSE,
+    MISSING,
+    MISSING_NUMBER,
+    NUMBER,
+    TRUE,
+    is_number,
+    option,
+    quoted,
+)
 from gpunet.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MOSTLY, ENOUGH = 0.98, 20  # from this share and number of good cells the rest are mistakes
+ENOUGH = 20  # from this number of good cells, and the share MOSTLY, the rest are mistakes
+EXACT = 2.0**53  # above it float64 skips whole numbers
+FEW_WORDS = 3  # that are told to be named with --na
 DAY = 86_400_000_000  # microseconds
 DATE = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d(:?\d\d)?)?)?$"
 NOUNS = {"numeric": "numbers", "boolean": "true or false", "date": "dates", "category": "text"}
 ABSENT, GOOD, BAD = 0, 1, 2
+LOST_DIGITS = f"whole numbers above {int(EXACT):,} lose their last digits"
 DIGITS = ("0", "1")  # true and false where a column is said to be, never a reason to think so
 
 
@@ -33,7 +46,7 @@ class Cells:
     numeric, boolean, date: `values` (n,) float64, NaN where missing. A boolean is 1 or 0, or -1
     where it is neither; a date is days since 1970, the time of day a fraction, in UTC if zoned.
     category: `values` (n,) int32 codes into `levels`, -1 where missing; a level that is `absent`
-    is a word for missing.
+    is a word for missing. `note`: a warning of how they were inferred.
     """
 
     kind: str
@@ -63,8 +76,8 @@ def read_cells(
 ) -> Cells:
     """The cells of a table's column.
 
-    With `kind` they must be of that kind; without, it is inferred from `rows` (None: from all).
-    Raises DataError with the first cell that does not fit.
+    With `kind` they must be of that kind; without, it is inferred from `rows` (None: from all, as
+    of a column that is not learnt from). Raises DataError with the first cell that does not fit.
     """
     from pyarrow import large_string, types
 
@@ -82,7 +95,7 @@ def read_cells(
     is_plain = source.text and not any(map(is_number, source.na)) and kind in (None, "numeric")
     if is_plain and (plain := _plain_numbers(column)) is not None:
         _check_finite(source, name, plain)
-        return Cells("numeric", plain, note=_leading_zeros(name, column))
+        return Cells("numeric", plain, note=None if kind else _as_written(name, column, plain))
     texts = Texts(source, name, column)
     return texts.inferred(rows) if kind is None else texts.of_kind(kind)
 
@@ -137,10 +150,12 @@ class Texts:
             here = set(state[held].tolist())
             is_digits = kind == "boolean" and _within(self.texts, DIGITS)[held].any()
             if GOOD in here and BAD not in here and not is_digits:
-                return self._of(kind, values, state)
+                cells = self._of(kind, values, state, is_learnt=rows is not None)
+                return replace(cells, note=self._as_written(kind, values))
             if self.source.text and kind != "boolean":
-                self._check_mostly(kind, state)
-        return self.of_kind("category")
+                self._check_mostly(kind, state, is_learnt=rows is not None)
+        cells = self.of_kind("category")
+        return replace(cells, note=self._as_numbers(cells))
 
     def of_kind(self, kind: str) -> Cells:
         """As cells of one kind; any text is a category."""
@@ -149,11 +164,13 @@ class Texts:
         levels = tuple(self.texts.to_pylist())
         words = {*(MISSING if self.source.text else ()), *self.source.na}
         absent = np.array([level in words for level in levels], bool)
-        return Cells("category", self.codes, levels, absent, self._decimal_comma())
+        return Cells("category", self.codes, levels, absent)
 
-    def _of(self, kind: str, values: np.ndarray, state: np.ndarray) -> Cells:
+    def _of(
+        self, kind: str, values: np.ndarray, state: np.ndarray, is_learnt: bool = False
+    ) -> Cells:
         if kind != "boolean" and BAD in state:
-            self._fail(kind, state, "")
+            self._fail(kind, state, is_learnt)
         values = np.append(values, np.nan)[self.codes]
         _check_finite(self.source, self.name, values)
         return Cells(kind, values)
@@ -161,30 +178,45 @@ class Texts:
     def _held(self, codes: np.ndarray) -> np.ndarray:
         return np.flatnonzero(np.bincount(codes[codes >= 0], minlength=len(self.texts)))
 
-    def _check_mostly(self, kind: str, state: np.ndarray) -> None:
+    def _check_mostly(self, kind: str, state: np.ndarray, is_learnt: bool) -> None:
         counts = np.bincount(self.codes[self.codes >= 0], minlength=len(state))
         good, bad = counts[state == GOOD].sum(), counts[state == BAD].sum()
         if bad and good >= max(ENOUGH, MOSTLY * (good + bad)):
-            self._fail(kind, state, "correct them, or write NA where a value is missing")
+            self._fail(kind, state, is_learnt)
 
-    def _fail(self, kind: str, state: np.ndarray, hint: str) -> None:
+    def _fail(self, kind: str, state: np.ndarray, is_learnt: bool) -> None:
         bad = np.flatnonzero(np.append(state == BAD, False)[self.codes])
         text = self.texts[int(self.codes[bad[0]])].as_py()
         raise DataError(
             f"{self.name}: {len(bad):,} of {len(self.codes):,} values are not {NOUNS[kind]} "
             f"({self.source.row(int(bad[0]))}: {quoted(text)})",
-            hint or None,
+            self._advice(kind, self.texts.filter(state == BAD).to_pylist(), is_learnt),
         )
 
-    def _decimal_comma(self) -> str | None:
-        import pyarrow.compute as pc
+    def _advice(self, kind: str, bad: list[str], is_learnt: bool) -> str:
+        them = "it" if len(bad) == 1 else "them"
+        if kind == "numeric" and all(map(plainly, bad)):
+            return f"write {them} like {plainly(bad[0])}"
+        if not is_learnt:
+            return "correct them, or write NA where a value is missing"
+        mend = "correct them"
+        if len(bad) <= FEW_WORDS:
+            mend = f"read {them} as missing with {option('--na', *bad)}"
+        return f"{mend}, or the column as text with {option('--types', f'{self.name}=category')}"
 
-        if not self.source.text or len(self.texts) < 2:
+    def _as_written(self, kind: str, values: np.ndarray) -> str | None:
+        is_number = kind == "numeric" and self.source.text
+        return _as_written(self.name, self.texts, values) if is_number else None
+
+    def _as_numbers(self, cells: Cells) -> str | None:
+        """A note where texts are numbers but for how they are written."""
+        import pyarrow as pa
+
+        if not self.source.text or cells.absent is None:
             return None
-        alike = pc.match_substring_regex(self.texts, r"^[+-]?\d+,\d+$")
-        if pc.sum(alike).as_py() < MOSTLY * len(self.texts):
-            return None
-        return f"{self.name}: numbers with a decimal comma were read as text; write 1.5, not 1,5"
+        present = self.texts.filter(pa.array(~cells.absent))
+        found = told(present) if len(present) > 1 else None
+        return found and f"{self.name}: {found}"
 
 
 Words = tuple[str, ...]
@@ -281,12 +313,23 @@ def _plain_numbers(column: "pa.ChunkedArray") -> np.ndarray | None:
         return None
 
 
-def _leading_zeros(name: str, column: "pa.ChunkedArray") -> str | None:
+def _as_written(name: str, texts: "pa.Array | pa.ChunkedArray", values: np.ndarray) -> str | None:
+    """A note where numbers are less than their texts."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not pc.any(pc.match_substring_regex(column, r"^0\d")).as_py():
-        return None
-    return f"{name}: numbers that begin with 0, as codes do, were read as numbers"
+    large = np.abs(values) >= EXACT
+    if large.any() and not np.any(values[~np.isnan(values)] % 1):
+        whole = pc.match_substring_regex(texts.filter(pa.array(large)), r"^[+-]?\d+$")
+        if pc.any(whole).as_py():
+            return f"{name}: {LOST_DIGITS}"
+    if pc.any(pc.match_substring_regex(texts, r"^0\d")).as_py():
+        keeps = option("--types", f"{name}=category")
+        return (
+            f"{name}: numbers that begin with 0, as codes do, were read as numbers; "
+            f"{keeps} keeps the zeros"
+        )
+    return None
 
 
 def _typed(source: Source, name: str, column: "pa.ChunkedArray", kind: str | None) -> Cells:
@@ -306,12 +349,14 @@ def _typed(source: Source, name: str, column: "pa.ChunkedArray", kind: str | Non
     if source.na and own != "boolean":
         missing, state = PARSERS[own](pa.array(source.na), ())
         values = np.where(np.isin(values, missing[state == GOOD]), np.nan, values)
+    is_whole = kind is None and types.is_integer(column.type)
+    note = f"{name}: {LOST_DIGITS}" if is_whole and np.any(np.abs(values) >= EXACT) else None
     kind = kind or own
     if (kind == "date") != (own == "date"):
         raise DataError(f"{name}: wanted {NOUNS[kind]}; the column holds {NOUNS[own]}")
     if kind == "boolean":
         values = np.where(np.isnan(values) | (values == 0) | (values == 1), values, -1.0)
-    return Cells(kind, values)
+    return Cells(kind, values, note=note)
 
 
 def _empty(rows: int, kind: str | None) -> Cells:

@@ -6,17 +6,16 @@ Refuses to look at other rows when fitting, and to let anything but finite float
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from shlex import quote
 
 import numpy as np
 
 from gpunet.data.cells import Cells
 from gpunet.data.scales import median, moments, robust, scaled, smooth_clip
-from gpunet.data.words import counted
+from gpunet.data.words import option
+from gpunet.sizes import counted
 
 MOST_LEVELS = 64
 MOST_CODES = 10_000
-EXACT = 2.0**53  # above it float64 skips whole numbers
 ID_ROWS = 50  # texts that all differ in more rows than this name the rows
 TEXTS = 1_000  # a column of more texts, most of them seen once, is hashed
 HASHES = 256
@@ -223,10 +222,8 @@ def fit(
         and len(known) == len(values) > ID_ROWS
         and np.all(np.diff(known) == np.diff(rows))
     ):
-        drop = f"--drop {quote(name)}"
+        drop = option("--drop", name)
         note = f"{name}: rises by one from row to row, like a row number; {drop} leaves it out"
-    if kind == "numeric" and np.abs(known).max() > EXACT and not np.any(known % 1):
-        note = f"{name}: whole numbers above {int(EXACT):,} lose their last digits"
     column = Column(name, kind, has_gaps, fill, robust=encoding.scaling == "robust")
     return _with_knots(_with_scales(column, scales), known, encoding.bins), note
 

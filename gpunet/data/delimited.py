@@ -13,8 +13,9 @@ import numpy as np
 from gpunet.data.files import Bytes, check_text, line_of
 from gpunet.data.limits import check_fits, shown
 from gpunet.data.source import Source, check_names
-from gpunet.data.words import counted, is_number, listed
+from gpunet.data.words import HEADERLESS, like_data, listed, quoted
 from gpunet.errors import DataError, UsageError
+from gpunet.sizes import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -140,7 +141,8 @@ def _read(
         if not names:
             names = [f"c{i + 1}" for i in range(layout.cells)]
             if header:
-                names, notes = _names([column[0].as_py() for column in table.columns], name)
+                titles = [column[0].as_py() for column in table.columns]
+                names, notes = _names(titles, name, delimiter.decode())
                 table = table.slice(1)
         hand(table.rename_columns(names))
     if not read:
@@ -313,13 +315,27 @@ def _parse(text: memoryview, delimiter: bytes, layout: Layout, name: str) -> "pa
         raise DataError(f"{name}: could not be read as CSV ({error})") from None
 
 
-def _names(titles: list[str], name: str) -> tuple[list[str], tuple[str, ...]]:
+def _names(titles: list[str], name: str, mark: str) -> tuple[list[str], tuple[str, ...]]:
     names = [title.strip() for title in titles]
-    check_names(names, name)
+    try:
+        check_names(names, name)
+    except DataError as error:
+        raise DataError(error.message, error.hint or _mend(names, mark)) from None
     notes = []
     if names != titles:
         padded = [new for new, old in zip(names, titles, strict=True) if new != old]
         notes.append(f"{name}: took the spaces around column names away: {listed(padded)}")
-    if all(map(is_number, names)):
-        notes.append(f"{name}: the first line was taken as names though it holds only numbers")
+    if like_data(names):
+        notes.append(f"{name}: {HEADERLESS}")
     return names, tuple(notes)
+
+
+def _mend(names: list[str], mark: str) -> str | None:
+    """What to do about names that are not there or come twice."""
+    if like_data(names):
+        return HEADERLESS
+    if all(names):
+        return None
+    last = quoted("tab" if mark == "\t" else mark)
+    trailing = "" if names[-1] else f", or remove the {last} at the end of every line"
+    return f"name it in the first line{trailing}"

@@ -121,7 +121,7 @@ def _read_apart(path: str, delimiter: str | None, header: bool, budget: int) -> 
         worker = isolation.take(ENTRY)
     except OSError as reason:
         source = _read_here(path, delimiter, header, budget)
-        note = f"{source.name}: parsed without a process of its own ({reason.strerror})"
+        note = f"{source.title}: parsed without a process of its own ({reason.strerror})"
         return replace(source, notes=(*source.notes, note))
     name = "stdin" if path == "-" else path
     request = {"path": path, "folder": os.getcwd(), "budget": budget}
@@ -184,13 +184,13 @@ def _read_here(
     if path != "-" and os.path.isdir(path):
         name = Path(path).resolve().name or "data"
         reader = read_npy_folder if is_npy_folder(path) else read_idx_folder
-        return reader(path, name, budget)
+        return replace(reader(path, name, budget), file=path)
     if delimiter is None and header and (source := _stream(path, budget)) is not None:
-        return replace(source, name=name)
+        return replace(source, name=name, file=path)
     content = load(path, budget)
     shown_as = "stdin" if path == "-" else path
     source = _parsed(content, shown_as, suffix, delimiter, header, budget, hand)
-    return replace(source, name=name)
+    return replace(source, name=name, file=shown_as)
 
 
 def _stream(path: str, budget: int) -> Source | None:
@@ -274,19 +274,22 @@ def _read_stream(data: object) -> Source:
 def _read_columns(data: Mapping) -> Source:
     import pyarrow as pa
 
-    columns = {}
+    columns, unfit = {}, {}
     for name, values in data.items():
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
             raise DataError(f"{name}: a single value; wanted a column, as [{values!r}]")
         try:
             columns[str(name)] = pa.array(_host(values), from_pandas=True)
         except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-            raise DataError(f"{name}: not one type throughout ({error})") from None
+            unfit[str(name)] = f"{name}: not one type throughout ({error})"
+    if unfit and not columns:
+        raise DataError(next(iter(unfit.values())))
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name} {length:,}" for name, length in list(lengths.items())[:10])
         raise DataError(f"data: columns of different lengths: {shown}")
-    return from_table(pa.table(columns), "data")
+    source = from_table(pa.table(columns), "data")
+    return replace(source, unfit={**unfit, **source.unfit})
 
 
 def _array(data: object) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""JSON lines: one object a line, as a typed table. Refuses nested values and mixed columns."""
+"""JSON lines: one object a line, as a typed table. Refuses to read nested values and
+mixed columns."""
 
 import json
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ def read_jsonl(data: Bytes, name: str, budget: int) -> Source:
             lines.append(number)
     if not rows:
         raise DataError(f"{name}: no rows, the file is empty")
-    return Source(name, _table(rows, lines, name), lines=np.array(lines))
+    table, unfit = _table(rows, lines, name)
+    return Source(name, table, lines=np.array(lines), unfit=unfit)
 
 
 def _row(line: str, number: int, name: str) -> dict[str, object]:
@@ -61,17 +63,27 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return row
 
 
-def _table(rows: list[dict[str, object]], lines: list[int], name: str) -> "pa.Table":
+def _table(
+    rows: list[dict[str, object]], lines: list[int], name: str
+) -> tuple["pa.Table", dict[str, str]]:
+    """A table of the columns that hold one plain type, and why others do not."""
     import pyarrow as pa
 
     names = list(dict.fromkeys(key for row in rows for key in row))
     if not names:
         raise DataError(f"{name}: the objects are empty")
     check_names(names, name)
-    try:
-        return pa.table({key: _column(key, [row.get(key) for row in rows], lines) for key in names})
-    except UnicodeEncodeError as error:
-        raise DataError(f"{name}: half of a surrogate pair in the text ({error.reason})") from None
+    columns, unfit = {}, {}
+    for key in names:
+        try:
+            columns[key] = _column(key, [row.get(key) for row in rows], lines)
+        except UnicodeEncodeError as error:
+            unfit[key] = f"{key}: half of a surrogate pair in the text ({error.reason})"
+        except DataError as error:
+            unfit[key] = error.message
+    if not columns:
+        raise DataError(unfit[names[0]])
+    return pa.table(columns), unfit
 
 
 def _column(key: str, values: list[object], lines: list[int]) -> "pa.Array":

@@ -8,18 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from re import fullmatch
-from shlex import quote
 
 import numpy as np
 
-from gpunet.data.cells import DATE, MOSTLY, NOUNS, Cells, read_cells
+from gpunet.data.cells import DATE, NOUNS, Cells, read_cells
 from gpunet.data.columns import ID_ROWS, MOST_LEVELS
 from gpunet.data.roughness import memberships, own_values
 from gpunet.data.rows import evenly
 from gpunet.data.source import Source
+from gpunet.data.spelling import MOSTLY
 from gpunet.data.targets import FEW, NUMBERS, Answer
-from gpunet.data.words import closest, counted, is_number, listed, quoted
+from gpunet.data.words import closest, is_number, listed, option, quoted
 from gpunet.errors import DataError, UsageError
+from gpunet.sizes import counted
 
 SAMPLE, ENOUGH_ROWS = 20_000, 100
 """Rows, at most and at least, on which a column is held against the target."""
@@ -49,9 +50,9 @@ def check_types(source: Source, types: Mapping[str, str], used: Sequence[str]) -
     for name in types:
         if name not in source.columns:
             hint = closest(name, source.columns) or f"the columns are {listed(source.columns)}"
-            raise UsageError(f"types {name}: {source.name} has no such column", hint)
+            raise UsageError(f"{option('--types', name)}: {source.title} has no such column", hint)
         if name not in used:
-            raise UsageError(f"types {name}: not a column that is learnt from")
+            raise UsageError(f"{option('--types', name)}: not a column that is learnt from")
 
 
 def read_as(source: Source, name: str, kind: str | None, rows: np.ndarray) -> Cells:
@@ -128,10 +129,12 @@ class Observer:
         """Keep what a column looks like, with these warnings and more; all of them."""
         missing = cells.missing[self.train]
         known, rows = cells.values[self.train][~missing], self.train[~missing]
-        kind, words, confidence = _looks(cells, known, len(missing), rows)
+        kind, words, confidence = looks(cells, known, len(missing), rows)
         if name in self.types:
             words, confidence = f"as --types says; {words}", 1.0
         warnings = [*notes]
+        if cells.note and cells.note not in notes and not (is_left_out and cells.kind == "numeric"):
+            warnings.append(cells.note)
         if not is_left_out:
             warnings += [*_like_an_id(name, kind, known, rows), *self._leaks(name, cells, rows)]
         warnings += _date_formats(name, cells, known)
@@ -160,7 +163,7 @@ class Observer:
             if is_told:
                 found.append(
                     f"{name}: {how} all but perfectly, like a leak; if it is not known "
-                    f"beforehand, leave it out: {_drop(name)}"
+                    f"beforehand, leave it out: {option('--drop', name)}"
                 )
         return found
 
@@ -197,7 +200,7 @@ def _tells_apart(values: np.ndarray, classes: np.ndarray, is_category: bool) -> 
     return not is_category and wrong + int(excess) <= n * (1 - PURE)
 
 
-def _looks(cells: Cells, known: np.ndarray, total: int, rows: np.ndarray) -> tuple[str, str, float]:
+def looks(cells: Cells, known: np.ndarray, total: int, rows: np.ndarray) -> tuple[str, str, float]:
     """The kind of the values `known` of so many cells, the evidence, and the confidence."""
     n = len(known)
     sure = (n + 1) / (n + 2)  # Laplace's rule of succession
@@ -251,15 +254,12 @@ def _rises(known: np.ndarray) -> bool:
 
 
 def _like_an_id(name: str, kind: str, known: np.ndarray, rows: np.ndarray) -> list[str]:
+    drop = option("--drop", name)
     if kind == "text" and len(np.unique(known)) > NEARLY_ALL * len(known):
-        return [f"{name}: hardly a text comes twice, like names; {_drop(name)} leaves it out"]
+        return [f"{name}: hardly a text comes twice, like names; {drop} leaves it out"]
     if kind == "id" and not np.array_equal(np.diff(known), np.diff(rows)):
-        return [f"{name}: whole numbers that rise like ids; {_drop(name)} leaves it out"]
+        return [f"{name}: whole numbers that rise like ids; {drop} leaves it out"]
     return []
-
-
-def _drop(name: str) -> str:
-    return f"--drop {quote(name)}"
 
 
 def _date_formats(name: str, cells: Cells, known: np.ndarray) -> list[str]:

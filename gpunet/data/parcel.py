@@ -5,6 +5,7 @@ What arrives is checked in full: the process that sent it has read a file that n
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,9 +39,11 @@ def pack(source: Source, pieces: int = 0) -> tuple[dict[str, Any], list[Part]]:
     arrays = {name: getattr(source, name) for name in KINDS if getattr(source, name) is not None}
     head: dict[str, Any] = {
         "name": source.name,
+        "file": source.file,
         "text": source.text,
         "first": source.first,
         "notes": source.notes,
+        "unfit": dict(source.unfit),
         "pieces": pieces,
         "arrays": {name: (array.dtype.str, array.shape) for name, array in arrays.items()},
     }
@@ -82,7 +85,9 @@ def _unpacked(head: Mapping[str, Any], parts: list[Any]) -> tuple[Source, list[A
     notes = tuple(map(str, head["notes"]))
     first = int(head["first"])
     x, y, lines = (arrays.get(key) for key in KINDS)
+    unfit = {str(column): str(reason) for column, reason in dict(head["unfit"]).items()}
     source = Source(name, table, x, y, test, text=is_text, first=first, lines=lines, notes=notes)
+    source = replace(source, unfit=unfit, file=str(head["file"]))
     if source.lines is not None and source.lines.shape != (source.rows,):
         raise ValueError("not a line a row")
     return source, parts

@@ -1,12 +1,13 @@
 """Parquet files and Arrow tables: only columns of plain types, checked before and after reading.
 
-A file larger than memory is a table that is read a column, or a few rows, at a time. Refuses nested
-and binary columns, and pages with a wrong checksum.
+A file larger than memory is a table that is read a column, or a few rows, at a time. Refuses to
+read nested and binary columns, and pages with a wrong checksum.
 """
 
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpunet.data.cells import is_text
@@ -39,10 +40,9 @@ class ParquetTable:
     def __init__(self, path: str, name: str, columns: list[str]) -> None:
         self.name, self.column_names = name, columns
         self.file = _open(path, name, BUFFER)
-        self.texts = [is_text(field.type) for field in self.file.schema_arrow]
-        names = self.file.schema_arrow.names
-        texts = [title for title, is_one in zip(names, self.texts) if is_one]
-        self.encoded = _open(path, name, BUFFER, texts)
+        schema = self.file.schema_arrow
+        self.texts = [title for title in columns if is_text(schema.field(title).type)]
+        self.encoded = _open(path, name, BUFFER, self.texts)
 
     @property
     def num_rows(self) -> int:
@@ -76,9 +76,8 @@ class ParquetTable:
 
     def vet(self) -> None:
         """Decode every page once, in each way that it will be, and keep nothing."""
-        for name, is_one in zip(self.file.schema_arrow.names, self.texts, strict=True):
-            if is_one:
-                self.column(name)
+        for name in self.texts:
+            self.column(name)
         for _ in self.tables(self.column_names, max(1, VETTED // (16 * len(self.column_names)))):
             pass
 
@@ -87,13 +86,14 @@ class ParquetTable:
         """Bytes that streaming it takes at its peak, beside windows of rows."""
         metadata = self.file.metadata
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        chunks = [
-            [group.column(j).total_uncompressed_size for group in groups]
-            for j in range(metadata.num_columns)
-        ]
-        pages = sum(min(PAGES, 2 * max(sizes)) for sizes in chunks)
-        texts = [sum(sizes) for sizes, text in zip(chunks, self.texts, strict=True) if text]
-        largest = max(texts, default=0)
+        paths = [self.file.schema.column(j).path for j in range(metadata.num_columns)]
+        chunks = {
+            path: [group.column(j).total_uncompressed_size for group in groups]
+            for j, path in enumerate(paths)
+            if path in set(self.column_names)
+        }
+        pages = sum(min(PAGES, 2 * max(sizes)) for sizes in chunks.values())
+        largest = max((sum(chunks[title]) for title in self.texts), default=0)
         distinct = min(self.num_rows, largest // LEAST_TEXT) * PER_TEXT
         fitting = self.num_rows * PER_ROW + TEXT_COPIES * largest + distinct
         return int(max(fitting, self.num_rows * PER_PLACED_ROW + pages))
@@ -107,11 +107,13 @@ def read_parquet(data: Bytes, name: str, budget: int | None = None) -> Source:
     budget = automatic() if budget is None else budget
     file = _open(pa.BufferReader(data), name)
     check_fits(name, _unpacked(file), budget, "name a file: it is read bit by bit")
+    unfit = _unfit(file.schema_arrow, name)
+    plain = [title for title in file.schema_arrow.names if title not in unfit]
     try:
-        table = _checked(file.read())
+        table = _checked(file.read(columns=plain).select(plain) if unfit else file.read())
     except _errors() as error:
         raise _damaged(name, error) from None
-    return from_table(table, name)
+    return replace(from_table(table, name), unfit=unfit)
 
 
 def stream_parquet(path: str, name: str, budget: int) -> Source | None:
@@ -124,21 +126,22 @@ def stream_parquet(path: str, name: str, budget: int) -> Source | None:
     cells = 8 * file.metadata.num_rows * len(schema.names)
     if os.path.getsize(path) + _unpacked(file) + cells + cells // 2 <= budget:
         return None
-    index = _index(schema)
-    table = ParquetTable(path, name, [title for title in schema.names if title not in index])
+    index, unfit = _index(schema), _unfit(schema, name)
+    left_out = {*index, *unfit}
+    table = ParquetTable(path, name, [title for title in schema.names if title not in left_out])
     _check_shape(name, table.num_rows, len(table.column_names))
     check_fits(name, table.need, budget, "use fewer rows")
-    return Source(name, table, notes=_index_note(name, index), streams=True)
+    return Source(name, table, notes=_index_note(name, index), streams=True, unfit=unfit)
 
 
 def from_table(table: "pa.Table", name: str) -> Source:
     """A Source of an Arrow table; a pandas index is left out, with a note if it was in a file."""
     check_names(table.column_names, name)
-    _check_types(table.schema, name)
-    index = _index(table.schema)
-    table = table.drop_columns(index) if index else table
+    index, unfit = _index(table.schema), _unfit(table.schema, name)
+    left_out = {*index, *unfit}
+    table = table.drop_columns(list(left_out)) if left_out else table
     _check_shape(name, table.num_rows, table.num_columns)
-    return Source(name, table, notes=_index_note(name, index))
+    return Source(name, table, notes=_index_note(name, index), unfit=unfit)
 
 
 def _open(
@@ -162,7 +165,6 @@ def _open(
     except _errors() as error:
         raise _damaged(name, error) from None
     check_names(schema.names, name)
-    _check_types(schema, name)
     if file.metadata.num_rows > MAX_ROWS:
         raise DataError(f"{name}: {file.metadata.num_rows:,} rows; the limit is {MAX_ROWS:,}")
     return file
@@ -198,18 +200,23 @@ def _damaged(name: str, error: Exception) -> DataError:
     return DataError(f"{name}: not a whole Parquet file ({reason[:200]})")
 
 
-def _check_types(schema: "pa.Schema", name: str) -> None:
+def _unfit(schema: "pa.Schema", name: str) -> dict[str, str]:
+    """The columns that are not plain, and why, but for an index; raises DataError where all are."""
     import pyarrow as pa
 
+    found, index = {}, _index(schema)
     for field in schema:
         kind = field.type
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
-        if not _is_plain(kind):
-            raise DataError(
+        if not _is_plain(kind) and field.name not in index:
+            found[field.name] = (
                 f"{name}: column {field.name} is of type {str(field.type)[:60]}; "
                 "wanted numbers, text, booleans or dates"
             )
+    if found and len(found) == len(schema):
+        raise DataError(next(iter(found.values())))
+    return found
 
 
 def _is_plain(kind: "pa.DataType") -> bool:

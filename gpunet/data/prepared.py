@@ -29,7 +29,7 @@ from gpunet.data.kinds import Evidence, Observer, check_types
 from gpunet.data.limits import automatic, check_fits
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
 from gpunet.data.schema import Layout, Schema, check_columns, encode_cells, flat
-from gpunet.data.source import Source
+from gpunet.data.source import Source, check_fit
 from gpunet.data.split import Fold, Parts, Ways, fold_of, groups_of, overlap
 from gpunet.data.targets import (
     CLASSES,
@@ -37,6 +37,7 @@ from gpunet.data.targets import (
     Answer,
     Target,
     array_names,
+    check_counts,
     check_positive,
     check_present,
     check_transform,
@@ -46,8 +47,9 @@ from gpunet.data.targets import (
     read_answers,
 )
 from gpunet.data.weights import class_factors, read_weights, scaled
-from gpunet.data.words import counted, is_formula, listed, quoted
+from gpunet.data.words import HEADERLESS, is_formula, like_data, listed, quoted
 from gpunet.errors import DataError, UsageError
+from gpunet.sizes import counted
 
 SHARE = 0.15
 THIN = 5  # rows a class, below which it is told
@@ -230,6 +232,8 @@ def _divide(
     marked = ways.marked(source, kept)
     seen = marked.train if marked else kept
     task, reason, strata = _task(source, answers, seen, task, transform)
+    if task == "count":
+        _check_counts(source, answers, kept, marked)
     parts, how, notes = ways.divide(source, kept, shares, strata, marked)
     parts = replace(parts, first=source.first, lines=source.lines)
     learnt = (task, reason, standardise, clamp, transform, weight, quantiles)
@@ -260,7 +264,7 @@ def _encoding(
         "embeddings of values are": rough,
     }
     if source.table is None and (found := [what for what, is_on in for_tables.items() if is_on]):
-        raise UsageError(f"{source.name}: {found[0]} for tables; these are arrays")
+        raise UsageError(f"{source.title}: {found[0]} for tables; these are arrays")
     return Encoding(scaling if standardise else "none", one_hot_levels, bins, rough)
 
 
@@ -278,11 +282,12 @@ def _target_names(source: Source, target: tuple[str, ...]) -> tuple[str, ...]:
         return array_names(source, target)
     target = tuple(dict.fromkeys(target or source.target))
     if not target:
+        doubt = f"{HEADERLESS}; " if source.text and like_data(source.columns) else ""
         raise UsageError(
-            f"{source.name}: no target was given",
-            f"choose one with --target: {listed(source.columns, 40)}",
+            f"{source.title}: no target was given",
+            f"{doubt}choose one with --target: {listed(source.columns, 40)}",
         )
-    check_columns(source, target)
+    check_columns(source, target, "--target")
     return target
 
 
@@ -301,9 +306,10 @@ def _feature_names(
     named = [*features, *drop, *by, *others]
     if source.table is None:
         if named or types:
-            raise UsageError(f"{source.name}: arrays have no columns to choose from")
+            raise UsageError(f"{source.title}: arrays have no columns to choose from")
         return []
-    check_columns(source, list(dict.fromkeys(named)))
+    for flag, given in (("--features", features), ("--drop", drop), ("", [*by, *others])):
+        check_columns(source, list(dict.fromkeys(given)), flag)
     apart = {*target, *(set(by) - set(features)), *others}
     for what, clash in (
         (
@@ -318,8 +324,10 @@ def _feature_names(
             raise UsageError(f"{listed(sorted(map(str, clash)))}: {what}; wanted one of the two")
     wanted, left_out = set(features or source.columns), {*drop, *apart}
     names = [name for name in source.columns if name in wanted and name not in left_out]
+    if not features:
+        check_fit(source, drop)
     if not names:
-        raise DataError(f"{source.name}: no feature column is left")
+        raise DataError(f"{source.title}: no feature column is left")
     check_types(source, types, [*names, *([ways.time] if ways.time else [])])
     return names
 
@@ -356,10 +364,11 @@ def _with_target(
     if not drop_missing or len(kept) == 0:
         check_present(source, answers)
     if len(kept) < 2:
-        raise DataError(f"{source.name}: one row with a target; wanted 2 or more")
+        raise DataError(f"{source.title}: one row with a target; wanted 2 or more")
     names = listed(answer.name for answer in answers)
     lost = len(gone) - len(kept)
     notes = [f"left out {counted(lost, 'row')} without {names}"] if lost else []
+    notes += [answer.note for answer in answers if answer.note]
     return answers, kept, notes
 
 
@@ -398,6 +407,15 @@ def _task(
     return task, reason, chosen[0].codes if task in CLASSES else None
 
 
+def _check_counts(
+    source: Source, answers: tuple[Answer, ...], kept: np.ndarray, marked: Parts | None
+) -> None:
+    """Raise DataError where a row of any part has a target that is no count."""
+    used = np.sort(np.concatenate([*marked.rows.values()])) if marked else kept
+    for answer in answers:
+        check_counts(source, answer, used)
+
+
 def _class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray) -> list[str]:
     counts = np.bincount(answer.codes[seen], minlength=len(answer.labels))
     here = np.bincount(answer.codes[train], minlength=len(answer.labels))
@@ -417,12 +435,27 @@ def _class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray) -> list[st
             f"{answer.name}: {counted(len(single), 'class')} with a single row, which is in the "
             f"training part: {listed(map(quoted, single))}"
         )
+    notes += _alike_notes(answer.name, [answer.labels[code] for code in np.flatnonzero(counts)])
     if absent:
         notes.append(
             f"{answer.name}: {counted(len(absent), 'class')} without a row in the training part: "
             f"{listed(map(quoted, absent))}"
         )
     return notes
+
+
+def _alike_notes(name: str, labels: Sequence[object]) -> list[str]:
+    """A note on classes that may be one."""
+    alike: dict[str, list[str]] = {}
+    for label in map(str, labels):
+        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
+    found = [quoted(label) for each in alike.values() if len(each) > 1 for label in each]
+    if not found:
+        return []
+    return [
+        f"{name}: classes that differ only in case or spaces: {listed(found)}; "
+        "if they are one, write them alike"
+    ]
 
 
 def _formula_notes(schema: Schema) -> list[str]:
@@ -455,7 +488,7 @@ def _fit(
         outputs = max(len(target.labels), 2 * target.each)
         row = PER_ROW + 4 * max(0, outputs - 2)  # a prediction is in PER_ROW
         row += 0 if target.weight is None else 3 * 8  # as read, of a part, on the device
-        check_fits(source.name, source.rows * row, budget, "use fewer rows or fewer classes")
+        check_fits(source.title, source.rows * row, budget, "use fewer rows or fewer classes")
     if source.x is not None:
         schema, x = _fit_arrays(source, target, parts, encoding.scaling != "none", budget)
         return schema, _settled(x, budget), _formula_notes(schema)
@@ -511,7 +544,7 @@ def _fit_columns(
             cells.append(read)
     notes = [*_drop_notes(dropped), *notes]
     if not columns:
-        raise DataError(f"{source.name}: no column is left to learn from ({'; '.join(notes)})")
+        raise DataError(f"{source.title}: no column is left to learn from ({'; '.join(notes)})")
     return thinned(columns, len(train), encoding.bins), cells, notes
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpunet.data.cells import Cells, read_cells
-from gpunet.data.columns import CONSTANT, EMPTY, fit
+from gpunet.data.columns import fit
+from gpunet.data.kinds import looks
 from gpunet.data.rows import blocks
 from gpunet.data.scales import median
 from gpunet.data.schema import check_columns
@@ -19,7 +20,7 @@ MANY = 1 << 22  # values; in larger arrays the different ones are not counted
 
 @dataclass(frozen=True)
 class ColumnProfile:
-    """One column: kind (numeric, boolean, date, timestamp, category, constant, id), cells without a
+    """One column: kind (as Evidence has it, or `other`: it cannot be learnt from), cells without a
     value, different values; minimum, median and maximum of numbers (dates as ISO text) or the
     commonest levels with their counts; and what is notable, in words."""
 
@@ -39,8 +40,12 @@ def profile(source: Source, target: tuple[str, ...] = ()) -> list[ColumnProfile]
     if source.table is None:
         return _arrays(source, tuple(target))
     target = tuple(target) or source.target
-    check_columns(source, target)
-    return [_column(source, name, target) for name in source.columns]
+    check_columns(source, target, "--target")
+    unfit = [
+        ColumnProfile(name, "other", 0, None, note=reason.removeprefix(f"{name}: "))
+        for name, reason in source.unfit.items()
+    ]
+    return [*(_column(source, name, target) for name in source.columns), *unfit]
 
 
 def _column(source: Source, name: str, target: tuple[str, ...]) -> ColumnProfile:
@@ -49,13 +54,19 @@ def _column(source: Source, name: str, target: tuple[str, ...]) -> ColumnProfile
     except DataError as error:
         cells = read_cells(source, name, "category")
         return _described(name, cells, "category", error.message.removeprefix(f"{name}: "))
+    known = ~cells.missing
+    kind, *_ = looks(cells, cells.values[known], source.rows, np.flatnonzero(known))
     if name in target:
-        return _described(name, cells, cells.kind, _task(source, target))
+        return _described(name, cells, kind, _task(source, target))
     column, note = fit(name, cells, np.arange(source.rows))
-    if column is not None:
-        return _described(name, cells, column.kind, (note or "").removeprefix(f"{name}: "))
-    kind = "constant" if note in (CONSTANT, EMPTY) else "id"
-    return _described(name, cells, kind, f"left out: {note}")
+    note = f"left out: {note}" if column is None else note
+    return _described(name, cells, kind, _said(name, note, cells.note))
+
+
+def _said(name: str, *notes: str | None) -> str:
+    """What is to say of a column, each note once."""
+    found = (note.removeprefix(f"{name}: ") for note in notes if note)
+    return "; ".join(dict.fromkeys(found))
 
 
 def _task(source: Source, target: tuple[str, ...]) -> str:
@@ -65,7 +76,7 @@ def _task(source: Source, target: tuple[str, ...]) -> str:
         task, reason = choose_task(answers, "auto", source.table is None)
         return f"target: {task}, {reason}"
     except GpunetError as error:
-        return f"target: {error.message}"
+        return f"target: {error}"
 
 
 def _described(name: str, cells: Cells, kind: str, note: str) -> ColumnProfile:

@@ -5,13 +5,14 @@ Matches columns by name, never by place. Refuses a saved schema with anything un
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 
+from gpunet.commas import split
 from gpunet.data.cells import Cells, read_cells
 from gpunet.data.columns import KINDS, LIMIT, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column
 from gpunet.data.rows import RowFile, Rows
@@ -29,8 +30,9 @@ from gpunet.data.targets import (
     read_answers,
 )
 from gpunet.data.weights import read_weights, scaled
-from gpunet.data.words import closest, counted, listed
+from gpunet.data.words import HEADERLESS, closest, like_data, listed, option
 from gpunet.errors import DataError, ModelInvalid
+from gpunet.sizes import counted
 
 VERSION = 4
 DTYPES = ("uint8", "float32", "float64")
@@ -181,9 +183,9 @@ class Schema:
 
     def _check_kind(self, source: Source) -> None:
         if self.kind == "table" and source.table is None:
-            raise DataError(f"{source.name}: holds arrays; wanted a table with named columns")
+            raise DataError(f"{source.title}: holds arrays; wanted a table with named columns")
         if self.kind == "arrays" and source.x is None:
-            raise DataError(f"{source.name}: a table; wanted arrays with {self.width:,} features")
+            raise DataError(f"{source.title}: a table; wanted arrays with {self.width:,} features")
 
     def _takes(self, x: RowFile) -> bool:
         return str(x.dtype) == self.dtype and x.size == len(x) * self.width
@@ -193,7 +195,7 @@ class Schema:
         x = flat(source.x)
         if x.shape[1] != self.width:
             raise DataError(
-                f"{source.name}: {counted(x.shape[1], 'feature')} a row; wanted {self.width:,}"
+                f"{source.title}: {counted(x.shape[1], 'feature')} a row; wanted {self.width:,}"
             )
         dtype = np.dtype(self.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -201,7 +203,7 @@ class Schema:
         exact = dtype.kind == "u" and x.dtype != dtype
         if (exact and not np.array_equal(same, x)) or not np.isfinite(same).all():
             raise DataError(
-                f"{source.name}: x is {source.x.dtype} and does not fit {self.dtype}, which the "
+                f"{source.title}: x is {source.x.dtype} and does not fit {self.dtype}, which the "
                 "network was trained on"
             )
         return np.ascontiguousarray(same)
@@ -226,21 +228,36 @@ class Schema:
         return _schema(saved)
 
 
-def check_columns(source: Source, names: list[str] | tuple[str, ...]) -> None:
-    """Raise DataError naming all columns that a table lacks, and what comes near them."""
-    have = source.columns
+def check_columns(source: Source, names: Sequence[str], flag: str = "") -> None:
+    """Raise DataError naming all columns that a table lacks, and what comes near them, or one that
+    cannot be learnt from; `flag` is the option with commas that named them."""
+    if flag != "--drop" and (unfit := [name for name in names if name in source.unfit]):
+        raise DataError(source.unfit[unfit[0]])
+    have = [*source.columns, *source.unfit]
     known = set(have)
     lacking = [name for name in names if name not in known]
     if not lacking:
         return
     spare = [name for name in have if name not in set(names)]
-    hints = [closest(name, spare) for name in lacking[:3]]
+    if source.text and like_data(have):
+        raise DataError(f"{source.title}: no column {listed(lacking)}", HEADERLESS)
+    hints = [_in_quotes(names, have, flag) or closest(name, spare) for name in lacking[:3]]
     raise DataError(
-        f"{source.name}: no column {listed(lacking)}"
+        f"{source.title}: no column {listed(lacking)}"
         if len(lacking) == 1
-        else f"{source.name}: {counted(len(lacking), 'column')} missing: {listed(lacking)}",
-        "; ".join(hint for hint in hints if hint) or f"the columns are {listed(have)}",
+        else f"{source.title}: {counted(len(lacking), 'column')} missing: {listed(lacking)}",
+        "; ".join(dict.fromkeys(filter(None, hints))) or f"the columns are {listed(have)}",
     )
+
+
+def _in_quotes(names: Sequence[str], have: Sequence[str], flag: str) -> str | None:
+    """A hint where names in a row are parts of one that has a comma."""
+    for name in have if flag else ():
+        parts = split(name)
+        places = range(len(names) - len(parts) + 1) if len(parts) > 1 else ()
+        if any(tuple(names[i : i + len(parts)]) == parts for i in places):
+            return f"write it in quotes: {option(flag, name)}"
+    return None
 
 
 def encode_cells(

@@ -1,14 +1,14 @@
 """What was read, before any meaning is given to it: a table or arrays. Refuses to guess types."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpunet.data.rows import Rows, blocks
-from gpunet.data.words import listed
+from gpunet.data.words import listed, option
 from gpunet.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,12 +43,21 @@ class Source:
     notes: tuple[str, ...] = ()  # warnings of the reader, in plain words
     streams: bool = False
     na: tuple[str, ...] = ()  # words that mean missing beside the built-in ones, case as written
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    """Columns that cannot be learnt from, and why: they are not in the table."""
+    file: str = ""
+    """What the user named, where it is a file."""
 
     def __post_init__(self) -> None:
         if (self.table is None) == (self.x is None):
             raise ValueError("a source is either a table or arrays")
         if self.rows > MAX_ROWS:
-            raise DataError(f"{self.name}: {self.rows:,} rows; the limit is {MAX_ROWS:,}")
+            raise DataError(f"{self.title}: {self.rows:,} rows; the limit is {MAX_ROWS:,}")
+
+    @property
+    def title(self) -> str:
+        """What messages call it: the file as it was named, or its own name."""
+        return self.file or self.name
 
     @property
     def rows(self) -> int:
@@ -105,6 +114,15 @@ class Source:
 def numbers(rows: np.ndarray, first: int, lines: np.ndarray | None) -> np.ndarray:
     """Where rows (from 0) stand in a file of which a Source gave `first` and `lines`."""
     return first + rows if lines is None else lines[rows]
+
+
+def check_fit(source: Source, left_out: Collection[str]) -> None:
+    """Raise DataError where a column that cannot be learnt from is not left out."""
+    unfit = [name for name in source.unfit if name not in left_out]
+    if unfit:
+        them = "it" if len(unfit) == 1 else "them"
+        drop = option("--drop", *unfit)
+        raise DataError(source.unfit[unfit[0]], f"leave {them} out with {drop}")
 
 
 def check_names(names: Sequence[str], source: str) -> None:

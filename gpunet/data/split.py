@@ -9,9 +9,10 @@ import numpy as np
 
 from gpunet.data.cells import NOUNS, read_cells
 from gpunet.data.source import Source, numbers
-from gpunet.data.words import counted, quoted
+from gpunet.data.words import quoted
 from gpunet.errors import DataError, UsageError
 from gpunet.random import Purpose, permutation, stream
+from gpunet.sizes import counted
 
 NAMES = ("training", "validation", "test")
 FAR = 0.1
@@ -125,7 +126,7 @@ class Ways:
             raise UsageError("a test fold: a time or split column was given as well")
         is_split = is_split or self.fold is not None
         if self.time is not None and not is_split:
-            raise UsageError(f"time {self.time}: no part is taken from {source.name}")
+            raise UsageError(f"time {self.time}: no part is taken from {source.title}")
         if self.group is not None and not (is_split or has_others or self.column):
             raise UsageError(f"group {self.group}: no part is held out")
 

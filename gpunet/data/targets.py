@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from gpunet.data.arrays import check_finite
-from gpunet.data.cells import distinct, is_text, read_cells
-from gpunet.data.columns import EXACT
+from gpunet.data.cells import EXACT, distinct, is_text, read_cells
 from gpunet.data.scales import moments
 from gpunet.data.source import Source
-from gpunet.data.words import MISSING, counted, is_number, listed, quoted
+from gpunet.data.words import MISSING, is_number, listed, quoted
 from gpunet.errors import DataError, UsageError
+from gpunet.sizes import counted
 
 CLASSES = ("binary", "multiclass")
 NUMBERS = ("regression", "count")
@@ -77,7 +77,8 @@ class Target:
 class Answer:
     """One target's values: codes (n,) into sorted labels, -1 where missing, and numbers (n,).
 
-    Text has no numbers, fractions have no labels. kind: text, boolean, whole or real.
+    Text has no numbers, fractions have no labels. kind: text, boolean, whole or real. `note`: a
+    warning where text looks like numbers.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Answer:
     codes: np.ndarray
     labels: tuple[Label, ...]
     numbers: np.ndarray | None
+    note: str | None = None
 
     @property
     def missing(self) -> np.ndarray:
@@ -110,7 +112,7 @@ def array_names(source: Source, target: tuple[str, ...] = ()) -> tuple[str, ...]
     Raises UsageError when another `target` was asked for.
     """
     if target and target != source.target:
-        raise UsageError(f"{source.name}: arrays have no columns; the target is the array y")
+        raise UsageError(f"{source.title}: arrays have no columns; the target is the array y")
     name = (source.target or ("y",))[0]
     width = 1 if source.y is None or source.y.ndim == 1 else source.y.shape[1]
     return (name,) if width == 1 else tuple(f"{name}{i + 1}" for i in range(width))
@@ -126,13 +128,13 @@ def read_answers(
     if source.table is not None:
         return tuple(_from_column(source, name, classes) for name in names)
     if source.y is None:
-        raise DataError(f"{source.name}: no targets; wanted an array y beside x")
+        raise DataError(f"{source.title}: no targets; wanted an array y beside x")
     y = source.y[:, None] if source.y.ndim == 1 else source.y
     if y.shape[1] != len(names):
         raise DataError(
-            f"{source.name}: y has {counted(y.shape[1], 'column')}; wanted {len(names):,}"
+            f"{source.title}: y has {counted(y.shape[1], 'column')}; wanted {len(names):,}"
         )
-    check_finite(f"{source.name}: y", y, missing=True)
+    check_finite(f"{source.title}: y", y, missing=True)
     return tuple(_from_array(name, y[:, i]) for i, name in enumerate(names))
 
 
@@ -154,7 +156,8 @@ def _from_column(source: Source, name: str, classes: bool) -> Answer:
         cells = read_cells(source, name, "category")
     if cells.kind == "category" or is_text(column.type):
         missing = (*(MISSING if source.text else ()), *source.na)
-        return _from_text(name, column, cells.kind, cells.values, missing)
+        answer = _from_text(name, column, cells.kind, cells.values, missing)
+        return replace(answer, note=cells.note if cells.kind == "category" else None)
     if cells.kind == "boolean":
         return _numbered(name, "boolean", cells.values)
     return _numbered(name, "whole" if types.is_integer(column.type) else "real", cells.values)
@@ -246,7 +249,7 @@ def _single(answer: Answer, arrays: bool) -> tuple[str, str]:
             raise DataError(
                 f"{answer.name}: {len(used):,} different texts in {len(answer.codes):,} rows are "
                 "too many for classes",
-                "choose another target",
+                _like_numbers(answer) or "choose another target",
             )
         noun = "text" if answer.kind == "text" else "true or false"
         return classes, f"{noun} with {counted(len(used), 'different value')}"
@@ -263,6 +266,10 @@ def _single(answer: Answer, arrays: bool) -> tuple[str, str]:
     return "regression", f"{reason}; if they are counts, --task count" if from_zero else reason
 
 
+def _like_numbers(answer: Answer) -> str | None:
+    return answer.note and answer.note.removeprefix(f"{answer.name}: ")
+
+
 def _counts_up(answer: Answer) -> bool:
     assert answer.numbers is not None
     values = np.unique(answer.numbers)
@@ -275,7 +282,10 @@ def _check_task(answers: tuple[Answer, ...], task: str) -> None:
         raise UsageError(f"{task} takes one target, not {len(answers):,} ({names})")
     for answer in answers:
         if task in NUMBERS and answer.kind == "text":
-            raise DataError(f"{answer.name}: holds text ({answer.shown(0)}); {task} wants numbers")
+            raise DataError(
+                f"{answer.name}: holds text ({answer.shown(0)}); {task} wants numbers",
+                _like_numbers(answer),
+            )
         if task == "multilabel" and not _is_binary(answer):
             raise DataError(f"{answer.name}: multilabel wants 0 and 1 in every target")
         if task in CLASSES and not answer.labels:
@@ -380,7 +390,7 @@ def encode_answers(
         if target.task == "multilabel" and not _is_binary(answer.take(rows)):
             raise DataError(f"{answer.name}: wanted 0 and 1 alone")
         if target.task == "count":
-            _check_counts(source, answer, rows)
+            check_counts(source, answer, rows)
     values = np.stack([answer.numbers[rows] for answer in answers], axis=1)  # type: ignore[index]
     if target.task == "multilabel":
         return values.astype(np.float32)
@@ -396,7 +406,8 @@ def encode_answers(
     return np.repeat(y, target.each, axis=1)
 
 
-def _check_counts(source: Source, answer: Answer, rows: np.ndarray) -> None:
+def check_counts(source: Source, answer: Answer, rows: np.ndarray) -> None:
+    """Raise DataError when a number in `rows` is no count."""
     numbers = _numbers(answer)[rows]
     wrong = rows[(numbers < 0) | (numbers % 1 != 0)]
     if len(wrong):

@@ -26,9 +26,10 @@ def read_weights(source: Source, name: str, rows: np.ndarray) -> np.ndarray:
     for bad, what in ((np.isnan(found), "missing"), (found < 0, "negative")):
         if bad.any():
             first = int(bad.argmax())
+            shown = "" if np.isnan(found[first]) else f': "{found[first]:.12g}"'
             raise DataError(
                 f"{name}: {int(bad.sum()):,} of {len(found):,} weights are {what} "
-                f"({source.row(int(rows[first]))}: {quoted(found[first])})",
+                f"({source.row(int(rows[first]))}{shown})",
                 "a row that is not to count has the weight 0",
             )
     return weights

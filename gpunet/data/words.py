@@ -5,8 +5,9 @@ are quoted in messages. Refuses to print and to escape: messages carry data as i
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from shlex import quote
 
-from gpunet.sizes import counted as counted
+from gpunet.commas import joined
 
 MISSING = ("", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None")
 # Categories may well be called "?" or "-", so these two are missing only among numbers and dates.
@@ -17,6 +18,7 @@ FALSE = ("false", "no", "f", "n")
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 FORMULA = r"^[=+\-@\t\r]"
 """How text begins that a spreadsheet runs, unless it is a number."""
+HEADERLESS = "the first line looks like data; --no-header says that it is"
 _number, _formula = re.compile(NUMBER, re.ASCII), re.compile(FORMULA)
 
 
@@ -42,6 +44,21 @@ def listed(names: Iterable[object], most: int = 10) -> str:
     if len(words) <= most:
         return ", ".join(words)
     return f"{', '.join(words[:most])} and {len(words) - most:,} more"
+
+
+def like_data(names: Sequence[str]) -> bool:
+    """Whether names look like a row of a table: all are numbers, or half of them and one with a
+    fraction, which a year has not."""
+    numbers = list(filter(is_number, names))
+    has_fraction = any("." in number for number in numbers)
+    return bool(numbers) and (
+        len(numbers) == len(names) or (has_fraction and 2 * len(numbers) >= len(names))
+    )
+
+
+def option(name: str, *values: object) -> str:
+    """An option with a list of values, as it is typed into a shell: `--drop 'a b',c`."""
+    return f"{name} {quote(joined(values))}"
 
 
 def closest(name: str, names: Sequence[str]) -> str | None:

@@ -1,0 +1,69 @@
+"""Numbers as people write them."""
+
+import re
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpunet.data.spelling import plainly, told
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("3,455.84", "3455.84"),
+        ("-13,031", "-13031"),
+        ("1,234,567.", "1234567."),
+        ("1,5", "1.5"),
+        ("0,346", "0.346"),
+        ("-1.234,5", "-1234.5"),
+        ("$12.50", "12.50"),
+        ("-$1,250", "-1250"),
+        ("$-3", "-3"),
+        ("12,50 €", "12.50"),
+        ("£.5", ".5"),
+        ("1.2%", "1.2"),
+        ("+7 %", "7"),
+    ],
+)
+def test_numbers_are_written_plainly(text: str, plain: str) -> None:
+    assert plainly(text) == plain
+    float(plain)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "1.5", "x", "%", "$", "1,2,3", "12,34.5", "1.2.3", "1,5x", "$%", "-", "1,"]
+)
+def test_other_text_has_no_plain_way(text: str) -> None:
+    assert plainly(text) is None
+
+
+@given(st.floats(-1e15, 1e15))
+def test_python_writes_thousands_that_are_read_back(value: float) -> None:
+    assert value == 0 or float(plainly(f"${value:,.2f}") or "nan") == float(f"{value:.2f}")
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["3,455.84", "455.84", "12"], 'thousands separators, such as "3,455.84", .* like 3455.84'),
+        (["2,654", "0,346"], 'a decimal comma, such as "0,346", .* like 0.346'),
+        (["2,654", "1,346"], 'thousands separators, such as "2,654", .* like 2654'),
+        (["1", "20%"], 'a percent sign, such as "20%", .* like 20'),
+        (["€1.5", "2 €"], 'a currency sign, such as "€1.5", .* like 1.5'),
+        (["1,5"] * 98 + ["x", "y"], "a decimal comma"),
+    ],
+)
+def test_what_they_look_like_is_told(texts: list[str], words: str) -> None:
+    found = told(pa.array(texts))
+    assert found is not None
+    assert re.search(words, found)
+
+
+@pytest.mark.parametrize(
+    "texts", [["1", "2.5"], ["a", "1,5", "b", "2,5"], ["1,5"] * 97 + ["x"] * 3, ["x", "y", "z"]]
+)
+def test_text_that_is_no_number_is_not_told_of(texts: list[str]) -> None:
+    assert told(pa.array(texts)) is None
