@@ -93,6 +93,31 @@ COLUMN_TYPES = ("numeric", "boolean", "category", "date")
 """What --types may say of a column."""
 USES_MOMENTUM = ("sgd", "momentum", "nesterov")
 USES_BETAS = ("adam", "adamw", "lion")
+ELSEWHERE = {
+    word: name
+    for name, words in {
+        "lr": "learning_rate alpha eta",
+        "hidden": "layers hidden_layers units width",
+        "epochs": "max_epochs num_epochs n_epochs passes",
+        "steps": "max_steps num_steps max_iter iterations",
+        "weight_decay": "l2 wd decay",
+        "seed": "random_state random_seed",
+        "patience": "early_stopping early_stopping_rounds",
+        "target": "label label_column response",
+        "device": "gpu cuda",
+        "optimizer": "solver opt",
+        "schedule": "lr_schedule scheduler",
+        "dropout": "drop_out dropout_rate",
+        "batch_size": "bs batch",
+        "micro_batch_size": "grad_accum gradient_accumulation_steps",
+        "clip_norm": "grad_clip gradient_clip max_grad_norm clip",
+        "validation": "val val_size val_split valid",
+        "test": "test_size test_split",
+        "out": "output run_dir out_dir",
+    }.items()
+    for word in words.split()
+}
+"""What other programs call a setting, or the option --out → its name here."""
 NEEDS_OTHER = ("momentum", "betas", "scaling")
 INSTEAD = {"steps": "epochs", "epochs": "steps", "test": "test_fold", "test_fold": "test"}
 """Either takes the place of the other where that comes from further away."""
@@ -390,8 +415,9 @@ def read_file(path: Path | str | None) -> dict[str, Any]:
 
 def _known(name: str, word: str) -> None:
     if name not in names():
-        close = get_close_matches(name, names(), 1)
-        hint = f"did you mean {close[0]}?" if close else f"settings are {', '.join(names())}"
+        close = get_close_matches(name, [*names(), *ELSEWHERE], 1)
+        near = close and ELSEWHERE.get(close[0], close[0])
+        hint = f"did you mean {near}?" if near else f"settings are {', '.join(names())}"
         raise UsageError(f"no setting {name!r} ({word})", hint)
 
 

@@ -15,30 +15,9 @@ from typing import Annotated, Any, get_args
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gpunet.config import Config, Switch, flag
+from gpunet.config import ELSEWHERE, Config, Switch, flag
 from gpunet.errors import UsageError
 
-ELSEWHERE = {
-    "lr": "learning-rate alpha eta",
-    "hidden": "layers hidden-layers units width",
-    "epochs": "max-epochs num-epochs n-epochs passes",
-    "steps": "max-steps num-steps max-iter iterations",
-    "weight_decay": "l2 wd decay",
-    "seed": "random-state random-seed",
-    "patience": "early-stopping early-stopping-rounds",
-    "target": "label label-column response",
-    "device": "gpu cuda",
-    "optimizer": "solver opt",
-    "schedule": "lr-schedule scheduler",
-    "dropout": "drop-out dropout-rate",
-    "batch_size": "bs batch",
-    "micro_batch_size": "grad-accum gradient-accumulation-steps",
-    "clip_norm": "grad-clip gradient-clip max-grad-norm clip",
-    "validation": "val val-size val-split valid",
-    "test": "test-size test-split",
-    "out": "output run-dir out-dir",
-}
-"""What other programs call an option."""
 SHORT_OPTION = len("--epoch")
 """Of shorter ones few letters are alike by chance."""
 SHORT = {"target": "-t", "epochs": "-e", "batch_size": "-b", "device": "-d"}
@@ -82,12 +61,7 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 def meant(option: str, known: Iterable[str]) -> str | None:
     """Which of the known options a wrong one stands for: by another program's name, or misspelt."""
     own = {name: name for name in known if name.startswith("--")}
-    others = {
-        flag(word): flag(name)
-        for name, words in ELSEWHERE.items()
-        for word in words.split()
-        if flag(name) in own
-    }
+    others = {flag(word): flag(name) for word, name in ELSEWHERE.items() if flag(name) in own}
     names, is_short = {**others, **own}, len(option) < SHORT_OPTION
     near = get_close_matches(option, names, 1, cutoff=0.9 if is_short else 0.75)
     return names[near[0]] if near else None
