@@ -76,6 +76,7 @@ def lower(
     batch: int,
     dtype: str = "float64",
     device: Device = CPU,
+    micro_batch: int | None = None,
 ) -> tuple[LaunchList, Store]:
     optimizer = optim.optimizer(config.optimizer, config.momentum, config.betas)
     store = engine.store(network, device, dtype, optimizer.slots)
@@ -88,6 +89,7 @@ def lower(
         optimizer=optimizer,
         schedule=np.array([[float(config.lr), config.weight_decay, 1.0]]),
         clip_norm=config.clip_norm,
+        micro_batch=micro_batch,
     )
     launches.rewind()
     return launches, store

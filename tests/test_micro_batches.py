@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fakecuda import opened
-from test_engine import BASE, GRAPHS, ROWS, build, check_plan, label, weights
+from test_engine import BASE, GRAPHS, ROWS, build, check_plan, label, lower, weights
 from test_engine_cuda import ORDER
 
 import gpunet
-from gpunet import engine, optim
 from gpunet.cli import _run
 from gpunet.config import Config
 from gpunet.device import Device
@@ -47,21 +46,8 @@ def split(
     y = y if y.ndim == 1 else y.astype(dtype)
     given = (x.astype(dtype), y, ORDER, weights(config, dtype))
     x, y, order, weight = (None if a is None else device.asarray(a) for a in given)
-    optimizer = optim.optimizer(config.optimizer)
-    store = engine.store(network, device, dtype, optimizer.slots)
-    launches = engine.lower(
-        network,
-        Feed(x, y, order=order, weight=weight),
-        store,
-        batch,
-        "train",
-        optimizer=optimizer,
-        schedule=np.array([[float(config.lr), config.weight_decay, 1.0]]),
-        clip_norm=config.clip_norm,
-        micro_batch=micro_batch,
-    )
-    launches.rewind()
-    return launches, store
+    feed = Feed(x, y, order=order, weight=weight)
+    return lower(network, feed, config, batch, dtype, device, micro_batch)
 
 
 def state(launches: LaunchList, store: Store) -> dict[str, np.ndarray]:
