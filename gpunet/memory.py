@@ -23,8 +23,9 @@ KEPT = 3
 checkpoint, and in its bytes. The best weights are kept once."""
 WEIGHT_BYTES = 24
 """For each weight of training at least: six numbers of float32."""
-MILD = 4
-"""Rows stay on the device where a step can then take this part of a batch at a time, or more."""
+ENOUGH, MILD = 1 << 16, 4
+"""Rows at a time, beyond which more gain nothing; and rows stay on the device where a step can then
+take this part of them, or of a batch, at a time."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Needs:
     def fitting_batch(self, free: int) -> int:
         """The power of two of rows at a time, below these, that should fit; 0 where none does."""
         room = free - self.rows - self.weights
-        most = min(self.batch - 1, max(0, room) * self.batch // max(1, self.step))
+        most = min(self.batch - 1, ENOUGH, max(0, room) * self.batch // max(1, self.step))
         return 1 << most.bit_length() - 1 if most else 0
 
     def room_for_rows(self, free: int) -> int:
@@ -109,7 +110,8 @@ def fitted(
     name, streams = at_a_time(config), isinstance(members[0].data.train.x, RowFile)
     may_shrink = not settings.given(name)
     rows = wanted.fitting_batch(free) if may_shrink else 0
-    if wanted.rows and (wanted.rows > wanted.step or rows * MILD < wanted.batch):
+    is_tight = rows * MILD < min(wanted.batch, ENOUGH)
+    if wanted.rows and (wanted.rows > wanted.step or is_tight):
         room = wanted.room_for_rows(free)
         if streams and not settings.given("max_memory") and 2 * room < int(config.max_memory):
             reason = f"windows of rows that fit {device.name}"

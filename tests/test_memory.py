@@ -139,6 +139,13 @@ def test_a_batch_that_must_be_whole_shrinks_where_nobody_asked_for_it(
         plan(monkeypatch, device, norm="batch", **WIDE)
 
 
+def test_no_more_rows_are_taken_at_a_time_than_gain_something() -> None:
+    wanted = memory.Needs(batch=1 << 22, parts=1, rows=0, weights=10, step=1 << 32)
+    assert wanted.fitting_batch(1 << 31) == memory.ENOUGH
+    assert wanted.fitting_batch(1 << 24) == 1 << 13
+    assert wanted.fitting_batch(10) == 0
+
+
 def needed(found: job.Job, device: Small) -> int:
     """Bytes that a planned run takes of a device."""
     return memory.needs(found.members, device, "float32", found.rows_bytes).total
