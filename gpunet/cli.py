@@ -51,7 +51,7 @@ OUTPUT, REPEATS, SEARCH = "Output", "Repeats", "Search"
 PLAN_LOOKS = ("data", "target", "columns")
 """What a plan says of the columns, of what a run's `schema.json` says."""
 JSON_HELP = "One JSON document on stdout."
-TrainData = Annotated[Optional[str], typer.Argument(metavar="[DATA]", help="What to learn from.")]
+TrainData = Annotated[Optional[str], typer.Argument(metavar="DATA", help="What to learn from.")]
 OutPath = Annotated[
     Optional[Path],
     typer.Option(
@@ -79,7 +79,7 @@ Header = Annotated[
     bool, typer.Option("--header/--no-header", help="Whether the first line names the columns.")
 ]
 MovedData = Annotated[
-    Optional[str], typer.Argument(metavar="[DATA]", help="The run's data, where they have moved.")
+    Optional[str], typer.Argument(metavar="DATA", help="The run's data, where they have moved.")
 ]
 MaxMemory = Annotated[
     str, typer.Option(metavar="SIZE", help="Memory for data: 512M, 1.5GiB. Default: auto.")
@@ -87,7 +87,7 @@ MaxMemory = Annotated[
 Inputs = Annotated[
     Optional[list[str]],
     typer.Argument(
-        metavar="[NAME=VALUE]...", help="x=-2, x=[[1,2],[3,4]], x=@file.npy, w=randn(3,4)"
+        metavar="NAME=VALUE...", help="x=-2, x=[[1,2],[3,4]], x=@file.npy, w=randn(3,4)"
     ),
 ]
 
@@ -372,7 +372,7 @@ def predict(
 
 
 OwnData = Annotated[
-    Optional[str], typer.Argument(metavar="[DATA]", help="Rows that no run was trained on.")
+    Optional[str], typer.Argument(metavar="DATA", help="Rows that no run was trained on.")
 ]
 
 
@@ -516,7 +516,7 @@ def graph(
 
 @app.command(cls=Command)
 def gradcheck(
-    text: Annotated[Optional[str], typer.Argument(metavar="[FORMULA]")] = None,
+    text: Annotated[Optional[str], typer.Argument(metavar="FORMULA")] = None,
     inputs: Inputs = None,
     everything: Annotated[bool, typer.Option("--all", help="Every gate, loss and kernel.")] = False,
     seed: Annotated[
@@ -712,6 +712,7 @@ def _data(data: str | None, options: dict[str, Any], config: Path | None) -> str
     Raises UsageError where a file of settings is for others.
     """
     if data is not None:
+        _refuse_study(data)
         _start_reader(data)
         return data
     if config is not None:
@@ -722,9 +723,16 @@ def _data(data: str | None, options: dict[str, Any], config: Path | None) -> str
         try:
             job.plan(LECTURE, _given(options), config)
         except (UsageError, DataError) as fault:
-            said = f"DATA is missing: {config} does not fit the lecture's ({fault.message})"
-            raise UsageError(said, "name the data that it is for") from None
+            said = f"DATA is missing: {config} does not fit the lecture's"
+            raise UsageError(said, "name the data that it is for") from fault
     return LECTURE
+
+
+def _refuse_study(data: str) -> None:
+    if os.path.isdir(data):
+        from gpunet.run import refuse_study
+
+        refuse_study(Path(data))
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -805,6 +813,7 @@ def _repeat(
 
     asked = repeats.asked(data, flags, config, seeds, cv, out)
     found = repeats.Repeats(repeats.kind(seeds, cv))
+    told: set[str] = set()
     try:
         for each in asked:
             if not quiet:
@@ -812,7 +821,9 @@ def _repeat(
             planned = job.plan(data, each.flags, config)
             with _stop_on_signal(planned) as caught, Run.create(each.out, planned.name) as held:
                 planned.begin(held)
-                summary = _follow(planned, quiet, planned.prepared.notes)
+                fresh = [note for note in planned.prepared.notes if note not in told]
+                told.update(fresh)
+                summary = _follow(planned, quiet, fresh)
             _check_ended(planned, caught, summary)
             found.add(each, summary)
             _warn_of(summary, f"{each.label}: ")
@@ -997,9 +1008,10 @@ def _warn_of_seen(run: Path, data: str) -> None:
     """Rows that a run has learned from say little of it."""
     from gpunet import comparison
 
-    if comparison.has_seen(run, data):
-        seen = f"{run} was trained on rows of {data}, which flatters it"
-        view.warn(f"{seen}; {run / 'summary.json'} judges it on rows held out")
+    with suppress(GpunetError):  # what else is wrong with the run is nothing to its model
+        if comparison.has_seen(run, data):
+            seen = f"{run} was trained on {data}: unless its rows are others now, that flatters it"
+            view.warn(f"{seen}; {run / 'summary.json'} judges it on rows held out")
 
 
 def _model_and_rows(run: Path, data: str | None, source: Any, device: str) -> tuple[Any, Any]:

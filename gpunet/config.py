@@ -415,9 +415,10 @@ def read_file(path: Path | str | None) -> dict[str, Any]:
 
 def _known(name: str, word: str) -> None:
     if name not in names():
-        close = get_close_matches(name, [*names(), *ELSEWHERE], 1)
-        near = close and ELSEWHERE.get(close[0], close[0])
-        hint = f"did you mean {near}?" if near else f"settings are {', '.join(names())}"
+        close = get_close_matches(name, [*names(), *ELSEWHERE], 1, cutoff=0.75)
+        near = ELSEWHERE.get(close[0], close[0]) if close else None
+        is_known = near in names()
+        hint = f"did you mean {near}?" if is_known else f"settings are {', '.join(names())}"
         raise UsageError(f"no setting {name!r} ({word})", hint)
 
 

@@ -74,7 +74,8 @@ def _once(command: Any, ctx: Any, args: Sequence[str]) -> dict[str, Any]:
         return {}
     values, _, order = command.make_parser(ctx).parse_args(args=list(args))
     for each in order:
-        if order.count(each) > 1 and each.param_type_name == "option":
+        is_said_once = order.count(each) == 1 or each.is_eager
+        if each.param_type_name == "option" and not is_said_once:
             raise UsageError(_twice(each, args))
     return dict(values)
 
@@ -84,7 +85,7 @@ def _twice(option: Any, args: Sequence[str]) -> str:
     said = "/".join(name for name in names if name.startswith("--"))
     if option.metavar != LIST:
         return f"{said} is given twice; leave one out"
-    joined = quote(",".join(_values(names, args)) or LIST)
+    joined = quote(",".join(_values(names, args)))
     return f"{said} is given twice; put all of it in one: {said} {joined}"
 
 
@@ -95,6 +96,8 @@ def _values(names: Sequence[str], args: Sequence[str]) -> list[str]:
         name, equals, value = word.partition("=")
         if name in names:
             found.append(value if equals else following)
+        elif word[:2] in names and not word.startswith("--"):
+            found.append(word[2:])
     return found
 
 

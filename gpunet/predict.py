@@ -17,6 +17,7 @@ from gpunet import bootstrap, engine, loop, model, run
 from gpunet.bootstrap import RowValues
 from gpunet.config import Config, gather
 from gpunet.data import Dataset, Schema, Source, read
+from gpunet.data.schema import check_columns
 from gpunet.data.targets import NUMBERS, by_target
 from gpunet.data.words import FORMULA, NUMBER
 from gpunet.device import Device, resolve
@@ -302,15 +303,18 @@ def columns(
         words = schema.target.labels or names
         result.update({f"p_{word}": shares[:, j] for j, word in enumerate(words)})
     if taken := [name for name in keep if name in result]:
-        hint = f"name {taken[0]} otherwise in {source.name}, or leave it out"
+        hint = f"name {taken[0]} otherwise in {source.title}, or leave it out"
         raise UsageError(f"--keep {taken[0]}: a column of the predictions has that name", hint)
     return {**_kept(source, keep), **result}
 
 
 def _kept(source: Source, names: list[str]) -> dict[str, Any]:
-    if missing := [name for name in names if name not in source.columns]:
-        raise DataError(f"--keep {missing[0]}: {source.title} has no such column")
-    return {} if source.table is None else {name: source.table.column(name) for name in names}
+    if source.table is None:
+        if names:
+            raise DataError(f"--keep {names[0]}: {source.title} has no columns with names")
+        return {}
+    check_columns(source, names, "--keep")
+    return {name: source.table.column(name) for name in names}
 
 
 def spreadsheet_safe(table: dict[str, Any]) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def profile(name: str, rows: int, columns: Iterable[Any]) -> None:
         [
             c.name,
             c.kind,
-            f"{c.missing:,}",
+            "" if c.missing is None else f"{c.missing:,}",
             "" if c.distinct is None else f"{c.distinct:,}",
             _values(c),
             c.note,

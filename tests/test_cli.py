@@ -163,10 +163,12 @@ def test_rows_that_a_run_has_learned_from_are_warned_of(cli) -> None:
     Path("t.csv").write_text(TABLE)
     Path("new.csv").write_text(TABLE)
     cli("train", "t.csv", "-t", "y", "-o", "run", "-e", "1")
-    seen = "warning: run was trained on rows of t.csv, which flatters it; run/summary.json"
+    seen = "run was trained on t.csv: unless its rows are others now, that flatters it"
     for command in ("evaluate", "importance", "slices"):
         assert seen in cli(command, "run", "t.csv").err
         assert cli(command, "run", "new.csv").err == ""
+    Path("run/run.json").write_text("{")  # a model needs none
+    assert cli("evaluate", "run", "t.csv").code == 0
 
 
 def test_the_config_of_a_run_gives_the_same_run(cli) -> None:
@@ -201,7 +203,7 @@ def test_settings_without_data_are_the_lectures_or_an_error(cli) -> None:
     for command in ("train", "plan"):
         done = cli(command, "--config", "other.toml")
         assert done.code == 2
-        assert "DATA is missing: other.toml does not fit the lecture's (" in done.errors[0]
+        assert "DATA is missing: other.toml does not fit the lecture's; name" in done.errors[0]
     Path("wrong.toml").write_text('lr = "x"\n')
     assert "lr (file) x: must be" in cli("train", "--config", "wrong.toml").errors[0]
 
@@ -412,6 +414,7 @@ def test_a_wrong_option_is_exit_2(cli, arguments: list[str], message: str) -> No
         (["train", "x", "--lr", "0.1", "--lr", "0.1"], "--lr is given twice; leave one out$"),
         (["data", "show", "x", "--header", "--no-header"], "--header/--no-header is given twice"),
         (["verify", "x", "-e", "1", "-e", "2"], "--epochs is given twice; .*: --epochs 1,2$"),
+        (["train", "x", "-ta", "-t", "b"], "--target is given twice; .*: --target a,b$"),
         (["predict", "x", "y", "--keep", "a b", "--keep", "c"], ".*: --keep 'a b,c'$"),
         (["--version", "--version"], "--version is given twice"),
     ],
@@ -770,3 +773,11 @@ def test_a_table_larger_than_the_memory_it_may_take_is_trained_on_or_refused(cli
     assert done.code == 71
     assert "; --max-memory allows 200.0 KiB; use fewer rows" in done.errors[0]
     assert not Path("refused").exists()
+
+
+def test_runs_of_the_same_data_tell_of_them_once(cli) -> None:
+    rows = "".join(f'"{i},{i:03}.5",{i % 7},{i % 2}\n' for i in range(1, 60))
+    Path("t.csv").write_text("price,a,y\n" + rows)
+    done = cli("train", "t.csv", "-t", "y", "-e", "1", "--seeds", "3", "-q", "--preset", "plain")
+    assert done.code == 0
+    assert done.err.count("numbers with thousands separators") == 1

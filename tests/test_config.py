@@ -75,6 +75,8 @@ def test_text_is_read_as_the_settings_type(text: str, name: str, value: object) 
         ({"hidden": "0"}, "--hidden 0"),
         ({"hiden": "3"}, "no setting 'hiden'.*did you mean hidden"),
         ({"learning_rate": "3"}, "no setting .learning_rate.*did you mean lr"),
+        ({"max_depth": "3"}, "no setting .max_depth.*settings are target"),
+        ({"output": "x"}, "no setting .output.*settings are target"),
         ({"epochs": "3", "steps": "4"}, "--steps 4 and --epochs 3 conflict"),
         ({"momentum": "0.9", "optimizer": "adam"}, "--momentum 0.9 and --optimizer adam conflict"),
         ({"momentum": "0.9"}, "--momentum has no meaning for --optimizer adamw"),

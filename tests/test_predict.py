@@ -121,7 +121,7 @@ def test_columns_of_a_predictions_file(model: predict.Model) -> None:
     found = model.outcome(source, CPU)
     columns = predict.columns(model.schema, source, found, ["id"], proba=True)
     assert list(columns) == ["id", "prediction", "p_big", "p_small"]
-    with pytest.raises(DataError, match="no such column"):
+    with pytest.raises(DataError, match="no column nothing; the columns are id"):
         predict.columns(model.schema, source, found, ["nothing"], proba=False)
 
 

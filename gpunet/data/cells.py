@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpunet.data.source import Source
-from gpunet.data.spelling import MOSTLY, plainly, told
+from gpunet.data.spelling import MOSTLY, alternatives, readings, told
 from gpunet.data.words import (
     FALSE,
     MISSING,
@@ -195,8 +195,8 @@ class Texts:
 
     def _advice(self, kind: str, bad: list[str], is_learnt: bool) -> str:
         them = "it" if len(bad) == 1 else "them"
-        if kind == "numeric" and all(map(plainly, bad)):
-            return f"write {them} like {plainly(bad[0])}"
+        if kind == "numeric" and all(map(readings, bad)):
+            return f"write {them} like {alternatives(bad[0])}"
         if not is_learnt:
             return "correct them, or write NA where a value is missing"
         mend = "correct them"

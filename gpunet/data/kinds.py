@@ -48,6 +48,8 @@ DATE_WAYS = (
 def check_types(source: Source, types: Mapping[str, str], used: Sequence[str]) -> None:
     """Raise UsageError for a kind of a column that is not there, or that nothing reads."""
     for name in types:
+        if name in source.unfit:
+            raise UsageError(f"{option('--types', name)}: {source.unfit[name]}")
         if name not in source.columns:
             hint = closest(name, source.columns) or f"the columns are {listed(source.columns)}"
             raise UsageError(f"{option('--types', name)}: {source.title} has no such column", hint)

@@ -26,7 +26,7 @@ class ColumnProfile:
 
     name: str
     kind: str
-    missing: int
+    missing: int | None
     distinct: int | None
     minimum: float | str | None = None
     median: float | str | None = None
@@ -42,7 +42,7 @@ def profile(source: Source, target: tuple[str, ...] = ()) -> list[ColumnProfile]
     target = tuple(target) or source.target
     check_columns(source, target, "--target")
     unfit = [
-        ColumnProfile(name, "other", 0, None, note=reason.removeprefix(f"{name}: "))
+        ColumnProfile(name, "other", None, None, note=reason.removeprefix(f"{source.title}: "))
         for name, reason in source.unfit.items()
     ]
     return [*(_column(source, name, target) for name in source.columns), *unfit]

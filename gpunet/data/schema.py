@@ -239,9 +239,9 @@ def check_columns(source: Source, names: Sequence[str], flag: str = "") -> None:
     if not lacking:
         return
     spare = [name for name in have if name not in set(names)]
-    if source.text and like_data(have):
-        raise DataError(f"{source.title}: no column {listed(lacking)}", HEADERLESS)
     hints = [_in_quotes(names, have, flag) or closest(name, spare) for name in lacking[:3]]
+    if source.text and len(lacking) == len(names) and like_data(have):
+        hints.append(HEADERLESS)
     raise DataError(
         f"{source.title}: no column {listed(lacking)}"
         if len(lacking) == 1

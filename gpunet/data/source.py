@@ -121,7 +121,7 @@ def check_fit(source: Source, left_out: Collection[str]) -> None:
     unfit = [name for name in source.unfit if name not in left_out]
     if unfit:
         them = "it" if len(unfit) == 1 else "them"
-        drop = option("--drop", *unfit)
+        drop = option("--drop", *left_out, *unfit)
         raise DataError(source.unfit[unfit[0]], f"leave {them} out with {drop}")
 
 

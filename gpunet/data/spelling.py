@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MOSTLY = 0.98  # from this share of good cells the rest are mistakes
-FIRST = 3  # texts, of which one is a number, or no more are looked at
+FIRST, MANY = 3, 1000  # texts, of which one is a number, or no more are looked at; and then so many
 THOUSANDS = r"[1-9]\d{0,2}(,\d{3})+(\.\d*)?"
 DECIMALS = r"(\d+|\d{1,3}(\.\d{3})+),\d+"
 AMOUNT = rf"({THOUSANDS}|{DECIMALS}|\d+\.?\d*|\.\d+)"
@@ -23,24 +23,30 @@ WAYS = {
     "thousands separators": rf"[+-]?{THOUSANDS}",
     "a decimal comma": rf"[+-]?{DECIMALS}",
 }
+EITHER = re.compile(r"-?[1-9]\d{0,2}[,.]\d{3}", re.ASCII)
 _thousands = re.compile(THOUSANDS, re.ASCII)
 
 
-def plainly(text: str) -> str | None:
-    """A number that is written in one of these ways as it is to be written; None for other text."""
+def readings(text: str) -> tuple[str, ...]:
+    """A number that is written in one of these ways as it is to be written: both, where a comma or
+    a point before three digits may divide either; none for other text."""
     if not any(re.fullmatch(way, text, re.ASCII) for way in WAYS.values()):
-        return None
+        return ()
     bare = re.sub(rf"[{CURRENCIES}%\s+]", "", text)
+    whole, part = bare.replace(",", ""), bare.replace(".", "").replace(",", ".")
+    if EITHER.fullmatch(bare):
+        return (bare.replace(",", "").replace(".", ""), bare.replace(",", "."))
     if _thousands.fullmatch(bare.lstrip("-")):
-        return bare.replace(",", "")
-    return bare.replace(".", "").replace(",", ".") if "," in bare else bare
+        return (whole,)
+    return (part,) if "," in bare else (bare,)
 
 
 def told(texts: "pa.Array") -> str | None:
     """What to say of different texts that all but a few are numbers, some in one of these ways."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not any(is_number(text) or plainly(text) for text in texts[:FIRST].to_pylist()):
+    if not any(is_number(text) or readings(text) for text in texts[:FIRST].to_pylist()):
         return None
 
     def alike(way: str) -> np.ndarray:
@@ -52,9 +58,15 @@ def told(texts: "pa.Array") -> str | None:
     what = max(found, key=lambda what: np.count_nonzero(found[what]))
     if not found[what].any() or np.count_nonzero(good) < MOSTLY * len(texts):
         return None
-    sure = found[what] & (sum(found.values()) == 1)
-    example = texts[int(np.argmax(sure if sure.any() else found[what]))].as_py()
+    own = texts.filter(pa.array(found[what]))[:MANY].to_pylist()
+    example = next((text for text in own if len(readings(text)) == 1), own[0])
     return (
         f"numbers with {what}, such as {quoted(example)}, were read as text; "
-        f"write them like {plainly(example)}"
+        f"write them like {alternatives(example)}"
     )
+
+
+def alternatives(text: str) -> str:
+    """The readings of a number, for a message."""
+    found = readings(text)
+    return found[0] if len(found) == 1 else f"{' or '.join(found)}, whichever is meant"

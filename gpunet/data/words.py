@@ -5,6 +5,7 @@ are quoted in messages. Refuses to print and to escape: messages carry data as i
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from shlex import quote
 
 from gpunet.commas import joined
@@ -48,12 +49,19 @@ def listed(names: Iterable[object], most: int = 10) -> str:
 
 def like_data(names: Sequence[str]) -> bool:
     """Whether names look like a row of a table: all are numbers, or half of them and one with a
-    fraction, which a year has not."""
+    fraction, which a year has not; and they are no scale, which rises or falls throughout."""
     numbers = list(filter(is_number, names))
+    values = list(map(float, numbers))
+    if len(values) > 2 and (_rises(values) or _rises(values[::-1])):
+        return False
     has_fraction = any("." in number for number in numbers)
     return bool(numbers) and (
         len(numbers) == len(names) or (has_fraction and 2 * len(numbers) >= len(names))
     )
+
+
+def _rises(values: Sequence[float]) -> bool:
+    return all(a < b for a, b in pairwise(values))
 
 
 def option(name: str, *values: object) -> str:
