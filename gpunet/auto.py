@@ -172,7 +172,7 @@ def _batch_size(rows: int) -> tuple[int, str]:
 
 
 def _epochs(config: Config, rows: int) -> tuple[int, str]:
-    per_epoch = ceil(rows / int(config.batch_size))
+    per_epoch = loop.steps_an_epoch(config, rows)
     epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, ceil(UPDATES / per_epoch)))
     return epochs, f"{per_epoch:,} steps each"
 
@@ -233,7 +233,7 @@ def _check_encoding(settings: Settings, schema: Schema) -> None:
 
 
 def _check_warmup(config: Config, rows: int) -> None:
-    total = config.steps or int(config.epochs) * ceil(rows / int(config.batch_size))
+    total = loop.steps_in_all(config, rows)
     if config.warmup >= total:
         hint = "shorten it, or give a share of all steps"
         raise UsageError(f"--warmup {config.warmup:,} of {total:,} steps never ends", hint)

@@ -5,7 +5,7 @@ library read them off. Flags win over the file, the file over a built-in set's r
 over the defaults. A value that was given is never ignored: two that conflict are a UsageError.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -394,6 +394,18 @@ def names() -> list[str]:
     return [each.name for each in fields(Config)]
 
 
+def meant(
+    word: str, own: Iterable[str], cutoff: float, written: Callable[[str], str] = str
+) -> str | None:
+    """Which name of one's own a word stands for: by another program's name, or misspelt; `written`
+    says how names are."""
+    names = {name: name for name in own}
+    elsewhere = {written(a): written(b) for a, b in ELSEWHERE.items() if written(b) in names}
+    names = {**elsewhere, **names}
+    near = get_close_matches(word, names, 1, cutoff=cutoff)
+    return names[near[0]] if near else None
+
+
 def flag(name: str) -> str:
     """How the command line writes a setting."""
     return "--" + name.replace("_", "-")
@@ -415,10 +427,8 @@ def read_file(path: Path | str | None) -> dict[str, Any]:
 
 def _known(name: str, word: str) -> None:
     if name not in names():
-        close = get_close_matches(name, [*names(), *ELSEWHERE], 1, cutoff=0.75)
-        near = ELSEWHERE.get(close[0], close[0]) if close else None
-        is_known = near in names()
-        hint = f"did you mean {near}?" if is_known else f"settings are {', '.join(names())}"
+        near = meant(name, names(), 0.75)
+        hint = f"did you mean {near}?" if near else f"settings are {', '.join(names())}"
         raise UsageError(f"no setting {name!r} ({word})", hint)
 
 

@@ -99,8 +99,7 @@ class Job:
     @property
     def epochs(self) -> int:
         """Passes over the training rows in all, those that were added included."""
-        rows = self.training_rows
-        return ceil(self.steps / ceil(rows / min(int(self.model.config.batch_size), rows)))
+        return ceil(self.steps / loop.steps_an_epoch(self.model.config, self.training_rows))
 
     @property
     def training_rows(self) -> int:

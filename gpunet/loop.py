@@ -204,10 +204,14 @@ def cost(found: Mapping[str, float | None], best_by: str) -> float | None:
     return 1 - value if best_by == "accuracy" else value
 
 
+def steps_an_epoch(config: Config, rows: int) -> int:
+    """Updates of a pass over so many training rows."""
+    return ceil(rows / int(config.batch_size))
+
+
 def steps_in_all(config: Config, rows: int, legs: Legs = ()) -> int:
     """Updates of a whole run over so many training rows, added legs included."""
-    per_epoch = ceil(rows / min(int(config.batch_size), rows))
-    planned = config.steps or int(config.epochs) * per_epoch
+    planned = config.steps or int(config.epochs) * steps_an_epoch(config, rows)
     return sum(legs[-1]) if legs else planned
 
 

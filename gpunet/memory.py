@@ -91,8 +91,7 @@ def check_weights(config: Config, inputs: int, outputs: int) -> None:
     asked = WEIGHT_BYTES * weights
     memory = Cpu().memory()
     if 0 < memory.free < asked:
-        there = f"{shown(memory.free)} of {shown(memory.total)} are free"
-        message = f"out of memory on cpu: {weights:,} weights ask for {shown(asked)}; {there}"
+        message = f"out of memory on cpu: {weights:,} weights ask for {shown(asked)}; {memory}"
         raise OutOfMemory(message, "make --hidden narrower")
 
 

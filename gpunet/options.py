@@ -7,7 +7,6 @@ Values stay text here; config.py alone checks them.
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, fields
-from difflib import get_close_matches
 from inspect import Parameter, Signature, signature
 from shlex import quote
 from typing import Annotated, Any, get_args
@@ -15,7 +14,8 @@ from typing import Annotated, Any, get_args
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gpunet.config import ELSEWHERE, Config, Switch, flag
+from gpunet import config
+from gpunet.config import Config, Switch, flag
 from gpunet.errors import UsageError
 
 SHORT_OPTION = len("--epoch")
@@ -60,11 +60,8 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def meant(option: str, known: Iterable[str]) -> str | None:
     """Which of the known options a wrong one stands for: by another program's name, or misspelt."""
-    own = {name: name for name in known if name.startswith("--")}
-    others = {flag(word): flag(name) for word, name in ELSEWHERE.items() if flag(name) in own}
-    names, is_short = {**others, **own}, len(option) < SHORT_OPTION
-    near = get_close_matches(option, names, 1, cutoff=0.9 if is_short else 0.75)
-    return names[near[0]] if near else None
+    own = (name for name in known if name.startswith("--"))
+    return config.meant(option, own, 0.9 if len(option) < SHORT_OPTION else 0.75, flag)
 
 
 def _once(command: Any, ctx: Any, args: Sequence[str]) -> dict[str, Any]:

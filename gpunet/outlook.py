@@ -63,7 +63,7 @@ def look(job: Job, patience: float = PATIENCE) -> Outlook:
     Raises Diverged when the first steps already do.
     """
     config, prepared = job.model.config, job.prepared
-    rows, count = job.training_rows, len(job.members)
+    count = len(job.members)
     timed, seconds = _timed(job, patience)
     launches = job.launches
     weights = job.members[0].network.graph.parameters
@@ -76,7 +76,7 @@ def look(job: Job, patience: float = PATIENCE) -> Outlook:
     return Outlook(
         layers=tuple((name, tuple(node.value.shape)) for name, node in weights.items()),
         steps=job.steps,
-        epochs=job.steps / -(-rows // min(int(config.batch_size), rows)),
+        epochs=job.steps / loop.steps_an_epoch(config, job.training_rows),
         networks=count,
         arena_bytes=launches.arena_bytes * count,
         weight_bytes=job.parameters * word * vectors,

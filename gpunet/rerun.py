@@ -20,7 +20,7 @@ from gpunet.config import gather
 from gpunet.data import BUILTIN, Source
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError
 from gpunet.job import METRICS, TIMING, Job, lasting
-from gpunet.loop import Report, Snapshot
+from gpunet.loop import Report, Snapshot, steps_an_epoch
 from gpunet.predict import Model
 from gpunet.run import (
     SETTINGS,
@@ -316,7 +316,7 @@ def _extend(resumed: Job, more: str) -> None:
     if not (more.startswith("+") and more[1:].isascii() and more[1:].isdigit() and int(more[1:])):
         raise UsageError(f"--epochs {more}: must be + and a number, as +50")
     rows, config, start = resumed.training_rows, resumed.model.config, resumed.start
-    per_epoch = -(-rows // min(int(config.batch_size), rows))
+    per_epoch = steps_an_epoch(config, rows)
     has_ended = start is not None and start.state["ended"] in ("done", "patience")
     first = start.step if start is not None and has_ended else resumed.steps
     resumed.legs = [*resumed.legs, (first, int(more[1:]) * per_epoch)]

@@ -205,8 +205,8 @@ class Texts:
         return f"{mend}, or the column as text with {option('--types', f'{self.name}=category')}"
 
     def _as_written(self, kind: str, values: np.ndarray) -> str | None:
-        is_number = kind == "numeric" and self.source.text
-        return _as_written(self.name, self.texts, values) if is_number else None
+        is_written = kind == "numeric" and self.source.text
+        return _as_written(self.name, self.texts, values) if is_written else None
 
     def _as_numbers(self, cells: Cells) -> str | None:
         """A note where texts are numbers but for how they are written."""

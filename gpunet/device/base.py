@@ -54,6 +54,9 @@ class Memory:
     free: int
     used: int
 
+    def __str__(self) -> str:
+        return f"{shown(self.free)} of {shown(self.total)} are free"
+
 
 class Device:
     """One place where arrays live. `name` is `cpu` or `cuda:N`; `kind` is `cpu` or `cuda`.
@@ -159,8 +162,7 @@ class Device:
                 raise
             memory = self.memory()
             wanted = shown(asked) if asked else "more than there is"
-            there = f"{shown(memory.free)} of {shown(memory.total)} are free"
-            message = f"out of memory on {self.name}: asked for {wanted}; {there}"
+            message = f"out of memory on {self.name}: asked for {wanted}; {memory}"
             raise OutOfMemory(message, hint) from fault
 
     def describe(self) -> dict[str, Any]:
