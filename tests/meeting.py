@@ -1,6 +1,7 @@
 """An emulated device whose blocks may wait for each other (meeting.h).
 
-Blocks have eight threads there, and memory that they share is exactly as large as was asked for.
+Blocks have eight warps there, of one lane each unless told otherwise, which cannot add up what they
+have; memory that they share is exactly as large as was asked for.
 """
 
 import ctypes
@@ -12,9 +13,9 @@ from typing import Any
 import emulation
 from emulation import ENTRY, TYPEDEF, Emulated
 
-THREADS = 8
-"""As many as a GPU's block has warps."""
-ALONE = """#define LANES 1
+WARPS = 8
+"""As many as a GPU's block has."""
+ALONE = """
 #define lane_sum(x) (x)
 #define seen(place) seen_now(place)
 #define fresh(place) (*(place))
@@ -27,9 +28,9 @@ ALONE = """#define LANES 1
 class Meeting(Emulated):
     """`blocks` run at once, at most; `launches` has the steps of each launch."""
 
-    def __init__(self, blocks: int = 4) -> None:
+    def __init__(self, blocks: int = 4, lanes: int = 1) -> None:
         super().__init__()
-        self.blocks = blocks
+        self.blocks, self.lanes = blocks, lanes
         self.launches: list[int] = []
 
     def room(self) -> tuple[int, int]:
@@ -43,7 +44,8 @@ class Meeting(Emulated):
     def meeting(
         self, source: str, entry: str, blocks: int, shared_bytes: int
     ) -> Callable[..., None]:
-        library, parameters = _built(source)[0], _built(source)[1][entry]
+        library, entries = _built(source, self.lanes)
+        parameters, threads = entries[entry], WARPS * self.lanes
 
         def launch(
             grid: tuple[int, ...], block: tuple[int, ...], shared: int, arguments: Sequence[Any]
@@ -55,7 +57,7 @@ class Meeting(Emulated):
             slots = (ctypes.c_uint64 * len(values))(*values)
             run = getattr(library, f"run_{entry}")
             run.restype = ctypes.c_char_p
-            failure = run(slots, grid[0], THREADS, ctypes.c_longlong(shared))
+            failure = run(slots, grid[0], threads, ctypes.c_longlong(shared))
             if failure:
                 raise RuntimeError(f"{entry}: {failure.decode()}")
 
@@ -63,10 +65,11 @@ class Meeting(Emulated):
 
 
 @cache
-def _built(source: str) -> tuple[ctypes.CDLL, dict[str, Any]]:
-    small = source.replace("#define THREADS 256", f"#define THREADS {THREADS}")
+def _built(source: str, lanes: int) -> tuple[ctypes.CDLL, dict[str, Any]]:
+    small = source.replace("#define THREADS 256", f"#define THREADS {WARPS * lanes}")
     assert small != source
-    expanded = emulation._run("-E", "-P", "-x", "c++", "-", source=ALONE + small).decode()
+    alone = f"#define LANES {lanes}{ALONE}{small}"
+    expanded = emulation._run("-E", "-P", "-x", "c++", "-", source=alone).decode()
     types = {name: meaning.strip() for meaning, name in TYPEDEF.findall(expanded)}
     entries = {
         name: tuple(emulation._parameter(text, types) for text in parameters.split(","))

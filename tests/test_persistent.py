@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import emulation
@@ -13,13 +14,16 @@ from test_engine import BASE, CPU, ROWS, build, label, lower
 from test_engine_cuda import ORDER
 from test_kernels_cuda import ARCHITECTURES
 
-from gpunet import model, persistent
+from gpunet import model
 from gpunet.config import Config
 from gpunet.device import Device
 from gpunet.gates import ACTIVATIONS
 from gpunet.kernels.registry import source_text
 from gpunet.kernels.slots import FAULT, STEP
 from gpunet.launches import Feed, LaunchList, Slot, Store
+from gpunet.persistent import Persistent, bound, plain, tiled, training
+from gpunet.persistent.resident import Resident, divided
+from gpunet.persistent.tiled import Tiled
 
 emulated = pytest.mark.skipif(emulation.COMPILER is None, reason="no g++")
 ONE = replace(BASE, hidden=(9,), lr=1e-2, weight_decay=0.1)
@@ -53,6 +57,14 @@ def steps_of(
     return lower(network, Feed(**given), config, 9, dtype, device)
 
 
+@pytest.fixture(params=["tiled", "resident"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Networks of one hidden layer in either form."""
+    if request.param == "tiled":
+        monkeypatch.setattr(training, "divided", lambda *given: None)
+    return str(request.param)
+
+
 def agree(
     device: Meeting, task: str, config: Config, dtype: str, rtol: float, **changes: Any
 ) -> None:
@@ -74,12 +86,12 @@ def agree(
 
 @emulated
 @pytest.mark.parametrize(("task", "config"), CASES, ids=label)
-def test_it_is_the_list(task: str, config: Config) -> None:
+def test_it_is_the_list(form: str, task: str, config: Config) -> None:
     agree(Meeting(), task, config, "float64", 1e-9)
 
 
 @emulated
-def test_it_is_the_list_in_float32_but_for_roundings() -> None:
+def test_it_is_the_list_in_float32_but_for_roundings(form: str) -> None:
     agree(Meeting(), *CASES[0], "float32", 1e-5)
 
 
@@ -88,13 +100,59 @@ def test_it_is_the_list_in_float32_but_for_roundings() -> None:
 def test_any_number_of_blocks_computes_the_same(blocks: int) -> None:
     device = Meeting(blocks)
     found, _ = steps_of(device, "multiclass", DEEP)
-    assert found.replay.blocks == min(blocks, found.replay.network.useful_blocks)
+    form = found.replay.form
+    assert form.blocks == min(blocks, form.useful_blocks)
     device.launches.clear()
     agree(device, "multiclass", DEEP, "float64", 1e-9)
 
 
+def as_divided(network: plain.Network, dtype: str, units: int, share: int) -> Resident:
+    hidden = network.layers[0].outs
+    counts = ceil(hidden / units), ceil(network.inputs / share)
+    return Resident(network, dtype, counts[0], units, counts[1], share)
+
+
 @emulated
-def test_bytes_are_scaled_and_rows_may_lie_in_order() -> None:
+@pytest.mark.parametrize("units", [1, 2, 4, 5, 9])
+@pytest.mark.parametrize("share", [4, 8])
+@pytest.mark.parametrize(("case", "lanes"), [(0, 1), (1, 4), (2, 2), (5, 4), (7, 4)])
+def test_any_division_computes_the_same(
+    case: int, lanes: int, units: int, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def divide(network: plain.Network, dtype: str, *given: int) -> Resident:
+        return as_divided(network, dtype, units, share)
+
+    monkeypatch.setattr(training, "divided", divide)
+    agree(Meeting(lanes=lanes), *CASES[case], "float64", 1e-9)
+
+
+@emulated
+@pytest.mark.parametrize("rows", [7, 9, 23])
+@pytest.mark.parametrize(("inputs", "share"), [(1, 4), (10, 4), (10, 12), (16, 8), (21, 4)])
+def test_any_number_of_inputs_and_rows_is_divided(
+    inputs: int, share: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where batches are all of the rows, or some of them."""
+    monkeypatch.setattr(
+        training, "divided", lambda network, dtype, *given: as_divided(network, dtype, 3, share)
+    )
+    rng = np.random.default_rng(inputs)
+    x, y = rng.standard_normal((rows, inputs)), rng.standard_normal((rows, 3))
+    feed = Feed(x, y, order=rng.permutation(rows).astype(np.int32))
+    config = replace(ONE, activation="tanh", optimizer="adam", loss="mean_squared")
+    network = model.build(config, inputs, 3, "regression")
+    found, wanted = (lower(network, feed, config, 9, "float64", each) for each in (Meeting(), CPU))
+    for first in (0, 5):
+        for launches, _ in (found, wanted):
+            launches.rewind(first, rows - 1)
+            launches.run(3)
+    np.testing.assert_allclose(found[0].totals, wanted[0].totals, rtol=1e-9)
+    for name, value in wanted[1].weights().items():
+        np.testing.assert_allclose(found[1].weights()[name], value, rtol=1e-9, err_msg=name)
+
+
+@emulated
+def test_bytes_are_scaled_and_rows_may_lie_in_order(form: str) -> None:
     x = np.random.default_rng(3).integers(0, 256, (ROWS, 7)).astype(np.uint8)
     scale, shift = np.full(7, 1 / 255), np.arange(7) / 10
     agree(Meeting(), *CASES[1], "float64", 1e-9, x=x, scale=scale, shift=shift, order=None)
@@ -103,7 +161,7 @@ def test_bytes_are_scaled_and_rows_may_lie_in_order() -> None:
 
 @emulated
 @pytest.mark.parametrize("lr", [1e308, 1e200])
-def test_what_is_not_finite_stops_it_as_it_stops_the_list(lr: float) -> None:
+def test_what_is_not_finite_stops_it_as_it_stops_the_list(form: str, lr: float) -> None:
     """1e308 spoils weights at once; 1e200 gives weights with which the next loss is spoilt."""
     config = replace(ONE, lr=lr, weight_decay=0.0)
     found, store = steps_of(Meeting(), "multiclass", config)
@@ -160,13 +218,13 @@ def test_a_launch_that_fails_leaves_the_steps_to_the_list() -> None:
 )
 def test_other_lists_are_not_taken(config: Config) -> None:
     launches, _ = steps_of(CPU, "multiclass", config)
-    assert persistent.recognised(launches.launches) is None
+    assert plain.recognised(launches.launches) is None
 
 
 def test_every_list_of_plain_layers_is_recognised() -> None:
     for activation in ACTIVATIONS:
         launches, _ = steps_of(CPU, "multiclass", replace(DEEP, activation=activation))
-        found = persistent.recognised(launches.launches)
+        found = plain.recognised(launches.launches)
         assert found is not None
         assert (found.act, found.loss, found.batch) == (activation, "softmax_cross_entropy", 9)
         assert [(each.ins, each.outs) for each in found.layers] == [
@@ -186,21 +244,21 @@ def test_what_has_no_room_or_is_large_is_left_to_the_list() -> None:
 
     launches, store = steps_of(CPU, *CASES[0])
     store.device = Full()
-    assert persistent.bound(launches.launches, store, None) is None
+    assert bound(launches.launches, store, None) is None
     store.device = Meeting(blocks=1)
-    assert persistent.bound(launches.launches, store, None) is None
-    found = persistent.recognised(launches.launches)
+    assert bound(launches.launches, store, None) is None
+    found = plain.recognised(launches.launches)
     assert found is not None
     first, last = found.layers
     wide = replace(found, batch=4096, layers=(replace(first, ins=1000, outs=1000), last))
-    assert wide.flops > persistent.MOST_FLOPS[True]
+    assert wide.flops > tiled.MOST_FLOPS[True]
     small = replace(found, batch=64, layers=(replace(first, ins=1000, outs=100), last))
-    assert small.flops < persistent.MOST_FLOPS[False]
+    assert small.flops < tiled.MOST_FLOPS[False]
 
 
 @emulated
 @pytest.mark.parametrize(
-    ("entries", "is_taken"), [(1, True), (2, False), (persistent.LEAST_STEPS, True)]
+    ("entries", "is_taken"), [(1, True), (2, False), (training.LEAST_STEPS, True)]
 )
 def test_few_steps_are_not_worth_compiling_for(entries: int, is_taken: bool) -> None:
     launches, store = steps_of(CPU, *CASES[0])
@@ -208,7 +266,7 @@ def test_few_steps_are_not_worth_compiling_for(entries: int, is_taken: bool) -> 
     table = replace_array(table, np.zeros((entries, 3)))
     first = replace(launches.launches[0], arguments=(clock, hyper, table, batch))
     store.device = Meeting()
-    found = persistent.bound([first, *launches.launches[1:]], store, None)
+    found = bound([first, *launches.launches[1:]], store, None)
     assert (found is not None) == is_taken
 
 
@@ -219,13 +277,17 @@ def replace_array(slot: Slot, array: np.ndarray) -> Slot:
 def compiles(
     compiled: Any, launches: LaunchList, store: Store, is_tf32: bool, architecture: str
 ) -> None:
-    """Without a warning, and without spills."""
-    found = persistent.recognised(launches.launches)
-    assert found is not None
-    generated = found.definitions(store, is_tf32)
-    log = compiled(source_text("persistent.cu", "float32", generated=generated), architecture)
-    assert "warning" not in log
-    assert set(re.findall(r"(\d+) bytes spill", log)) == {"0"}
+    """In both forms, without a warning, and without spills."""
+    network, dtype = plain.recognised(launches.launches), "float32"
+    assert network is not None
+    forms = [divided(network, dtype, 132, 227 << 10), Tiled(network, dtype, is_tf32, 132, 1 << 20)]
+    assert (forms[0] is None) == (len(network.layers) > 2)
+    for each in forms:
+        if each is not None:
+            text = source_text(each.source, dtype, generated=each.definitions(store))
+            log = compiled(text, architecture)
+            assert "warning" not in log
+            assert set(re.findall(r"(\d+) bytes spill", log)) == {"0"}
 
 
 def test_compiles() -> None:
@@ -261,12 +323,14 @@ def test_networks_of_the_benchmark_compile(architecture: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
 @pytest.mark.parametrize(("task", "config"), CASES, ids=label)
-def test_on_a_gpu(gpu: Any, task: str, config: Config, precision: str) -> None:
+def test_on_a_gpu(gpu: Any, form: str, task: str, config: Config, precision: str) -> None:
     """1e-5 over a few steps, and what roundings make of that in many."""
     gpu.precision = precision
     found, store = steps_of(gpu, task, config, "float32")
     wanted, plain = steps_of(gpu, task, config, "float32")
-    assert isinstance(found.replay, persistent.Persistent)
+    assert isinstance(found.replay, Persistent)
+    if len(config.hidden) == 1:
+        assert found.replay.form.source == f"meetings.h {form}.cu"
     wanted.replay = wanted.replay.otherwise
     first, later = (1e-5, 1e-4) if precision == "fp32" else (1e-3, 1e-2)
     for steps, rtol in ((1, first), (4, first), (200, later)):
@@ -299,3 +363,28 @@ def test_bytes_of_many_columns_on_a_gpu(gpu: Any, precision: str) -> None:
     for each in (found, wanted):
         each.run(20)
     assert found.loss == pytest.approx(wanted.loss, rel=1e-5 if precision == "fp32" else 1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [64, 1000])
+@pytest.mark.parametrize(
+    "changes", [{}, {"optimizer": "adamw", "bias": True, "activation": "gelu"}]
+)
+def test_the_lecture_on_a_gpu(gpu: Any, changes: dict[str, Any], rows: int) -> None:
+    """In float32: 1e-5 over the first steps; a launch of thousands stays with the list."""
+    gpu.precision = "fp32"
+    rng = np.random.default_rng(1)
+    x, y = (rng.standard_normal((rows, n)).astype(np.float32) for n in (1000, 10))
+    order = rng.permutation(rows).astype(np.int32)
+    feed = Feed(*map(gpu.asarray, (x, y)), order=gpu.asarray(order))
+    config = replace(LECTURE, **changes)
+    network = model.build(config, 1000, 10, "regression")
+    (found, _), (wanted, _) = (lower(network, feed, config, 64, "float32", gpu) for _ in range(2))
+    assert isinstance(found.replay.form, Resident)
+    wanted.replay = wanted.replay.otherwise
+    for steps, rtol in ((1, 1e-5), (9, 1e-5), (90, 1e-4), (3000, 1e-2)):
+        for each in (found, wanted):
+            each.run(steps)
+        assert found.fault == wanted.fault == 0
+        assert found.step == wanted.step
+        assert found.loss == pytest.approx(wanted.loss, rel=rtol)

@@ -148,12 +148,14 @@ def register(
 
 @cache
 def source_text(source: str, dtype: str, variant: str = "", generated: str = "") -> str:
-    """A CUDA translation unit: the prelude, the block-wide sums, `generated`, the file `source`.
+    """A CUDA translation unit: the prelude, the block-wide sums, `generated`, the files `source`,
+    whose names are divided by spaces.
 
     A file of several variants is built for one at a time: it sees VARIANT, the name, and IS_name.
     """
     chosen = f"#define VARIANT {variant}\n#define IS_{variant} 1\n" if variant else ""
-    return "\n".join((prelude(dtype), _file("blocks.h"), chosen + generated, _file(source)))
+    files = map(_file, source.split())
+    return "\n".join((prelude(dtype), _file("blocks.h"), chosen + generated, *files))
 
 
 @cache

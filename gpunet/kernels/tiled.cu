@@ -5,39 +5,10 @@
 // last block is a clerk: it has no tiles, but sums up losses and makes the rates of the next step
 // while others work. The launch list is the reference.
 //
-// Given: the sizes BATCH, INPUTS, LAST (units before the outputs), OUTPUTS and LAYERS; Layer<1> to
-// Layer<LAYERS>; SLOTS of the optimiser and MOVE; ACT and SLOPE, and whether the slope READS_INPUT;
-// the loss (SOFTMAX, or LOSS and LOSS_GRADIENT with CONSTANT), MEAN and JUDGED; whether inputs are
-// SCALED; whether products round to TF32; Input and Target.
+// Given, beside what meetings.h wants: the sizes BATCH, INPUTS and LAST (units before the outputs);
+// Layer<1> to Layer<LAYERS>; SLOTS of the optimiser and MOVE; ACT and SLOPE, and whether the slope
+// READS_INPUT; whether products round to TF32.
 
-#ifndef LANES
-#define LANES 32
-BLOCK T lane_sum(T x) {
-    for (int step = LANES / 2; step; step /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
-    return x;
-}
-BLOCK unsigned seen(const unsigned* place) {
-    unsigned value;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(place) : "memory");
-    return value;
-}
-BLOCK T fresh(const T* place) { return __ldcg(place); }
-BLOCK void fresh_four(T (&to)[4], const T* place) {
-#if T_BITS == 32
-    float4 found = __ldcg((const float4*)place);
-    to[0] = found.x, to[1] = found.y, to[2] = found.z, to[3] = found.w;
-#else
-    for (int i = 0; i < 4; ++i) to[i] = __ldcg(place + i);
-#endif
-}
-#define DYNAMIC(name) extern __shared__ double name[]
-#define SYNC_LANES() __syncwarp()
-#endif
-
-#define WARPS (THREADS / LANES)
-#define EACH_OF(i, count) for (int i = threadIdx.x; i < (count); i += THREADS)
-#define UNROLLED _Pragma("unroll")
-#define SEVERAL _Pragma("unroll 4")
 // Chunks that are loaded before they are used: with more than two the compiler of newer GPUs spills.
 #if TF32 && __CUDA_ARCH__ >= 1000
 #define AHEAD _Pragma("unroll 2")
@@ -47,9 +18,6 @@ BLOCK void fresh_four(T (&to)[4], const T* place) {
 #define AHEAD _Pragma("unroll 1")
 #endif
 
-// In `gate`: how many blocks came to the meetings so far, and a bit that some found a fault.
-#define STOPPED 0x80000000u
-
 // A tile of a product, and the elements of its sums that are taken at once.
 enum { TILE_M = 32, TILE_N = 16, TILE = TILE_M * TILE_N, CHUNK = 16 };
 // Values of a row that a lane holds, at most; of longer rows they are loaded twice.
@@ -57,40 +25,31 @@ enum { MOST_HELD = 8 };
 
 HD constexpr int tiles_of(int size, int tile) { return (size + tile - 1) / tile; }
 
-#ifdef BYTES
-typedef T Wide;                    // what inputs are scaled in: bytes have few bits to lose
-#else
-typedef double Wide;
-#endif
+// What the judges and what the learners found (meetings.h).
+enum { SPOILT = 0, STOPPED = 1 };
 
 // What a thread knows: where things lie, and the batch of the step.
-struct Here {
+struct Here : Batch {
     const Input* x;
     const Target* y;
     const int* order;
     T *params, *first, *second, *work;
-    unsigned *gate, met;
+    Gate gate;
     int workers;                   // blocks but for the clerk
-    long long step, start, valid, rows;
     double* hyper;                 // shared by a block, from here on
     Wide *scale, *shift;
     Rate* rates;                   // of each layer's weight, and of its bias
     T *sums, *head, *bias, *outs;  // (WARPS, TILE), (LAST, OUTPUTS), (OUTPUTS,), (WARPS, OUTPUTS)
-    int *taken, *next, *stopped;   // the batch's rows, those of the next, whether to stop
+    int *taken, *next;             // the batch's rows, those of the next
+    unsigned* found;
 
-    BLOCK void advance() {
-        long long after = start + BATCH;
-        start = after < rows ? after : 0;
-        valid = rows - start < BATCH ? rows - start : BATCH;
-        ++step;
-    }
+    BLOCK Here(const long long* clock, Gate gate) : Batch(clock), gate(gate) {}
     BLOCK int row_of(long long place) const { return order ? order[place] : (int)place; }
+    BLOCK T input(Input found, int column) const { return input_of(found, scale, shift, column); }
 };
 
 // ---- Operands. four(to, i, k): the elements k to k + 3 of the sum for row, or column, i. What lies
 // beyond the last i is anything, beyond the last k zero.
-
-HD constexpr int inside(int i, int size) { return i < size ? i : size - 1; }
 
 // A matrix (SIZE, SUMMED).
 template <int SIZE, int SUMMED> struct Along {
@@ -120,14 +79,6 @@ template <int SIZE, int SUMMED> struct Across {
     }
 };
 
-BLOCK T input_of(const Here& here, Input found, int column) {
-#if SCALED
-    return T(found * here.scale[column] + here.shift[column]);
-#else
-    return T(found);
-#endif
-}
-
 // The inputs of the batch, by rows.
 struct Inputs {
     const Here& here;
@@ -141,7 +92,7 @@ struct Inputs {
                 if (k + j < INPUTS) found.of[j] = from[j];
         }
         UNROLLED for (int j = 0; j < 4; ++j)
-            to[j] = INPUTS % CHUNK == 0 || k + j < INPUTS ? input_of(here, found.of[j], k + j) : T(0);
+            to[j] = INPUTS % CHUNK == 0 || k + j < INPUTS ? here.input(found.of[j], k + j) : T(0);
     }
 };
 
@@ -153,7 +104,7 @@ struct InputsAcross {
         UNROLLED for (int j = 0; j < 4; ++j) {
             bool is_valid = k + j < here.valid;
             int row = here.taken[is_valid ? k + j : 0];
-            T found = input_of(here, here.x[row * (long long)INPUTS + column], column);
+            T found = here.input(here.x[row * (long long)INPUTS + column], column);
             to[j] = !is_valid ? T(0) : i < INPUTS ? found : T(1);
         }
     }
@@ -274,35 +225,12 @@ BLOCK void products(const Here& here, int tiles, const Add& add, const Keep& kee
 
 // ---- The parts of a step.
 
-// What this block did so far is done for the next meeting.
-BLOCK void arrive(Here& here) {
-    here.met += gridDim.x;
-    __syncthreads();
-    if (threadIdx.x) return;
-    __threadfence();
-    atomicAdd(here.gate, 1u);
+template <class More> BLOCK unsigned meet(Here& here, const More& more) {
+    here.gate.arrive();
+    return here.gate.await(here.found, more);
 }
 
-// Wait until all have arrived; meanwhile threads other than the first do `more`. Whether one has
-// found a fault.
-template <class More> BLOCK bool await(Here& here, const More& more) {
-    if (threadIdx.x == 0) {
-        unsigned now = seen(here.gate);
-        while ((now & ~STOPPED) < here.met) now = seen(here.gate);
-        *here.stopped = (now & STOPPED) != 0;
-    } else {
-        more();
-    }
-    __syncthreads();
-    return *here.stopped;
-}
-
-template <class More> BLOCK bool meet(Here& here, const More& more) {
-    arrive(here);
-    return await(here, more);
-}
-
-BLOCK bool meet(Here& here) {
+BLOCK unsigned meet(Here& here) {
     return meet(here, [] {});
 }
 
@@ -357,49 +285,6 @@ template <int L> BLOCK void back(const Here& here) {
         });
 }
 
-HD long long batch_rows(long long valid) { return MEAN && valid > 1 ? valid : 1; }
-
-// The loss of a row from its outputs, which become their gradients; whether it is right. By a warp,
-// each lane of which has its `own` target.
-#if SOFTMAX
-BLOCK T row_loss(T* outs, const Target* target, Target own, const T* parameter, T scale,
-                 bool& right) {
-    T smoothing = parameter[0], top = outs[0], total = 0, below = 0;
-    int lane = threadIdx.x % LANES, guess = 0, wanted = own;
-    for (int j = 1; j < OUTPUTS; ++j)
-        if (outs[j] > top) top = outs[j], guess = j;
-    for (int j = lane; j < OUTPUTS; j += LANES) {
-        total += f_exp(outs[j] - top);
-        below += outs[j] - top;
-    }
-    total = lane_sum(total);
-    below = lane_sum(below);
-    T picked = outs[wanted] - top;
-    if (smoothing != 0) picked = (1 - smoothing) * picked + smoothing * (below / OUTPUTS);
-    SYNC_LANES();
-    for (int j = lane; j < OUTPUTS; j += LANES)
-        outs[j] = softmax_grad(f_exp(outs[j] - top) / total, j == wanted, smoothing, OUTPUTS) * scale;
-    right = guess == wanted;
-    return f_log(total) - picked;
-}
-#define TARGETS 1
-#else
-BLOCK T row_loss(T* outs, const Target* target, Target own, const T* parameter, T scale,
-                 bool& right) {
-    T divisor = MEAN ? T(OUTPUTS) : T(1), loss = 0, wrong = 0;
-    int lane = threadIdx.x % LANES;
-    for (int j = lane; j < OUTPUTS; j += LANES) {
-        T p = outs[j], t = j == lane ? own : target[j], constant = CONSTANT(j);
-        loss += LOSS(p, t, constant);
-        wrong += (p > 0) != (t > T(0.5));
-        outs[j] = LOSS_GRADIENT(p, t, constant) * (scale / divisor);
-    }
-    right = JUDGED && lane_sum(wrong) == 0;
-    return lane_sum(loss) / divisor;
-}
-#define TARGETS OUTPUTS
-#endif
-
 // The last layer, the loss and the gradients down to the sums of the layer below, a warp a row.
 BLOCK void judge(const Here& here, const T* parameter) {
     using Own = Layer<LAYERS>;
@@ -438,7 +323,7 @@ BLOCK void judge(const Here& here, const T* parameter) {
         SYNC_LANES();
         T loss = 0;
         if (is_valid)
-            loss = row_loss(outs, target, own, parameter, T(1) / batch_rows(here.valid), right);
+            loss = row_loss<LANES>(outs, target, own, parameter, T(1) / batch_rows(here.valid), right);
         SYNC_LANES();
         for (int j = lane; j < OUTPUTS; j += LANES)
             here.work[Own::DZ + r * OUTPUTS + j] = is_valid ? outs[j] : T(0);
@@ -453,7 +338,7 @@ BLOCK void judge(const Here& here, const T* parameter) {
         if (lane == 0) {
             here.work[LOSSES + r] = loss;
             here.work[HITS + r] = right && loss == loss;
-            if (!is_finite(loss)) atomicOr(here.gate, STOPPED);
+            if (!is_finite(loss)) atomicOr(here.gate.place, FOUND(SPOILT));
         }
         SYNC_LANES();
     }
@@ -519,17 +404,6 @@ BLOCK int learn(const Here& here) {
     return found;
 }
 
-// What moves parameters in a step, by one thread: from the schedule, like `tick`.
-struct Book {
-    const double *table, *paces, *decays;
-    long long entries;
-
-    BLOCK void set_rates(const Here& here, long long step, Rate* rates) const {
-        set_hyper(here.hyper, table, entries, step);
-        for (int i = 0; i < 2 * LAYERS; ++i) rates[i] = rate_of(here.hyper, paces[i], decays[i]);
-    }
-};
-
 // Where the clerk leaves the rates of a step.
 BLOCK Rate* published(const Here& here, long long step) {
     return (Rate*)(here.work + RATES) + step % 2 * 2 * LAYERS;
@@ -564,7 +438,7 @@ template <int L> BLOCK void all_back(Here& here) {
 }
 
 BLOCK void take_rows(const Here& here, int first, int stride) {
-    Here after = here;
+    Batch after = here;
     after.advance();
     for (int r = first; r < after.valid; r += stride) here.next[r] = here.row_of(after.start + r);
 }
@@ -578,11 +452,12 @@ BLOCK int work_on(Here& here, const T* parameter, long long steps) {
 
         all_forward<1>(here, s > 0);
         judge(here, parameter);
-        if (meet(here)) return 0;
+        if (meet(here) & FOUND(SPOILT)) return 0;
         all_back<LAYERS - 1>(here);
         int found = learn(here);
-        if (found) atomicOr(here.gate, STOPPED);
-        if (meet(here, [&] { take_rows(here, threadIdx.x - 1, THREADS - 1); })) return found;
+        if (found) atomicOr(here.gate.place, FOUND(STOPPED));
+        auto more = [&] { take_rows(here, threadIdx.x - 1, THREADS - 1); };
+        if (meet(here, more) & FOUND(STOPPED)) return found;
     }
     return 0;
 }
@@ -594,12 +469,13 @@ BLOCK int keep_books(Here& here, const Book& book, double* totals, long long ste
     bool is_spoilt = false, is_over = false;
     for (long long s = 0; s < steps && !is_over; ++s) {
         here.advance();
-        arrive(here);
-        if (threadIdx.x == 0) book.set_rates(here, here.step + 1, published(here, here.step + 1));
-        await(here, nothing);
+        here.gate.arrive();
+        long long next = here.step + 1;
+        if (threadIdx.x == 0) book.set_rates(here.hyper, next, published(here, next));
+        here.gate.await(here.found, nothing);
         for (int layer = 2; layer < LAYERS; ++layer) meet(here);
-        is_spoilt = meet(here);
-        if (!is_spoilt) arrive(here);
+        is_spoilt = meet(here) & FOUND(SPOILT);
+        if (!is_spoilt) here.gate.arrive();
         loss = hits = 0;
         EACH_OF(r, here.valid) {
             loss += fresh(here.work + LOSSES + r);
@@ -610,11 +486,12 @@ BLOCK int keep_books(Here& here, const Book& book, double* totals, long long ste
         mean = loss / batch_rows(here.valid);
         totalled[0] += loss, totalled[1] += hits, totalled[2] += here.valid;
         if (is_spoilt) break;
-        is_over = await(here, nothing);
-        for (int layer = 2; layer < LAYERS; ++layer) is_over = meet(here);
+        unsigned found = here.gate.await(here.found, nothing);
+        for (int layer = 2; layer < LAYERS; ++layer) found = meet(here);
+        is_over = found & FOUND(STOPPED);
     }
     if (threadIdx.x == 0) {
-        book.set_rates(here, here.step, here.rates);
+        book.set_rates(here.hyper, here.step, here.rates);
         totals[0] = mean;
         for (int i = 0; i < 3; ++i) totals[i + 1] += totalled[i];
     }
@@ -634,9 +511,9 @@ KERNEL persistent_train(const Input* x, const Target* y, const double* scale, co
     DYNAMIC(memory);
     int workers = gridDim.x - 1;
     bool is_clerk = blockIdx.x == workers;
-    Here here = {x, y, order, params, first, second, work, gate, 0, workers};
-    here.step = clock[STEP], here.start = clock[START], here.valid = clock[VALID];
-    here.rows = clock[ROWS];
+    Here here(clock, {gate, gridDim.x, 0});
+    here.x = x, here.y = y, here.order = order, here.work = work, here.workers = workers;
+    here.params = params, here.first = first, here.second = second;
     here.hyper = memory;
     here.scale = (Wide*)(memory + 16);
     here.shift = here.scale + SCALED * INPUTS;
@@ -647,7 +524,7 @@ KERNEL persistent_train(const Input* x, const Target* y, const double* scale, co
     here.outs = here.bias + OUTPUTS;
     here.taken = (int*)(here.outs + WARPS * OUTPUTS);
     here.next = here.taken + BATCH;
-    here.stopped = here.next + BATCH;
+    here.found = (unsigned*)(here.next + BATCH);
     EACH_OF(i, 16) here.hyper[i] = hyper[i];
     EACH_OF(j, SCALED * INPUTS) {
         here.scale[j] = Wide(scale ? scale[j] : 1.0);
@@ -657,7 +534,7 @@ KERNEL persistent_train(const Input* x, const Target* y, const double* scale, co
     __syncthreads();
     take_rows(here, threadIdx.x, THREADS);
     Book book = {table, paces, decays, entries};
-    if (threadIdx.x == THREADS - 1) book.set_rates(here, here.step + 1, here.rates);
+    if (threadIdx.x == THREADS - 1) book.set_rates(here.hyper, here.step + 1, here.rates);
     __syncthreads();
 
     int fault = is_clerk ? keep_books(here, book, totals, steps) : work_on(here, parameter, steps);

@@ -1,0 +1,167 @@
+// What the kernels share whose blocks stay on the GPU for many steps of training and meet on the way:
+// lanes, meetings, inputs, the loss of a row, the rates of a step.
+//
+// Given: OUTPUTS, LAYERS; the loss (SOFTMAX, or LOSS and LOSS_GRADIENT with CONSTANT), MEAN and
+// JUDGED; whether inputs are SCALED; Input and Target.
+
+#ifndef LANES
+#define LANES 32
+BLOCK T lane_sum(T x) {
+    for (int step = LANES / 2; step; step /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
+    return x;
+}
+BLOCK unsigned seen(const unsigned* place) {
+    unsigned value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(place) : "memory");
+    return value;
+}
+BLOCK T fresh(const T* place) { return __ldcg(place); }
+BLOCK void fresh_four(T (&to)[4], const T* place) {
+#if T_BITS == 32
+    float4 found = __ldcg((const float4*)place);
+    to[0] = found.x, to[1] = found.y, to[2] = found.z, to[3] = found.w;
+#else
+    for (int i = 0; i < 4; ++i) to[i] = __ldcg(place + i);
+#endif
+}
+#define DYNAMIC(name) extern __shared__ double name[]
+#define SYNC_LANES() __syncwarp()
+#endif
+
+#define WARPS (THREADS / LANES)
+#define EACH_OF(i, count) for (int i = threadIdx.x; i < (count); i += THREADS)
+#define UNROLLED _Pragma("unroll")
+#define SEVERAL _Pragma("unroll 4")
+
+HD constexpr int inside(int i, int size) { return i < size ? i : size - 1; }
+
+// ---- Meetings of blocks.
+
+// A fault that some block found, in a gate's word; blocks that look for the one kind may already
+// find the other.
+#define FOUND(kind) (0x40000000u << (kind))
+#define COUNTED 0x3FFFFFFFu
+
+// Where so many `members` meet. The word at `place` counts how many came so far.
+struct Gate {
+    unsigned *place, members, met;
+
+    // What this block did so far is done for the next meeting.
+    BLOCK void arrive() {
+        met += members;
+        __syncthreads();
+        if (threadIdx.x) return;
+        __threadfence();
+        atomicAdd(place, 1u);
+    }
+    // Wait until all have arrived; meanwhile threads other than the first do `more`. What was found,
+    // by way of `shared`.
+    template <class More> BLOCK unsigned await(unsigned* shared, const More& more) const {
+        if (threadIdx.x == 0) {
+            unsigned now = seen(place);
+            while ((now & COUNTED) < met) now = seen(place);
+            *shared = now & ~COUNTED;
+        } else {
+            more();
+        }
+        __syncthreads();
+        return *shared;
+    }
+};
+
+// ---- Rows.
+
+// The batch of a step, as the clock has it.
+struct Batch {
+    long long step, start, valid, rows;
+
+    BLOCK explicit Batch(const long long* clock)
+        : step(clock[STEP]), start(clock[START]), valid(clock[VALID]), rows(clock[ROWS]) {}
+
+    BLOCK void advance() {
+        long long after = start + BATCH;
+        start = after < rows ? after : 0;
+        valid = rows - start < BATCH ? rows - start : BATCH;
+        ++step;
+    }
+};
+
+#ifdef BYTES
+typedef T Wide;                    // what inputs are scaled in: bytes have few bits to lose
+#else
+typedef double Wide;
+#endif
+
+BLOCK T input_of(Input found, const Wide* scale, const Wide* shift, int column) {
+#if SCALED
+    return T(found * scale[column] + shift[column]);
+#else
+    return T(found);
+#endif
+}
+
+HD long long batch_rows(long long valid) { return MEAN && valid > 1 ? valid : 1; }
+
+// Of a warp's lanes, or of a thread by itself.
+template <int lanes> BLOCK T summed_by(T x) {
+    if constexpr (lanes > 1) return lane_sum(x);
+    return x;
+}
+template <int lanes> BLOCK void sync_by() {
+    if constexpr (lanes > 1) SYNC_LANES();
+}
+
+// The loss of a row from its outputs, which become their gradients; whether it is right. By so many
+// lanes, each of which has its `own` target.
+#if SOFTMAX
+#define TARGETS 1
+template <int lanes>
+BLOCK T row_loss(T* outs, const Target* target, Target own, const T* parameter, T scale,
+                 bool& right) {
+    T smoothing = parameter[0], top = outs[0], total = 0, below = 0;
+    int lane = threadIdx.x % lanes, guess = 0, wanted = own;
+    for (int j = 1; j < OUTPUTS; ++j)
+        if (outs[j] > top) top = outs[j], guess = j;
+    for (int j = lane; j < OUTPUTS; j += lanes) {
+        total += f_exp(outs[j] - top);
+        below += outs[j] - top;
+    }
+    total = summed_by<lanes>(total);
+    below = summed_by<lanes>(below);
+    T picked = outs[wanted] - top;
+    if (smoothing != 0) picked = (1 - smoothing) * picked + smoothing * (below / OUTPUTS);
+    sync_by<lanes>();
+    for (int j = lane; j < OUTPUTS; j += lanes)
+        outs[j] = softmax_grad(f_exp(outs[j] - top) / total, j == wanted, smoothing, OUTPUTS) * scale;
+    right = guess == wanted;
+    return f_log(total) - picked;
+}
+#else
+#define TARGETS OUTPUTS
+template <int lanes>
+BLOCK T row_loss(T* outs, const Target* target, Target own, const T* parameter, T scale,
+                 bool& right) {
+    T divisor = MEAN ? T(OUTPUTS) : T(1), loss = 0, wrong = 0;
+    int lane = threadIdx.x % lanes;
+    for (int j = lane; j < OUTPUTS; j += lanes) {
+        T p = outs[j], t = j == lane ? own : target[j], constant = CONSTANT(j);
+        loss += LOSS(p, t, constant);
+        wrong += (p > 0) != (t > T(0.5));
+        outs[j] = LOSS_GRADIENT(p, t, constant) * (scale / divisor);
+    }
+    right = JUDGED && summed_by<lanes>(wrong) == 0;
+    return summed_by<lanes>(loss) / divisor;
+}
+#endif
+
+// ---- What moves parameters in a step, by one thread: from the schedule, like `tick`.
+
+struct Book {
+    const double *table, *paces, *decays;
+    long long entries;
+
+    BLOCK void set_rates(double* hyper, long long step, Rate* rates) const {
+        set_hyper(hyper, table, entries, step);
+        for (int i = 0; i < 2 * LAYERS; ++i) rates[i] = rate_of(hyper, paces[i], decays[i]);
+    }
+};

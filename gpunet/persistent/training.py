@@ -1,0 +1,117 @@
+"""Takes launch lists of plain layers, in the form that suits them; for all others, and where a step
+is large enough to be worth a launch of each product, there is the list, which is the reference.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from gpunet.device import Array
+from gpunet.kernels.loss import LOSSES
+from gpunet.kernels.registry import source_text
+from gpunet.kernels.slots import THREADS
+from gpunet.launches import Launch, Store
+from gpunet.persistent.plain import Network, recognised
+from gpunet.persistent.resident import Resident, divided
+from gpunet.persistent.tiled import Tiled
+
+LEAST_STEPS = 50_000
+"""It is compiled for the network's sizes, which takes as long as so many of its steps save."""
+MOST_MEETINGS = 1 << 30
+"""Of all blocks in a launch: they are counted in so many bits."""
+LEAST_BLOCKS = 2
+"""One works, one keeps the books."""
+
+
+def bound(
+    launches: Sequence[Launch], store: Store, otherwise: Callable[[int], None] | None
+) -> "Persistent | None":
+    """The list in one launch, where it is of such a network, the device has room for it and the
+    schedule is long, or of one entry, which holds for any number of steps. Should the launch fail,
+    it goes on as `otherwise` does."""
+    most, room = store.device.room()
+    network = recognised(launches) if most >= LEAST_BLOCKS else None
+    if network is None or 1 < len(launches[0].arguments[2]) < LEAST_STEPS:
+        return None
+    dtype = str(store.values.dtype)
+    is_tf32 = store.device.precision == "tf32" and dtype == "float32"
+    form = divided(network, dtype, most, room) or Tiled(network, dtype, is_tf32, most, room)
+    if isinstance(form, Tiled) and not form.is_apt:
+        return None
+    return Persistent(form, launches, store, otherwise)
+
+
+class Persistent:
+    """persistent(steps): so many steps in one launch."""
+
+    def __init__(
+        self,
+        form: Resident | Tiled,
+        launches: Sequence[Launch],
+        store: Store,
+        otherwise: Callable[[int], None] | None,
+    ) -> None:
+        device, network, dtype = store.device, form.network, form.dtype
+        self.form, self.otherwise, self.reason = form, otherwise, ""
+        self.most_steps = (MOST_MEETINGS - 1) // (form.blocks * form.meetings)
+        source = source_text(form.source, dtype, generated=form.definitions(store))
+        self.open = device.launcher(source, "persistent_open")
+        self.train = device.meeting(source, "persistent_train", form.blocks, form.shared_bytes)
+        self.gate = device.zeros((form.gates,), np.uint32)
+        work = device.zeros((form.work,), dtype)
+        data = (network.x, network.y, network.scale, network.shift, network.order)
+        state = (*store.state, None, None)[:2]
+        arrays = (*data, store.values, *state, *_paces(network, store), *_scalars(launches))
+        given = (*arrays, work, self.gate)
+        self.pointers = tuple(np.uint64(0) if each is None else each for each in given)
+        self.entries = np.int64(len(launches[0].arguments[2]))
+
+    def __str__(self) -> str:
+        return str(self.otherwise) if self.reason else "CUDA, many steps a launch"
+
+    def __call__(self, steps: int) -> None:
+        while steps and not self.reason:
+            some = min(steps, self.most_steps)
+            try:
+                self._launch(some)
+            except Exception as reason:
+                self._give_up(reason)
+            else:
+                steps -= some
+        if steps:
+            assert self.otherwise is not None
+            self.otherwise(steps)
+
+    def _launch(self, steps: int) -> None:
+        assert self.open is not None
+        assert self.train is not None
+        block = (THREADS,)
+        self.open((1,), block, 0, (self.gate,))
+        given = (*self.pointers, np.int64(steps), self.entries)
+        self.train((self.form.blocks,), block, self.form.shared_bytes, given)
+
+    def _give_up(self, reason: Exception) -> None:
+        if self.otherwise is None:
+            raise reason
+        self.reason = f"{type(reason).__name__}: {reason}".splitlines()[0]
+        message = f"no launch of many steps, but one of each kernel: {self.reason}"
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def _paces(network: Network, store: Store) -> tuple[Array, Array]:
+    """Shares of the learning rate and of the decay: of each layer's weight, and of its bias."""
+    starts, rates, decays = (
+        store.device.to_host(each) for each in (store.starts, store.rates, store.decays)
+    )
+    names = [name for layer in network.layers for name in (layer.weight, layer.bias)]
+    places = [0 if name is None else store.views[name][0].start for name in names]
+    segments = np.searchsorted(starts[:-1], places, "right") - 1
+    return tuple(store.device.asarray(each[segments], np.float64) for each in (rates, decays))
+
+
+def _scalars(launches: Sequence[Launch]) -> tuple[Array, ...]:
+    """hyper, schedule, clock, the loss's parameter, totals."""
+    clock, hyper, table = (slot.array for slot in launches[0].arguments[:3])
+    (judge,) = (each.arguments for each in launches if each.name in LOSSES)
+    return hyper, table, clock, judge[3].array, judge[7].array
