@@ -18,6 +18,7 @@ WARPS = 8
 ALONE = """
 #define lane_sum(x) (x)
 #define seen(place) seen_now(place)
+#define count_in(place) (++*(place))
 #define fresh(place) (*(place))
 #define fresh_four(to, place) for (int e = 0; e < 4; ++e) to[e] = (place)[e]
 #define DYNAMIC(name) double* name = (double*)block_memory

@@ -15,6 +15,10 @@ BLOCK unsigned seen(const unsigned* place) {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(place) : "memory");
     return value;
 }
+// What this thread knows of, by way of a barrier too, is seen by those that see the count.
+BLOCK void count_in(unsigned* place) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" : : "l"(place) : "memory");
+}
 BLOCK T fresh(const T* place) { return __ldcg(place); }
 BLOCK void fresh_four(T (&to)[4], const T* place) {
 #if T_BITS == 32
@@ -50,9 +54,7 @@ struct Gate {
     BLOCK void arrive() {
         met += members;
         __syncthreads();
-        if (threadIdx.x) return;
-        __threadfence();
-        atomicAdd(place, 1u);
+        if (threadIdx.x == 0) count_in(place);
     }
     // Wait until all have arrived; meanwhile threads other than the first do `more`. What was found,
     // by way of `shared`.
