@@ -167,6 +167,19 @@ def test_arrays_that_overlap_are_the_same_memory(other: slice, waits: int) -> No
     assert found[4].waits == waits
 
 
+def test_memory_is_neither_taken_before_others_are_done_nor_given_back_too_early() -> None:
+    """Launch 3 may run from behind 0 until 6 waits for it: over none of what 1 to 5 use there."""
+    a, b, c, d, e, f, g = (Slot(name, (1000,), "uint8") for name in "abcdefg")
+    given = [([], [a]), ([a], [b]), ([b], [c]), ([a], [d]), ([c], [e]), ([e], [f]), ([d, f], [g])]
+    found = branches.divided([launch(*each) for each in given], (), CPU.address)
+    assert [each.branch for each in found] == [0, 0, 0, 1, 0, 0, 0]
+    assert windows(found) == [(0, 0), (1, 1), (2, 2), (1, 5), (4, 4), (5, 5), (6, 6)]
+    straight, forked = (plan(each)[0] for each in ([launch(*one) for one in given], found))
+    assert straight[d] == straight[b]
+    assert straight[e] == straight[a]
+    assert not {forked[a], forked[d]} & {forked[each] for each in (b, c, e, f)}
+
+
 RUN = st.tuples(
     st.sets(st.integers(0, 9), max_size=3), st.sets(st.integers(0, 9), min_size=1, max_size=2)
 )
