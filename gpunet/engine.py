@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpunet import fusion, gates, persistent
-from gpunet.device import Array, Device
+from gpunet import branches, fusion, gates, persistent
+from gpunet.device import Array, Device, Turn
 from gpunet.errors import Unavailable
 from gpunet.graph import Graph, Node
 from gpunet.kernels import REGISTRY, Kernel, narrow, native
+from gpunet.kernels.registry import Run
 from gpunet.kernels.slots import BETA1, BETA2, CLIP, EPSILON, LIMIT, SCALE
 from gpunet.launches import CLOCK, TOTALS, Feed, Launch, LaunchList, Slot, Store, plan, rounded
 from gpunet.model import Network, Pace
@@ -342,14 +343,17 @@ class _Lowering:
         if library is not None:
             self.launches = [launch.without_work for launch in self.launches]
         self.values[prediction].array = None
+        part, times = self.repeated
+        if device.branches > 1:
+            cuts = (part.start or 0, part.stop)
+            self.launches = branches.divided(self.launches, cuts, device.address)
         places, total = plan(self.launches, (self.values[prediction],), reuse=library is None)
         arena = device.empty((max(1, total),), np.uint8)
         for slot, offset in places.items():
             place = arena[offset : offset + slot.nbytes]
             slot.array = place.view(slot.dtype).reshape(slot.shape)
-        part, times = self.repeated
         self.launches[part] = self.launches[part] * times
-        calls = fusion.bound(self.launches, device) if library is None else []
+        calls, turns = fusion.bound(self.launches, device) if library is None else ([], [])
         send, seen = device.watch(self.seen)
         return LaunchList(
             self.launches,
@@ -366,12 +370,12 @@ class _Lowering:
             send,
             seen,
             None if library is None else self._program(library),
-            self._replay(calls) if library is None else None,
+            self._replay(calls, turns) if library is None else None,
         )
 
-    def _replay(self, calls: list[Callable[[], None]]) -> Callable[[int], None] | None:
+    def _replay(self, calls: Sequence[Run], turns: Sequence[Turn]) -> Callable[[int], None] | None:
         """What is quicker than the calls one by one."""
-        graphs = self.store.device.replay(calls)
+        graphs = self.store.device.replay(calls, turns)
         return persistent.bound(self.launches, self.store, graphs) or graphs
 
     def _library(self) -> native.Library | None:

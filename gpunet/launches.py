@@ -4,7 +4,7 @@ Knows nothing of gates: engine.py writes lists down. Nothing is allocated in a r
 that changes from step to step is read from device memory.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
@@ -52,7 +52,11 @@ class Slot:
 @dataclass(frozen=True)
 class Launch:
     """One entry of the list: what runs, on which slots, and which of them it writes; last of all
-    its scratch, if it has any."""
+    its scratch, if it has any.
+
+    Launches of `branch` 1 may run beside those of branch 0; within a branch the list's order holds.
+    `waits`: so many places before it is a launch of the other branch that it waits for; 0 for none.
+    """
 
     name: str
     arguments: tuple[Any, ...]
@@ -60,6 +64,8 @@ class Launch:
     bind: Callable[..., Callable[[], None]]
     sizes: tuple[int, ...] = ()
     has_work: bool = False
+    branch: int = 0
+    waits: int = 0
 
     @property
     def without_work(self) -> "Launch":
@@ -288,15 +294,16 @@ def plan(
 ) -> tuple[dict[Slot, int], int]:
     """Byte offsets in one arena for every slot that is not outside, and the arena's size.
 
-    A slot is alive from its first launch to its last (`keep`: to the end). Slots that are alive
+    A slot is alive as long as its launches may run (`keep`: to the end). Slots that are alive
     together never overlap; the largest are placed first, each as low as it fits. Without `reuse`
     all are alive all the time: a team's lanes are at different launches, in an order of their own.
     """
     spans: dict[Slot, tuple[int, int]] = {}
-    for i, launch in enumerate(launches):
+    for launch, (first, last) in zip(launches, windows(launches)):
         for slot in launch.slots:
             if slot.array is None:
-                spans[slot] = (spans.get(slot, (i, i))[0], i)
+                start, stop = spans.get(slot, (first, last))
+                spans[slot] = min(start, first), max(stop, last)
     for slot in spans if not reuse else keep:
         spans[slot] = (spans[slot][0] if reuse else 0, len(launches))
     places: dict[Slot, int] = {}
@@ -309,6 +316,21 @@ def plan(
                 offset = max(offset, rounded(places[other] + other.nbytes, ALIGNMENT))
         places[slot] = offset
     return places, max((places[s] + s.nbytes for s in places), default=0)
+
+
+def windows(launches: Sequence[Launch]) -> list[tuple[int, int]]:
+    """The first and the last place in the list at which each launch may run: its own; on branch 1
+    those behind what its branch has waited for, until branch 0 waits for it."""
+    found, first = [], 0
+    for i, launch in enumerate(launches):
+        if launch.branch == 0:
+            found.append((i, i))
+            continue
+        first = i - launch.waits + 1 if launch.waits else first
+        waiting = range(i + 1, len(launches))
+        ends = (j for j in waiting if launches[j].branch == 0 and 0 < launches[j].waits <= j - i)
+        found.append((first, next(ends, len(launches)) - 1))
+    return found
 
 
 def rounded(size: int, step: int) -> int:

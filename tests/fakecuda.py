@@ -2,15 +2,20 @@
 on NumPy arrays, kernels are emulated, and a stream that captures keeps its work for later.
 
 Strict where CUDA is: while a stream captures, nothing is allocated, copied to the host at once or
-waited for, and all work goes to the device's first stream, but for copies that name another. Those
-to the device are made when their stream is waited for, and a thread that makes some has to name the
-device. Copies from the device want pinned memory.
+waited for. Work goes to the device's first stream; in a capture also to one that has waited for an
+event of it, and that is waited for again before the end. Launched, a graph does its work in one of
+the two orders that are furthest apart of those allowed: what other streams did as early as it may
+run, or as late; products of two streams never share a workspace.
+
+Copies that name another stream: those to the device are made when it is waited for, and a thread
+that makes some has to name the device. Copies from the device want pinned memory.
 """
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -22,52 +27,134 @@ from fakelt import FakeLt
 
 from gpunet.device import cublaslt, cuda
 
+MAIN = 77
+"""The device's own stream."""
+
+
+@dataclass
+class Node:
+    """Work of a graph: on the main stream or beside it, and the nodes that it follows."""
+
+    call: Callable[[], Any]
+    is_main: bool
+    after: frozenset[int]
+
+
+class Capture:
+    """What streams have put into a graph so far. `tails` are the last nodes of each: what comes
+    next there follows them."""
+
+    def __init__(self, main: "FakeStream") -> None:
+        self.nodes: list[Node] = []
+        self.tails: dict[FakeStream, frozenset[int]] = {main: frozenset()}
+
+    def add(self, stream: "FakeStream", call: Callable[[], Any]) -> None:
+        self.nodes.append(Node(call, stream.ptr == MAIN, self.tails[stream]))
+        self.tails[stream] = frozenset((len(self.nodes) - 1,))
+
+    def before(self, ends: Iterable[int]) -> set[int]:
+        """All nodes that have to be done when these are, and these."""
+        found, open_ends = set(), list(ends)
+        while open_ends:
+            if (one := open_ends.pop()) not in found:
+                found.add(one)
+                open_ends += self.nodes[one].after
+        return found
+
 
 class FakeGraph:
-    def __init__(self, work: list[Callable[[], Any]], log: list[Any]) -> None:
-        self.work, self.log = work, log
+    """`is_forked`: whether some of its work is beside the main stream."""
+
+    def __init__(self, nodes: list[Node], cupy: "FakeCupy") -> None:
+        self.nodes, self.cupy = nodes, cupy
+        self.is_forked = not all(node.is_main for node in nodes)
 
     def launch(self, stream: "FakeStream") -> None:
-        assert not stream.is_capturing
-        self.log.append(("graph", len(self.work)))
-        for each in self.work:
-            each()
+        assert self.cupy.capture is None
+        stream.log.append(("graph", len(self.nodes)))
+        self.cupy.launched.append(self)
+        for i in self.ordered(main_first=self.cupy.is_late):
+            self.nodes[i].call()
+
+    def ordered(self, main_first: bool) -> Iterator[int]:
+        """An order in which each node follows those that it has to."""
+        waiting = {i: len(node.after) for i, node in enumerate(self.nodes)}
+        users: dict[int, list[int]] = {}
+        for i, node in enumerate(self.nodes):
+            for one in node.after:
+                users.setdefault(one, []).append(i)
+        ready = {True: [i for i, n in waiting.items() if n == 0], False: []}
+        assert all(self.nodes[i].is_main for i in ready[True]), "work that follows nothing"
+        while any(ready.values()):
+            i = (ready[main_first] or ready[not main_first]).pop(0)
+            yield i
+            for user in users.get(i, ()):
+                waiting[user] -= 1
+                if waiting[user] == 0:
+                    ready[self.nodes[user].is_main].append(user)
+
+
+class FakeEvent:
+    """A point in the work of a stream: the nodes before it."""
+
+    def __init__(self, disable_timing: bool) -> None:
+        assert disable_timing
+        self.capture: Capture | None = None
+        self.nodes: frozenset[int] = frozenset()
 
 
 class FakeStream:
     """`log` has what was launched: ("graph", its nodes), or the name of a single launch."""
 
-    def __init__(self, ptr: int, non_blocking: bool = False) -> None:
+    def __init__(self, cupy: "FakeCupy", ptr: int, non_blocking: bool = False) -> None:
         assert non_blocking
-        self.ptr, self.is_capturing = ptr, False
-        self.work: list[Callable[[], Any]] = []
+        self.cupy, self.ptr = cupy, ptr
         self.pending: list[Callable[[], Any]] = []
         self.log: list[Any] = []
-        self.entered = 0
+
+    @property
+    def capture(self) -> Capture | None:
+        """The capture that it takes part in."""
+        found = self.cupy.capture
+        return found if found is not None and self in found.tails else None
 
     def __enter__(self) -> "FakeStream":
-        self.entered += 1
+        self.cupy.entered.append(self)
         return self
 
     def __exit__(self, *reason: object) -> None:
-        self.entered -= 1
+        assert self.cupy.entered.pop() is self
 
     def submit(self, name: str, call: Callable[[], Any]) -> None:
-        assert self.entered, "work for the null stream, which this one does not wait for"
-        if self.is_capturing:
-            self.work.append(call)
+        if self.capture is not None:
+            self.capture.add(self, call)
         else:
+            assert self.ptr == MAIN, "work beside the main stream that has not waited for it"
+            assert self.cupy.capture is None, "work that is not captured, in a capture"
             self.log.append(name)
             call()
 
     def begin_capture(self) -> None:
-        assert not self.is_capturing
-        self.is_capturing, self.work = True, []
+        assert self.cupy.capture is None
+        assert self.ptr == MAIN
+        self.cupy.capture = Capture(self)
 
     def end_capture(self) -> FakeGraph:
-        assert self.is_capturing
-        self.is_capturing = False
-        return FakeGraph(self.work, self.log)
+        capture, self.cupy.capture = self.capture, None
+        assert capture is not None
+        if len(capture.before(capture.tails[self])) < len(capture.nodes):
+            raise RuntimeError("work of another stream that nobody waits for")
+        return FakeGraph(capture.nodes, self.cupy)
+
+    def record(self, event: FakeEvent) -> None:
+        assert self.capture is not None
+        event.capture, event.nodes = self.capture, self.capture.tails[self]
+
+    def wait_event(self, event: FakeEvent) -> None:
+        capture = event.capture
+        assert capture is not None
+        assert capture is self.cupy.capture, "an event of another capture"
+        capture.tails[self] = capture.tails.get(self, frozenset()) | event.nodes
 
     def synchronize(self) -> None:
         self.forbid("waiting")
@@ -75,12 +162,13 @@ class FakeStream:
             self.pending.pop(0)()
 
     def forbid(self, what: str) -> None:
-        if self.is_capturing:
+        if self.cupy.capture is not None:
             raise RuntimeError(f"the stream is capturing: {what}")
 
 
 class FakeCupy:
-    """The parts of CuPy that gpunet.device.cuda uses. `broken`: a kernel that none captures."""
+    """The parts of CuPy that gpunet.device.cuda uses. `broken`: a kernel that none captures;
+    `is_late`: graphs do what is beside their main stream as late as they may, not as early."""
 
     __name__ = "cupy"
     __version__ = "0"
@@ -89,15 +177,19 @@ class FakeCupy:
     may_share_memory = staticmethod(np.may_share_memory)
 
     def __init__(self) -> None:
-        self.stream: FakeStream | None = None  # the device's own, which is opened first
         self.streams: dict[int, FakeStream] = {}
+        self.entered: list[FakeStream] = []
+        self.capture: Capture | None = None
+        self.is_late = False
+        self.launched: list[FakeGraph] = []
         self.pinned: list[np.ndarray] = []
         self.free = self.total = 1 << 34
         self.emulated, self.broken, self.device = Emulated(), "", _Device()
         self.cuda = SimpleNamespace(
             Device=lambda index: self.device,
             Stream=self._open,
-            get_current_stream=self._current,
+            Event=FakeEvent,
+            get_current_stream=lambda: self.entered[-1] if self.entered else None,
             alloc_pinned_memory=self._pin,
             runtime=SimpleNamespace(
                 getDeviceCount=lambda: 1,
@@ -109,10 +201,24 @@ class FakeCupy:
         )
 
     def _open(self, non_blocking: bool) -> FakeStream:
-        found = FakeStream(77 + len(self.streams), non_blocking)
+        self._forbid("a new stream")
+        found = FakeStream(self, MAIN + len(self.streams), non_blocking)
         self.streams[found.ptr] = found
-        self.stream = self.stream or found
         return found
+
+    @property
+    def stream(self) -> FakeStream:
+        """The device's own, which is opened first."""
+        return self.streams[MAIN]
+
+    @property
+    def current(self) -> FakeStream:
+        assert self.entered, "work for the null stream, which this one does not wait for"
+        return self.entered[-1]
+
+    def _forbid(self, what: str) -> None:
+        if self.streams:
+            self.stream.forbid(what)
 
     def _pin(self, size: int) -> bytearray:
         assert size > 0
@@ -128,11 +234,6 @@ class FakeCupy:
     def get_default_memory_pool(self) -> SimpleNamespace:
         return SimpleNamespace(free_bytes=lambda: 0, used_bytes=lambda: 0)
 
-    def _current(self) -> FakeStream | None:
-        """The null stream is None here."""
-        assert self.stream is not None
-        return self.stream if self.stream.entered else None
-
     def _copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
         assert size > 0
         host, device = (source, to) if kind == 1 else (to, source)
@@ -143,6 +244,7 @@ class FakeCupy:
         is_pinned = self.is_pinned(host, size)
         if kind == 2:
             assert is_pinned, "memory that is not pinned is copied at once"
+            assert on is self.current
             on.submit("copy", call)
         else:
             on.forbid("copying to the device")
@@ -150,8 +252,7 @@ class FakeCupy:
             on.pending.append(call)
 
     def empty(self, shape: Any, dtype: Any) -> np.ndarray:
-        assert self.stream is not None
-        self.stream.forbid("allocating")
+        self._forbid("allocating")
         return self.emulated.empty(shape if isinstance(shape, tuple) else (shape,), dtype)
 
     def zeros(self, shape: Any, dtype: Any) -> np.ndarray:
@@ -167,8 +268,7 @@ class FakeCupy:
         return found
 
     def asnumpy(self, array: np.ndarray) -> np.ndarray:
-        assert self.stream is not None
-        assert self.stream.entered, "a copy on the null stream waits for nothing"
+        assert self.current is self.stream, "a copy on another stream does not wait for this one"
         self.stream.forbid("copying to the host")
         return np.array(array)
 
@@ -181,10 +281,9 @@ class FakeCupy:
         launch = self.emulated.launcher(source, entry)
 
         def function(grid: Any, block: Any, arguments: Any, shared_bytes: int) -> None:
-            assert self.stream is not None
-            if self.stream.is_capturing and entry == self.broken:
+            if self.capture is not None and entry == self.broken:
                 raise RuntimeError(f"{entry} cannot be captured")
-            self.stream.submit(entry, partial(launch, grid, block, shared_bytes, arguments))
+            self.current.submit(entry, partial(launch, grid, block, shared_bytes, arguments))
 
         return function
 
@@ -207,20 +306,22 @@ class _Device:
 
 
 class StreamedLt(FakeLt):
-    """Products go to the stream that they name."""
+    """Products go to the stream that they name, which has a workspace of its own."""
 
     def __init__(self, cupy: FakeCupy, refuses: set[int]) -> None:
         super().__init__(refuses)
         self.cupy = cupy
+        self.workspaces: dict[int, int] = {}
 
     def cublasLtCreate(self, place: Any) -> int:
         return self._create(place)
 
     def cublasLtMatmul(self, *given: Any) -> int:
-        stream = self.cupy.stream
-        assert stream is not None
-        assert given[-1] == stream.ptr
-        stream.submit("product", partial(super().cublasLtMatmul, *given))
+        workspace, nbytes, stream = given[-3:]
+        assert nbytes == cublaslt.WORKSPACE_BYTES
+        assert stream == self.cupy.current.ptr
+        assert self.workspaces.setdefault(workspace, stream) == stream
+        self.cupy.current.submit("product", partial(super().cublasLtMatmul, *given))
         return 0
 
 

@@ -79,6 +79,7 @@ def check(
         if name in case.given and name not in shares.values():
             assert box.unchanged(), f"{name}: an input was changed"
     assert set(kernel.outputs) == set(case.expected), "not all outputs are expected"
+    assert set(case.state) <= set(kernel.outputs), "what is written is no output"
     written = {name: boxes[name].array for name in kernel.outputs if name in boxes}
     for name, array in written.items():
         what = f"{kernel.name} {case.label} {name}"

@@ -84,6 +84,27 @@ def test_the_search_is_told_how_pointers_are_aligned(fake: FakeLt) -> None:
     assert fake.searches[-1].attributes[8] == 8
 
 
+def test_a_product_goes_where_it_is_launched(fake: FakeLt, monkeypatch) -> None:
+    """To another stream with another workspace, by the same algorithm."""
+    a, b, _ = operands(False, False)
+    blas, out, given = cublaslt.Blas(1, 256, 1024), np.zeros((M, N)), []
+    monkeypatch.setattr(
+        fake, "cublasLtMatmul", lambda *call: given.append(call) or 0, raising=False
+    )
+    product = Products(blas, lambda array: array.ctypes.data, False, False).bind(
+        a, b, out, False, False
+    )
+    product()
+    with blas.on(stream=2, workspace=4096):
+        product()
+    with pytest.raises(ZeroDivisionError), blas.on(stream=2, workspace=4096):
+        _ = 1 // 0
+    product()
+    assert [call[-3:] for call in given] == [(256, 1024, 1), (4096, 1024, 2), (256, 1024, 1)]
+    assert given[0][:-3] == given[1][:-3] == given[2][:-3]
+    assert len(fake.searches) == 1
+
+
 def test_what_there_is_no_algorithm_for_is_refused(fake: FakeLt) -> None:
     fake.refuses = {6}
     a, b, out = np.ones((2, 3)), np.ones((3, 4)), np.ones((2, 4))

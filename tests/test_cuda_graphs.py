@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from fakecuda import opened
+from fakecuda import FakeGraph, opened
 from runs import SETTINGS, begin, follow, results
-from test_engine import BASE, CPU, GRAPHS, ROWS, build, check_plan, label, lower
+from test_engine import BASE, CPU, GRAPHS, OUTPUTS, ROWS, build, check_plan, label, lower
 from test_engine import weights as row_weights
 from test_engine_cuda import ORDER, agree
+from test_micro_batches import split
 
 import gpunet
-from gpunet import engine, job, loop, memory, rerun
+from gpunet import engine, fusion, job, loop, memory, model, rerun
 from gpunet.config import Config
 from gpunet.data import Dataset
 from gpunet.data.windows import windows
-from gpunet.device import cublaslt, cuda
+from gpunet.device import Turn, cublaslt, cuda
 from gpunet.device.cuda import Cuda
 from gpunet.errors import OutOfMemory
 from gpunet.job import METRICS
@@ -118,7 +119,7 @@ def test_what_cannot_be_captured_runs_launch_by_launch_and_says_why_once(device:
     with pytest.warns(RuntimeWarning, match="adamw cannot be captured"):
         launches.run(5)
     launches.run(40)  # a second warning would be an error
-    assert not device.cupy.stream.is_capturing
+    assert device.cupy.capture is None
     assert launches.runs_on == "CUDA, launch by launch"
     expected, plain = step_list(CPU, config)
     expected.run(45)
@@ -145,6 +146,268 @@ def test_evaluation_is_captured_from_its_second_batch_on(device: Cuda) -> None:
     wanted = engine.lower(network, Feed(x, y), plain, 4, "evaluate").evaluate()
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-12)
     assert found[1] == pytest.approx(wanted[1])
+
+
+# Two branches
+
+
+def forked(device: Cuda) -> list[bool]:
+    """Of every graph that was launched, whether it has two branches."""
+    return [graph.is_forked for graph in device.cupy.launched]
+
+
+def after(
+    device: Cuda, task: str, config: Config, is_forked: bool | None, micro_batch: int | None
+) -> dict[str, bytes]:
+    """All that some steps leave behind: a few of many steps, and a few of one."""
+    dtype = "float32" if device.precision == "bf16" else "float64"
+    launches, store = split(device, task, config, micro_batch, dtype)
+    launches.replay.many = 4
+    if is_forked is not None:
+        launches.replay.is_forked = is_forked
+    device.cupy.launched.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpunet.device.replay.LEAST_TRIED", 4)
+        for steps in (1, 4 * 4 + 3, 1):
+            launches.run(steps)
+    assert set(forked(device)) == ({is_forked} if is_forked is not None else {False, True})
+    arrays = {"values": store.values, "gradient": store.gradient, **store.statistics}
+    arrays |= {f"state{i}": each for i, each in enumerate(store.state)}
+    arrays |= {name: getattr(launches, name) for name in ("clock", "hyper", "totals")}
+    return {name: device.to_host(each).tobytes() for name, each in arrays.items()}
+
+
+MANY = replace(WIDE, dropout=0.3, clip_norm=0.5, weight_decay=0.1)
+FORKED = [
+    *((task, config, "fp64", None) for task, config in GRAPHS),
+    *(("multiclass", replace(MANY, optimizer=name), "fp64", None) for name in OPTIMIZERS),
+    *(("multiclass", replace(MANY, activation=name), "bf16", None) for name in ("relu", "gelu")),
+    *(("multiclass", replace(MANY, optimizer="adamw"), each, 4) for each in ("fp64", "bf16")),
+    ("multiclass", replace(WIDE, norm="batch"), "bf16", None),
+    ("multiclass", replace(WIDE, hidden=(16,) * 6), "fp64", None),
+]
+
+
+@pytest.mark.parametrize(("task", "config", "precision", "micro_batch"), FORKED, ids=label)
+def test_two_branches_give_the_bits_of_one(
+    device: Cuda, task: str, config: Config, precision: str, micro_batch: int | None
+) -> None:
+    """Whether the launches of the other are early or late, and while it is not known which is
+    quicker."""
+    device.precision = precision
+    wanted = after(device, task, config, False, micro_batch)
+    for is_forked in (True, None):
+        for device.cupy.is_late in (False, True):
+            assert after(device, task, config, is_forked, micro_batch) == wanted
+
+
+def test_the_stand_in_tells_a_missing_wait(device: Cuda) -> None:
+    """Each wait of a step, left out, is an error or another result, late or early."""
+    turns = step_list(device, WIDE)[0].replay.fork.turns
+    waiting = [i for i, turn in enumerate(turns) if turn.waits >= 0]
+    assert len(waiting) > 3
+    wanted = left_by(device, turns)
+    assert len(wanted) == 1
+    for i in waiting:
+        without = [*turns[:i], turns[i]._replace(waits=-1), *turns[i + 1 :]]
+        assert left_by(device, without) != wanted, i
+        assert device.cupy.capture is None
+
+
+def left_by(device: Cuda, turns: list[Turn]) -> set[bytes | None]:
+    """The weights after some steps in such turns, late and early; None where they are refused."""
+    found: set[bytes | None] = set()
+    for device.cupy.is_late in (False, True):
+        launches, store = step_list(device, WIDE)
+        replay = launches.replay
+        replay.fork, replay.is_forked = replace(replay.fork, turns=turns), True
+        launches.run(21)
+        found.add(store.values.tobytes() if replay.is_forked else None)
+    return found
+
+
+class Stopwatch:
+    """A clock that stands still, but for graphs: seconds of those with one branch and with two."""
+
+    def __init__(self, device: Cuda, *seconds: list[float]) -> None:
+        self.launched, self.now, self.seen = device.cupy.launched, 0.0, 0
+        self.seconds = [iter(each) for each in seconds]
+
+    def __call__(self) -> float:
+        for graph in self.launched[self.seen :]:
+            self.now += next(self.seconds[graph.is_forked])
+        self.seen = len(self.launched)
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "wins"),
+    [
+        ([9, 5.0, 5.0, 5.0], [90, 4.8, 4.8, 4.8], True),
+        ([9, 5.0, 5.0, 5.0], [0.1, 4.95, 4.95, 4.95], False),
+        ([9, 5.0, 5.0, 5.0], [0.1, 6.0, 6.0, 6.0], False),
+        ([9, 5.0, 50, 4.9], [9, 4.0, 70, 4.0], True),
+    ],
+)
+@pytest.mark.parametrize("size", [32, 8])
+def test_the_quicker_way_stays(
+    device: Cuda,
+    monkeypatch: pytest.MonkeyPatch,
+    one: list[float],
+    two: list[float],
+    wins: bool,
+    size: int,
+) -> None:
+    """Of graphs of eight steps and more, those that there are many of."""
+    launches, _ = step_list(device, WIDE)
+    replay, launched = launches.replay, device.cupy.launched
+    more = [0.0] * 100
+    monkeypatch.setattr(
+        "gpunet.device.replay.perf_counter", Stopwatch(device, one + more, two + more)
+    )
+    launches.run(1)
+    for _ in range(7):
+        launches.run(size)
+    assert replay.is_forked is None
+    assert forked(device) == [False, True] * 3 + [False]
+    assert launches.runs_on == "CUDA graphs"
+    launches.run(size)
+    assert replay.is_forked is wins
+    launched.clear()
+    launches.run(size + 4)
+    assert forked(device) == [wins] * 2
+    assert sorted(replay.graphs) == [4, size]
+    assert not replay.rivals
+    assert launches.runs_on == ("CUDA graphs, two branches" if wins else "CUDA graphs")
+    assert launches.step == 1 + 8 * size + size + 4
+
+
+def test_graphs_of_each_size_are_compared_among_themselves(
+    device: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launches, _ = step_list(device, WIDE)
+    replay = launches.replay
+    assert replay.many == 32
+    clock = Stopwatch(device, [9.0, 3.0, 3.0, 3.0, 0.1, 0.1], [9.0, 2.0, 2.0, 2.0])
+    monkeypatch.setattr("gpunet.device.replay.perf_counter", clock)
+    launches.run(1)
+    for _ in range(7):
+        launches.run(16)
+    launches.run(32 + 8)
+    assert replay.is_forked is None
+    launches.run(16)
+    assert replay.is_forked is True
+    assert sorted(replay.graphs) == [8, 16, 32]
+
+
+@pytest.mark.parametrize("fails", ["capture", "end", "memory", "launch", "smaller"])
+def test_where_two_branches_fail_one_goes_on(
+    device: Cuda, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Without a word, and without a step lost; a warning would be an error."""
+    config = replace(WIDE, optimizer="adamw")
+    launches, store = step_list(device, config)
+    replay, cupy = launches.replay, device.cupy
+
+    def refuse(*given: Any) -> None:
+        raise RuntimeError("it does not work")
+
+    if fails == "capture":
+        monkeypatch.setattr("fakecuda.FakeStream.wait_event", refuse)
+    elif fails == "end":
+        turns = [
+            turn._replace(waits=max(turn.waits, 0) if turn.branch else -1)
+            for turn in replay.fork.turns
+        ]
+        replay.fork = replace(replay.fork, turns=turns)
+    elif fails == "memory":
+        monkeypatch.setattr(device, "empty", refuse)
+    elif fails == "launch":
+        monkeypatch.setattr(
+            "fakecuda.FakeGraph.launch",
+            lambda graph, stream, real=FakeGraph.launch: (
+                refuse() if graph.is_forked else real(graph, stream)
+            ),
+        )
+    else:
+        replay.is_forked = True
+        launches.run(1 + replay.many)
+        monkeypatch.setattr("fakecuda.FakeStream.wait_event", refuse)
+    steps = replay.many
+    launches.run(1 + 12 * steps + 3)
+    assert replay.is_forked is False
+    assert cupy.capture is None
+    assert launches.runs_on == "CUDA graphs"
+    expected, plain = step_list(CPU, config)
+    expected.run(launches.step)
+    assert launches.step == (1 + steps) * (fails == "smaller") + 1 + 12 * steps + 3
+    for name, value in plain.weights().items():
+        np.testing.assert_allclose(store.weights()[name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_a_list_without_another_branch_never_tries(device: Cuda) -> None:
+    network, x, y = build("regression", replace(WIDE, loss="mean_squared", hidden=()))
+    feed = Feed(device.asarray(x[:4]), device.asarray(y[:4]))
+    launches = engine.lower(network, feed, engine.store(network, device, "float64"), 4, "evaluate")
+    assert {each.branch for each in launches.launches} == {0}
+    launches.run(1 + 9 * launches.replay.many)
+    assert not any(forked(device))
+    assert len(device.cupy.streams) == 1
+    calls = [lambda: None]
+    assert device.replay(calls).is_forked is False
+
+
+def test_the_second_workspace_is_taken_when_it_is_wanted(device: Cuda) -> None:
+    launches, _ = step_list(device, WIDE)
+    launches.run(2)
+    assert (len(device.cupy.streams), len(device.lt.workspaces)) == (1, 1)
+    launches.run(2 * launches.replay.many)
+    assert sorted(device.lt.workspaces.values()) == sorted(device.cupy.streams)
+    other, _ = step_list(device, WIDE)
+    other.run(1 + 2 * other.replay.many)
+    assert len(device.lt.workspaces) == 2
+
+
+def test_an_activation_joins_a_product_of_its_own_branch(device: Cuda) -> None:
+    launches, _ = step_list(device, WIDE)
+    found = [replace(each, branch=0, waits=0) for each in launches.launches]
+    at = [each.name for each in found].index("gemm")
+    calls, turns = fusion.bound(found, device)
+    assert set(turns) == {Turn()}
+    assert len(calls) == len(turns) < len(found)
+    found[at] = replace(found[at], branch=1, waits=at)
+    found[at + 1] = replace(found[at + 1], branch=1, waits=1 + at - 1)
+    one, turns = fusion.bound(found, device)
+    assert len(one) == len(calls)
+    assert turns[at] == Turn(1, 1)
+    found[at + 1] = replace(found[at + 1], branch=0, waits=1)
+    apart, turns = fusion.bound(found, device)
+    assert len(apart) == len(calls) + 1
+    assert turns[at : at + 2] == [Turn(1, 0), Turn(0, at)]
+
+
+def test_the_stand_in_is_strict_about_streams(device: Cuda) -> None:
+    """As strict as the tests above take it to be."""
+    side, event = device.cupy.cuda.Stream(non_blocking=True), device.cupy.cuda.Event(True)
+    with side, pytest.raises(AssertionError, match="has not waited"):
+        side.submit("alone", lambda: None)
+    device.stream.begin_capture()
+    with side, pytest.raises(AssertionError, match="has not waited"):
+        side.submit("alone", lambda: None)
+    device.stream.record(event)
+    side.wait_event(event)
+    side.submit("beside", lambda: None)
+    device.stream.submit("main", lambda: None)
+    with pytest.raises(RuntimeError, match="nobody waits for"):
+        device.stream.end_capture()
+    device.stream.begin_capture()
+    with pytest.raises(AssertionError, match="another capture"):
+        side.wait_event(event)
+    device.stream.end_capture()
+    a, b = (device.zeros((2, 2), "float64") for _ in range(2))
+    product = device.product(a, a, b)
+    with side, pytest.raises(AssertionError):
+        product()
 
 
 # Precision
@@ -487,6 +750,38 @@ def test_graphs_give_the_bits_of_eager_launches_on_a_gpu(gpu: Cuda, precision: s
     for name, value in plain.weights().items():
         assert (store.weights()[name] == value).all(), name
     assert found.loss == eager.loss
+
+
+WIDTHS = [((64, 32), 32, None), ((1024, 1024), 1024, None), ((1024,) * 4, 1024, 300)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize(("hidden", "batch", "micro_batch"), WIDTHS, ids=str)
+def test_two_branches_give_the_bits_of_one_on_a_gpu(
+    gpu: Cuda, precision: str, hidden: tuple[int, ...], batch: int, micro_batch: int | None
+) -> None:
+    """Each way, and with the clock's choice between them; the stream goes on behind it."""
+    gpu.precision = precision
+    config = replace(BASE, hidden=hidden, optimizer="adamw", dropout=0.1, lr=1e-3)
+    rng = np.random.default_rng(0)
+    x, y = rng.random((4 * batch + 5, 784), np.float32), rng.integers(0, OUTPUTS, 4 * batch + 5)
+    network = model.build(config, 784, OUTPUTS, "multiclass")
+    order = gpu.asarray(rng.permutation(len(x)).astype(np.int32))
+    feed = Feed(gpu.asarray(x), gpu.asarray(y.astype(np.int32)), order=order)
+    found = []
+    for is_forked in (False, True, None):
+        launches, store = lower(network, feed, config, batch, "float32", gpu, micro_batch)
+        if is_forked is not None:
+            launches.replay.is_forked = is_forked
+        for steps in (1, 3, 300, 9):
+            launches.run(steps)
+        assert is_forked is None or launches.replay.is_forked is is_forked
+        assert launches.replay.is_forked is not None
+        assert (launches.step, launches.fault) == (313, 0)
+        arrays = (store.values, *store.state, launches.totals, gpu.zeros((3,), "float32") + 1)
+        found.append([gpu.to_host(each).tobytes() for each in arrays])
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.gpu

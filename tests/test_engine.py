@@ -157,6 +157,34 @@ def check_plan(launches: list[Launch], size: int) -> None:
     if places:
         low = min(start for start, _ in places.values())
         assert max(end for _, end in places.values()) - low <= size
+    check_order(launches)
+
+
+def check_order(launches: list[Launch]) -> None:
+    """Launches that share memory which one of them writes run one behind the other, by the order of
+    a branch or by what it waits for; the other branch leaves the main one and is back at the end.
+    """
+    before: list[set[int]] = []
+    for i, launch in enumerate(launches):
+        follows = [j for j in range(i) if launches[j].branch == launch.branch][-1:]
+        if launch.waits:
+            follows.append(i - launch.waits)
+            assert launches[follows[-1]].branch != launch.branch
+        assert i == 0 or follows
+        before.append(set(follows).union(*(before[j] for j in follows)))
+    assert {launches[0].branch, launches[-1].branch} == {0}
+    assert len(before[-1]) == len(launches) - 1
+    for j, launch in enumerate(launches):
+        for i in set(range(j)) - before[j]:
+            assert not share(launch, launches[i]), (launches[i].name, launch.name)
+
+
+def share(one: Launch, other: Launch) -> bool:
+    """Whether one writes what the other reads or writes."""
+    pairs = [(a, b) for a in one.slots for b in other.slots if a in one.writes or b in other.writes]
+    return any(
+        address(a) < address(b) + b.nbytes and address(b) < address(a) + a.nbytes for a, b in pairs
+    )
 
 
 def address(slot: Slot) -> int:

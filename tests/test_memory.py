@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpunet import auto, job, memory
+from gpunet import auto, job, loop, memory
 from gpunet.cli import _run
 from gpunet.data.rows import RowFile
 from gpunet.device import Choice
@@ -64,6 +64,24 @@ def test_what_is_counted_is_what_a_run_takes() -> None:
     ).weights == found.weights + numbers * 4 * 2 * (1 + memory.KEPT)
     several = memory.needs(done.members * 3, Small(GIB, "cuda"), done.dtype)
     assert several.total == 3 * on_gpu.total
+
+
+def test_what_two_branches_take_is_counted() -> None:
+    """For training alone: of an evaluation nothing lasts longer."""
+    done = planned(hidden=(256,) * 5, batch_size=512)
+    device = Small(GIB, "cuda")
+    one = memory.needs(done.members, device, "float32")
+    device.branches = 2
+    two = memory.needs(done.members, device, "float32")
+    arenas = []
+    for branches in (1, 2):
+        counted, member = Counted(None, branches), done.members[0]
+        rows = loop.training_rows(member.data, member.config, counted, "float32")
+        given = (rows, member.data.schema, member.config, counted, "float32")
+        arenas.append(loop.lower(member.network, *given)[1].arena_bytes)
+        rows.close()
+    assert arenas[1] - arenas[0] == two.step - one.step > 512 * 256 * 4
+    assert (two.rows, two.weights, two.batch) == (one.rows, one.weights, one.batch)
 
 
 def test_of_rows_that_do_not_fit_windows_are_counted() -> None:

@@ -41,6 +41,7 @@ LAYERS = {
     "forensics": 6,
     "loop": 7,
     "predict": 8,
+    "branches": 4,
     "bootstrap": 4,
     "presets": 4,
     "calibration": 4,

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from gpunet.device.base import Array, Device, Epilogue, Launcher, Memory, Mirror
+from gpunet.device.base import Array, Device, Epilogue, Launcher, Memory, Mirror, Turn
 from gpunet.device.cpu import Cpu
 from gpunet.errors import Unavailable, UsageError
 
@@ -23,6 +23,7 @@ __all__ = [
     "Launcher",
     "Memory",
     "Mirror",
+    "Turn",
     "device_of",
     "has_driver",
     "module_of",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf, prod
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpunet.errors import OutOfMemory
 from gpunet.sizes import shown
@@ -30,6 +30,14 @@ class Epilogue:
 
     act: str = ""
     bias: Array = None
+
+
+class Turn(NamedTuple):
+    """When a call of a list runs: behind those before it on its `branch`, and behind call number
+    `waits` of the other branch, if that is not -1."""
+
+    branch: int = 0
+    waits: int = -1
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,8 @@ class Device:
     `kernels` (auto, native or numpy), `threads` and `split` (auto, rows or columns) say how a
     launch list runs on a CPU; `deterministic` that no sum depends on threads, or on how a library
     splits it; `precision` (fp64, fp32, tf32 or bf16) what products of float32 numbers round to.
-    `rows_bytes`: what the rows of one part may take; None leaves it to the device.
+    `rows_bytes`: what the rows of one part may take; None leaves it to the device. `branches`: how
+    many launches of a list may run at once.
     """
 
     name: str
@@ -76,6 +85,7 @@ class Device:
     deterministic: bool = False
     precision: str = "fp32"
     rows_bytes: float | None = None
+    branches: int = 1
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype)
@@ -89,6 +99,10 @@ class Device:
 
     def to_host(self, array: Array) -> Any:
         """The same values as a NumPy array."""
+        raise NotImplementedError
+
+    def address(self, array: Array) -> int:
+        """Where its memory begins."""
         raise NotImplementedError
 
     def working(self, flops: int) -> AbstractContextManager[Any]:
@@ -108,9 +122,11 @@ class Device:
         """The same with what follows it; None where the device has no such product."""
         return None
 
-    def replay(self, calls: Sequence[Run]) -> Callable[[int], None] | None:
-        """replay(steps) makes the calls so many times, in less time than one by one; None where
-        there is nothing better."""
+    def replay(
+        self, calls: Sequence[Run], turns: Sequence[Turn] = ()
+    ) -> Callable[[int], None] | None:
+        """replay(steps) makes the calls so many times, in less time than one by one: in their
+        order, or each in its turn. None where there is nothing better."""
         return None
 
     def watch(self, array: Array) -> tuple[Run, Any]:

@@ -14,16 +14,16 @@ NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
 class Counted(Cpu):
-    """Launch lists are lowered to it as to any device; `asked` adds up the bytes.
+    """Launch lists are lowered to it as to a device of so many branches; `asked` adds up the bytes.
 
     Its arrays are address space: no memory, until something is written to them.
     """
 
     name = "counted"
 
-    def __init__(self, rows_bytes: float | None = None) -> None:
+    def __init__(self, rows_bytes: float | None = None, branches: int = 1) -> None:
         super().__init__("numpy", 1)
-        self.asked, self.rows_bytes = 0, rows_bytes
+        self.asked, self.rows_bytes, self.branches = 0, rows_bytes, branches
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         nbytes = prod(shape) * np.dtype(dtype).itemsize

@@ -62,6 +62,9 @@ class Cpu(Device):
     def to_host(self, array: Any) -> np.ndarray:
         return np.asarray(array)
 
+    def address(self, array: Any) -> int:
+        return int(array.ctypes.data)
+
     def memory(self) -> Memory:
         meminfo = _meminfo()
         return Memory(meminfo.get("MemTotal", 0), meminfo.get("MemAvailable", 0), _resident())

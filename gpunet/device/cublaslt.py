@@ -6,7 +6,8 @@ operands change places, and every array is its own transpose, its row length the
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ctypes import (
     POINTER,
     byref,
@@ -196,13 +197,24 @@ class Description:
 
 
 class Blas:
-    """A cuBLASLt of the current GPU, on one stream with one workspace."""
+    """A cuBLASLt of the current GPU. Products go to one stream with one workspace, but for those
+    that are launched inside `on`."""
 
     def __init__(self, stream: int, workspace: int, workspace_bytes: int) -> None:
         self.handle = c_void_p()
         _check(loaded().cublasLtCreate(byref(self.handle)), "no handle")
-        self.stream, self.workspace, self.workspace_bytes = stream, workspace, workspace_bytes
+        self.workspace_bytes = workspace_bytes
+        self.room = workspace, workspace_bytes, stream
         self.algorithms: dict[tuple[Any, ...], Any] = {}
+
+    @contextmanager
+    def on(self, stream: int, workspace: int) -> Iterator[None]:
+        """Inside it products go to another stream, with a workspace of its own, as large."""
+        before, self.room = self.room, (workspace, self.workspace_bytes, stream)
+        try:
+            yield
+        finally:
+            self.room = before
 
     def bind(self, product: Product, at: Pointers, owners: Any = None) -> Callable[[], None]:
         """A function of no arguments that launches a product; it keeps the `owners` of the memory
@@ -216,9 +228,12 @@ class Blas:
         operands = (byref(each.alpha), at.b, each.a.handle, at.a, each.b.handle, byref(each.beta))
         outs = (at.out, each.d.handle, at.out, each.d.handle)
         algorithm = byref(self.algorithms[key])
-        room = (self.workspace, self.workspace_bytes, self.stream)
-        call = (self.handle, each.matmul.handle, *operands, *outs, algorithm, *room)
-        return partial(_launch, loaded().cublasLtMatmul, call, (description, owners))
+        call = (self.handle, each.matmul.handle, *operands, *outs, algorithm)
+        return partial(self._launch, loaded().cublasLtMatmul, call, (description, owners))
+
+    def _launch(self, matmul: Any, call: tuple[Any, ...], owners: Any) -> None:
+        """`owners` are of what `call` points to."""
+        _check(matmul(*call, *self.room), "a product")
 
     def _search(self, each: Description, product: Product, alignments: tuple[int, ...]) -> Any:
         """The first of the library's choices: it is the same one every time, so that a run that is
@@ -243,8 +258,3 @@ class Blas:
 
 def _alignment(address: int) -> int:
     return min(256, address & -address)
-
-
-def _launch(matmul: Any, call: tuple[Any, ...], owners: Any) -> None:
-    """`owners` are of what `call` points to."""
-    _check(matmul(*call), "a product")

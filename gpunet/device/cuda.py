@@ -1,8 +1,8 @@
 """CUDA GPUs through CuPy: the only file that imports CuPy. Refuses to fall back to the CPU."""
 
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from math import inf
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from gpunet.device import cublaslt
-from gpunet.device.base import Array, Device, Epilogue, Launcher, Memory, Mirror, Run
+from gpunet.device.base import Array, Device, Epilogue, Launcher, Memory, Mirror, Run, Turn
 from gpunet.device.products import Products
-from gpunet.device.replay import Replay
+from gpunet.device.replay import Fork, Replay
 from gpunet.errors import Unavailable
 
 MOST_PINNED = 1 << 30
@@ -52,11 +52,12 @@ class Cuda(Device):
     """GPU number `index` of those visible.
 
     All work goes to one stream of its own, which the other streams of a process do not wait for:
-    the legacy stream could not be captured. `use` makes it the current thread's. Mirrors alone are
-    sent on a second one.
+    the legacy stream could not be captured. `use` makes it the current thread's. Mirrors are sent
+    on another one; on a third goes, within a graph, what runs beside the rest.
     """
 
     kind = "cuda"
+    branches = 2
 
     def __init__(self, index: int = 0) -> None:
         found = count()
@@ -71,6 +72,7 @@ class Cuda(Device):
         self._blas: cublaslt.Blas | None = None
         self._trouble = ""
         self._copies: Any = None
+        self._side: Any = None
         self._mirrored = 0
         self.use()
 
@@ -96,6 +98,9 @@ class Cuda(Device):
 
     def to_host(self, array: Array) -> Any:
         return self.xp.asnumpy(array)
+
+    def address(self, array: Array) -> int:
+        return _address(array)
 
     def synchronize(self) -> None:
         self.stream.synchronize()
@@ -188,9 +193,24 @@ class Cuda(Device):
         except (Unavailable, cublaslt.Refused, RuntimeError):
             return None
 
-    def replay(self, calls: Sequence[Run]) -> Callable[[int], None]:
+    def replay(self, calls: Sequence[Run], turns: Sequence[Turn] = ()) -> Callable[[int], None]:
         refused, self._trouble = self._trouble, ""
-        return Replay(self.stream, calls, refused)
+        awaited = {turn.waits for turn in turns if turn.waits >= 0}
+        events = {call: self.xp.cuda.Event(disable_timing=True) for call in awaited}
+        return Replay(self.stream, calls, refused, Fork(turns, self._beside, events))
+
+    @contextmanager
+    def _beside(self) -> Iterator[Any]:
+        """Inside it work goes to a stream beside the main one, which it gives. Products have a
+        workspace there that is not the other stream's."""
+        blas = self._products().blas
+        if self._side is None:
+            with self._device:
+                room = self.empty((cublaslt.WORKSPACE_BYTES,), np.uint8)
+                self._side = self.xp.cuda.Stream(non_blocking=True), room
+        stream, workspace = self._side
+        with stream, blas.on(stream.ptr, _address(workspace)):
+            yield stream
 
     def watch(self, array: Array) -> tuple[Run, Any]:
         """By way of pinned memory, on the stream: a copy to other memory would wait."""
@@ -232,7 +252,7 @@ class Cuda(Device):
         return np.frombuffer(pinned, like.dtype, like.size).reshape(like.shape)
 
     def _products(self) -> Products:
-        """cuBLASLt on this device's stream, as precision and determinism are set now."""
+        """cuBLASLt, as precision and determinism are set now."""
         if self._blas is None:
             with self._device:
                 room = self.empty((cublaslt.WORKSPACE_BYTES,), np.uint8)

@@ -1,20 +1,51 @@
 """A list of launches as CUDA graphs: captured once, then a launch for many steps. Imports no CuPy.
 
 What is captured is what runs eagerly, call by call; where capture fails, that goes on, and it says
-why.
+why. Two branches of a list give the same bits as one, so which is taken may be left to a clock.
 """
 
 import gc
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from time import perf_counter
 from typing import Any
 
-from gpunet.device.base import Run
+from gpunet.device.base import Run, Turn
 
 MOST_STEPS, MOST_NODES = 32, 1024
 """Of the longest graph. A launch takes the host as long as a few of the smallest kernels, so that
 32 steps hide it; what making a graph takes grows with its nodes."""
+LEAST_TRIED, TIMED, GAIN = 8, 3, 0.98
+"""Steps of a graph that is tried in two branches, at least; its launches that are timed, behind one
+that is not; the share of one branch's time that two have to stay below."""
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Calls in two branches: the turn of each; the second branch's stream, while inside `beside`;
+    an event for each call that another one waits for."""
+
+    turns: Sequence[Turn]
+    beside: Callable[[], AbstractContextManager[Any]]
+    events: Mapping[int, Any]
+
+    @property
+    def is_needed(self) -> bool:
+        return any(turn.branch for turn in self.turns)
+
+    def step(self, stream: Any, calls: Sequence[Run]) -> None:
+        """Each call in its turn, once; the stream of the first branch is capturing."""
+        for i, (call, turn) in enumerate(zip(calls, self.turns, strict=True)):
+            with self.beside() if turn.branch else stream as own:
+                if turn.waits >= 0:
+                    own.wait_event(self.events[turn.waits])
+                call()
+                if i in self.events:
+                    own.record(self.events[i])
 
 
 class Replay:
@@ -23,41 +54,56 @@ class Replay:
     The first step of all runs eagerly: modules are loaded and tables filled then, which capture
     forbids. Later ones are launches of graphs of 1, 2, 4, … up to `many` steps, the longest first;
     each is captured when it is first wanted. `refused`: why there are no graphs, if so.
+
+    `is_forked` says whether graphs have the two branches of a `fork`. It is None until a
+    graph of many steps was launched a few times with one and with two, the quicker of which stays.
     """
 
-    def __init__(self, stream: Any, calls: Sequence[Run], refused: str = "") -> None:
+    def __init__(
+        self, stream: Any, calls: Sequence[Run], refused: str = "", fork: Fork | None = None
+    ) -> None:
         self.stream, self.calls, self.refused = stream, tuple(calls), refused
         self.many = _power_of_two(min(MOST_STEPS, MOST_NODES // max(1, len(calls))))
         self.graphs: dict[int, Any] = {}
         self.is_warm = self.has_warned = False
+        self.fork = fork
+        self.is_forked = None if fork is not None and fork.is_needed else False
+        self.rivals: dict[int, Any] = {}
+        self.seconds: dict[int, list[float]] = {}
 
     def __str__(self) -> str:
-        return "CUDA, launch by launch" if self.refused else "CUDA graphs"
+        if self.refused:
+            return "CUDA, launch by launch"
+        return "CUDA graphs, two branches" if self.is_forked else "CUDA graphs"
 
     def __call__(self, steps: int) -> None:
         with self.stream:
             if not self.is_warm and steps:
-                self._eagerly(1)
+                self._eagerly()
                 self.is_warm, steps = True, steps - 1
             while steps:
                 size = min(self.many, _power_of_two(steps))
                 graph = self._graph(size)
                 if graph is None:
-                    self._eagerly(steps)
+                    for _ in range(steps):
+                        self._eagerly()
                     return
-                graph.launch(self.stream)
+                if size >= LEAST_TRIED and self.is_forked is None:
+                    self._try(size, graph)
+                else:
+                    graph.launch(self.stream)
                 steps -= size
 
-    def _eagerly(self, steps: int) -> None:
-        for _ in range(steps):
-            for call in self.calls:
-                call()
+    def _eagerly(self) -> None:
+        for call in self.calls:
+            call()
 
     def _graph(self, size: int) -> Any:
         """The graph of so many steps; None where there is none, of which it warns once."""
         if size not in self.graphs and not self.refused:
             try:
-                self.graphs[size] = self._captured(size)
+                forked = self._forked(size) if self.is_forked else None
+                self.graphs[size] = forked or self._captured(size, self._eagerly)
             except Exception as reason:
                 self.refused = f"{type(reason).__name__}: {reason}".splitlines()[0]
         if self.refused and not self.has_warned:
@@ -66,11 +112,52 @@ class Replay:
             warnings.warn(message, RuntimeWarning, stacklevel=4)
         return self.graphs.get(size)
 
-    def _captured(self, size: int) -> Any:
+    def _forked(self, size: int) -> Any:
+        """The graph in two branches; None, and no other attempt, where there is none."""
+        assert self.fork is not None
+        try:
+            with self.fork.beside():
+                pass  # what it takes is there before the capture, which forbids to allocate
+            return self._captured(size, partial(self.fork.step, self.stream, self.calls))
+        except Exception:
+            self.is_forked = False
+            return None
+
+    def _try(self, size: int, straight: Any) -> None:
+        """Launch one of the two graphs of so many steps, timed; in the end keep the quicker."""
+        if size not in self.rivals:
+            self.rivals[size] = self._forked(size)
+        seconds, rival = self.seconds.setdefault(size, []), self.rivals[size]
+        graph = rival if rival and len(seconds) % 2 else straight
+        self.stream.synchronize()
+        began = perf_counter()
+        try:
+            graph.launch(self.stream)
+        except Exception:
+            if graph is straight:
+                raise
+            self.is_forked = False
+            self.rivals.clear()
+            straight.launch(self.stream)
+            return
+        self.stream.synchronize()
+        seconds.append(perf_counter() - began)
+        if len(seconds) == 2 * (1 + TIMED):
+            self._settle(seconds)
+
+    def _settle(self, seconds: Sequence[float]) -> None:
+        one, two = (median(seconds[2 + branch :: 2]) for branch in range(2))
+        self.is_forked = two < GAIN * one
+        if self.is_forked:
+            self.graphs = dict(self.rivals)
+        self.rivals.clear()
+
+    def _captured(self, size: int, step: Run) -> Any:
         with _without_collection():
             self.stream.begin_capture()
             try:
-                self._eagerly(size)
+                for _ in range(size):
+                    step()
             except BaseException:
                 with suppress(Exception):  # it ends the capture; that it failed is known
                     self.stream.end_capture()

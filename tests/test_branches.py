@@ -1,0 +1,208 @@
+"""Launches beside each other: which are, what they wait for, and that none is missed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import test_engine_columns
+from fakecuda import opened
+from hypothesis import given
+from hypothesis import strategies as st
+from test_engine import BASE, CPU, GRAPHS, build, check_order, check_plan, label, lower
+from test_engine import weights as row_weights
+from test_engine_columns import CONFIG, NETWORKS
+from test_engine_cuda import ORDER
+
+from gpunet import branches
+from gpunet.config import Config
+from gpunet.device.cpu import Cpu
+from gpunet.launches import Feed, Launch, LaunchList, Slot, plan, windows
+from gpunet.model import Network
+
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"micro_batch": 4},
+    {"micro_batch": 4, "dropout": 0.3, "clip_norm": 0.5, "optimizer": "adamw"},
+]
+
+
+class Forked(Cpu):
+    """NumPy's lists, divided as for a GPU; they run straight on."""
+
+    branches = 2
+
+
+def divided(
+    task: str, config: Config, micro_batch: int | None = None, **changes: Any
+) -> LaunchList:
+    config = replace(config, **changes)
+    network, x, y = build(task, config)
+    feed = Feed(x, y, order=ORDER, weight=row_weights(config))
+    return lower(network, feed, config, 9, device=Forked("numpy"), micro_batch=micro_batch)[0]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+@pytest.mark.parametrize(("task", "config"), GRAPHS, ids=label)
+def test_whatever_shares_memory_waits(task: str, config: Config, changes: dict[str, Any]) -> None:
+    if config.norm == "batch":
+        changes = {**changes, "micro_batch": None}
+    launches = divided(task, config, **changes)
+    assert launches.program is None
+    assert {each.branch for each in launches.launches} == {0, 1}
+    check_order(launches.launches)
+    once = list({id(each): each for each in launches.launches}.values())
+    check_plan(once, launches.arena_bytes)
+
+
+@pytest.mark.parametrize("build", NETWORKS, ids=lambda build: build.__name__)
+def test_the_first_layers_of_tables_wait(build: Callable[[], Network]) -> None:
+    network, (x, y) = build(), test_engine_columns.table()
+    launches, _ = lower(network, Feed(x, y), CONFIG, 9, device=Forked("numpy"))
+    check_plan(launches.launches, launches.arena_bytes)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(("task", "config"), GRAPHS, ids=label)
+def test_bfloat16_waits_too(task: str, config: Config, optimizer: str) -> None:
+    config = replace(config, optimizer=optimizer, hidden=(16, 8, 8))
+    network, x, y = build(task, config)
+    given = (x, y if y.ndim == 1 else y.astype("float32"), ORDER, row_weights(config, "float32"))
+    with opened() as device:
+        device.precision = "bf16"
+        x, y, order, weight = (None if a is None else device.asarray(a) for a in given)
+        feed = Feed(x, y, order=order, weight=weight)
+        launches, _ = lower(network, feed, config, 9, "float32", device)
+        check_plan(launches.launches, launches.arena_bytes)
+
+
+def test_gradients_of_weights_go_beside_what_hands_the_gradient_down() -> None:
+    found = divided("multiclass", BASE).launches
+    waits = {i: i - each.waits for i, each in enumerate(found) if each.waits}
+    beside = [(i, each.name, waits.get(i)) for i, each in enumerate(found) if each.branch]
+    names = [each.name for each in found]
+    loss = names.index("softmax_cross_entropy")
+    assert beside == [
+        (2, "gather_labels", 0),
+        (loss + 1, "column_sums", loss),
+        (loss + 2, "gemm", None),
+        (loss + 5, "gemm", loss + 4),
+    ]
+    assert names[loss + 3 :] == "gemm relu_backward gemm gemm relu_backward gemm sgd".split()
+    main = {i: waits[i] for i in waits if not found[i].branch}
+    assert main == {loss: 2, len(found) - 1: loss + 5}
+
+
+def test_no_wait_can_be_left_out() -> None:
+    """The check itself can fail."""
+    for config in (BASE, replace(BASE, hidden=(8, 8, 8), activation="gelu")):
+        found = divided("multiclass", config).launches
+        check_order(found)
+        waiting = [i for i, each in enumerate(found) if each.waits]
+        assert len(waiting) > 3
+        for i in waiting:
+            if i - found[i].waits in open_long_ago(found, i):
+                continue
+            without = [*found[:i], replace(found[i], waits=0), *found[i + 1 :]]
+            with pytest.raises(AssertionError):
+                check_order(without)
+
+
+def open_long_ago(launches: list[Launch], i: int) -> set[int]:
+    """Launches beside the main branch that launch `i` waits for lest too many are open."""
+    beside = [j for j in range(i) if launches[j].branch]
+    return set() if launches[i].branch or i == len(launches) - 1 else set(beside[: -branches.OPEN])
+
+
+def test_a_part_that_is_repeated_parts_and_joins_within_itself() -> None:
+    found = divided("multiclass", BASE, micro_batch=4).launches
+    names = [each.name for each in found]
+    ends = [i for i, name in enumerate(names) if name == "micro_batch"]
+    assert len(ends) == 3
+    for start, stop in pairwise([0, *ends]):
+        check_order(found[start + 1 : stop + 1])
+
+
+def test_a_cpu_has_one_branch() -> None:
+    network, x, y = build("multiclass", BASE)
+    launches, _ = lower(network, Feed(x, y), BASE, 9)
+    assert all((each.branch, each.waits) == (0, 0) for each in launches.launches)
+    count = len(launches.launches)
+    assert windows(launches.launches) == [(i, i) for i in range(count)]
+
+
+def test_a_deep_network_takes_a_few_layers_more() -> None:
+    """What a launch beside the rest reads stays: a layer's value and its gradient."""
+    config, rows = replace(BASE, hidden=(64,) * 30), 1000
+    network, x, y = build("multiclass", config)
+    straight, forked = (
+        lower(network, Feed(x, y), config, rows, device=device)[0].arena_bytes
+        for device in (CPU, Forked("numpy"))
+    )
+    layer = rows * 64 * 8
+    assert straight < forked < straight + (branches.OPEN + 1) * layer
+
+
+def launch(reads: list[Slot], writes: list[Slot]) -> Launch:
+    return Launch("x", (*reads, *writes), tuple(writes), lambda *_: lambda: None)
+
+
+def test_a_chain_stays_on_the_main_branch() -> None:
+    slots = [Slot(f"s{i}", (9,), "uint8") for i in range(6)]
+    chain = [launch([a], [b]) for a, b in pairwise(slots)]
+    assert branches.divided(chain, (), CPU.address) == chain
+    assert branches.divided([], (), CPU.address) == []
+
+
+@pytest.mark.parametrize(("other", "waits"), [(slice(0, 3), 3), (slice(5, 9), 0)])
+def test_arrays_that_overlap_are_the_same_memory(other: slice, waits: int) -> None:
+    memory = np.zeros(9, np.uint8)
+    first, second = (Slot("s", (a.size,), "uint8", a) for a in (memory[2:5], memory[other]))
+    a, b, c, d = (Slot(name, (9,), "uint8") for name in "abcd")
+    given = [([], [a]), ([a], [first]), ([a], [b]), ([b], [c]), ([second, c], [d]), ([d], [a])]
+    found = branches.divided([launch(*each) for each in given], (), CPU.address)
+    assert [each.branch for each in found] == [0, 1, 0, 0, 0, 0]
+    assert found[4].waits == waits
+
+
+def test_memory_is_neither_taken_before_others_are_done_nor_given_back_too_early() -> None:
+    """Launch 3 may run from behind 0 until 6 waits for it: over none of what 1 to 5 use there."""
+    a, b, c, d, e, f, g = (Slot(name, (1000,), "uint8") for name in "abcdefg")
+    given = [([], [a]), ([a], [b]), ([b], [c]), ([a], [d]), ([c], [e]), ([e], [f]), ([d, f], [g])]
+    found = branches.divided([launch(*each) for each in given], (), CPU.address)
+    assert [each.branch for each in found] == [0, 0, 0, 1, 0, 0, 0]
+    assert windows(found) == [(0, 0), (1, 1), (2, 2), (1, 5), (4, 4), (5, 5), (6, 6)]
+    straight, forked = (plan(each)[0] for each in ([launch(*one) for one in given], found))
+    assert straight[d] == straight[b]
+    assert straight[e] == straight[a]
+    assert not {forked[a], forked[d]} & {forked[each] for each in (b, c, e, f)}
+
+
+RUN = st.tuples(
+    st.sets(st.integers(0, 9), max_size=3), st.sets(st.integers(0, 9), min_size=1, max_size=2)
+)
+
+
+@given(st.lists(RUN, min_size=1, max_size=25), st.sets(st.integers(0, 25), max_size=2), st.data())
+def test_any_list_is_in_order(
+    runs: list[tuple[set[int], set[int]]], cuts: set[int], data: st.DataObject
+) -> None:
+    """Slots 0 to 5 are in the arena, 6 is outside it, and 7 to 9 are views of it."""
+    outside = np.zeros(90, np.uint16)
+    slots = [Slot(f"s{i}", (data.draw(st.integers(1, 5000)),), "uint8") for i in range(6)]
+    parts = (outside, outside[:30], outside[20:50], outside[50:])
+    slots += [Slot(f"s{i}", a.shape, "uint16", a) for i, a in enumerate(parts, 6)]
+    launches = [
+        launch([slots[i] for i in reads - writes], [slots[i] for i in writes])
+        for reads, writes in runs
+    ]
+    ends = tuple(cut for cut in cuts if cut < len(launches))
+    found = branches.divided(launches, ends, CPU.address)
+    assert [each.arguments for each in found] == [each.arguments for each in launches]
+    places, size = plan(found)
+    arena = np.zeros(max(1, size), np.uint8)
+    for slot, offset in places.items():
+        slot.array = arena[offset : offset + slot.nbytes]
+    check_order(found)
