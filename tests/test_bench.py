@@ -194,6 +194,28 @@ def test_the_floors_of_a_gpu_are_of_the_step(
         assert set(device.stream.log) == {"empty", *(("graph", nodes * n) for n in (16, 2, 1))}
 
 
+@pytest.mark.skipif(COMPILER is None, reason="no g++")
+def test_graphs_are_chosen_before_a_gpu_is_measured(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench.ours, "device_bytes", lambda on: 1)
+    work = replace(small_works(bench, monkeypatch)["decay"], precision="fp32")
+    given = bench.work.prepare(work, tmp_path, None, 2)
+    plain = bench.ours.Gpunet(given, 1, "cpu", "numpy")
+    with opened() as device:
+        monkeypatch.setattr(bench.ours, "place", lambda work, where: device)
+        ours = bench.ours.Gpunet(given, 1, "cuda")
+        for epoch in range(2):
+            order = given.order(epoch)
+            assert ours.epoch(epoch, order) == pytest.approx(plain.epoch(epoch, order), rel=1e-5)
+        facts = ours.facts()
+        assert facts["runs_on"].startswith("CUDA graphs")
+        assert facts["kernels"] >= 15
+        (seconds,) = facts["branches"].values()
+        assert len(seconds) == 2
+        assert ours.list.replay.is_forked in (True, False)
+
+
 def test_the_parts_of_penguins_are_there_for_other_libraries(
     bench: SimpleNamespace, tmp_path: Path
 ) -> None:

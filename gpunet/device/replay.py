@@ -142,15 +142,22 @@ class Replay:
             return
         self.stream.synchronize()
         seconds.append(perf_counter() - began)
-        if len(seconds) == 2 * (1 + TIMED):
-            self._settle(seconds)
+        if size in self.tried:
+            one, two = self.tried[size]
+            self.is_forked = two < GAIN * one
+            if self.is_forked:
+                self.graphs = dict(self.rivals)
+            self.rivals.clear()
 
-    def _settle(self, seconds: Sequence[float]) -> None:
-        one, two = (median(seconds[2 + branch :: 2]) for branch in range(2))
-        self.is_forked = two < GAIN * one
-        if self.is_forked:
-            self.graphs = dict(self.rivals)
-        self.rivals.clear()
+    @property
+    def tried(self) -> dict[int, tuple[float, float]]:
+        """Seconds of graphs of so many steps with one branch and with two, in the median, where
+        enough of them were timed."""
+        return {
+            size: (median(seconds[2::2]), median(seconds[3::2]))
+            for size, seconds in self.seconds.items()
+            if len(seconds) == 2 * (1 + TIMED)
+        }
 
     def _captured(self, size: int, step: Run) -> Any:
         with _without_collection():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -79,8 +80,20 @@ class Gpunet:
     def __init__(self, given: Given, threads: int, where: str, kernels: str = "native") -> None:
         self.work = given.work
         self.device = Cpu(kernels, threads) if where == "cpu" else place(self.work, where)
-        self.list, _ = lower(given, self.device)
+        self.list, store = lower(given, self.device)
         self.device.working(self.list.largest_product).__enter__()
+        if where != "cpu":
+            self._choose(store, given)
+
+    def _choose(self, store: Store, given: Given) -> None:
+        """Train until the list has chosen between its graphs; then begin anew."""
+        began, scalars = self.list.clock.copy(), self.list.totals
+        while getattr(self.list.replay, "is_forked", False) is None:
+            self.list.run(64)
+        store.load(given.weights())
+        for each in (*store.state, scalars):
+            each[...] = 0
+        self.list.clock[...] = began
 
     def epoch(self, epoch: int, order: np.ndarray) -> float:
         """The mean loss of a row; of a step for a sum of squares."""
@@ -93,10 +106,16 @@ class Gpunet:
         _, summed, _, rows = self.device.to_host(self.list.totals)
         return float(summed / (self.work.steps if self.work.loss == "sum_squares" else rows))
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, Any]:
+        """`branches`: seconds of a step in graphs of so many, with one branch and with two."""
         is_one = isinstance(self.list.replay, Persistent)
-        kernels = 1 if is_one else launched(self.list)
-        return {"kernels": kernels, "device_bytes": device_bytes(self.device)}
+        tried = {} if is_one else getattr(self.list.replay, "tried", {})
+        return {
+            "kernels": 1 if is_one else launched(self.list),
+            "device_bytes": device_bytes(self.device),
+            "runs_on": self.list.runs_on,
+            "branches": {n: [each / n for each in seconds] for n, seconds in tried.items()},
+        }
 
 
 class Floor:

@@ -3,7 +3,7 @@
 {"do": "load", "contestant": NAME, "given": {…}, "threads": N, "device": D} → {"compile": seconds}
 {"do": "run", "epoch": N} → {"seconds": s, "own": processor seconds, "loss": the mean, or null}
 {"do": "peak"} → {"bytes": the largest resident size so far}
-{"do": "facts"} → {"device_bytes": the most that it had on a GPU, "kernels": those of a step}
+{"do": "facts"} → {"device_bytes": the most that it had on a GPU, "kernels": those of a step, …}
 What goes wrong is answered as {"error": reason}, and ends the process.
 """
 
@@ -110,9 +110,9 @@ class Server:
     def peak(self) -> dict[str, int]:
         return {"bytes": peak_bytes()}
 
-    def facts(self) -> dict[str, int | None]:
+    def facts(self) -> dict[str, Any]:
         """What a contestant tells of itself; None where it cannot."""
-        found: dict[str, int | None] = {"device_bytes": None, "kernels": None}
+        found: dict[str, Any] = {"device_bytes": None, "kernels": None}
         with suppress(Exception):  # a profiler that is not permitted
             found |= self.contestant.facts()
         return found
