@@ -20,6 +20,7 @@ ALONE = """
 #define seen(place) seen_now(place)
 #define count_in(place) (++*(place))
 #define fresh(place) (*(place))
+#define fresh_two(place) (*(place))
 #define fresh_four(to, place) for (int e = 0; e < 4; ++e) to[e] = (place)[e]
 #define DYNAMIC(name) double* name = (double*)block_memory
 #define SYNC_LANES()

@@ -258,6 +258,25 @@ def test_what_has_no_room_or_is_large_is_left_to_the_list() -> None:
 
 @emulated
 @pytest.mark.parametrize(
+    ("inputs", "start", "is_taken"), [(8, 0, True), (8, 1, False), (7, 1, True)]
+)
+def test_inputs_that_begin_between_fours_are_left_to_the_list(
+    inputs: int, start: int, is_taken: bool
+) -> None:
+    x = aligned(ROWS * inputs + start)[start:].reshape(ROWS, inputs)
+    network = model.build(ONE, inputs, 4, "multiclass")
+    feed = Feed(x, np.zeros(ROWS, np.int32), order=ORDER)
+    launches, _ = lower(network, feed, ONE, 9, "float64", Meeting())
+    assert (launches.replay is not None) == is_taken
+
+
+def aligned(size: int) -> np.ndarray:
+    whole = np.zeros(size + 2)
+    return whole[whole.ctypes.data % 16 // 8 :][:size]
+
+
+@emulated
+@pytest.mark.parametrize(
     ("entries", "is_taken"), [(1, True), (2, False), (training.LEAST_STEPS, True)]
 )
 def test_few_steps_are_not_worth_compiling_for(entries: int, is_taken: bool) -> None:

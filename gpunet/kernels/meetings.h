@@ -4,6 +4,8 @@
 // Given: OUTPUTS, LAYERS; the loss (SOFTMAX, or LOSS and LOSS_GRADIENT with CONSTANT), MEAN and
 // JUDGED; whether inputs are SCALED; Input and Target.
 
+struct alignas(2 * sizeof(T)) Two { T of[2]; };
+
 #ifndef LANES
 #define LANES 32
 BLOCK T lane_sum(T x) {
@@ -20,6 +22,14 @@ BLOCK void count_in(unsigned* place) {
     asm volatile("red.release.gpu.global.add.u32 [%0], 1;" : : "l"(place) : "memory");
 }
 BLOCK T fresh(const T* place) { return __ldcg(place); }
+BLOCK Two fresh_two(const Two* place) {
+#if T_BITS == 32
+    float2 found = __ldcg((const float2*)place);
+#else
+    double2 found = __ldcg((const double2*)place);
+#endif
+    return {found.x, found.y};
+}
 BLOCK void fresh_four(T (&to)[4], const T* place) {
 #if T_BITS == 32
     float4 found = __ldcg((const float4*)place);
@@ -36,6 +46,8 @@ BLOCK void fresh_four(T (&to)[4], const T* place) {
 #define EACH_OF(i, count) for (int i = threadIdx.x; i < (count); i += THREADS)
 #define UNROLLED _Pragma("unroll")
 #define SEVERAL _Pragma("unroll 4")
+// Values that a thread loads before it writes any: the compiler does not know what they share.
+enum { AT_ONCE = 8 };
 
 HD constexpr int inside(int i, int size) { return i < size ? i : size - 1; }
 
@@ -56,14 +68,14 @@ struct Gate {
         __syncthreads();
         if (threadIdx.x == 0) count_in(place);
     }
-    // Wait until all have arrived; meanwhile threads other than the first do `more`. What was found,
+    // Wait until all have arrived; meanwhile warps other than the first do `more`. What was found,
     // by way of `shared`.
     template <class More> BLOCK unsigned await(unsigned* shared, const More& more) const {
         if (threadIdx.x == 0) {
             unsigned now = seen(place);
             while ((now & COUNTED) < met) now = seen(place);
             *shared = now & ~COUNTED;
-        } else {
+        } else if (threadIdx.x >= LANES) {
             more();
         }
         __syncthreads();
@@ -145,11 +157,21 @@ BLOCK T row_loss(T* outs, const Target* target, Target own, const T* parameter, 
                  bool& right) {
     T divisor = MEAN ? T(OUTPUTS) : T(1), loss = 0, wrong = 0;
     int lane = threadIdx.x % lanes;
-    for (int j = lane; j < OUTPUTS; j += lanes) {
-        T p = outs[j], t = j == lane ? own : target[j], constant = CONSTANT(j);
-        loss += LOSS(p, t, constant);
-        wrong += (p > 0) != (t > T(0.5));
-        outs[j] = LOSS_GRADIENT(p, t, constant) * (scale / divisor);
+    constexpr int each = (OUTPUTS + lanes - 1) / lanes, some = each < AT_ONCE ? each : AT_ONCE;
+    for (int first = lane; first < OUTPUTS; first += some * lanes) {
+        T outputs[some], targets[some];
+        UNROLLED for (int n = 0; n < some; ++n) {
+            int j = inside(first + n * lanes, OUTPUTS);
+            outputs[n] = outs[j], targets[n] = j == lane ? own : target[j];
+        }
+        UNROLLED for (int n = 0; n < some; ++n) {
+            int j = first + n * lanes;
+            if (j >= OUTPUTS) break;
+            T p = outputs[n], t = targets[n], constant = CONSTANT(j);
+            loss += LOSS(p, t, constant);
+            wrong += (p > 0) != (t > T(0.5));
+            outs[j] = LOSS_GRADIENT(p, t, constant) * (scale / divisor);
+        }
     }
     right = JUDGED && summed_by<lanes>(wrong) == 0;
     return summed_by<lanes>(loss) / divisor;

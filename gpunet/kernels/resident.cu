@@ -18,6 +18,7 @@ HD constexpr int at_least(int least, int n) { return n < least ? least : n; }
 
 enum {
     PADDED = whole_fours(UNITS),
+    PAIRS_OF_UNITS = BATCH * PADDED / 2,
     FOURS = groups_of(BATCH, 4),           // of rows
     HEIGHT = 4 * (FOURS | 1),              // of a column of inputs: odd fours, which are in other banks
     COLUMNS = SHARE + 1,                   // of inputs, the last of ones
@@ -48,6 +49,19 @@ struct Held {
         int fault = moved<MOVE>(rate, at[i], g, a, b);
         if (SLOTS > 0) at[size + i] = a;
         if (SLOTS > 1) at[2 * size + i] = b;
+        return fault;
+    }
+    // Four at once, of which so many are there.
+    BLOCK int move_four(int i, int there, const Four<T>& g, const Rate& rate) const {
+        Four<T> p = *(Four<T>*)(at + i), a = {}, b = {};
+        if (SLOTS > 0) a = *(Four<T>*)(at + size + i);
+        if (SLOTS > 1) b = *(Four<T>*)(at + 2 * size + i);
+        int fault = 0;
+        UNROLLED for (int e = 0; e < 4; ++e)
+            if (e < there) fault |= moved<MOVE>(rate, p.of[e], g.of[e], a.of[e], b.of[e]);
+        *(Four<T>*)(at + i) = p;
+        if (SLOTS > 0) *(Four<T>*)(at + size + i) = a;
+        if (SLOTS > 1) *(Four<T>*)(at + 2 * size + i) = b;
         return fault;
     }
 };
@@ -115,24 +129,40 @@ BLOCK void find_rows(const Own& own, const Batch& of, int first, int stride) {
 // Bring this block's inputs of those rows, and all targets, into shared memory. Of rows that are not
 // valid, and behind the last input, there are zeros.
 BLOCK void fetch(const Own& own, const Batch& of, T* columns, Target* targets, int first, int stride) {
-    _Pragma("unroll 8") for (int i = first; i < BATCH * (SHARE / 4); i += stride) {
-        int r = i % BATCH, k = i / BATCH * 4, column = own.share * SHARE + k;
-        const Input* from = own.x + own.rows[r] * (long long)INPUTS + column;
-        Four<Input> found = {};
-        if constexpr (INPUTS % 4 == 0) {
-            if (column < INPUTS) found = *(const Four<Input>*)from;
-        } else {
-            UNROLLED for (int j = 0; j < 4; ++j)
-                if (column + j < INPUTS) found.of[j] = from[j];
+    constexpr int fours = BATCH * (SHARE / 4);
+    _Pragma("unroll 1") for (int start = first; start < fours; start += AT_ONCE * stride) {
+        Four<Input> found[AT_ONCE] = {};
+        UNROLLED for (int n = 0; n < AT_ONCE; ++n) {
+            int i = start + n * stride, column = own.share * SHARE + i / BATCH * 4;
+            if (i >= fours) continue;
+            const Input* from = own.x + own.rows[i % BATCH] * (long long)INPUTS + column;
+            if constexpr (INPUTS % 4 == 0) {
+                if (column < INPUTS) found[n] = *(const Four<Input>*)from;
+            } else {
+                UNROLLED for (int j = 0; j < 4; ++j)
+                    if (column + j < INPUTS) found[n].of[j] = from[j];
+            }
         }
-        UNROLLED for (int j = 0; j < 4; ++j) {
-            bool is_there = r < of.valid && column + j < INPUTS;
-            T value = input_of(found.of[j], own.scale, own.shift, k + j);
-            columns[(k + j) * HEIGHT + r] = is_there ? value : T(0);
+        UNROLLED for (int n = 0; n < AT_ONCE; ++n) {
+            int i = start + n * stride, r = i % BATCH, k = i / BATCH * 4;
+            if (i >= fours) continue;
+            UNROLLED for (int j = 0; j < 4; ++j) {
+                bool is_there = r < of.valid && own.share * SHARE + k + j < INPUTS;
+                T value = input_of(found[n].of[j], own.scale, own.shift, k + j);
+                columns[(k + j) * HEIGHT + r] = is_there ? value : T(0);
+            }
         }
     }
-    for (int i = first; i < BATCH * TARGETS; i += stride)
-        targets[i] = own.y[own.rows[i / TARGETS] * (long long)TARGETS + i % TARGETS];
+    constexpr int judged = BATCH * TARGETS;
+    _Pragma("unroll 1") for (int start = first; start < judged; start += AT_ONCE * stride) {
+        Target found[AT_ONCE];
+        UNROLLED for (int n = 0; n < AT_ONCE; ++n) {
+            int i = inside(start + n * stride, judged);
+            found[n] = own.y[own.rows[i / TARGETS] * (long long)TARGETS + i % TARGETS];
+        }
+        UNROLLED for (int n = 0; n < AT_ONCE; ++n)
+            if (start + n * stride < judged) targets[start + n * stride] = found[n];
+    }
 }
 
 BLOCK void fetch_now(Own& own) {
@@ -170,34 +200,35 @@ BLOCK void add_inputs(const Own& own) {
     }
 }
 
-BLOCK Four<T> of_team(const Own& own, int f) {
-    Four<T> total = ((const Four<T>*)own.parts)[f];
+BLOCK Two of_team(const Own& own, int pair) {
+    Two total = ((const Two*)own.parts)[pair];
     UNROLLED for (int part = 1; part < TEAM; ++part) {
-        Four<T> other = ((const Four<T>*)own.parts)[part * (BATCH * PADDED / 4) + f];
-        UNROLLED for (int e = 0; e < 4; ++e) total.of[e] += other.of[e];
+        Two other = ((const Two*)own.parts)[part * (BATCH * PADDED / 2) + pair];
+        total.of[0] += other.of[0], total.of[1] += other.of[1];
     }
     return total;
 }
 
-BLOCK Four<T> of_shares(const Own& own, int f) {
-    T found[SHARES][4];
+BLOCK Two of_shares(const Own& own, int pair) {
+    Two found[SHARES], total = {};
     UNROLLED for (int share = 0; share < SHARES; ++share)
-        fresh_four(found[share], at_sums(own, share) + 4 * f);
-    Four<T> total = {};
+        found[share] = fresh_two((const Two*)at_sums(own, share) + pair);
     UNROLLED for (int share = 0; share < SHARES; ++share)
-        UNROLLED for (int e = 0; e < 4; ++e) total.of[e] += found[share][e];
+        total.of[0] += found[share].of[0], total.of[1] += found[share].of[1];
     return total;
 }
 
-// Four units of a row, from their sums.
-BLOCK void activate(const Own& own, int f, const Four<T>& sums) {
-    UNROLLED for (int e = 0; e < 4; ++e) {
-        int i = 4 * f + e, unit = i % PADDED;
-        T z = sums.of[e] + own.bias.at[unit];
-        bool is_there = unit < own.units && i / PADDED < own.valid;
-        if (READS_INPUT) own.sums[i] = z;
-        own.hidden[i] = is_there ? ACT(z) : T(0);
+// Two units of a row, from their sums.
+BLOCK void activate(const Own& own, int pair, Two z) {
+    Two y;
+    int row = 2 * pair / PADDED, unit = 2 * pair % PADDED;
+    UNROLLED for (int e = 0; e < 2; ++e) {
+        z.of[e] += own.bias.at[unit + e];
+        T value = ACT(z.of[e]);
+        y.of[e] = unit + e < own.units && row < own.valid ? value : T(0);
     }
+    if (READS_INPUT) ((Two*)own.sums)[pair] = z;
+    ((Two*)own.hidden)[pair] = y;
 }
 
 // What this strip's units add to the outputs: of every row, but each block of the strip has some.
@@ -262,7 +293,7 @@ BLOCK void back(const Own& own) {
         int row = i / PADDED, unit = i % PADDED;
         if (unit >= own.units) continue;
         T grad = 0;
-        SEVERAL for (int j = 0; j < OUTPUTS; ++j)
+        UNROLLED for (int j = 0; j < OUTPUTS; ++j)
             grad += own.outs[row * WIDTH + j] * own.head.at[unit * OUTPUTS + j];
         T slope = SLOPE(grad, READS_INPUT ? own.sums[i] : T(0), own.hidden[i]);
         own.grads[i] = row < own.valid ? slope : T(0);
@@ -295,8 +326,11 @@ BLOCK void add_gradients(const Own& own) {
     for (int job = threadIdx.x; job < BESIDE * HANDS; job += THREADS) {
         int part = job / BESIDE, unit = job % BESIDE / OUTPUTS, j = job % OUTPUTS;
         T total = 0;
-        SEVERAL for (int r = part; r < BATCH; r += HANDS)
+        _Pragma("unroll 16") for (int n = 0; n < groups_of(BATCH, HANDS); ++n) {
+            int r = part + n * HANDS;
+            if (BATCH % HANDS && r >= BATCH) break;
             total += (unit < UNITS ? own.hidden[r * PADDED + unit] : T(1)) * own.outs[r * WIDTH + j];
+        }
         beside(own)[job] = total;
     }
 }
@@ -304,14 +338,18 @@ BLOCK void add_gradients(const Own& own) {
 // Those sums go straight into the update. The fault bits.
 BLOCK int learn(const Own& own) {
     int found = 0;
-    EACH_OF(i, COLUMNS * PADDED) {
-        int k = i / PADDED, unit = i % PADDED;
+    EACH_OF(f, COLUMNS * PADDED / 4) {
+        int k = 4 * f / PADDED, unit = 4 * f % PADDED;
         bool is_bias = k == SHARE;
-        if (unit >= own.units || (is_bias ? Layer<1>::BIAS < 0 : k >= own.inputs)) continue;
-        T grad = 0;
-        UNROLLED for (int part = 0; part < CREW; ++part) grad += own.parts[part * COLUMNS * PADDED + i];
-        if (is_bias) found |= own.bias.move(unit, grad, own.rates[1]);
-        else found |= own.weight.move(i, grad, own.rates[0]);
+        if (is_bias ? Layer<1>::BIAS < 0 : k >= own.inputs) continue;
+        Four<T> grad = {};
+        UNROLLED for (int part = 0; part < CREW; ++part) {
+            Four<T> one = ((const Four<T>*)own.parts)[part * (COLUMNS * PADDED / 4) + f];
+            UNROLLED for (int e = 0; e < 4; ++e) grad.of[e] += one.of[e];
+        }
+        const Held& held = is_bias ? own.bias : own.weight;
+        Rate rate = own.rates[is_bias];
+        found |= held.move_four(is_bias ? unit : 4 * f, own.units - unit, grad, rate);
     }
     EACH_OF(i, BESIDE) {
         int unit = i / OUTPUTS;
@@ -351,7 +389,7 @@ BLOCK int work_on(Own& own, const T* parameter, long long steps, Losses& losses)
         } else if (s == 0 || own.start != before.start || own.valid != before.valid) {
             fetch_now(own);
         }
-        int me = threadIdx.x - 1, others = THREADS - 1;      // while the first thread waits
+        int me = threadIdx.x - LANES, others = THREADS - LANES;      // while the first warp waits
         auto get_ready = [&] {
             if (s) renew_rates(own, me, others);
             if (CHANGE) find_rows(own, after, me, others);
@@ -359,14 +397,14 @@ BLOCK int work_on(Own& own, const T* parameter, long long steps, Losses& losses)
         add_inputs(own);
         __syncthreads();
         if constexpr (SHARES == 1) {
-            EACH_OF(f, BATCH * PADDED / 4) activate(own, f, of_team(own, f));
-            if (threadIdx.x) get_ready();
+            EACH_OF(pair, PAIRS_OF_UNITS) activate(own, pair, of_team(own, pair));
+            if (threadIdx.x >= LANES) get_ready();
         } else {
-            Four<T>* to = (Four<T>*)at_sums(own, own.share);
-            EACH_OF(f, BATCH * PADDED / 4) to[f] = of_team(own, f);
+            Two* to = (Two*)at_sums(own, own.share);
+            EACH_OF(pair, PAIRS_OF_UNITS) to[pair] = of_team(own, pair);
             own.near.arrive();
             own.near.await(own.found, get_ready);
-            EACH_OF(f, BATCH * PADDED / 4) activate(own, f, of_shares(own, f));
+            EACH_OF(pair, PAIRS_OF_UNITS) activate(own, pair, of_shares(own, pair));
         }
         __syncthreads();
         add_units(own);

@@ -412,8 +412,8 @@ BLOCK Rate* published(const Here& here, long long step) {
 // Bring what the rest of a step needs into shared memory, by threads other than the first.
 BLOCK void renew(const Here& here, bool has_rates) {
     using Last = Layer<LAYERS>;
-    constexpr int words = 2 * LAYERS * sizeof(Rate) / sizeof(T), stride = THREADS - 1;
-    int me = threadIdx.x - 1;
+    constexpr int words = 2 * LAYERS * sizeof(Rate) / sizeof(T), stride = THREADS - LANES;
+    int me = threadIdx.x - LANES;
     SEVERAL for (int i = me; i < LAST * OUTPUTS; i += stride)
         here.head[i] = fresh(here.params + Last::WEIGHT + i);
     for (int j = me; j < OUTPUTS; j += stride)
@@ -456,7 +456,7 @@ BLOCK int work_on(Here& here, const T* parameter, long long steps) {
         all_back<LAYERS - 1>(here);
         int found = learn(here);
         if (found) atomicOr(here.gate.place, FOUND(STOPPED));
-        auto more = [&] { take_rows(here, threadIdx.x - 1, THREADS - 1); };
+        auto more = [&] { take_rows(here, threadIdx.x - LANES, THREADS - LANES); };
         if (meet(here, more) & FOUND(STOPPED)) return found;
     }
     return 0;

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from gpunet.device import Array
+from gpunet.kernels import REGISTRY
 from gpunet.kernels.activation import ACTIVATIONS
 from gpunet.kernels.loss import LOSSES
 from gpunet.kernels.registry import C_TYPES
@@ -128,7 +129,9 @@ class Network:
 
 
 def recognised(launches: Sequence[Launch]) -> Network | None:
-    """What a list computes; None where it is another kind of list."""
+    """What a list computes; None where it is another kind of list. Moves of single weights before
+    the others are passed over."""
+    launches = [each for each in launches if not _is_early(each)]
     known = LIST.fullmatch(" ".join(each.name for each in launches))
     if known is None or known["act"] not in ACTIVATIONS or known["loss"] not in LOSSES:
         return None
@@ -150,6 +153,14 @@ def recognised(launches: Sequence[Launch]) -> Network | None:
         layers,
         **{name: None if slot is None else slot.array for name, slot in given.items()},
     )
+
+
+def _is_early(launch: Launch) -> bool:
+    """Whether it moves a weight before the others, or shows what such moves found."""
+    kernel = REGISTRY.get(launch.name)
+    if kernel is None or "found" not in kernel.parameters:
+        return False
+    return launch.arguments[kernel.parameters.index("found")] is not None
 
 
 def _layers(forward: Sequence[Launch]) -> tuple[Layer, ...]:

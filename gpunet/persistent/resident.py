@@ -14,11 +14,11 @@ from gpunet.launches import Store, rounded
 from gpunet.persistent.plain import Network
 
 MOST_SHARES, MOST_UNITS, MOST_OUTPUTS = 16, 32, 32
-MOST_CLOCKS = 12_000
+MOST_CLOCKS = 15_000
 """Of a step, as expected. What takes longer is worth launches, or the tensor cores of tiles."""
-MULTIPLIED, LOADED, MEETING = 64, 48, 2_000
-"""Multiplications and bytes from other blocks that a block does in a clock, clocks of a meeting:
-half of what the units of an H100 can, and what meetings were seen to take there."""
+MULTIPLIED, LOADED, MEETING, BETWEEN = 64, 48, 1_900, 2_500
+"""Multiplications and bytes from other blocks that a block does in a clock, half of what the units
+of an H100 can; clocks of a meeting, and of all that a step has between these: estimates."""
 RATES = 40
 """Numbers that say how a step moves two layers' parameters."""
 APART = 32
@@ -60,7 +60,8 @@ class Resident:
         handed = self.strips * network.batch * network.outputs
         if self.shares > 1:
             handed += self.shares * network.batch * self.units
-        return products + word * handed / LOADED + MEETING * (1 + (self.shares > 1))
+        met = MEETING * (1 + (self.shares > 1))
+        return BETWEEN + products + word * handed / LOADED + met
 
     @property
     def shared_bytes(self) -> int:

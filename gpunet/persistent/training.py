@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from gpunet.device import Array
+from gpunet.device import Array, Device
 from gpunet.kernels.loss import LOSSES
 from gpunet.kernels.registry import source_text
 from gpunet.kernels.slots import THREADS
@@ -20,6 +20,8 @@ LEAST_STEPS = 50_000
 """It is compiled for the network's sizes, which takes as long as so many of its steps save."""
 MOST_MEETINGS = 1 << 30
 """Of all blocks in a launch: they are counted in so many bits."""
+WIDEST_LOAD = 16
+"""Bytes."""
 LEAST_BLOCKS = 2
 """One works, one keeps the books."""
 
@@ -33,6 +35,8 @@ def bound(
     most, room = store.device.room()
     network = recognised(launches) if most >= LEAST_BLOCKS else None
     if network is None or 1 < len(launches[0].arguments[2]) < LEAST_STEPS:
+        return None
+    if not _is_aligned(network, store.device):
         return None
     dtype = str(store.values.dtype)
     is_tf32 = store.device.precision == "tf32" and dtype == "float32"
@@ -97,6 +101,13 @@ class Persistent:
         self.reason = f"{type(reason).__name__}: {reason}".splitlines()[0]
         message = f"no launch of many steps, but one of each kernel: {self.reason}"
         warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def _is_aligned(network: Network, device: Device) -> bool:
+    """Whether rows of inputs in fours can be loaded by fours: a view of other data may begin
+    anywhere."""
+    width = min(4 * network.x.dtype.itemsize, WIDEST_LOAD)
+    return network.inputs % 4 > 0 or device.address(network.x) % width == 0
 
 
 def _paces(network: Network, store: Store) -> tuple[Array, Array]:
