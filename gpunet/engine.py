@@ -6,6 +6,8 @@ state lie in flat vectors. After that a step is the list, run (launches.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -26,14 +28,18 @@ from gpunet.random import Purpose
 PADDING = 128
 """On CUDA each parameter starts at a multiple of so many elements, of float32 and of bfloat16 alike
 where products load them widest."""
+LEAST_EARLY = 1 << 18
+"""Elements of a weight that is worth a move of its own, beside what is left of the way back."""
 Mode = Literal["train", "evaluate"]
 
 
 def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store:
     """The flat vectors of a network, with its present values and `slots` zeroed state vectors."""
     graph = network.graph
-    weights = {node.inputs[1] for node in graph.nodes if isinstance(node.gate, gates.MatMul)}
-    nodes = sorted(graph.parameters.values(), key=lambda node: node not in weights)
+    weights = [node.inputs[1] for node in graph.nodes if isinstance(node.gate, gates.MatMul)]
+    large = [node for node in weights[1:] if node.value.size >= LEAST_EARLY]
+    early = large if device.branches > 1 else []
+    nodes = sorted(graph.parameters.values(), key=lambda n: (n not in early, n not in weights))
     sizes = [node.value.size for node in nodes]
     room = [rounded(size, 1 if device.kind == "cpu" else PADDING) for size in sizes]
     ends = np.cumsum([0, *room]).tolist()
@@ -61,6 +67,7 @@ def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store
         device.asarray([paces[i].rate for i in first], np.float64),
         device.asarray([paces[i].decay for i in first], np.float64),
         device.zeros(values.shape, np.uint16) if is_narrow else None,
+        tuple(node.name for node in early),
     )
     made.renew_shadow()
     return made
@@ -99,6 +106,8 @@ def lower(
     for node in network.graph.nodes:
         work.forward(node, stop_at=network.prediction if feed.y is None else None)
     if optimizer is not None:
+        if clip_norm is None and rows == batch:
+            work.move_early(optimizer)
         for node in reversed(network.graph.nodes):
             work.backward(node)
         gradient = work.whole_gradient(batch)
@@ -111,7 +120,7 @@ class _Lowering:
 
     `firsts` has the first column of those that are windows of wider slots, `narrow` the bfloat16
     copies that products read; `repeated` which launches a micro-batch takes, and how many of them a
-    batch has.
+    batch has. `early` are the moves of weights that do not wait for the whole gradient.
     """
 
     def __init__(
@@ -134,6 +143,8 @@ class _Lowering:
         self.hyper = self.outside("hyper", device.zeros((16,), np.float64))
         self.table = self.key = self.clock
         self.repeated = slice(0), 1
+        self.early: dict[str, Callable[[], None]] = {}
+        self.faults: Slot | None = None
 
     def outside(self, name: str, array: Array) -> Slot:
         """A slot for an array that lives outside the arena."""
@@ -318,23 +329,44 @@ class _Lowering:
         self.repeated = slice(1, len(self.launches)), -(-batch // self.batch)
         return total
 
+    def move_early(self, optimizer: Optimizer) -> None:
+        """Have large weights move as soon as their gradient is there and nothing reads them any
+        more, beside what is left of the way back."""
+        found = self.store.device.zeros((len(self.store.early),), np.int64)
+        self.faults = self.outside("faults", found) if self.store.early else None
+        gradient = self.outside("grads", self.store.gradient)
+        for i, name in enumerate(self.store.early):
+            part, faults = self.store.views[name][0], self.outside("faults", found[i : i + 1])
+            self.early[name] = partial(self._move, optimizer, gradient, part, faults)
+
     def update(self, optimizer: Optimizer, gradient: Slot, clip: bool) -> None:
-        """Emit the move of all parameters at once."""
-        store, values = self.store, self.outside("params", self.store.values)
+        """Emit the move of all parameters that have not moved, at once."""
         if clip:
             squared = self.slot("squared_norm", (1,), "float64")
             self.launch(REGISTRY["squared_norm"], gradient, squared)
             self.launch(REGISTRY["clip"], squared, self.hyper)
-        state = (self.outside(f"state{i}", each) for i, each in enumerate(store.state))
-        segments = (
-            self.outside(name, getattr(store, name)) for name in ("starts", "rates", "decays")
-        )
-        given = (values, gradient, *state)
-        kernel, rest = optimizer.kernel, (*segments, self.hyper, self.clock)
+        left = [at.start for name, (at, _) in self.store.views.items() if name not in self.early]
+        self._move(optimizer, gradient, slice(min(left), gradient.size), None)
+        if self.faults is not None:
+            self.launch(REGISTRY["show_faults"], self.faults, self.clock)
+
+    def _move(self, optimizer: Optimizer, gradient: Slot, part: slice, faults: Slot | None) -> None:
+        """Emit the move of a part of the vectors; `faults`: where those that it finds wait."""
+        store, kernel = self.store, optimizer.kernel
+        vectors = {"params": store.values, "grads": gradient.array}
+        vectors |= {f"state{i}": each for i, each in enumerate(store.state)}
         if store.shadow is not None:
-            kernel = REGISTRY[f"{kernel.name}_narrow"]
-            given = (*given, self.outside("shadow", store.shadow))
-        self.launch(kernel, *given, *rest)
+            kernel, vectors["shadow"] = REGISTRY[f"{kernel.name}_narrow"], store.shadow
+        is_whole = part == slice(0, gradient.size)
+        arrays = [each if is_whole else each[part] for each in vectors.values()]
+        given = [*map(self.outside, vectors, arrays)]
+        names = ("starts", "rates", "decays")
+        given += map(self.outside, names, store.segments(part))
+        self.launch(kernel, *given, self.hyper, self.clock, faults)
+        if faults is not None:
+            moves = self.launches[-1]
+            writes = tuple(slot for slot in moves.writes if slot is not self.clock)
+            self.launches[-1] = replace(moves, writes=writes)
 
     def bind(self, prediction: Node, batch: int) -> LaunchList:
         """Give every slot its place, and every launch its arrays. Micro-batches find the slots of
@@ -420,6 +452,8 @@ def _matmul_backward(work: _Lowering, node: Node) -> None:
     if work.wants(x):
         dx = work.grads[x] = work.gradient(x)
         work.product(grad, work.values[w], dx, flip_b=True)
+    if w.name in work.early:
+        work.early[w.name]()
 
 
 def _add_forward(work: _Lowering, node: Node) -> None:

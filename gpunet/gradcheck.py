@@ -23,6 +23,7 @@ from gpunet.kernels import slots as at
 from gpunet.kernels.activation import PAIRS, PARAMETRIC
 from gpunet.kernels.loss import LOSSES
 from gpunet.kernels.narrow import nearest, widened
+from gpunet.kernels.update import SLOTS
 from gpunet.random import Purpose, bits, stream
 
 TOLERANCE = 1e-6
@@ -717,6 +718,11 @@ def _accumulate(bench: Bench) -> Difference:
     )
 
 
+def _show_faults(bench: Bench) -> Difference:
+    found = bench.run("show_faults", np.array([0, 4, 1]), _clock(FAULT=2))
+    return matches(found, {"found": np.zeros(3), "clock": _clock(FAULT=7)})
+
+
 def _narrow(bench: Bench) -> Difference:
     x = np.array([1.0, 257.0, 259.0, -3.1415926, 1e-30, 0.0], np.float32)
     found = bench.run("narrow", x, np.zeros(6, np.uint16))["y"]
@@ -752,12 +758,12 @@ def _update(name: str, is_narrow: bool = False) -> Callable[[Bench], Difference]
 
     def case(bench: Bench) -> Difference:
         p, g = bench.apart((7,), (7,))
-        slots = [np.abs(slot) for slot in bench.apart(*[(7,)] * (len(REGISTRY[name].outputs) - 2))]
+        slots = [np.abs(slot) for slot in bench.apart(*[(7,)] * len(SLOTS[name]))]
         starts, rates, decays = np.array([0, 3, 7]), np.array([1.0, 0.5]), np.array([0.0, 1.0])
         hyper = _hyper(LR=0.1, DECAY=0.2, BETA1=0.9, BETA2=0.99, EPSILON=1e-8, CLIP=0.5)
         hyper[[at.CORRECTION1, at.CORRECTION2]] = 1 - 0.9**3, 1 - 0.99**3
         shadow = [np.zeros(7, np.uint16)] if is_narrow else []
-        given = (p, g, *slots, *shadow, starts, rates, decays, hyper, _clock(STEP=3))
+        given = (p, g, *slots, *shadow, starts, rates, decays, hyper, _clock(STEP=3), None)
         found = bench.run(f"{name}_narrow" if is_narrow else name, *given)
         rate = SimpleNamespace(lr=np.repeat([0.1, 0.05], [3, 4]), c1=1 - 0.9**3, c2=1 - 0.99**3)
         wanted = UPDATES[name](rate, p, g / 2, np.repeat([0, 0.2], [3, 4]) * p, *slots)
@@ -848,5 +854,6 @@ KERNELS: dict[str, Callable[[Bench], Difference]] = {
     "clip": _clip,
     "tick": _tick,
     "micro_batch": _micro_batch,
+    "show_faults": _show_faults,
 }
 """Every kernel and what checks it."""

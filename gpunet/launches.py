@@ -105,10 +105,11 @@ class Launch:
 class Store:
     """A network's parameters on a device, flat: values, gradient, optimiser state.
 
-    The weights of products come first, since their gradients are made otherwise. Segments of equal
-    pace are listed by where they start. `statistics` are the running figures of batch norms. Both
-    layouts are by name, so what is saved does not depend on order. `shadow`: the values in
-    bfloat16, as their bits, where products take those.
+    The weights of products come first, since their gradients are made otherwise; of these, those
+    that may move `early`, before the gradient is whole. Segments of equal pace are listed by where
+    they start. `statistics` are the running figures of batch norms. Both layouts are by name, so
+    what is saved does not depend on order. `shadow`: the values in bfloat16, as their bits, where
+    products take those.
     """
 
     device: Device
@@ -121,11 +122,21 @@ class Store:
     rates: Array
     decays: Array
     shadow: Array | None = None
+    early: tuple[str, ...] = ()
 
     def slot(self, name: str, of: Literal["values", "gradient", "shadow"] = "values") -> Slot:
         where, shape = self.views[name]
         array, ending = getattr(self, of)[where].reshape(shape), _ENDINGS[of]
         return Slot(f"{name}{ending}", shape, str(array.dtype), array)
+
+    def segments(self, part: slice) -> tuple[Array, Array, Array]:
+        """starts, rates and decays of a part of the vectors, counted from where it starts."""
+        starts, rates, decays = map(self.device.to_host, (self.starts, self.rates, self.decays))
+        within = (starts[:-1] < part.stop) & (starts[1:] > part.start)
+        inner = np.clip(starts[:-1][within], part.start, None)
+        bounds = np.append(inner, part.stop) - part.start
+        asarray = self.device.asarray
+        return asarray(bounds, np.int64), asarray(rates[within]), asarray(decays[within])
 
     def weights(self) -> dict[str, np.ndarray]:
         """Copies on the host, by name."""

@@ -645,15 +645,49 @@ def update(
     }
     hyper = _hyper(clip=1.0 if sparse else 0.7)
     given = {"grad": grad, **segments, "hyper": hyper}
-    state = {"param": param, **dict(zip(kernel.outputs[1:-1], slots)), "clock": clock_at(STEP=3)}
+    state = {"param": param, **dict(zip(kernel.outputs[1:-2], slots)), "clock": clock_at(STEP=3)}
     after = _updated(name, given, state)
-    yield Case(kernel, "", given, after, state)
+    at_once: dict[str, Array | None] = {"found": None}
+    yield Case(kernel, "", given, after | at_once, state)
     stopped = {**state, "clock": clock_at(STEP=3, FAULT=at.FAULT_LOSS)}
-    yield Case(kernel, "after a fault", given, dict(stopped), stopped)
+    yield Case(kernel, "after a fault", given, stopped | at_once, stopped)
     if size > 2:
         both, bit = at.FAULT_GRADIENT | at.FAULT_PARAMETER, at.FAULT_GRADIENT
-        yield _faulty_update(name, kernel, given, state, {0: np.nan, -1: np.inf}, {1: np.nan}, both)
-        yield _faulty_update(name, kernel, given, state, {1: -np.inf}, {}, bit)
+        for case in (
+            _faulty_update(name, kernel, given, state, {0: np.nan, -1: np.inf}, {1: np.nan}, both),
+            _faulty_update(name, kernel, given, state, {1: -np.inf}, {}, bit),
+        ):
+            yield replace(case, expected=case.expected | at_once)
+            yield _waiting(case)
+    for found in (0, at.FAULT_GRADIENT):
+        waits = {"found": np.array([found])}
+        yield Case(kernel, f"beside {found}", given, after | waits, state | waits)
+    yield Case(kernel, "beside a fault", given, stopped | waits, stopped | waits)
+
+
+def _waiting(case: Case) -> Case:
+    """The same, but that faults wait beside the clock."""
+    clock = case.expected["clock"]
+    assert clock is not None
+    expected = {"clock": case.state["clock"], "found": clock[[at.FAULT]]}
+    return replace(
+        case,
+        label=f"{case.label} beside",
+        expected=case.expected | expected,
+        state=case.state | {"found": np.zeros(1, np.int64)},
+    )
+
+
+@maker("show_faults")
+def show_faults(
+    kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
+) -> Iterator[Case]:
+    found = rng.integers(0, 8, max(1, n))
+    clock = clock_at(STEP=3, FAULT=at.FAULT_LOSS if sparse else 0)
+    shown = clock.copy()
+    shown[at.FAULT] |= np.bitwise_or.reduce(found)
+    state = {"found": found, "clock": clock}
+    yield Case(kernel, "", {}, {"found": np.zeros_like(found), "clock": shown}, state)
 
 
 @maker(*(f"{name}_narrow" for name in reference.OPTIMIZERS))

@@ -19,8 +19,10 @@ from test_engine_cuda import ORDER
 from gpunet import branches
 from gpunet.config import Config
 from gpunet.device.cpu import Cpu
-from gpunet.launches import Feed, Launch, LaunchList, Slot, plan, windows
+from gpunet.launches import Feed, Launch, LaunchList, Slot, Store, plan, windows
 from gpunet.model import Network
+from gpunet.optim import OPTIMIZERS
+from gpunet.persistent.plain import recognised
 
 CHANGES: list[dict[str, Any]] = [
     {},
@@ -35,13 +37,16 @@ class Forked(Cpu):
     branches = 2
 
 
+TWO = Forked("numpy")
+
+
 def divided(
     task: str, config: Config, micro_batch: int | None = None, **changes: Any
 ) -> LaunchList:
     config = replace(config, **changes)
     network, x, y = build(task, config)
     feed = Feed(x, y, order=ORDER, weight=row_weights(config))
-    return lower(network, feed, config, 9, device=Forked("numpy"), micro_batch=micro_batch)[0]
+    return lower(network, feed, config, 9, device=TWO, micro_batch=micro_batch)[0]
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
@@ -60,7 +65,7 @@ def test_whatever_shares_memory_waits(task: str, config: Config, changes: dict[s
 @pytest.mark.parametrize("build", NETWORKS, ids=lambda build: build.__name__)
 def test_the_first_layers_of_tables_wait(build: Callable[[], Network]) -> None:
     network, (x, y) = build(), test_engine_columns.table()
-    launches, _ = lower(network, Feed(x, y), CONFIG, 9, device=Forked("numpy"))
+    launches, _ = lower(network, Feed(x, y), CONFIG, 9, device=TWO)
     check_plan(launches.launches, launches.arena_bytes)
 
 
@@ -206,3 +211,85 @@ def test_any_list_is_in_order(
     for slot, offset in places.items():
         slot.array = arena[offset : offset + slot.nbytes]
     check_order(found)
+
+
+# Weights that move before the whole gradient is there
+
+WIDER = replace(BASE, hidden=(9, 8, 7), lr=1e-2, weight_decay=0.1)
+MOVED = ("hidden2.weight", "hidden3.weight", "output.weight")
+
+
+def lowered(
+    config: Config, device: Cpu = TWO, micro_batch: int | None = None
+) -> tuple[LaunchList, Store]:
+    network, x, y = build("multiclass", config)
+    return lower(
+        network, Feed(x, y, order=ORDER), config, 9, device=device, micro_batch=micro_batch
+    )
+
+
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpunet.engine.LEAST_EARLY", 28)
+
+
+def moves(launches: LaunchList) -> list[Launch]:
+    return [each for each in launches.launches if "faults" in {w.name for w in each.writes}]
+
+
+@pytest.mark.usefixtures("early")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_large_weights_move_early_to_the_same_bits(name: str) -> None:
+    config = replace(WIDER, optimizer=name)
+    (found, store), (wanted, plain) = lowered(config), lowered(config, CPU)
+    *own, shown = moves(found)
+    assert store.early == MOVED
+    assert [each.branch for each in own] == [1, 1, 1]
+    assert [each.name for each in found.launches[-2:]] == [name, "show_faults"]
+    assert shown.branch == 0
+    check_order(found.launches)
+    check_plan(found.launches, found.arena_bytes)
+    for each in (found, wanted):
+        each.run(20)
+    assert found.clock.tolist() == wanted.clock.tolist()
+    for vector, expected in zip((store.values, *store.state), (plain.values, *plain.state)):
+        for key, value in plain.named(expected).items():
+            assert (store.named(vector)[key] == value).all(), key
+
+
+@pytest.mark.usefixtures("early")
+@pytest.mark.parametrize("lr", [1e308, 1e200])
+def test_what_early_moves_find_stops_the_next_step(lr: float) -> None:
+    """Other weights of the step move all the same, as they do at once."""
+    config = replace(WIDER, lr=lr, weight_decay=0.0)
+    (found, store), (wanted, plain) = lowered(config), lowered(config, CPU)
+    for each in (found, wanted):
+        each.run(6)
+    assert found.fault == wanted.fault != 0
+    assert found.clock.tolist() == wanted.clock.tolist()
+    for name, value in plain.weights().items():
+        np.testing.assert_array_equal(store.weights()[name], value, err_msg=name)
+
+
+@pytest.mark.usefixtures("early")
+@pytest.mark.parametrize("changes", [{"clip_norm": 1.0}, {"micro_batch": 4}], ids=str)
+def test_a_gradient_that_is_clipped_or_added_up_is_wanted_whole(changes: dict[str, Any]) -> None:
+    micro_batch = changes.pop("micro_batch", None)
+    launches, store = lowered(replace(WIDER, **changes), micro_batch=micro_batch)
+    assert store.early == MOVED
+    assert not moves(launches)
+
+
+def test_small_weights_and_those_of_a_cpu_move_at_once() -> None:
+    wide = replace(WIDER, hidden=(600, 600))
+    assert [lowered(config)[1].early for config in (WIDER, wide)] == [(), MOVED[:1]]
+    assert lowered(wide, CPU)[1].early == ()
+
+
+@pytest.mark.usefixtures("early")
+def test_early_moves_of_plain_layers_are_passed_over() -> None:
+    launches, _ = lowered(replace(WIDER, optimizer="adamw"))
+    assert moves(launches)
+    found = recognised(launches.launches)
+    assert found is not None
+    assert [each.weight for each in found.layers] == ["hidden1.weight", *MOVED]

@@ -201,6 +201,33 @@ def test_two_branches_give_the_bits_of_one(
             assert after(device, task, config, is_forked, micro_batch) == wanted
 
 
+@pytest.mark.parametrize("precision", ["fp64", "bf16"])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_weights_that_move_early_give_the_bits_of_others(
+    device: Cuda, monkeypatch: pytest.MonkeyPatch, name: str, precision: str
+) -> None:
+    device.precision = precision
+    config = replace(WIDE, hidden=(16, 24, 16), optimizer=name, dropout=0.3, weight_decay=0.1)
+    wanted = named_after(device, config)
+    monkeypatch.setattr(engine, "LEAST_EARLY", 64)
+    for device.cupy.is_late in (False, True):
+        assert named_after(device, config, moves=3) == wanted
+
+
+def named_after(device: Cuda, config: Config, moves: int = 0) -> dict[str, bytes]:
+    """Weights and state after some steps in two branches, by name; `moves` are early."""
+    dtype = "float32" if device.precision == "bf16" else "float64"
+    launches, store = step_list(device, config, dtype=dtype)
+    assert len(store.early) == moves
+    launches.replay.is_forked = True
+    launches.run(20)
+    assert launches.replay.is_forked
+    vectors = {"values": store.values, **dict(enumerate(store.state))}
+    found = {f"{v}.{n}": a for v, each in vectors.items() for n, a in store.named(each).items()}
+    found |= {"clock": launches.clock, "totals": launches.totals}
+    return {name: device.to_host(each).tobytes() for name, each in found.items()}
+
+
 def test_the_stand_in_tells_a_missing_wait(device: Cuda) -> None:
     """Each wait of a step, left out, is an error or another result, late or early."""
     turns = step_list(device, WIDE)[0].replay.fork.turns

@@ -18,6 +18,14 @@ KERNEL micro_batch(long long* clock, long long rows, long long batch) {
     clock[BEFORE] = before + by;
 }
 
+KERNEL show_faults(long long* found, long long* clock, long long size) {
+    if (threadIdx.x) return;
+    for (long long i = 0; i < size; ++i) {
+        clock[FAULT] |= found[i];
+        found[i] = 0;
+    }
+}
+
 KERNEL accumulate(const T* grad, T* total, const long long* clock, long long size) {
     bool is_first = clock[BEFORE] == 0;
     EACH(i, size) total[i] = is_first ? grad[i] : total[i] + grad[i];

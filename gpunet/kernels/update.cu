@@ -20,7 +20,8 @@ struct Segment {
 };
 
 #define FLAT const long long* starts, const double* rates, const double* decays, \
-    const double* hyper, long long* clock, T* work, long long size, long long segments
+    const double* hyper, long long* clock, long long* found, T* work, long long size, \
+    long long segments
 
 BLOCK bool is_wide(const void* a, const void* b, const void* c, const void* d, const void* e) {
     return (((unsigned long long)a | (unsigned long long)b | (unsigned long long)c |
@@ -61,12 +62,13 @@ BLOCK void update(T* param, const T* grad, T* first, T* second, unsigned short* 
         if (first) first[i] = a;
         if (second) second[i] = b;
     }
-    report(clock, fault);
+    if (!found) return report(clock, fault);
+    if (fault) atomicOr((unsigned long long*)found, (unsigned long long)fault);
 }
 
 #define UPDATE(name, first, second, shadow) \
     { update<name##_step>(param, grad, first, second, shadow, starts, rates, decays, hyper, clock, \
-                          work, size, segments); }
+                          found, work, size, segments); }
 #define OPTIMISER(name, slots, first, second) \
     KERNEL name(T* param, const T* grad, slots FLAT) UPDATE(name, first, second, nullptr) \
     KERNEL name##_narrow(T* param, const T* grad, slots unsigned short* shadow, FLAT) \

@@ -4,7 +4,8 @@ param and grad (P,), then the optimiser's slots (P,). Segment j is [starts[j], s
 rate is hyper[LR] * rates[j], its decay hyper[DECAY] * decays[j]. Gradients are first multiplied by
 hyper[CLIP]. Decay is added to the gradient (coupled), or shrinks the parameter (decoupled: adamw
 and lion). After a fault nothing is written. A gradient or a new parameter that is not finite sets a
-fault bit, and that element stays as it was.
+fault bit, and that element stays as it was. The bits are put into the clock; or, while other
+parameters of the step are still to be moved, into found (1,) int64, for `show_faults`.
 """
 
 from collections.abc import Callable, Sequence
@@ -88,10 +89,11 @@ def sgd(
     decays: Array,
     hyper: Array,
     clock: Array,
+    found: Array | None,
     work: Array,
 ) -> Run:
     """p -= lr * g."""
-    return _update(Rule(_sgd), param, grad, (), starts, rates, decays, hyper, clock, work)
+    return _update(Rule(_sgd), param, grad, (), starts, rates, decays, hyper, clock, found, work)
 
 
 def momentum(
@@ -103,11 +105,14 @@ def momentum(
     decays: Array,
     hyper: Array,
     clock: Array,
+    found: Array | None,
     work: Array,
 ) -> Run:
     """v = beta1 * v + g; p -= lr * v."""
     slots = (velocity,)
-    return _update(Rule(_momentum), param, grad, slots, starts, rates, decays, hyper, clock, work)
+    return _update(
+        Rule(_momentum), param, grad, slots, starts, rates, decays, hyper, clock, found, work
+    )
 
 
 def nesterov(
@@ -119,11 +124,14 @@ def nesterov(
     decays: Array,
     hyper: Array,
     clock: Array,
+    found: Array | None,
     work: Array,
 ) -> Run:
     """v = beta1 * v + g; p -= lr * (g + beta1 * v)."""
     slots = (velocity,)
-    return _update(Rule(_nesterov), param, grad, slots, starts, rates, decays, hyper, clock, work)
+    return _update(
+        Rule(_nesterov), param, grad, slots, starts, rates, decays, hyper, clock, found, work
+    )
 
 
 def rmsprop(
@@ -135,11 +143,14 @@ def rmsprop(
     decays: Array,
     hyper: Array,
     clock: Array,
+    found: Array | None,
     work: Array,
 ) -> Run:
     """s = beta2 * s + (1 - beta2) * g²; p -= lr * g / (sqrt(s) + epsilon)."""
     slots = (square,)
-    return _update(Rule(_rmsprop), param, grad, slots, starts, rates, decays, hyper, clock, work)
+    return _update(
+        Rule(_rmsprop), param, grad, slots, starts, rates, decays, hyper, clock, found, work
+    )
 
 
 def adam(
@@ -152,12 +163,15 @@ def adam(
     decays: Array,
     hyper: Array,
     clock: Array,
+    found: Array | None,
     work: Array,
 ) -> Run:
     """m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g²;
     p -= lr * (m / c1) / (sqrt(v / c2) + epsilon), c1 and c2 the bias corrections."""
     slots = (first, second)
-    return _update(Rule(_adam), param, grad, slots, starts, rates, decays, hyper, clock, work)
+    return _update(
+        Rule(_adam), param, grad, slots, starts, rates, decays, hyper, clock, found, work
+    )
 
 
 def adamw(
@@ -170,11 +184,12 @@ def adamw(
     decays: Array,
     hyper: Array,
     clock: Array,
+    found: Array | None,
     work: Array,
 ) -> Run:
     """p -= lr * decay * p, then adam."""
     rule, slots = Rule(_adam, coupled=False), (first, second)
-    return _update(rule, param, grad, slots, starts, rates, decays, hyper, clock, work)
+    return _update(rule, param, grad, slots, starts, rates, decays, hyper, clock, found, work)
 
 
 def lion(
@@ -186,12 +201,23 @@ def lion(
     decays: Array,
     hyper: Array,
     clock: Array,
+    found: Array | None,
     work: Array,
 ) -> Run:
     """p -= lr * decay * p + lr * sign(beta1 * m + (1 - beta1) * g);
     m = beta2 * m + (1 - beta2) * g; Chen et al., 2023."""
     rule, slots = Rule(_lion, coupled=False, is_blunt=True), (first,)
-    return _update(rule, param, grad, slots, starts, rates, decays, hyper, clock, work)
+    return _update(rule, param, grad, slots, starts, rates, decays, hyper, clock, found, work)
+
+
+def show_faults(found: Array, clock: Array) -> Run:
+    """Put the fault bits of found (k,), int64, into the clock; found is zero again."""
+
+    def run() -> None:
+        clock[FAULT] |= np.bitwise_or.reduce(found)
+        found.fill(0)
+
+    return run
 
 
 def tick(clock: Array, hyper: Array, table: Array, batch: int) -> Run:
@@ -289,6 +315,7 @@ def _update(
     decays: Array,
     hyper: Array,
     clock: Array,
+    found: Array | None,
     work: Array,
 ) -> Run:
     bounds, moved = starts.tolist(), (param, *slots)
@@ -305,7 +332,9 @@ def _update(
                 g = _gradient(rate, rule, tile)
                 rule.formula(rate, g, _shrunk(rate, rule, tile), tile.news, tile.spare)
                 fault |= _commit(rate, rule, tile, g)
-        if fault:
+        if found is not None:
+            found[0] |= fault
+        elif fault:
             clock[FAULT] |= fault
 
     return run
@@ -430,7 +459,7 @@ def _register(reference: Reference, *slots: str) -> Kernel:
     return register(
         reference,
         "update.cu",
-        outputs=" ".join(("param", *slots, "clock")),
+        outputs=" ".join(("param", *slots, "clock", "found")),
         typed_by="param",
         sizes=sizes,
         stages=(Stage(reference.__name__, lambda param, *rest: per_four(param)),),
@@ -459,7 +488,7 @@ def _narrowing(kernel: Kernel) -> Reference:
     at = kernel.parameters.index("starts")
 
     def reference(*given: Any) -> Run:
-        (param, *_), shadow, clock = given, given[at], given[-2]
+        (param, *_), shadow, clock = given, given[at], given[-3]
         step, copy = kernel.reference(*given[:at], *given[at + 1 :]), narrow(param, shadow)
 
         def run() -> None:
@@ -482,7 +511,7 @@ def _register_narrow(kernel: Kernel) -> Kernel:
         _narrowing(kernel),
         kernel.source,
         name=name,
-        outputs=" ".join((*kernel.outputs[:-1], "shadow", "clock")),
+        outputs=" ".join((*kernel.outputs, "shadow")),
         typed_by=kernel.typed_by,
         sizes=lambda *given: kernel.sizes(*given[:at], *given[at + 1 :]),
         stages=(Stage(name, kernel.stages[0].grid),),
@@ -493,7 +522,7 @@ def _register_narrow(kernel: Kernel) -> Kernel:
 NARROWING = {name: _register_narrow(kernel) for name, kernel in OPTIMIZERS.items()}
 """The same for products of bfloat16."""
 
-SLOTS = {name: kernel.outputs[1:-1] for name, kernel in OPTIMIZERS.items()}
+SLOTS = {name: kernel.outputs[1:-2] for name, kernel in OPTIMIZERS.items()}
 """Name of the optimiser → the names of its slots."""
 
 TICK = register(
@@ -503,6 +532,14 @@ TICK = register(
     typed_by=None,
     sizes=lambda clock, hyper, table, batch: (len(table),),
     stages=(Stage("tick", one_block),),
+)
+SHOW_FAULTS = register(
+    show_faults,
+    "clock.cu",
+    outputs="found clock",
+    typed_by=None,
+    sizes=lambda found, clock: (len(found),),
+    stages=(Stage("show_faults", one_block),),
 )
 SQUARED_NORM = register(
     squared_norm,
