@@ -1,6 +1,8 @@
 // CUDA blocks that wait for each other, on one CPU thread: every CUDA thread is a fiber. One that
 // waits at __syncthreads() goes on when all of its block have come; one that looks at what other
-// blocks write lets them run first. Threads have no lanes. Shared memory holds NaN at first.
+// blocks write lets them run first. Threads have no lanes. Shared memory holds NaN at first. With a
+// `seed` threads run in an order by chance, now and then not at all, those of one block seldom: where
+// that changes a result, somebody did not wait.
 
 #include <stdlib.h>
 #include <string.h>
@@ -69,24 +71,35 @@ static const char* release(Fiber* first, int threads) {
     return nullptr;
 }
 
+static unsigned long long chance;
+
+static bool one_in(int n) {
+    chance ^= chance << 13, chance ^= chance >> 7, chance ^= chance << 17;
+    return (chance >> 20) % n == 0;
+}
+
 static const char* run(int blocks, int threads) {
+    int slow = chance % blocks, count = blocks * threads;
     for (int round = 0; round < MOST_ROUNDS; ++round) {
         int left = 0;
-        for (int i = 0; i < blocks * threads; ++i) {
-            Fiber& fiber = fibers[i];
-            if (!fiber.is_done && !fiber.waits) resume(fiber);
+        for (int i = 0; i < count; ++i) {
+            Fiber& fiber = fibers[chance ? (i * 7919ull + round) % count : i];
+            bool rests = chance && (fiber.block == slow ? !one_in(16) : one_in(3));
+            if (!fiber.is_done && !fiber.waits && !rests) resume(fiber);
             left += !fiber.is_done;
         }
         if (!left) return nullptr;
+        if (chance && one_in(40)) slow = chance % blocks;
         for (int b = 0; b < blocks; ++b)
-            if (const char* failure = release(fibers + b * threads, threads)) return failure;
+            if (!chance || one_in(2)) if (const char* failure = release(fibers + b * threads, threads)) return failure;
     }
     return "blocks wait for each other for ever";
 }
 
 // The reason why it failed, or null.
 static const char* launch(void (*entry)(void**), void** given, int blocks, int threads,
-                          long long bytes) {
+                          long long bytes, unsigned long long seed) {
+    chance = seed * 0x9E3779B97F4A7C15ull;
     blockDim = {(unsigned)threads, 1, 1};
     gridDim = {(unsigned)blocks, 1, 1};
     kernel = entry, arguments = given;
@@ -121,7 +134,7 @@ static const char* launch(void (*entry)(void**), void** given, int blocks, int t
 
 }
 
-static unsigned seen_now(const unsigned* place) {
+template <class V> static V seen_now(const V* place) {
     meeting::leave(false);
-    return *(volatile const unsigned*)place;
+    return *place;
 }

@@ -20,7 +20,8 @@ ALONE = """
 #define seen(place) seen_now(place)
 #define count_in(place) (++*(place))
 #define fresh(place) (*(place))
-#define fresh_two(place) (*(place))
+#define received(place) seen_now(place)
+#define post(place, packets) (*(place) = (packets))
 #define fresh_four(to, place) for (int e = 0; e < 4; ++e) to[e] = (place)[e]
 #define DYNAMIC(name) double* name = (double*)block_memory
 #define SYNC_LANES()
@@ -28,11 +29,12 @@ ALONE = """
 
 
 class Meeting(Emulated):
-    """`blocks` run at once, at most; `launches` has the steps of each launch."""
+    """`blocks` run at once, at most; `launches` has the steps of each launch. With a `seed` threads
+    run in an order by chance."""
 
-    def __init__(self, blocks: int = 4, lanes: int = 1) -> None:
+    def __init__(self, blocks: int = 4, lanes: int = 1, seed: int = 0) -> None:
         super().__init__()
-        self.blocks, self.lanes = blocks, lanes
+        self.blocks, self.lanes, self.seed = blocks, lanes, seed
         self.launches: list[int] = []
 
     def room(self) -> tuple[int, int]:
@@ -59,7 +61,8 @@ class Meeting(Emulated):
             slots = (ctypes.c_uint64 * len(values))(*values)
             run = getattr(library, f"run_{entry}")
             run.restype = ctypes.c_char_p
-            failure = run(slots, grid[0], threads, ctypes.c_longlong(shared))
+            numbers = (ctypes.c_longlong(shared), ctypes.c_ulonglong(self.seed))
+            failure = run(slots, grid[0], threads, *numbers)
             if failure:
                 raise RuntimeError(f"{entry}: {failure.decode()}")
 
@@ -86,6 +89,7 @@ def _wrapper(entry: str, parameters: tuple[Any, ...]) -> str:
     values = ", ".join(f"({each.type})given[{i}]" for i, each in enumerate(parameters))
     return f"""
 static void call_{entry}(void** given) {{ {entry}({values}); }}
-extern "C" const char* run_{entry}(void** given, int blocks, int threads, long long bytes) {{
-    return meeting::launch(call_{entry}, given, blocks, threads, bytes);
+extern "C" const char* run_{entry}(void** given, int blocks, int threads, long long bytes,
+                                   unsigned long long seed) {{
+    return meeting::launch(call_{entry}, given, blocks, threads, bytes, seed);
 }}"""

@@ -1,6 +1,8 @@
 """One launch for many steps: what it computes is what the list does."""
 
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from math import ceil
 from typing import Any
@@ -127,6 +129,42 @@ def test_any_division_computes_the_same(
 
 
 @emulated
+@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize(("case", "units", "share"), [(0, 2, 4), (2, 5, 8), (7, 1, 4), (8, 0, 0)])
+def test_any_order_of_threads_and_blocks_computes_the_same(
+    case: int, units: int, share: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        training, "divided", lambda network, dtype, *given: as_divided(network, dtype, units, share)
+    )
+    if units == 0:  # tiles, whose lanes would have to add up what they have
+        monkeypatch.setattr(training, "divided", lambda *given: None)
+    lanes = 2 ** (seed % 3) if units else 1
+    agree(Meeting(lanes=lanes, seed=seed), *CASES[case], "float64", 1e-9)
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("case", "wait"), [(0, "while (!is_of(found[i], step))"), (8, "while ((now & COUNTED) < met)")]
+)
+def test_who_does_not_wait_is_caught(case: int, wait: str) -> None:
+    """By an order that is not that of the threads."""
+
+    class Hasty(Meeting):
+        def meeting(self, source: str, entry: str, *given: int) -> Callable[..., None]:
+            assert source.count(wait) == 1
+            return super().meeting(source.replace(wait, "while (false)"), entry, *given)
+
+    caught = 0
+    for seed in range(1, 5):
+        with suppress(AssertionError):
+            agree(Hasty(seed=seed), *CASES[case], "float64", 1e-9)
+            continue
+        caught += 1
+    assert caught > 2
+
+
+@emulated
 @pytest.mark.parametrize("rows", [7, 9, 23])
 @pytest.mark.parametrize(("inputs", "share"), [(1, 4), (10, 4), (10, 12), (16, 8), (21, 4)])
 def test_any_number_of_inputs_and_rows_is_divided(
@@ -160,11 +198,12 @@ def test_bytes_are_scaled_and_rows_may_lie_in_order(form: str) -> None:
 
 
 @emulated
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
 @pytest.mark.parametrize("lr", [1e308, 1e200])
-def test_what_is_not_finite_stops_it_as_it_stops_the_list(form: str, lr: float) -> None:
+def test_what_is_not_finite_stops_it_as_it_stops_the_list(form: str, lr: float, seed: int) -> None:
     """1e308 spoils weights at once; 1e200 gives weights with which the next loss is spoilt."""
     config = replace(ONE, lr=lr, weight_decay=0.0)
-    found, store = steps_of(Meeting(), "multiclass", config)
+    found, store = steps_of(Meeting(seed=seed), "multiclass", config)
     wanted, plain = steps_of(CPU, "multiclass", config)
     with np.errstate(all="ignore"):
         found.run(6)
@@ -349,7 +388,7 @@ def test_on_a_gpu(gpu: Any, form: str, task: str, config: Config, precision: str
     wanted, plain = steps_of(gpu, task, config, "float32")
     assert isinstance(found.replay, Persistent)
     if len(config.hidden) == 1:
-        assert found.replay.form.source == f"meetings.h {form}.cu"
+        assert found.replay.form.source == f"persistent.h {form}.cu"
     wanted.replay = wanted.replay.otherwise
     first, later = (1e-5, 1e-4) if precision == "fp32" else (1e-3, 1e-2)
     for steps, rtol in ((1, first), (4, first), (200, later)):

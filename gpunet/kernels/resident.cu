@@ -3,14 +3,18 @@
 // between them, and what the optimiser keeps of them, stay in its shared memory from the first step
 // to the last. The blocks of a strip hand each other what their inputs add to its units; strips, what
 // their units add to the outputs. Then every block has the whole loss, and all that its own gradients
-// want. What several blocks hold, the biases and the weights behind a strip, they move alike. The last
-// block is a clerk: it makes the rates of the next step while others work. The launch list is the
-// reference.
+// want. What several blocks hold, the biases and the weights behind a strip, they move alike. The
+// launch list is the reference.
 //
-// Given, beside what meetings.h wants: the sizes BATCH, INPUTS, HIDDEN; STRIPS, UNITS, SHARES, SHARE;
-// PARTS, how many sums single warps and threads make; whether rows CHANGE from step to step; GATES,
-// words, and how far APART strips meet; Layer<1> and Layer<2>; where RATES, SUMS and LOGITS lie in
-// `work`; SLOTS of the optimiser and MOVE; ACT and SLOPE, and whether the slope READS_INPUT.
+// Blocks do not meet: what they hand over goes in packets, each of a word and of a sign that says
+// which step it is of, so that who waits for a number waits for nothing else. A packet is written
+// again when all have read it: that of a strip after the next outputs, for which each block has given
+// a part; of outputs there are two, in turn.
+//
+// Given, beside what persistent.h wants: the sizes BATCH, INPUTS, HIDDEN; STRIPS, UNITS, SHARES, SHARE;
+// PARTS, how many sums single warps and threads make; whether rows CHANGE from step to step; Layer<1>
+// and Layer<2>; PACKETS in `signs`, and where LOGITS begin among them; SLOTS of the optimiser and
+// MOVE; ACT and SLOPE, and whether the slope READS_INPUT. `work` has the rates of all steps.
 
 HD constexpr int groups_of(int size, int group) { return (size + group - 1) / group; }
 HD constexpr int whole_fours(int size) { return 4 * groups_of(size, 4); }
@@ -18,13 +22,17 @@ HD constexpr int at_least(int least, int n) { return n < least ? least : n; }
 
 enum {
     PADDED = whole_fours(UNITS),
-    PAIRS_OF_UNITS = BATCH * PADDED / 2,
     FOURS = groups_of(BATCH, 4),           // of rows
     HEIGHT = 4 * (FOURS | 1),              // of a column of inputs: odd fours, which are in other banks
     COLUMNS = SHARE + 1,                   // of inputs, the last of ones
     WIDTH = OUTPUTS | 1,                   // of a row of outputs
     BESIDE = (UNITS + 1) * OUTPUTS,        // weights behind a strip, and the bias of the outputs
-    RESULTS = whole_fours(BATCH * OUTPUTS),
+    WORDS = T_BITS / 32,                   // of a number
+    FEW = 2 / WORDS,                       // numbers that are handed over at once
+    SUMS = BATCH * PADDED / FEW,
+    RESULTS = whole_fours(BATCH * OUTPUTS) / FEW,
+    SOME = STRIPS < 16 ? STRIPS : 16,      // strips, and results, that a thread waits for at once
+    ROUNDS = groups_of(RESULTS, THREADS) < 32 / SOME ? groups_of(RESULTS, THREADS) : 32 / SOME,
     // Rows that a warp takes at once, and how many warps divide the inputs of each among them.
     TILE_ROWS = 2 * LANES,
     ROW_TILES = groups_of(BATCH, TILE_ROWS),
@@ -36,6 +44,8 @@ enum {
     FORWARD_SUMS = TEAM * BATCH * PADDED,
     BACK_SUMS = CREW * COLUMNS * PADDED + HANDS * BESIDE,
     DOUBLES = THREADS * sizeof(double) / sizeof(T),
+    RATE_WORDS = 2 * LAYERS * sizeof(Rate) / sizeof(T),
+    HELD_WORDS = groups_of(RATE_WORDS, THREADS),
 };
 static_assert(FORWARD_SUMS <= PARTS && BACK_SUMS <= PARTS && DOUBLES <= PARTS, "no room for sums");
 
@@ -66,16 +76,83 @@ struct Held {
     }
 };
 
+// ---- What blocks hand over.
+
+// Two packets, of as many words of numbers.
+struct alignas(16) Packets { unsigned long long of[2]; };
+struct alignas(8) Few { T of[FEW]; };
+#define STOPPED 0x80000000u                // in a sign: something was not finite
+
+#ifndef received
+BLOCK Packets received(const Packets* place) {
+    Packets found;
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(found.of[0]), "=l"(found.of[1]) : "l"(place) : "memory");
+    return found;
+}
+BLOCK void post(Packets* place, Packets packets) {
+    asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};"
+                 : : "l"(place), "l"(packets.of[0]), "l"(packets.of[1]) : "memory");
+}
+BLOCK void post(unsigned long long* place, unsigned long long packet) {
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" : : "l"(place), "l"(packet) : "memory");
+}
+#endif
+
+BLOCK unsigned long long packet(unsigned word, unsigned sign) {
+    return word | (unsigned long long)sign << 32;
+}
+
+#if T_BITS == 32
+BLOCK Packets packed(Few few, unsigned sign) {
+    return {packet(bits_of(few.of[0]), sign), packet(bits_of(few.of[1]), sign)};
+}
+BLOCK Few unpacked(Packets from) {
+    return {from_bits((unsigned)from.of[0]), from_bits((unsigned)from.of[1])};
+}
+BLOCK void post_one(Packets* from, int i, T value, unsigned sign) {
+    post((unsigned long long*)from + i, packet(bits_of(value), sign));
+}
+#else
+BLOCK Packets packed(Few few, unsigned sign) {
+    unsigned long long bits = bits_of(few.of[0]);
+    return {packet((unsigned)bits, sign), packet((unsigned)(bits >> 32), sign)};
+}
+BLOCK Few unpacked(Packets from) {
+    return {from_bits((from.of[1] << 32) | (from.of[0] & 0xFFFFFFFFull))};
+}
+BLOCK void post_one(Packets* from, int i, T value, unsigned sign) {
+    post(from + i, packed({value}, sign));
+}
+#endif
+
+BLOCK bool is_of(Packets packets, unsigned step) {
+    return ((unsigned)(packets.of[0] >> 32) & ~STOPPED) == step &&
+           ((unsigned)(packets.of[1] >> 32) & ~STOPPED) == step;
+}
+
+// Wait for the packets of a step at(0) to at(count - 1). Whether one of them tells to stop.
+template <int count, class At> BLOCK bool receive(Few (&to)[count], unsigned step, const At& at) {
+    Packets found[count];
+    unsigned signs = 0;
+    UNROLLED for (int i = 0; i < count; ++i) found[i] = received(at(i));
+    UNROLLED for (int i = 0; i < count; ++i) {
+        while (!is_of(found[i], step)) found[i] = received(at(i));
+        signs |= (unsigned)(found[i].of[0] >> 32);
+        to[i] = unpacked(found[i]);
+    }
+    return signs & STOPPED;
+}
+
 // What a thread knows.
 struct Own : Batch {
     const Input* x;
     const Target* y;
     const int* order;
-    T* work;
-    Gate all, near;                        // meetings of all blocks, and of those of a strip
+    Packets* packets;
     int strip, share, units, inputs;       // the units and the inputs that there are of its own
-    double* hyper;                         // shared by a block, from here on
-    Wide *scale, *shift;
+    unsigned now;                          // the step, counted from the launch's first, 1
+    Wide *scale, *shift;                   // shared by a block, from here on
     Rate* rates;                           // of each layer's weight, and of its bias
     Held weight, bias, head, last;         // (SHARE, PADDED), (PADDED,), (UNITS, OUTPUTS), (OUTPUTS,)
     T *columns, *other;                    // (COLUMNS, HEIGHT) of this step's rows, and of the next's
@@ -83,19 +160,17 @@ struct Own : Batch {
     T* parts;                              // sums of single warps and threads
     Target *targets, *other_targets;
     int* rows;                             // of the step that is fetched
-    unsigned *found, *spoilt;
+    int *is_faulty, *is_spoilt, *is_over;  // this block's weights; the loss; some block's weights
 
-    BLOCK Own(const long long* clock, Gate all, Gate near) : Batch(clock), all(all), near(near) {}
+    BLOCK explicit Own(const long long* clock) : Batch(clock), now(0) {}
+    BLOCK unsigned sign() const { return *is_faulty ? now | STOPPED : now; }
 };
 
-BLOCK T* at_sums(const Own& own, int share) {
-    return own.work + SUMS + (own.strip * SHARES + share) * (BATCH * PADDED);
+BLOCK Packets* at_sums(const Own& own, int share) {
+    return own.packets + (own.strip * SHARES + share) * SUMS;
 }
-BLOCK T* at_logits(const Own& own, int strip) {
-    return own.work + LOGITS + (own.step % 2 * STRIPS + strip) * RESULTS;
-}
-BLOCK Rate* published(const Own& own, long long step) {
-    return (Rate*)(own.work + RATES) + step % 2 * 2 * LAYERS;
+BLOCK Packets* at_logits(const Own& own, int strip) {
+    return own.packets + LOGITS + (own.now % 2 * STRIPS + strip) * RESULTS;
 }
 
 // act(held, i, place): every parameter of this block and its place in the flat vectors; of those that
@@ -119,8 +194,8 @@ BLOCK void each_parameter(const Own& own, bool strip_s, bool network_s, const Ac
 
 // ---- The rows of a step.
 
-BLOCK void find_rows(const Own& own, const Batch& of, int first, int stride) {
-    for (int r = first; r < BATCH; r += stride) {
+BLOCK void find_rows(const Own& own, const Batch& of) {
+    EACH_OF(r, BATCH) {
         long long place = of.start + (r < of.valid ? r : 0);
         own.rows[r] = own.order ? own.order[place] : (int)place;
     }
@@ -128,12 +203,12 @@ BLOCK void find_rows(const Own& own, const Batch& of, int first, int stride) {
 
 // Bring this block's inputs of those rows, and all targets, into shared memory. Of rows that are not
 // valid, and behind the last input, there are zeros.
-BLOCK void fetch(const Own& own, const Batch& of, T* columns, Target* targets, int first, int stride) {
+BLOCK void fetch(const Own& own, const Batch& of, T* columns, Target* targets) {
     constexpr int fours = BATCH * (SHARE / 4);
-    _Pragma("unroll 1") for (int start = first; start < fours; start += AT_ONCE * stride) {
+    _Pragma("unroll 1") for (int start = threadIdx.x; start < fours; start += AT_ONCE * THREADS) {
         Four<Input> found[AT_ONCE] = {};
         UNROLLED for (int n = 0; n < AT_ONCE; ++n) {
-            int i = start + n * stride, column = own.share * SHARE + i / BATCH * 4;
+            int i = start + n * THREADS, column = own.share * SHARE + i / BATCH * 4;
             if (i >= fours) continue;
             const Input* from = own.x + own.rows[i % BATCH] * (long long)INPUTS + column;
             if constexpr (INPUTS % 4 == 0) {
@@ -144,7 +219,7 @@ BLOCK void fetch(const Own& own, const Batch& of, T* columns, Target* targets, i
             }
         }
         UNROLLED for (int n = 0; n < AT_ONCE; ++n) {
-            int i = start + n * stride, r = i % BATCH, k = i / BATCH * 4;
+            int i = start + n * THREADS, r = i % BATCH, k = i / BATCH * 4;
             if (i >= fours) continue;
             UNROLLED for (int j = 0; j < 4; ++j) {
                 bool is_there = r < of.valid && own.share * SHARE + k + j < INPUTS;
@@ -154,21 +229,21 @@ BLOCK void fetch(const Own& own, const Batch& of, T* columns, Target* targets, i
         }
     }
     constexpr int judged = BATCH * TARGETS;
-    _Pragma("unroll 1") for (int start = first; start < judged; start += AT_ONCE * stride) {
+    _Pragma("unroll 1") for (int start = threadIdx.x; start < judged; start += AT_ONCE * THREADS) {
         Target found[AT_ONCE];
         UNROLLED for (int n = 0; n < AT_ONCE; ++n) {
-            int i = inside(start + n * stride, judged);
+            int i = inside(start + n * THREADS, judged);
             found[n] = own.y[own.rows[i / TARGETS] * (long long)TARGETS + i % TARGETS];
         }
         UNROLLED for (int n = 0; n < AT_ONCE; ++n)
-            if (start + n * stride < judged) targets[start + n * stride] = found[n];
+            if (start + n * THREADS < judged) targets[start + n * THREADS] = found[n];
     }
 }
 
 BLOCK void fetch_now(Own& own) {
-    find_rows(own, own, threadIdx.x, THREADS);
+    find_rows(own, own);
     __syncthreads();
-    fetch(own, own, own.columns, own.targets, threadIdx.x, THREADS);
+    fetch(own, own, own.columns, own.targets);
     __syncthreads();
 }
 
@@ -200,64 +275,75 @@ BLOCK void add_inputs(const Own& own) {
     }
 }
 
-BLOCK Two of_team(const Own& own, int pair) {
-    Two total = ((const Two*)own.parts)[pair];
+BLOCK Few of_team(const Own& own, int i) {
+    Few total = ((const Few*)own.parts)[i];
     UNROLLED for (int part = 1; part < TEAM; ++part) {
-        Two other = ((const Two*)own.parts)[part * (BATCH * PADDED / 2) + pair];
-        total.of[0] += other.of[0], total.of[1] += other.of[1];
+        Few other = ((const Few*)own.parts)[part * SUMS + i];
+        UNROLLED for (int e = 0; e < FEW; ++e) total.of[e] += other.of[e];
     }
     return total;
 }
 
-BLOCK Two of_shares(const Own& own, int pair) {
-    Two found[SHARES], total = {};
+BLOCK Few of_shares(const Own& own, int i) {
+    Few found[SHARES], total = {};
+    receive(found, own.now, [&](int share) { return at_sums(own, share) + i; });
     UNROLLED for (int share = 0; share < SHARES; ++share)
-        found[share] = fresh_two((const Two*)at_sums(own, share) + pair);
-    UNROLLED for (int share = 0; share < SHARES; ++share)
-        total.of[0] += found[share].of[0], total.of[1] += found[share].of[1];
+        UNROLLED for (int e = 0; e < FEW; ++e) total.of[e] += found[share].of[e];
     return total;
 }
 
-// Two units of a row, from their sums.
-BLOCK void activate(const Own& own, int pair, Two z) {
-    Two y;
-    int row = 2 * pair / PADDED, unit = 2 * pair % PADDED;
-    UNROLLED for (int e = 0; e < 2; ++e) {
+// Some units of a row, from their sums.
+BLOCK void activate(const Own& own, int i, Few z) {
+    Few y;
+    int row = FEW * i / PADDED, unit = FEW * i % PADDED;
+    UNROLLED for (int e = 0; e < FEW; ++e) {
         z.of[e] += own.bias.at[unit + e];
         T value = ACT(z.of[e]);
         y.of[e] = unit + e < own.units && row < own.valid ? value : T(0);
     }
-    if (READS_INPUT) ((Two*)own.sums)[pair] = z;
-    ((Two*)own.hidden)[pair] = y;
+    if (READS_INPUT) ((Few*)own.sums)[i] = z;
+    ((Few*)own.hidden)[i] = y;
 }
 
 // What this strip's units add to the outputs: of every row, but each block of the strip has some.
-BLOCK void add_units(const Own& own) {
+BLOCK void add_units(const Own& own, unsigned sign) {
     constexpr int each = groups_of(BATCH, SHARES);
-    T* to = at_logits(own, own.strip);
+    Packets* to = at_logits(own, own.strip);
     EACH_OF(i, each * OUTPUTS) {
         int row = own.share * each + i / OUTPUTS, j = i % OUTPUTS;
         if (row >= BATCH) continue;
         T total = 0;
         UNROLLED for (int unit = 0; unit < UNITS; ++unit)
             total += own.hidden[row * PADDED + unit] * own.head.at[unit * OUTPUTS + j];
-        to[row * OUTPUTS + j] = total;
+        post_one(to, row * OUTPUTS + j, total, sign);
     }
+    if (own.share == 0)                    // behind the last row there is nothing
+        EACH_OF(i, FEW * RESULTS - BATCH * OUTPUTS) post_one(to, BATCH * OUTPUTS + i, T(0), sign);
 }
 
 BLOCK void add_strips(const Own& own) {
-    EACH_OF(f, RESULTS / 4) {
-        T total[4] = {};
-        _Pragma("unroll 16") for (int strip = 0; strip < STRIPS; ++strip) {
-            T found[4];
-            fresh_four(found, at_logits(own, strip) + 4 * f);
-            UNROLLED for (int e = 0; e < 4; ++e) total[e] += found[e];
+    bool is_over = false;
+    for (int start = threadIdx.x; start < RESULTS; start += ROUNDS * THREADS) {
+        Few totals[ROUNDS] = {};
+        _Pragma("unroll 1") for (int first = 0; first < STRIPS; first += SOME) {
+            Few found[ROUNDS * SOME];
+            is_over |= receive(found, own.now, [&](int n) {
+                return at_logits(own, inside(first + n % SOME, STRIPS)) +
+                       inside(start + n / SOME * THREADS, RESULTS);
+            });
+            UNROLLED for (int n = 0; n < ROUNDS * SOME; ++n)
+                if (first + n % SOME < STRIPS)
+                    UNROLLED for (int e = 0; e < FEW; ++e)
+                        totals[n / SOME].of[e] += found[n].of[e];
         }
-        UNROLLED for (int e = 0; e < 4; ++e) {
-            int i = 4 * f + e, j = i % OUTPUTS;
-            if (i < BATCH * OUTPUTS) own.outs[i / OUTPUTS * WIDTH + j] = total[e] + own.last.at[j];
-        }
+        UNROLLED for (int n = 0; n < ROUNDS; ++n)
+            UNROLLED for (int e = 0; e < FEW; ++e) {
+                int i = FEW * (start + n * THREADS) + e, j = i % OUTPUTS;
+                if (i < BATCH * OUTPUTS)
+                    own.outs[i / OUTPUTS * WIDTH + j] = totals[n].of[e] + own.last.at[j];
+            }
     }
+    if (is_over) *own.is_over = 1;
 }
 
 // Of a thread's rows: in the last step, and in all; and how many rows there were.
@@ -281,7 +367,7 @@ BLOCK void judge(const Own& own, const T* parameter, Losses& losses) {
         const Target* target = own.targets + r * TARGETS;
         T scale = T(1) / batch_rows(own.valid);
         T loss = row_loss<1>(outs, target, target[0], parameter, scale, right);
-        if (!is_finite(loss)) *own.spoilt = 1;
+        if (!is_finite(loss)) *own.is_spoilt = 1;
         losses.now += loss;
         losses.hits += right && loss == loss;
     }
@@ -363,24 +449,36 @@ BLOCK int learn(const Own& own) {
     return found;
 }
 
-BLOCK void renew_rates(const Own& own, int first, int stride) {
-    constexpr int words = 2 * LAYERS * sizeof(Rate) / sizeof(T);
-    const T* from = (const T*)published(own, own.step);
-    for (int i = first; i < words; i += stride) ((T*)own.rates)[i] = fresh(from + i);
-}
+// The rates of a step, on their way to shared memory: they are loaded a step before.
+struct Coming {
+    T words[HELD_WORDS];
+
+    BLOCK void load(const T* work, long long step) {
+        UNROLLED for (int n = 0; n < HELD_WORDS; ++n)
+            words[n] = work[step * RATE_WORDS + inside(threadIdx.x + n * THREADS, RATE_WORDS)];
+    }
+    BLOCK void put(Rate* rates) const {
+        UNROLLED for (int n = 0; n < HELD_WORDS; ++n)
+            if (threadIdx.x + n * THREADS < RATE_WORDS)
+                ((T*)rates)[threadIdx.x + n * THREADS] = words[n];
+    }
+};
 
 template <class X> BLOCK void swap(X& a, X& b) {
     X was = a;
     a = b, b = was;
 }
 
-// A fault of one step is found at the meeting of all in the next, which is then given up: nothing of
-// it has been kept.
-BLOCK int work_on(Own& own, const T* parameter, long long steps, Losses& losses) {
+// A fault of one step is seen by all in the outputs of the next, which is then given up: nothing of it
+// has been kept.
+BLOCK int work_on(Own& own, const T* work, const T* parameter, long long steps, Losses& losses) {
     int fault = 0;
+    Coming rates;
+    rates.load(work, 0);
     for (long long s = 0; s < steps; ++s) {
         Batch before = own;
         own.advance();
+        ++own.now;
         Batch after = own;
         after.advance();
         if (s && CHANGE) {
@@ -389,62 +487,40 @@ BLOCK int work_on(Own& own, const T* parameter, long long steps, Losses& losses)
         } else if (s == 0 || own.start != before.start || own.valid != before.valid) {
             fetch_now(own);
         }
-        int me = threadIdx.x - LANES, others = THREADS - LANES;      // while the first warp waits
-        auto get_ready = [&] {
-            if (s) renew_rates(own, me, others);
-            if (CHANGE) find_rows(own, after, me, others);
-        };
+        rates.put(own.rates);
+        rates.load(work, s + 1 < steps ? s + 1 : s);
+        unsigned sign = own.sign();
         add_inputs(own);
         __syncthreads();
         if constexpr (SHARES == 1) {
-            EACH_OF(pair, PAIRS_OF_UNITS) activate(own, pair, of_team(own, pair));
-            if (threadIdx.x >= LANES) get_ready();
+            EACH_OF(i, SUMS) activate(own, i, of_team(own, i));
+            if (CHANGE) find_rows(own, after);
         } else {
-            Two* to = (Two*)at_sums(own, own.share);
-            EACH_OF(pair, PAIRS_OF_UNITS) to[pair] = of_team(own, pair);
-            own.near.arrive();
-            own.near.await(own.found, get_ready);
-            EACH_OF(pair, PAIRS_OF_UNITS) activate(own, pair, of_shares(own, pair));
+            EACH_OF(i, SUMS) post(at_sums(own, own.share) + i, packed(of_team(own, i), sign));
+            if (CHANGE) find_rows(own, after);
+            EACH_OF(i, SUMS) activate(own, i, of_shares(own, i));
         }
         __syncthreads();
-        add_units(own);
-        own.all.arrive();
-        auto fetch_next = [&] {
-            if (CHANGE) fetch(own, after, own.other, own.other_targets, me, others);
-        };
-        if (own.all.await(own.found, fetch_next) & FOUND(before.step & 1)) return fault;
-
+        add_units(own, sign);
+        if (CHANGE) fetch(own, after, own.other, own.other_targets);
         add_strips(own);
         __syncthreads();
+        if (*own.is_over) {
+            (Batch&)own = before;
+            return fault;
+        }
         judge(own, parameter, losses);
         __syncthreads();
-        if (*own.spoilt) {
-            if (threadIdx.x == 0) atomicOr(own.all.place, FOUND(own.step & 1));
-            if (s + 1 < steps) own.all.arrive();
-            return FAULT_LOSS;
-        }
+        if (*own.is_spoilt) return FAULT_LOSS;
         back(own);
         __syncthreads();
         add_gradients(own);
         __syncthreads();
         fault = learn(own);
-        if (fault) atomicOr(own.all.place, FOUND(own.step & 1));
+        if (fault) *own.is_faulty = 1;
         __syncthreads();
     }
     return fault;
-}
-
-BLOCK void keep_books(Own& own, const Book& book, long long steps) {
-    for (long long s = 0; s < steps; ++s) {
-        Batch next = own;
-        next.advance();
-        if (threadIdx.x == 0)
-            book.set_rates(own.hyper, next.step + 1, published(own, next.step + 1));
-        own.all.arrive();
-        if (own.all.await(own.found, [] {}) & FOUND(own.step & 1)) break;
-        (Batch&)own = next;
-    }
-    if (threadIdx.x == 0) book.set_rates(own.hyper, own.step, own.rates);
 }
 
 // ---- Shared memory, as a chain of arrays.
@@ -461,8 +537,7 @@ BLOCK Held held(T*& end, int size) {
 }
 
 BLOCK void lay_out(Own& own, double* memory) {
-    own.hyper = memory;
-    own.scale = (Wide*)(memory + 16);
+    own.scale = (Wide*)memory;
     own.shift = own.scale + SCALED * SHARE;
     own.rates = (Rate*)(own.shift + SCALED * SHARE);
     T *start = (T*)(own.rates + 2 * LAYERS), *end = start;
@@ -480,63 +555,52 @@ BLOCK void lay_out(Own& own, double* memory) {
     own.targets = (Target*)laid(end, BATCH * TARGETS);
     own.other_targets = CHANGE ? (Target*)laid(end, BATCH * TARGETS) : own.targets;
     own.rows = (int*)end;
-    own.found = (unsigned*)(own.rows + BATCH);
-    own.spoilt = own.found + 1;
+    own.is_faulty = own.rows + BATCH;
+    own.is_spoilt = own.is_faulty + 1;
+    own.is_over = own.is_spoilt + 1;
     EACH_OF(i, end - start) start[i] = 0;
-    if (threadIdx.x == 0) *own.spoilt = 0;
+    if (threadIdx.x == 0) *own.is_faulty = *own.is_spoilt = *own.is_over = 0;
     __syncthreads();
     EACH_OF(r, BATCH) own.columns[SHARE * HEIGHT + r] = own.other[SHARE * HEIGHT + r] = 1;
 }
 
-KERNEL persistent_open(unsigned* gates) {
-    EACH_OF(i, GATES) gates[i] = 0;
+// No packet is of any step; and the rates of all steps.
+KERNEL persistent_open(GIVEN) {
+    Book book = {table, paces, decays, entries};
+    EACH(i, PACKETS) ((Packets*)signs)[i] = {};
+    EACH(s, steps) {
+        double own[16];
+        for (int i = 0; i < 16; ++i) own[i] = hyper[i];
+        book.set_rates(own, clock[STEP] + 1 + s, (Rate*)(work + s * RATE_WORDS));
+    }
 }
 
-KERNEL persistent_train(const Input* x, const Target* y, const double* scale, const double* shift,
-                        const int* order, T* params, T* first, T* second, const double* paces,
-                        const double* decays, double* hyper, const double* table, long long* clock,
-                        const T* parameter, double* totals, T* work, unsigned* gates,
-                        long long steps, long long entries) {
+KERNEL persistent_train(GIVEN) {
     if (clock[FAULT]) return;
     DYNAMIC(memory);
-    bool is_clerk = blockIdx.x == STRIPS * SHARES;
-    int strip = blockIdx.x / SHARES;
-    Own own(clock, {gates, gridDim.x, 0}, {gates + (1 + strip) * APART, SHARES, 0});
-    own.x = x, own.y = y, own.order = order, own.work = work;
-    own.strip = strip, own.share = blockIdx.x % SHARES;
-    own.units = HIDDEN - strip * UNITS < UNITS ? HIDDEN - strip * UNITS : UNITS;
+    Own own(clock);
+    own.x = x, own.y = y, own.order = order, own.packets = (Packets*)signs;
+    own.strip = blockIdx.x / SHARES, own.share = blockIdx.x % SHARES;
+    own.units = HIDDEN - own.strip * UNITS < UNITS ? HIDDEN - own.strip * UNITS : UNITS;
     own.inputs = INPUTS - own.share * SHARE < SHARE ? INPUTS - own.share * SHARE : SHARE;
     lay_out(own, memory);
-    EACH_OF(i, 16) own.hyper[i] = hyper[i];
-    __syncthreads();
-    Book book = {table, paces, decays, entries};
-    if (is_clerk) {
-        keep_books(own, book, steps);
-        if (threadIdx.x == 0) {
-            clock[STEP] = own.step, clock[START] = own.start, clock[VALID] = own.valid;
-            for (int i = 0; i < 16; ++i) hyper[i] = own.hyper[i];
-        }
-        report(clock, 0);
-        return;
-    }
-    T* vectors[3] = {params, first, second};
     EACH_OF(k, SCALED * own.inputs) {
         own.scale[k] = Wide(scale ? scale[own.share * SHARE + k] : 1.0);
         own.shift[k] = Wide(shift ? shift[own.share * SHARE + k] : 0.0);
     }
+    T* vectors[3] = {params, first, second};
     each_parameter(own, true, true, [&](const Held& held, int i, long long place) {
         UNROLLED for (int v = 0; v <= SLOTS; ++v) held.at[v * held.size + i] = vectors[v][place];
     });
-    if (threadIdx.x == 0) book.set_rates(own.hyper, own.step + 1, own.rates);
     __syncthreads();
 
     Losses losses = {};
-    int fault = work_on(own, parameter, steps, losses);
-    bool is_first = own.share == 0;
-    each_parameter(own, is_first, is_first && strip == 0, [&](const Held& held, int i, long long place) {
+    int fault = work_on(own, work, parameter, steps, losses);
+    bool is_first = own.share == 0, is_one = blockIdx.x == 0;
+    each_parameter(own, is_first, is_one, [&](const Held& held, int i, long long place) {
         UNROLLED for (int v = 0; v <= SLOTS; ++v) vectors[v][place] = held.at[v * held.size + i];
     });
-    if (blockIdx.x == 0) {
+    if (is_one) {
         double* shared = (double*)own.parts;
         __syncthreads();
         double now = summed(losses.now, threadIdx.x, THREADS, 1, shared);
@@ -545,6 +609,9 @@ KERNEL persistent_train(const Input* x, const Target* y, const double* scale, co
         if (threadIdx.x == 0) {
             totals[0] = now / batch_rows(losses.valid);
             totals[1] += sum, totals[2] += hits, totals[3] += losses.rows;
+            clock[STEP] = own.step, clock[START] = own.start, clock[VALID] = own.valid;
+            Book book = {table, paces, decays, entries};
+            book.set_rates(hyper, own.step, own.rates);
         }
     }
     report(clock, fault);

@@ -5,7 +5,7 @@
 // last block is a clerk: it has no tiles, but sums up losses and makes the rates of the next step
 // while others work. The launch list is the reference.
 //
-// Given, beside what meetings.h wants: the sizes BATCH, INPUTS and LAST (units before the outputs);
+// Given, beside what persistent.h wants: the sizes BATCH, INPUTS and LAST (units before the outputs);
 // Layer<1> to Layer<LAYERS>; SLOTS of the optimiser and MOVE; ACT and SLOPE, and whether the slope
 // READS_INPUT; whether products round to TF32.
 
@@ -25,7 +25,51 @@ enum { MOST_HELD = 8 };
 
 HD constexpr int tiles_of(int size, int tile) { return (size + tile - 1) / tile; }
 
-// What the judges and what the learners found (meetings.h).
+#ifndef seen
+BLOCK unsigned seen(const unsigned* place) {
+    unsigned value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(place) : "memory");
+    return value;
+}
+// What this thread knows of, by way of a barrier too, is seen by those that see the count.
+BLOCK void count_in(unsigned* place) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" : : "l"(place) : "memory");
+}
+#endif
+
+// ---- Meetings of blocks.
+
+// A fault that some block found, in a gate's word; blocks that look for the one kind may already
+// find the other.
+#define FOUND(kind) (0x40000000u << (kind))
+#define COUNTED 0x3FFFFFFFu
+
+// Where so many `members` meet. The word at `place` counts how many came so far.
+struct Gate {
+    unsigned *place, members, met;
+
+    // What this block did so far is done for the next meeting.
+    BLOCK void arrive() {
+        met += members;
+        __syncthreads();
+        if (threadIdx.x == 0) count_in(place);
+    }
+    // Wait until all have arrived; meanwhile warps other than the first do `more`. What was found,
+    // by way of `shared`.
+    template <class More> BLOCK unsigned await(unsigned* shared, const More& more) const {
+        if (threadIdx.x == 0) {
+            unsigned now = seen(place);
+            while ((now & COUNTED) < met) now = seen(place);
+            *shared = now & ~COUNTED;
+        } else if (threadIdx.x >= LANES) {
+            more();
+        }
+        __syncthreads();
+        return *shared;
+    }
+};
+
+// What the judges and what the learners found.
 enum { SPOILT = 0, STOPPED = 1 };
 
 // What a thread knows: where things lie, and the batch of the step.
@@ -498,20 +542,16 @@ BLOCK int keep_books(Here& here, const Book& book, double* totals, long long ste
     return is_spoilt ? FAULT_LOSS : 0;
 }
 
-KERNEL persistent_open(unsigned* gate) {
-    if (threadIdx.x == 0) gate[0] = 0;
+KERNEL persistent_open(GIVEN) {
+    if (threadIdx.x == 0) signs[0] = 0;
 }
 
-KERNEL persistent_train(const Input* x, const Target* y, const double* scale, const double* shift,
-                        const int* order, T* params, T* first, T* second, const double* paces,
-                        const double* decays, double* hyper, const double* table, long long* clock,
-                        const T* parameter, double* totals, T* work, unsigned* gate,
-                        long long steps, long long entries) {
+KERNEL persistent_train(GIVEN) {
     if (clock[FAULT]) return;
     DYNAMIC(memory);
     int workers = gridDim.x - 1;
     bool is_clerk = blockIdx.x == workers;
-    Here here(clock, {gate, gridDim.x, 0});
+    Here here(clock, {signs, gridDim.x, 0});
     here.x = x, here.y = y, here.order = order, here.work = work, here.workers = workers;
     here.params = params, here.first = first, here.second = second;
     here.hyper = memory;

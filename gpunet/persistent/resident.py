@@ -1,5 +1,5 @@
 """Plain networks of one hidden layer, trained for many steps in one launch: parameters stay in the
-shared memory of blocks, which meet once or twice a step. What kernels/resident.cu wants to know of
+shared memory of blocks, which hand each other sums. What kernels/resident.cu wants to know of
 a network, and how it is divided among blocks."""
 
 from collections.abc import Iterator
@@ -14,21 +14,22 @@ from gpunet.launches import Store, rounded
 from gpunet.persistent.plain import Network
 
 MOST_SHARES, MOST_UNITS, MOST_OUTPUTS = 16, 32, 32
+MOST_STEPS = 8192
+"""Of a launch: the rates of all of them are worked out before."""
 MOST_CLOCKS = 15_000
 """Of a step, as expected. What takes longer is worth launches, or the tensor cores of tiles."""
-MULTIPLIED, LOADED, MEETING, BETWEEN = 64, 48, 1_900, 2_500
+MULTIPLIED, LOADED, HANDED, BETWEEN = 64, 48, 1_300, 2_500
 """Multiplications and bytes from other blocks that a block does in a clock, half of what the units
-of an H100 can; clocks of a meeting, and of all that a step has between these: estimates."""
-RATES = 40
+of an H100 can; clocks until something handed over has arrived, and of all that a step has between
+these: estimates."""
+RATE_WORDS = 40
 """Numbers that say how a step moves two layers' parameters."""
-APART = 32
-"""Words between the places where blocks meet."""
 LANES = 32
 
 
 @dataclass(frozen=True)
 class Resident:
-    """`strips` of hidden units times `shares` of the inputs: a block each, and the clerk."""
+    """`strips` of hidden units times `shares` of the inputs: a block each."""
 
     network: Network
     dtype: str
@@ -36,16 +37,19 @@ class Resident:
     units: int
     shares: int
     share: int
-    source: ClassVar[str] = "meetings.h resident.cu"
-    meetings: ClassVar[int] = 1
+    source: ClassVar[str] = "persistent.h resident.cu"
+    opening: ClassVar[int] = 64
+    most_steps: ClassVar[int] = MOST_STEPS
 
     @property
     def blocks(self) -> int:
-        return self.strips * self.shares + 1
+        return self.strips * self.shares
 
     @property
-    def gates(self) -> int:
-        return (1 + self.strips) * APART
+    def is_possible(self) -> bool:
+        """Whether every block has rows whose outputs it begins: those of others wait for them."""
+        each = ceil(self.network.batch / self.shares)
+        return each * (self.shares - 1) < self.network.batch
 
     @property
     def changes(self) -> bool:
@@ -60,8 +64,8 @@ class Resident:
         handed = self.strips * network.batch * network.outputs
         if self.shares > 1:
             handed += self.shares * network.batch * self.units
-        met = MEETING * (1 + (self.shares > 1))
-        return BETWEEN + products + word * handed / LOADED + met
+        waited = HANDED * (1 + (self.shares > 1))
+        return BETWEEN + products + 2 * word * handed / LOADED + waited
 
     @property
     def shared_bytes(self) -> int:
@@ -73,9 +77,11 @@ class Resident:
         inputs = rounded(columns * 4 * (fours | 1), 4)
         rows = (1 + network.reads_input) * batch * padded + 4 * fours * padded
         outs, targets = rounded(batch * (outputs | 1), 4), rounded(batch * network.targets, 4)
-        numbers = RATES + (1 + network.slots) * held + buffers * (inputs + targets) + rows + outs
+        numbers = (
+            RATE_WORDS + (1 + network.slots) * held + buffers * (inputs + targets) + rows + outs
+        )
         scales = 2 * (network.wide_bytes or word) * self.share if network.is_scaled else 0
-        return 8 * 16 + scales + word * (numbers + self.parts) + 4 * (batch + 2)
+        return scales + word * (numbers + self.parts) + 4 * (batch + 3)
 
     @property
     def parts(self) -> int:
@@ -91,20 +97,24 @@ class Resident:
 
     @property
     def work(self) -> int:
-        """Elements that blocks hand to each other."""
-        return self._places()["END"]
+        """Elements of the rates of a launch."""
+        return MOST_STEPS * RATE_WORDS
 
-    def _places(self) -> dict[str, int]:
-        """Where the rates of two steps, sums of units and outputs of strips lie in `work`."""
-        batch, found = self.network.batch, {"RATES": 0, "SUMS": 2 * RATES}
-        sums = self.strips * self.shares * batch * rounded(self.units, 4)
-        found["LOGITS"] = found["SUMS"] + sums
-        outs = rounded(batch * self.network.outputs, 4)
-        found["END"] = found["LOGITS"] + 2 * self.strips * outs
-        return found
+    @property
+    def signs(self) -> int:
+        """Words of four bytes of all packets."""
+        return 4 * self._packets()[1]
+
+    def _packets(self) -> tuple[int, int]:
+        """Pairs of packets of the sums of units, and of all: a packet has a word of a number."""
+        batch, words = self.network.batch, np.dtype(self.dtype).itemsize // 4
+        sums = self.blocks * batch * rounded(self.units, 4) * words // 2
+        outs = rounded(batch * self.network.outputs, 4) * words // 2
+        return sums, sums + 2 * self.strips * outs
 
     def definitions(self, store: Store) -> str:
         """The names that the source leaves open."""
+        logits, packets = self._packets()
         names = {
             "HIDDEN": self.network.layers[0].outs,
             "STRIPS": self.strips,
@@ -113,9 +123,8 @@ class Resident:
             "SHARE": self.share,
             "PARTS": self.parts,
             "CHANGE": int(self.changes),
-            "GATES": self.gates,
-            "APART": APART,
-            **self._places(),
+            "PACKETS": packets,
+            "LOGITS": logits,
         }
         known = [each.places(store) for each in self.network.layers]
         return self.network.definitions(self.dtype, names, known)
@@ -128,8 +137,8 @@ def divided(network: Network, dtype: str, most: int, room: int) -> Resident | No
         return None
     found = [
         each
-        for each in _divisions(network, dtype, most - 1)
-        if each.shared_bytes <= room and each.clocks <= MOST_CLOCKS
+        for each in _divisions(network, dtype, most)
+        if each.is_possible and each.shared_bytes <= room and each.clocks <= MOST_CLOCKS
     ]
     return min(found, key=lambda each: each.clocks, default=None)
 

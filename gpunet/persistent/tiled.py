@@ -18,6 +18,8 @@ MOST_HEAD, MOST_INPUTS = 8192, 4096
 TILE_M, TILE_N, WARPS = 32, 16, THREADS // 32
 ALIGNMENT = 32
 """Elements, of each array in `work`."""
+MOST_MEETINGS = 1 << 30
+"""Of all blocks in a launch: they are counted in so many bits."""
 RATE_WORDS = 10
 """Numbers of a Rate (kernels/formulas.h)."""
 
@@ -31,8 +33,9 @@ class Tiled:
     is_tf32: bool
     most: int
     room: int
-    source: ClassVar[str] = "meetings.h tiled.cu"
-    gates: ClassVar[int] = 1
+    source: ClassVar[str] = "persistent.h tiled.cu"
+    opening: ClassVar[int] = 1
+    signs: ClassVar[int] = 1
 
     @property
     def is_apt(self) -> bool:
@@ -57,9 +60,9 @@ class Tiled:
         return max(forward, gradients, ceil(self.network.batch / WARPS)) + 1
 
     @property
-    def meetings(self) -> int:
-        """Of all blocks, in a step."""
-        return 2 * len(self.network.layers) - 1
+    def most_steps(self) -> int:
+        """Of a launch."""
+        return (MOST_MEETINGS - 1) // (self.blocks * (2 * len(self.network.layers) - 1))
 
     @property
     def head(self) -> int:

@@ -18,8 +18,6 @@ from gpunet.persistent.tiled import Tiled
 
 LEAST_STEPS = 50_000
 """It is compiled for the network's sizes, which takes as long as so many of its steps save."""
-MOST_MEETINGS = 1 << 30
-"""Of all blocks in a launch: they are counted in so many bits."""
 WIDEST_LOAD = 16
 """Bytes."""
 LEAST_BLOCKS = 2
@@ -58,16 +56,15 @@ class Persistent:
     ) -> None:
         device, network, dtype = store.device, form.network, form.dtype
         self.form, self.otherwise, self.reason = form, otherwise, ""
-        self.most_steps = (MOST_MEETINGS - 1) // (form.blocks * form.meetings)
         source = source_text(form.source, dtype, generated=form.definitions(store))
         self.open = device.launcher(source, "persistent_open")
         self.train = device.meeting(source, "persistent_train", form.blocks, form.shared_bytes)
-        self.gate = device.zeros((form.gates,), np.uint32)
+        signs = device.zeros((form.signs,), np.uint32)
         work = device.zeros((form.work,), dtype)
         data = (network.x, network.y, network.scale, network.shift, network.order)
         state = (*store.state, None, None)[:2]
         arrays = (*data, store.values, *state, *_paces(network, store), *_scalars(launches))
-        given = (*arrays, work, self.gate)
+        given = (*arrays, work, signs)
         self.pointers = tuple(np.uint64(0) if each is None else each for each in given)
         self.entries = np.int64(len(launches[0].arguments[2]))
 
@@ -76,7 +73,7 @@ class Persistent:
 
     def __call__(self, steps: int) -> None:
         while steps and not self.reason:
-            some = min(steps, self.most_steps)
+            some = min(steps, self.form.most_steps)
             try:
                 self._launch(some)
             except Exception as reason:
@@ -90,10 +87,10 @@ class Persistent:
     def _launch(self, steps: int) -> None:
         assert self.open is not None
         assert self.train is not None
-        block = (THREADS,)
-        self.open((1,), block, 0, (self.gate,))
+        form, block = self.form, (THREADS,)
         given = (*self.pointers, np.int64(steps), self.entries)
-        self.train((self.form.blocks,), block, self.form.shared_bytes, given)
+        self.open((form.opening,), block, 0, given)
+        self.train((form.blocks,), block, form.shared_bytes, given)
 
     def _give_up(self, reason: Exception) -> None:
         if self.otherwise is None:

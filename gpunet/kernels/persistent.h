@@ -1,10 +1,8 @@
-// What the kernels share whose blocks stay on the GPU for many steps of training and meet on the way:
-// lanes, meetings, inputs, the loss of a row, the rates of a step.
+// What the kernels share whose blocks stay on the GPU for many steps of training: lanes, inputs, the
+// loss of a row, the rates of a step, and what they are given.
 //
 // Given: OUTPUTS, LAYERS; the loss (SOFTMAX, or LOSS and LOSS_GRADIENT with CONSTANT), MEAN and
 // JUDGED; whether inputs are SCALED; Input and Target.
-
-struct alignas(2 * sizeof(T)) Two { T of[2]; };
 
 #ifndef LANES
 #define LANES 32
@@ -12,24 +10,7 @@ BLOCK T lane_sum(T x) {
     for (int step = LANES / 2; step; step /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
     return x;
 }
-BLOCK unsigned seen(const unsigned* place) {
-    unsigned value;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(place) : "memory");
-    return value;
-}
-// What this thread knows of, by way of a barrier too, is seen by those that see the count.
-BLOCK void count_in(unsigned* place) {
-    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" : : "l"(place) : "memory");
-}
 BLOCK T fresh(const T* place) { return __ldcg(place); }
-BLOCK Two fresh_two(const Two* place) {
-#if T_BITS == 32
-    float2 found = __ldcg((const float2*)place);
-#else
-    double2 found = __ldcg((const double2*)place);
-#endif
-    return {found.x, found.y};
-}
 BLOCK void fresh_four(T (&to)[4], const T* place) {
 #if T_BITS == 32
     float4 found = __ldcg((const float4*)place);
@@ -50,38 +31,6 @@ BLOCK void fresh_four(T (&to)[4], const T* place) {
 enum { AT_ONCE = 8 };
 
 HD constexpr int inside(int i, int size) { return i < size ? i : size - 1; }
-
-// ---- Meetings of blocks.
-
-// A fault that some block found, in a gate's word; blocks that look for the one kind may already
-// find the other.
-#define FOUND(kind) (0x40000000u << (kind))
-#define COUNTED 0x3FFFFFFFu
-
-// Where so many `members` meet. The word at `place` counts how many came so far.
-struct Gate {
-    unsigned *place, members, met;
-
-    // What this block did so far is done for the next meeting.
-    BLOCK void arrive() {
-        met += members;
-        __syncthreads();
-        if (threadIdx.x == 0) count_in(place);
-    }
-    // Wait until all have arrived; meanwhile warps other than the first do `more`. What was found,
-    // by way of `shared`.
-    template <class More> BLOCK unsigned await(unsigned* shared, const More& more) const {
-        if (threadIdx.x == 0) {
-            unsigned now = seen(place);
-            while ((now & COUNTED) < met) now = seen(place);
-            *shared = now & ~COUNTED;
-        } else if (threadIdx.x >= LANES) {
-            more();
-        }
-        __syncthreads();
-        return *shared;
-    }
-};
 
 // ---- Rows.
 
@@ -189,3 +138,9 @@ struct Book {
         for (int i = 0; i < 2 * LAYERS; ++i) rates[i] = rate_of(hyper, paces[i], decays[i]);
     }
 };
+
+// What both kernels of a source are given, the one that opens the way and the one that trains.
+#define GIVEN const Input *x, const Target *y, const double *scale, const double *shift, \
+    const int *order, T *params, T *first, T *second, const double *paces, const double *decays, \
+    double *hyper, const double *table, long long *clock, const T *parameter, double *totals, \
+    T *work, unsigned *signs, long long steps, long long entries
