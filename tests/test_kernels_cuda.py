@@ -178,7 +178,7 @@ class Mutant(Emulated):
         ("adam_narrow", "if (shadow) shadow[i] = narrowed((float)p);", "", "shadow"),
         ("gelu_dropped_forward", "if (y) y[i] = value;", "", "y"),
         ("gelu_dropped_forward", "words);\n        __syncthreads();", "words);", "dropped"),
-        ("gelu_dropped_backward", "along % LANES", "start % LANES", "dz"),
+        ("gelu_dropped_backward", "start + down * drift", "start", "dz"),
         ("parametric_selu_dropped_backward", "dropout.before + first", "first", "dz"),
         ("parametric_selu_dropped_backward", "+ tile.column - across", "", "dz"),
     ],

@@ -22,7 +22,8 @@ struct Dropout {
     }
     BLOCK T of(T x, const unsigned long long* words, unsigned lane) const {
         unsigned random = (unsigned)(words[lane / 4] >> (lane % 4 * 16)) & 65535u;
-        return random < kept ? x * scale : T(0);
+        T scaled = x * scale;                          // a choice: a branch would hold back loads
+        return random < kept ? scaled : T(0);
     }
 };
 
@@ -39,13 +40,14 @@ struct Mask {
     Dropout dropout;
     const unsigned long long* words;
     long long first;
-    unsigned start, across, width;
-    bool is_whole;
+    unsigned start, across, stride, drift;             // to the next row: in words, within a block
     BLOCK Mask(const Dropout& dropout, const Tile& tile, long long m, unsigned long long* words)
-        : dropout(dropout), words(words), first(tile.first), width(m) {
+        : dropout(dropout), words(words), first(tile.first) {
         static_assert(BLOCKS * TILE_ROUNDS <= TILE_COLUMNS, "more blocks than threads");
-        is_whole = m <= tile.columns;
+        bool is_whole = m <= tile.columns;
         across = threadIdx.x & (tile.columns - 1);
+        stride = is_whole ? m : BLOCKS * LANES;
+        drift = is_whole ? 0 : m;
         long long run = is_whole ? 0 : threadIdx.x / BLOCKS;
         long long place = (dropout.before + first) * m + tile.column - across;
         long long from = place + run * m, size = is_whole ? tile.rows * m : tile.columns;
@@ -55,8 +57,7 @@ struct Mask {
         __syncthreads();
     }
     BLOCK T of(T x, long long row) const {
-        unsigned down = row - first, along = start + (is_whole ? 0 : down * width);
-        unsigned run = down * (is_whole ? width : BLOCKS * LANES);
-        return dropout.of(x, words, run + along % LANES + across);
+        unsigned down = row - first, along = (start + down * drift) % LANES;
+        return dropout.of(x, words, down * stride + along + across);
     }
 };
