@@ -163,8 +163,9 @@ class _Lowering:
         writes = tuple(named[name] for name in kernel.outputs if isinstance(named[name], Slot))
         has_work = kernel.work is not None
         writes = (*writes, named["work"]) if has_work else writes
-        launch = Launch(kernel.name, arguments, writes, kernel.bind, sizes, has_work)
-        self.launches.append(launch)
+        dropped = None if kernel.dropped is None else kernel.dropped.bind
+        given = (kernel.name, arguments, writes, kernel.bind, sizes, has_work)
+        self.launches.append(Launch(*given, dropped=dropped))
         for slot in writes:
             self.narrow.pop(slot, None)
 

@@ -12,7 +12,7 @@ import numpy as np
 from gpunet import gates
 from gpunet.device import Array
 from gpunet.graph import Graph, Node
-from gpunet.kernels import REGISTRY, Kernel, activation, loss
+from gpunet.kernels import REGISTRY, Kernel, activation, dropout, loss
 from gpunet.kernels.registry import Reference
 
 
@@ -106,8 +106,8 @@ def _activation_pair(graph: Graph) -> tuple[Kernel, Kernel]:
     text += _c_gradient(graph, "f_formula_grad", "T g, T x, T y", "x", "g")
     forward, backward = activation.PAIRS["mish"]
     return (
-        _variant(forward, "formula", activation.forward_of(made), text),
-        _variant(backward, "formula", activation.backward_of(made), text),
+        _dropping(_variant(forward, "formula", activation.forward_of(made), text)),
+        _dropping(_variant(backward, "formula", activation.backward_of(made), text)),
     )
 
 
@@ -131,9 +131,14 @@ def _loss_kernel(graph: Graph, is_mean: bool) -> Kernel:
     return _variant(known, variant, loss.loss_of(term, is_mean), text)
 
 
-def _variant(known: Kernel, name: str, reference: Reference, text: str) -> Kernel:
+def _variant(known: Kernel, variant: str, reference: Reference, text: str) -> Kernel:
     """A kernel like a known one, with another formula."""
-    return replace(known, name=name, variant=name, reference=reference, generated=text)
+    name = known.name.replace(known.variant, variant)
+    return replace(known, name=name, variant=variant, reference=reference, generated=text)
+
+
+def _dropping(kernel: Kernel) -> Kernel:
+    return replace(kernel, dropped=dropout.beside(kernel))
 
 
 def _typed(node: Node, like: Array) -> Array:

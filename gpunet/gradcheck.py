@@ -477,21 +477,52 @@ def _scale(bench: Bench) -> Difference:
     return bench.pair({"x": x, "scale": scale}, forward, backward)
 
 
-def _dropout(bench: Bench) -> Difference:
-    """Rows of a batch from its third row on."""
-    (x,) = bench.apart((5, 7))
+def _mask(shape: tuple[int, int]) -> tuple[tuple[Any, ...], np.ndarray]:
+    """What makes a mask of rows of a batch from its third row on, and its factors."""
     key, rate = np.array([1, Purpose.DROPOUT], np.uint64), np.array([0.6])
+    words = bits(1, Purpose.DROPOUT, step=3, layer=2).random_raw(16)
+    first, size = 2 * shape[1], shape[0] * shape[1]
+    lanes = words.astype("<u8").view("<u2")[first : first + size]
+    kept = lanes.reshape(shape) < round(0.7 * 65536)
+    given = (rate, _hyper(FADE=0.5), key, _clock(STEP=3, BEFORE=2), 2)
+    return given, kept * 65536 / round(0.7 * 65536)
+
+
+def _dropout(bench: Bench) -> Difference:
+    (x,) = bench.apart((5, 7))
+    mask, factors = _mask((5, 7))
 
     def masked(array: np.ndarray) -> np.ndarray:
-        hyper, clock = _hyper(FADE=0.5), _clock(STEP=3, BEFORE=2)
-        return bench.run("dropout", array, rate, hyper, key, clock, 2, np.full_like(x, nan))["y"]
+        return bench.run("dropout", array, *mask, np.full_like(x, nan))["y"]
 
-    words = bits(1, Purpose.DROPOUT, step=3, layer=2).random_raw(16)
-    lanes = words.astype("<u8").view("<u2")[14 : 14 + x.size]
-    kept = lanes.reshape(x.shape) < round(0.7 * 65536)
-    value = matches({"y": masked(x)}, {"y": x * kept * 65536 / round(0.7 * 65536)})
+    value = matches({"y": masked(x)}, {"y": x * factors})
     slope = bench.pair({"x": x}, lambda at: masked(at["x"]), lambda grad: {"x": masked(grad)})
     return max(value, slope)
+
+
+def _dropped(name: str) -> Callable[[Bench], Difference]:
+    """An activation, parametric or not, with the dropout of its value, or of its gradient."""
+
+    def case(bench: Bench) -> Difference:
+        z, bias, *share = bench.apart((5, 3), (3,), *[(3,)] * name.startswith("parametric"))
+        start = {"z": z, "bias": bias / 100, **dict(zip(("share",), share))}
+        none, sums = np.full_like(z, nan), [np.full(3, nan)] * (1 + len(share))
+        mask, factors = _mask((5, 3))
+
+        def forward(at: Point) -> dict[str, np.ndarray]:
+            return bench.run(f"{name}_dropped_forward", *at.values(), none, *mask, none)
+
+        def backward(grad: np.ndarray) -> Point:
+            y = [] if share else [forward(start)["y"]]
+            given = (grad, *mask, *start.values(), *y, none, *sums)
+            found = bench.run(f"{name}_dropped_backward", *given)
+            return {each: found[f"d{each}"] for each in start}
+
+        y = bench.run(f"{name}_forward", *start.values(), none)["y"]
+        value = matches(forward(start), {"y": y, "dropped": y * factors})
+        return max(value, bench.pair(start, lambda at: forward(at)["dropped"], backward))
+
+    return case
 
 
 def _layer_norm(bench: Bench) -> Difference:
@@ -817,6 +848,7 @@ UPDATES: dict[str, Callable[..., tuple[Any, ...]]] = {
     "adamw": _adamw,
     "lion": _lion,
 }
+DROPPED = (*PAIRS, *(f"parametric_{name}" for name in PARAMETRIC))
 KERNELS: dict[str, Callable[[Bench], Difference]] = {
     **{f"{name}_forward": _activation(name) for name in PAIRS},
     **{f"{name}_backward": _activation(name) for name in PAIRS},
@@ -828,6 +860,8 @@ KERNELS: dict[str, Callable[[Bench], Difference]] = {
     "relu_narrow_backward": _relu_narrow_backward,
     **{f"parametric_{name}_forward": _parametric(name) for name in PARAMETRIC},
     **{f"parametric_{name}_backward": _parametric(name) for name in PARAMETRIC},
+    **{f"{name}_dropped_forward": _dropped(name) for name in DROPPED},
+    **{f"{name}_dropped_backward": _dropped(name) for name in DROPPED},
     "scale_forward": _scale,
     "scale_backward": _scale,
     "dropout": _dropout,

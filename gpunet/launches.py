@@ -54,6 +54,7 @@ class Launch:
     """One entry of the list: what runs, on which slots, and which of them it writes; last of all
     its scratch, if it has any.
 
+    `dropped` binds what does the dropout beside it too, if there is such a kernel.
     Launches of `branch` 1 may run beside those of branch 0; within a branch the list's order holds.
     `waits`: so many places before it is a launch of the other branch that it waits for; 0 for none.
     """
@@ -66,6 +67,7 @@ class Launch:
     has_work: bool = False
     branch: int = 0
     waits: int = 0
+    dropped: Callable[..., Callable[[], None]] | None = None
 
     @property
     def without_work(self) -> "Launch":

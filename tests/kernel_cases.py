@@ -6,9 +6,9 @@ leaves out the optional arguments.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import reference
@@ -65,52 +65,99 @@ def maker(*names: str) -> Callable[[Callable[..., Iterator[Case]]], Callable[...
     return add
 
 
-@maker(*(f"{name}_forward" for name in reference.ACTIVATIONS))
+class Mask(NamedTuple):
+    """What dropout does: the arguments that say so, and the factor of each element."""
+
+    label: str
+    given: dict[str, Any]
+    factors: Array
+
+
+def masks(kernel: Kernel, dtype: str, n: int, m: int, sparse: bool) -> Iterator[Mask]:
+    """Of a whole batch and of a later part of one; for a kernel without dropout there is none."""
+    if "dropped" not in kernel.name:
+        yield Mask("", {}, np.ones((n, m)))
+        return
+    hyper, rest = np.zeros(16), {"key": KEY, "layer": 5}
+    hyper[at.FADE] = 0.5
+    for label, rate, before in (("", 0.0 if sparse else 0.6, 0), ("from row 3 on", 0.6, 3)):
+        clock = clock_at(STEP=7, BEFORE=before, VALID=n // 2)
+        given = {"rate": np.array([rate], dtype), "hyper": hyper, "clock": clock, **rest}
+        factors = _factors((before + n) * m, float(given["rate"][0]) * 0.5)
+        yield Mask(label, given, factors[before * m :].reshape(n, m))
+
+
+@cache
+def _factors(size: int, rate: float) -> Array:
+    return reference.dropout(np.ones(size), rate, KEY, 7, 5)
+
+
+WITH_DROPOUT = ("", "_dropped")
+CURVED = [name for name in reference.ACTIVATIONS if name != "identity"]
+
+
+@maker(*(f"{name}{with_}_forward" for name in reference.ACTIVATIONS for with_ in WITH_DROPOUT))
 def activation_forward(
     name: str, kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
 ) -> Iterator[Case]:
+    f = reference.ACTIVATIONS[name.split("_")[0]]
     z = (3 * rng.standard_normal((n, m))).astype(dtype)
     bias = None if sparse else rng.standard_normal(m).astype(dtype)
     wide_z, wide_bias = wide(z, bias)
-    y = reference.ACTIVATIONS[name.removesuffix("_forward")](wide_z + (0 if sparse else wide_bias))
-    yield Case(kernel, "", {"z": z, "bias": bias}, {"y": y}, shares={"y": "z"})
+    y = f(wide_z + (0 if sparse else wide_bias))
+    for mask in masks(kernel, dtype, n, m, sparse):
+        yield valued(kernel, {"z": z, "bias": bias}, y, mask, sparse)
     for value in EXTREMES if sparse and n == m == 1 else ():
-        z = np.array([[value]], dtype)
-        y = reference.ACTIVATIONS[name.removesuffix("_forward")](z.astype(float))
-        yield Case(kernel, f"at {value}", {"z": z, "bias": None}, {"y": y})
+        given = {"z": np.array([[value]], dtype), "bias": None}
+        for mask in masks(kernel, dtype, n, m, sparse):
+            found = valued(kernel, given, f(given["z"].astype(float)), mask, sparse)
+            yield replace(found, label=f"{mask.label} at {value}", shares={})
 
 
-@maker(*(f"{name}_backward" for name in reference.ACTIVATIONS))
+def valued(kernel: Kernel, given: dict[str, Any], y: Array, mask: Mask, sparse: bool) -> Case:
+    """A forward that gives y; or, with dropout, its dropout and, unless sparse, y beside it."""
+    expected: dict[str, Array | None] = {"y": y}
+    if mask.given:
+        dropped = np.where(mask.factors, y * mask.factors, 0)
+        expected = {"y": None if sparse else y, "dropped": dropped}
+    shares = {"y" if expected["y"] is not None else "dropped": "z"}
+    return Case(kernel, mask.label, {**given, **mask.given}, expected, shares=shares)
+
+
+@maker(*(f"{name}{with_}_backward" for name in reference.ACTIVATIONS for with_ in WITH_DROPOUT))
 def activation_backward(
     name: str, kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
 ) -> Iterator[Case]:
-    name = name.removesuffix("_backward")
+    name = name.split("_")[0]
     grad = rng.standard_normal((n, m)).astype(dtype)
     z = (3 * rng.standard_normal((n, m))).astype(dtype)
     bias = None if sparse else rng.standard_normal(m).astype(dtype)
     wide_grad, wide_z, wide_bias = wide(grad, z, np.zeros(m) if bias is None else bias)
     y = reference.ACTIVATIONS[name](wide_z + wide_bias)
-    dz = wide_grad * reference.SLOPES[name](wide_z + wide_bias)
-    yield Case(
-        kernel,
-        "",
-        {"grad": grad, "z": z, "bias": bias, "y": y.astype(dtype)},
-        {"dz": dz, "dbias": None if sparse else dz.sum(0)},
-        shares={"dz": "grad"},
-        slopes=Slopes(
-            lambda z, bias: float((wide_grad * reference.ACTIVATIONS[name](z + bias)).sum()),
-            {"z": wide_z, "bias": wide_bias},
-            {"z": "dz"} if sparse else {"z": "dz", "bias": "dbias"},
-        ),
-    )
-    for value in EXTREMES if sparse and n == m == 1 else ():
+    given = {"grad": grad, "z": z, "bias": bias, "y": y.astype(dtype)}
+    for mask in masks(kernel, dtype, n, m, sparse):
+        masked = wide_grad * mask.factors
+        dz = masked * reference.SLOPES[name](wide_z + wide_bias)
+        yield Case(
+            kernel,
+            mask.label,
+            {**given, **mask.given},
+            {"dz": dz, "dbias": None if sparse else dz.sum(0)},
+            shares={"dz": "grad"},
+            slopes=Slopes(
+                lambda z, bias, g=masked: float((g * reference.ACTIVATIONS[name](z + bias)).sum()),
+                {"z": wide_z, "bias": wide_bias},
+                {"z": "dz"} if sparse else {"z": "dz", "bias": "dbias"},
+            ),
+        )
+    for value in EXTREMES if "dropped" not in kernel.name and sparse and n == m == 1 else ():
         z = np.array([[value]], dtype)
         y, dz = reference.ACTIVATIONS[name](*wide(z)), reference.SLOPES[name](*wide(z))
         given = {"grad": np.ones((1, 1), dtype), "z": z, "bias": None, "y": y.astype(dtype)}
         yield Case(kernel, f"at {value}", given, {"dz": dz, "dbias": None}, sizes={"dz": 1.0})
 
 
-@maker(*(f"parametric_{name}_forward" for name in reference.ACTIVATIONS if name != "identity"))
+@maker(*(f"parametric_{name}{with_}_forward" for name in CURVED for with_ in WITH_DROPOUT))
 def parametric_forward(
     name: str, kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
 ) -> Iterator[Case]:
@@ -120,10 +167,11 @@ def parametric_forward(
     u = u if bias is None else u + bias.astype(float)
     value = reference.ACTIVATIONS[name.split("_")[1]](u)
     given = {"z": z, "bias": bias, "share": share}
-    yield Case(kernel, "", given, {"y": u + wide_share * (value - u)}, shares={"y": "z"})
+    for mask in masks(kernel, dtype, n, m, sparse):
+        yield valued(kernel, given, u + wide_share * (value - u), mask, sparse)
 
 
-@maker(*(f"parametric_{name}_backward" for name in reference.ACTIVATIONS if name != "identity"))
+@maker(*(f"parametric_{name}{with_}_backward" for name in CURVED for with_ in WITH_DROPOUT))
 def parametric_backward(
     name: str, kernel: Kernel, dtype: str, rng: np.random.Generator, n: int, m: int, sparse: bool
 ) -> Iterator[Case]:
@@ -133,20 +181,23 @@ def parametric_backward(
     bias = None if sparse else rng.standard_normal(m).astype(dtype)
     wide_grad, wide_z, a, b = wide(grad, z, share, np.zeros(m) if bias is None else bias)
     u = wide_z + b
-    dz, dshare = wide_grad * (1 + a * (slope(u) - 1)), (wide_grad * (f(u) - u)).sum(0)
-    yield Case(
-        kernel,
-        "",
-        {"grad": grad, "z": z, "bias": bias, "share": share},
-        {"dz": dz, "dbias": None if sparse else dz.sum(0), "dshare": dshare},
-        shares={"dz": "grad"},
-        sizes={"dshare": float(np.sqrt(n)), "dbias": float(np.sqrt(n))},
-        slopes=Slopes(
-            lambda z, share: float((wide_grad * (z + b + share * (f(z + b) - z - b))).sum()),
-            {"z": wide_z, "share": a},
-            {"z": "dz", "share": "dshare"},
-        ),
-    )
+    given = {"grad": grad, "z": z, "bias": bias, "share": share}
+    for mask in masks(kernel, dtype, n, m, sparse):
+        masked = wide_grad * mask.factors
+        dz, dshare = masked * (1 + a * (slope(u) - 1)), (masked * (f(u) - u)).sum(0)
+        yield Case(
+            kernel,
+            mask.label,
+            {**given, **mask.given},
+            {"dz": dz, "dbias": None if sparse else dz.sum(0), "dshare": dshare},
+            shares={"dz": "grad"},
+            sizes={"dshare": float(np.sqrt(n)), "dbias": float(np.sqrt(n))},
+            slopes=Slopes(
+                lambda z, share, g=masked: float((g * (z + b + share * (f(z + b) - z - b))).sum()),
+                {"z": wide_z, "share": a},
+                {"z": "dz", "share": "dshare"},
+            ),
+        )
 
 
 @maker("scale_forward")

@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +26,11 @@ from gpunet.data.windows import windows
 from gpunet.device import Turn, cublaslt, cuda
 from gpunet.device.cuda import Cuda
 from gpunet.errors import OutOfMemory
+from gpunet.gates import ACTIVATIONS
 from gpunet.job import METRICS
 from gpunet.kernels.narrow import nearest, widened
 from gpunet.kernels.slots import FAULT, STEP
-from gpunet.launches import Feed, LaunchList, Store
+from gpunet.launches import Feed, Launch, LaunchList, Slot, Store
 from gpunet.optim import OPTIMIZERS
 from gpunet.predict import MODEL_FILE
 
@@ -413,6 +414,108 @@ def test_an_activation_joins_a_product_of_its_own_branch(device: Cuda) -> None:
     assert turns[at : at + 2] == [Turn(1, 0), Turn(0, at)]
 
 
+# An activation and the dropout beside it
+
+
+def apart(first: Launch, then: Launch, *given: Any, joined: Any = fusion._joined) -> Any:
+    """Dropout as a launch of its own."""
+    return None if "dropout" in (first.name, then.name) else joined(first, then, *given)
+
+
+DROPPED = [
+    *(("multiclass", replace(MANY, activation=name), "fp64", None) for name in ACTIVATIONS),
+    *(("multiclass", replace(MANY, activation=name), "bf16", 4) for name in ("relu", "gelu")),
+    ("multiclass", replace(MANY, parametric=True, activation="selu"), "bf16", None),
+    ("multiclass", replace(MANY, parametric=True, activation="selu", bias=False), "fp64", 4),
+    ("multiclass", replace(MANY, activation="x*sigmoid(1.702*x)", hidden=(33, 17)), "fp64", 4),
+    ("regression", replace(MANY, loss="huber", parametric=True, dropout=0.9), "fp64", 5),
+]
+
+
+@pytest.mark.parametrize(("task", "config", "precision", "micro_batch"), DROPPED, ids=label)
+def test_dropout_beside_an_activation_gives_the_bits_of_two_launches(
+    device: Cuda,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    config: Config,
+    precision: str,
+    micro_batch: int | None,
+) -> None:
+    """And none is launched alone, but behind an activation that a product does."""
+    device.precision = precision
+    log = device.cupy.stream.log
+    found = [after(device, task, config, is_forked, micro_batch) for is_forked in (False, True)]
+    assert ("dropout" in log) is (config.activation == "relu" and not config.parametric)
+    log.clear()
+    monkeypatch.setattr(fusion, "_joined", apart)
+    assert [after(device, task, config, False, micro_batch)] * 2 == found
+    assert "dropout" in log
+
+
+def dropping(device: Cuda, **changes: Any) -> tuple[list[Launch], list[tuple[Any, ...]]]:
+    """A list of one branch, and with what arguments activations take dropout along."""
+    launches, _ = step_list(device, replace(WIDE, dropout=0.3, hidden=(16,), **changes))
+    taken: list[tuple[Any, ...]] = []
+
+    def take(*given: Any) -> Callable[[], None]:
+        taken.append(given)
+        return lambda: None
+
+    found = [replace(each, branch=0, waits=0) for each in launches.launches]
+    return [replace(each, dropped=each.dropped and take) for each in found], taken
+
+
+@pytest.mark.parametrize(
+    ("activation", "parametric", "is_kept"),
+    [("tanh", True, False), ("tanh", False, True), ("gelu", False, True)],
+)
+def test_a_value_is_written_where_others_read_it(
+    device: Cuda, activation: str, parametric: bool, is_kept: bool
+) -> None:
+    launches, taken = dropping(device, activation=activation, parametric=parametric)
+    fusion.bound(launches, device)
+    forward = next(each for each in launches if each.name.endswith(f"{activation}_forward"))
+    assert len(taken) == 2
+    assert (taken[0][-8] is forward.arguments[-2].array) is is_kept
+    assert is_kept or taken[0][-8] is None
+
+
+def test_what_dropout_needs_of_the_launch_beside_it(device: Cuda) -> None:
+    launches, taken = dropping(device, activation="tanh")
+    ahead, behind = (i for i, each in enumerate(launches) if each.name == "dropout")
+    forward, dropout = launches[ahead - 1 : ahead + 1]
+    z, _, y, _ = forward.arguments
+
+    def joins(place: int, launch: Launch) -> bool:
+        taken.clear()
+        fusion.bound([*launches[:place], launch, *launches[place + 1 :]], device)
+        return len(taken) == 2
+
+    def with_ends(launch: Launch, first: Slot, last: Slot) -> Launch:
+        return replace(launch, arguments=(first, *launch.arguments[1:-1], last), writes=(last,))
+
+    other = Slot("other", y.shape, y.dtype, y.array.copy())
+    result = dropout.arguments[-1]
+    grad = launches[behind].arguments[0]
+    assert joins(ahead, dropout)
+    assert joins(ahead, with_ends(dropout, y, other))
+    assert not joins(ahead, replace(dropout, branch=1, waits=1))
+    assert not joins(ahead, with_ends(dropout, other, result))  # the dropout of something else
+    over = Slot("over", y.shape, y.dtype, z.array.reshape(-1)[::-1].reshape(y.shape))
+    assert not joins(ahead, with_ends(dropout, y, over))  # where others still read
+    assert not joins(behind, replace(launches[behind], branch=1, waits=1))
+    assert not joins(behind, with_ends(launches[behind], other, grad))
+    assert not joins(behind, with_ends(launches[behind], grad, other))
+    assert not joins(behind + 1, replace(launches[behind + 1], writes=(other,)))
+    before = [with_ends(dropout, z, z), forward]  # the dropout of what an activation is given
+    taken.clear()
+    fusion.bound([*launches[: ahead - 1], *before, *launches[ahead + 1 :]], device)
+    assert len(taken) == 1
+    taken.clear()
+    fusion.bound(launches, CPU)
+    assert not taken
+
+
 def test_the_stand_in_is_strict_about_streams(device: Cuda) -> None:
     """As strict as the tests above take it to be."""
     side, event = device.cupy.cuda.Stream(non_blocking=True), device.cupy.cuda.Event(True)
@@ -777,6 +880,25 @@ def test_graphs_give_the_bits_of_eager_launches_on_a_gpu(gpu: Cuda, precision: s
     for name, value in plain.weights().items():
         assert (store.weights()[name] == value).all(), name
     assert found.loss == eager.loss
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "changes", [{"activation": name} for name in ACTIVATIONS] + [{"parametric": True}], ids=str
+)
+def test_dropout_beside_an_activation_gives_the_bits_of_two_launches_on_a_gpu(
+    gpu: Cuda, monkeypatch: pytest.MonkeyPatch, precision: str, changes: dict[str, Any]
+) -> None:
+    gpu.precision, found = precision, []
+    config = replace(MANY, hidden=(130, 64), optimizer="adamw", **changes)
+    for joined in (fusion._joined, apart):
+        monkeypatch.setattr(fusion, "_joined", joined)
+        for micro_batch in (None, 4):
+            launches, store = split(gpu, "multiclass", config, micro_batch, "float32")
+            launches.run(50)
+            found.append(gpu.to_host(store.values).tobytes())
+    assert found[:2] == found[2:]
 
 
 WIDTHS = [((64, 32), 32, None), ((1024, 1024), 1024, None), ((1024,) * 4, 1024, 300)]

@@ -17,7 +17,7 @@ from nvrtc import nvrtc
 
 from gpunet.device import Device
 from gpunet.device.cpu import available_cores
-from gpunet.kernels import REGISTRY, Kernel
+from gpunet.kernels import REGISTRY, Kernel, dropout
 from gpunet.kernels.registry import C_TYPES, Stage, source_text
 
 KERNELS = kernels_and_dtypes()
@@ -113,6 +113,43 @@ def test_a_grid_that_is_capped_strides_over_the_rest(blocks: int):
     assert found == STRIDING
 
 
+DROPPED = ("tanh", "parametric_tanh")
+WIDTHS = ((9, 15), (300, 15), (150, 16), (70, 17), (129, 31), (65, 32), (66, 130))
+
+
+@emulated
+@pytest.mark.parametrize("way", ["forward", "backward"])
+@pytest.mark.parametrize("name", DROPPED)
+def test_masks_of_tiles_of_any_width(name: str, way: str):
+    for case in cases(f"{name}_dropped_{way}", "float32", WIDTHS):
+        check(case, "float32", runner(case.kernel, Emulated()))
+
+
+@emulated
+@pytest.mark.parametrize("way", ["forward", "backward"])
+@pytest.mark.parametrize("name", DROPPED)
+def test_dropout_beside_an_activation_is_both_to_the_bit(name: str, way: str):
+    """By the kernels one after the other, of a whole batch and of a part of one."""
+    kernel, device = REGISTRY[f"{name}_dropped_{way}"], Emulated()
+    for case in cases(kernel.name, "float32", ((67, 33), (67, 16))):
+        written = check(case, "float32", runner(kernel, device))
+        given = {**case.given, **{name: np.empty_like(a) for name, a in written.items()}}
+        mask = [case.given[name] for name in dropout.MASK]
+        plain = REGISTRY[f"{name}_{way}"]
+        work = np.empty(plain.work(next(iter(given.values()))), np.float32)
+        given = {"dbias": None, **given, "work": work}
+        if way == "forward":
+            y = given.setdefault("y", np.empty_like(given["dropped"]))
+            runner(plain, device)(*(given[each] for each in plain.parameters))
+            runner(dropout.DROPOUT, device)(y, *mask, given["dropped"])
+        else:
+            runner(dropout.DROPOUT, device)(given["grad"], *mask, given["dz"])
+            given["grad"] = given["dz"]
+            runner(plain, device)(*(given[each] for each in plain.parameters))
+        for each, array in written.items():
+            assert array.tobytes() == given[each].tobytes(), f"{case.label} {each}"
+
+
 class Mutant(Emulated):
     """Runs sources in which `old` reads `new`."""
 
@@ -142,6 +179,11 @@ class Mutant(Emulated):
         ("show_faults", "found[i] = 0;", "", "found"),
         ("adam_narrow", "shadow[i] = narrowed((float)p);", "shadow[i] = 0;", "shadow"),
         ("adam_narrow", "if (shadow) shadow[i] = narrowed((float)p);", "", "shadow"),
+        ("gelu_dropped_forward", "if (y) y[i] = value;", "", "y"),
+        ("gelu_dropped_forward", "words);\n        __syncthreads();", "words);", "dropped"),
+        ("gelu_dropped_backward", "start + down * drift", "start", "dz"),
+        ("parametric_selu_dropped_backward", "dropout.before + first", "first", "dz"),
+        ("parametric_selu_dropped_backward", "+ tile.column - across", "", "dz"),
     ],
 )
 def test_a_mutant_is_caught(name: str, old: str, new: str, reason: str):

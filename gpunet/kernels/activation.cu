@@ -1,26 +1,28 @@
-// An activation with its bias.
+// An activation with its bias; behind mask.h with the dropout of its values, or of their gradients.
 
 #define VALUE JOINED(f_, VARIANT, )
 #define GRADIENT JOINED(f_, VARIANT, _grad)
 
-KERNEL forward(const T* z, const T* bias, T* y, T* work, long long n, long long m) {
-    Tile tile(n, m, blockIdx.x, blockIdx.y);
+template <class M>
+BLOCK void values(const Tile& tile, const M& mask, const T* z, const T* bias, T* y, T* masked,
+                  long long m) {
     T offset = bias && tile.column < m ? bias[tile.column] : T(0);
     EACH_TILE_ROW(row, tile) {
         long long i = row * m + tile.column;
-        y[i] = VALUE(z[i] + offset);
+        T value = VALUE(z[i] + offset);
+        if (y) y[i] = value;
+        masked[i] = mask.of(value, row);
     }
 }
 
 // Where f' follows from y alone, z[i] + offset is not used and the compiler drops its loads.
-KERNEL backward(const T* grad, const T* z, const T* bias, const T* y, T* dz, T* dbias, T* work,
-                long long n, long long m) {
-    __shared__ T shared[THREADS];
-    Tile tile(n, m, blockIdx.x, blockIdx.y);
+template <class M>
+BLOCK void gradients(const Tile& tile, const M& mask, const T* grad, const T* z, const T* bias,
+                     const T* y, T* dz, T* dbias, T* work, long long m, T* shared) {
     T total = 0, offset = bias && tile.column < m ? bias[tile.column] : T(0);
     EACH_TILE_ROW(row, tile) {
         long long i = row * m + tile.column;
-        T slope = GRADIENT(grad[i], z[i] + offset, y[i]);
+        T slope = GRADIENT(mask.of(grad[i], row), z[i] + offset, y[i]);
         dz[i] = slope;
         total += slope;
     }
@@ -29,8 +31,49 @@ KERNEL backward(const T* grad, const T* z, const T* bias, const T* y, T* dz, T* 
     if (tile.leads(m)) work[blockIdx.x * m + tile.column] = total;
 }
 
+#ifdef DROPOUT
+
+KERNEL forward(const T* z, const T* bias, T* y, DROPOUT, T* dropped, T* work, long long n,
+               long long m) {
+    __shared__ unsigned long long words[4 * THREADS];
+    Tile tile(n, m, blockIdx.x, blockIdx.y);
+    Mask mask({rate, hyper, key, clock, layer}, tile, m, words);
+    values(tile, mask, z, bias, y, dropped, m);
+}
+
+KERNEL backward(const T* grad, DROPOUT, const T* z, const T* bias, const T* y, T* dz, T* dbias,
+                T* work, long long n, long long m) {
+    __shared__ unsigned long long words[4 * THREADS];
+    __shared__ T shared[THREADS];
+    Tile tile(n, m, blockIdx.x, blockIdx.y);
+    Mask mask({rate, hyper, key, clock, layer}, tile, m, words);
+    gradients(tile, mask, grad, z, bias, y, dz, dbias, work, m, shared);
+}
+
+KERNEL fold_bias_gradient(const T* grad, DROPOUT, const T* z, const T* bias, const T* y, T* dz,
+                          T* dbias, T* work, long long n, long long m) {
+    __shared__ T shared[THREADS];
+    if (dbias) fold_chunks(work, dbias, n, m, shared);
+}
+
+#else
+
+KERNEL forward(const T* z, const T* bias, T* y, T* work, long long n, long long m) {
+    Tile tile(n, m, blockIdx.x, blockIdx.y);
+    values(tile, Whole(), z, bias, nullptr, y, m);
+}
+
+KERNEL backward(const T* grad, const T* z, const T* bias, const T* y, T* dz, T* dbias, T* work,
+                long long n, long long m) {
+    __shared__ T shared[THREADS];
+    Tile tile(n, m, blockIdx.x, blockIdx.y);
+    gradients(tile, Whole(), grad, z, bias, y, dz, dbias, work, m, shared);
+}
+
 KERNEL fold_bias_gradient(const T* grad, const T* z, const T* bias, const T* y, T* dz, T* dbias,
                           T* work, long long n, long long m) {
     __shared__ T shared[THREADS];
     if (dbias) fold_chunks(work, dbias, n, m, shared);
 }
+
+#endif

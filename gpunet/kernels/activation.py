@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet.device import Array
+from gpunet.kernels import dropout
 from gpunet.kernels.registry import Kernel, Reference, Run, Stage, register
 from gpunet.kernels.tiles import (
     column_chunks,
@@ -317,6 +318,7 @@ def _register_pair(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
         sizes=shape2,
         stages=(Stage("forward", column_tiles),),
         work=lambda z, *rest: 2 * tile_size(z),
+        beside=dropout.beside,
     )
     backward = register(
         backward_of(activation),
@@ -331,6 +333,7 @@ def _register_pair(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
             Stage("fold_bias_gradient", column_strips),
         ),
         work=_backward_work,
+        beside=dropout.beside,
     )
     return forward, backward
 
@@ -346,6 +349,7 @@ def _register_parametric(name: str, activation: Activation) -> tuple[Kernel, Ker
         sizes=shape2,
         stages=(Stage("forward", column_tiles),),
         work=lambda z, *rest: 3 * tile_size(z),
+        beside=dropout.beside,
     )
     backward = register(
         parametric_backward_of(activation),
@@ -357,6 +361,7 @@ def _register_parametric(name: str, activation: Activation) -> tuple[Kernel, Ker
         sizes=shape2,
         stages=(Stage("backward", column_tiles), Stage("fold_gradients", column_strips)),
         work=lambda grad, *rest: max(5 * tile_size(grad), 2 * column_chunks(grad) * grad.shape[1]),
+        beside=dropout.beside,
     )
     return forward, backward
 

@@ -76,6 +76,10 @@ struct Tile {
 #define EACH_TILE_ROW(row, tile) \
     _Pragma("unroll 4") \
     for (long long row = (tile).first + (tile).lane; row < (tile).last; row += (tile).lanes)
+// What becomes of the numbers of a tile: no dropout, as in mask.h.
+struct Whole {
+    BLOCK T of(T x, long long row) const { return x; }
+};
 
 // out (m,) = the sum of parts (chunks, m), the tile sums of n rows. Grid: strips.
 BLOCK void fold_chunks(const T* parts, T* out, long long n, long long m, T* shared) {

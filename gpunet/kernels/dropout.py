@@ -2,21 +2,27 @@
 
 The mask is a function of (key, step, layer), so nothing is kept: the same kernel, run on the
 gradient, is the backward pass. Micro-batches take up the mask of their batch where the one before
-them left it. `y` may be `x`.
+them left it. `y` may be `x`. Activations have kernels that do the dropout beside them too: `beside`
+makes those.
 """
 
+from dataclasses import replace
+from functools import partial
+from inspect import Parameter, Signature, signature
 from math import ceil
 from typing import Any
 
 import numpy as np
 
 from gpunet.device import Array
-from gpunet.kernels.registry import Run, Stage, register
+from gpunet.kernels.registry import Kernel, Reference, Run, Stage, register, run_all
 from gpunet.kernels.slots import BEFORE, FADE, STEP, THREADS
 from gpunet.kernels.tiles import TILE, shape2
 
 LANES = 16
 """Elements that a Philox block decides: its four words are sixteen lanes of 16 bits, low first."""
+MASK = ("rate", "hyper", "key", "clock", "layer")
+"""The arguments that make the mask."""
 
 
 def dropout(
@@ -45,6 +51,60 @@ def dropout(
     return run
 
 
+def beside(kernel: Kernel) -> Kernel:
+    """An activation's forward with the dropout of its y behind it, or its backward behind the
+    dropout of grad; among their arguments are those of the mask, and `dropped`, dropout's y.
+
+    The forward's own y may be None: then it is kept nowhere.
+    """
+    stem, _, way = kernel.name.rpartition("_")
+    is_forward = way == "forward"
+    return replace(
+        kernel,
+        name=f"{stem}_dropped_{way}",
+        reference=_Behind(kernel.reference) if is_forward else _Before(kernel.reference),
+        source=f"mask.h {kernel.source}",
+        outputs=(*kernel.outputs, "dropped") if is_forward else kernel.outputs,
+        dropped=None,
+    )
+
+
+class _Behind:
+    """The reference of a forward, and of the dropout of its y."""
+
+    def __init__(self, forward: Reference) -> None:
+        self.forward = forward
+        *given, work = signature(forward).parameters
+        self.__signature__ = _signature(*given, *MASK, "dropped", work)
+
+    def __call__(self, *arguments: Any) -> Run:
+        *given, y, rate, hyper, key, clock, layer, dropped, work = arguments
+        value = dropped if y is None else y
+        forward = self.forward(*given, value, work)
+        mask = dropout(value, rate, hyper, key, clock, layer, dropped)
+        return partial(run_all, (forward, mask))
+
+
+class _Before:
+    """The reference of the dropout of a gradient, and of a backward from there."""
+
+    def __init__(self, backward: Reference) -> None:
+        self.backward = backward
+        grad, *others = signature(backward).parameters
+        self.__signature__ = _signature(grad, *MASK, *others)
+        self.place = others.index("dz")
+
+    def __call__(self, grad: Array, *arguments: Any) -> Run:
+        rate, hyper, key, clock, layer, *others = arguments
+        dz = others[self.place]
+        mask = dropout(grad, rate, hyper, key, clock, layer, dz)
+        return partial(run_all, (mask, self.backward(dz, *others)))
+
+
+def _signature(*names: str) -> Signature:
+    return Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+
+
 def _lanes(generator: np.random.Philox, count: int) -> Array:
     """So many lanes, and the rest of the last one's block."""
     words = generator.random_raw(ceil(max(count, 0) / LANES) * 4)
@@ -57,7 +117,7 @@ def _grid(x: Array, *rest: Any) -> tuple[int]:
 
 DROPOUT = register(
     dropout,
-    "dropout.cu",
+    "mask.h dropout.cu",
     outputs="y",
     typed_by="x",
     sizes=shape2,

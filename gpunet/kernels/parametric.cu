@@ -1,28 +1,30 @@
-// An activation of which each column takes a share: y = u + share * (f(u) - u), u = z + bias.
+// An activation of which each column takes a share: y = u + share * (f(u) - u), u = z + bias; behind
+// mask.h with the dropout of its values, or of their gradients.
 
 #define VALUE JOINED(f_, VARIANT, )
 #define GRADIENT JOINED(f_, VARIANT, _grad)
 
-KERNEL forward(const T* z, const T* bias, const T* share, T* y, T* work, long long n, long long m) {
-    Tile tile(n, m, blockIdx.x, blockIdx.y);
+template <class M>
+BLOCK void values(const Tile& tile, const M& mask, const T* z, const T* bias, const T* share, T* y,
+                  T* masked, long long m) {
     T offset = bias && tile.column < m ? bias[tile.column] : T(0);
     T part = tile.column < m ? share[tile.column] : T(0);
     EACH_TILE_ROW(row, tile) {
         long long i = row * m + tile.column;
-        T u = z[i] + offset;
-        y[i] = u + part * (VALUE(u) - u);
+        T u = z[i] + offset, value = u + part * (VALUE(u) - u);
+        if (y) y[i] = value;
+        masked[i] = mask.of(value, row);
     }
 }
 
-KERNEL backward(const T* grad, const T* z, const T* bias, const T* share, T* dz, T* dbias, T* dshare,
-                T* work, long long n, long long m) {
-    __shared__ T shared[THREADS];
-    Tile tile(n, m, blockIdx.x, blockIdx.y);
+template <class M>
+BLOCK void gradients(const Tile& tile, const M& mask, const T* grad, const T* z, const T* bias,
+                     const T* share, T* dz, T* work, long long m, T* shared) {
     T offset = bias && tile.column < m ? bias[tile.column] : T(0);
     T part = tile.column < m ? share[tile.column] : T(0), total = 0, along = 0;
     EACH_TILE_ROW(row, tile) {
         long long i = row * m + tile.column;
-        T g = grad[i], u = z[i] + offset, value = VALUE(u);
+        T g = mask.of(grad[i], row), u = z[i] + offset, value = VALUE(u);
         T slope = g + part * (GRADIENT(g, u, value) - g);
         dz[i] = slope;
         total += slope;
@@ -32,10 +34,55 @@ KERNEL backward(const T* grad, const T* z, const T* bias, const T* share, T* dz,
     store_pair(tile, total, tile.sum(along, shared), work, m);
 }
 
-KERNEL fold_gradients(const T* grad, const T* z, const T* bias, const T* share, T* dz, T* dbias,
-                      T* dshare, T* work, long long n, long long m) {
-    __shared__ T shared[THREADS];
+BLOCK void fold(T* dbias, T* dshare, const T* work, long long n, long long m, T* shared) {
     Tile tile(n, m, 0, blockIdx.x);
     if (dbias) fold_chunks(work, dbias, n, m, shared);
     fold_chunks(work + tile.chunks * m, dshare, n, m, shared);
 }
+
+#ifdef DROPOUT
+
+KERNEL forward(const T* z, const T* bias, const T* share, T* y, DROPOUT, T* dropped, T* work,
+               long long n, long long m) {
+    __shared__ unsigned long long words[4 * THREADS];
+    Tile tile(n, m, blockIdx.x, blockIdx.y);
+    Mask mask({rate, hyper, key, clock, layer}, tile, m, words);
+    values(tile, mask, z, bias, share, y, dropped, m);
+}
+
+KERNEL backward(const T* grad, DROPOUT, const T* z, const T* bias, const T* share, T* dz, T* dbias,
+                T* dshare, T* work, long long n, long long m) {
+    __shared__ unsigned long long words[4 * THREADS];
+    __shared__ T shared[THREADS];
+    Tile tile(n, m, blockIdx.x, blockIdx.y);
+    Mask mask({rate, hyper, key, clock, layer}, tile, m, words);
+    gradients(tile, mask, grad, z, bias, share, dz, work, m, shared);
+}
+
+KERNEL fold_gradients(const T* grad, DROPOUT, const T* z, const T* bias, const T* share, T* dz,
+                      T* dbias, T* dshare, T* work, long long n, long long m) {
+    __shared__ T shared[THREADS];
+    fold(dbias, dshare, work, n, m, shared);
+}
+
+#else
+
+KERNEL forward(const T* z, const T* bias, const T* share, T* y, T* work, long long n, long long m) {
+    Tile tile(n, m, blockIdx.x, blockIdx.y);
+    values(tile, Whole(), z, bias, share, nullptr, y, m);
+}
+
+KERNEL backward(const T* grad, const T* z, const T* bias, const T* share, T* dz, T* dbias, T* dshare,
+                T* work, long long n, long long m) {
+    __shared__ T shared[THREADS];
+    Tile tile(n, m, blockIdx.x, blockIdx.y);
+    gradients(tile, Whole(), grad, z, bias, share, dz, work, m, shared);
+}
+
+KERNEL fold_gradients(const T* grad, const T* z, const T* bias, const T* share, T* dz, T* dbias,
+                      T* dshare, T* work, long long n, long long m) {
+    __shared__ T shared[THREADS];
+    fold(dbias, dshare, work, n, m, shared);
+}
+
+#endif

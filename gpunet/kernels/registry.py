@@ -5,7 +5,7 @@ arrays live; bound to a device, it becomes a function of no arguments for a laun
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from inspect import signature
 from math import ceil
@@ -49,6 +49,7 @@ class Kernel:
     work: elements of scratch that the kernel wants as its last argument `work`, from the others.
     variant: the name for which this kernel's copy of the source is built, if it has several.
     generated: C functions that the source calls, for formulas given at run time.
+    dropped: the kernel that does the dropout beside it too, if there is one.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Kernel:
     work: Callable[..., int] | None
     variant: str = ""
     generated: str = ""
+    dropped: "Kernel | None" = None
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -101,7 +103,7 @@ class Kernel:
             grid = stage.grid(*arguments)
             if 0 not in grid:
                 calls.append(partial(launch, grid, (THREADS,), 0, (*pointers, *sizes)))
-        return calls[0] if len(calls) == 1 else partial(_run_all, tuple(calls))
+        return calls[0] if len(calls) == 1 else partial(run_all, tuple(calls))
 
     def _run_strided(self, xp: Any, arguments: tuple[Any, ...]) -> None:
         dense = tuple(
@@ -135,14 +137,24 @@ def register(
     work: Callable[..., int] | None = None,
     name: str | None = None,
     variant: str = "",
+    beside: Callable[[Kernel], Kernel] | None = None,
 ) -> Kernel:
-    """Add a kernel to REGISTRY and return it; `outputs` is a list of names divided by spaces."""
+    """Add a kernel to REGISTRY and return it; `outputs` is a list of names divided by spaces.
+
+    `beside` makes the one of it that does the dropout beside it too, which is added as well.
+    """
     name = name or reference.__name__
-    if name in REGISTRY:
-        raise ValueError(f"kernel {name} is registered twice")
     written = tuple(outputs.split())
     kernel = Kernel(name, reference, source, written, typed_by, sizes, stages, work, variant)
-    REGISTRY[name] = kernel
+    if beside is not None:
+        kernel = replace(kernel, dropped=_added(beside(kernel)))
+    return _added(kernel)
+
+
+def _added(kernel: Kernel) -> Kernel:
+    if kernel.name in REGISTRY:
+        raise ValueError(f"kernel {kernel.name} is registered twice")
+    REGISTRY[kernel.name] = kernel
     return kernel
 
 
@@ -191,6 +203,6 @@ def _pointer(argument: Any) -> Any:
     return np.int64(argument) if isinstance(argument, int) else argument
 
 
-def _run_all(calls: tuple[Run, ...]) -> None:
+def run_all(calls: tuple[Run, ...]) -> None:
     for call in calls:
         call()
