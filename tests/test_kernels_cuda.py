@@ -168,8 +168,13 @@ class Mutant(Emulated):
     [
         ("relu_backward", "y > 0 ? g", "y > 0 ? g * T(1.001)", "dz"),
         ("relu_backward", "total += slope;", "total = slope;", "dbias"),
-        ("relu_backward", "dz[i] = slope;", "dz[i] = ((T*)grad)[i] = slope;", "input was changed"),
-        ("relu_forward", "row < (tile).last;", "row + 1 < (tile).last;", "y.* is np.float64.nan"),
+        (
+            "relu_backward",
+            "dz[row * m + tile.column] = slope;",
+            "dz[row * m + tile.column] = ((T*)grad)[row * m + tile.column] = slope;",
+            "input was changed",
+        ),
+        ("relu_forward", "row < (tile).last)", "row + 1 < (tile).last)", "y.* is np.float64.nan"),
         ("column_sums", "out[tile.column] = total", "out[tile.column + 1] = total", "outside"),
         ("column_sums", "if (lane < half)", "if (lane <= half)", "out"),
         ("squared_norm", "half /= 2) {\n        __syncthreads();", "half /= 2) {", "out"),

@@ -7,24 +7,30 @@ template <class M>
 BLOCK void values(const Tile& tile, const M& mask, const T* z, const T* bias, T* y, T* masked,
                   long long m) {
     T offset = bias && tile.column < m ? bias[tile.column] : T(0);
-    EACH_TILE_ROW(row, tile) {
-        long long i = row * m + tile.column;
-        T value = VALUE(z[i] + offset);
-        if (y) y[i] = value;
-        masked[i] = mask.of(value, row);
+    EACH_SOME(round) {
+        Some<T> sums = some(z, tile, round, m);
+        EACH_OF_SOME(k, row, tile, round) {
+            long long i = row * m + tile.column;
+            T value = VALUE(sums.of[k] + offset);
+            if (y) y[i] = value;
+            masked[i] = mask.of(value, row);
+        }
     }
 }
 
-// Where f' follows from y alone, z[i] + offset is not used and the compiler drops its loads.
+// Where f' follows from y alone, the sums are not used and the compiler drops their loads.
 template <class M>
 BLOCK void gradients(const Tile& tile, const M& mask, const T* grad, const T* z, const T* bias,
                      const T* y, T* dz, T* dbias, T* work, long long m, T* shared) {
     T total = 0, offset = bias && tile.column < m ? bias[tile.column] : T(0);
-    EACH_TILE_ROW(row, tile) {
-        long long i = row * m + tile.column;
-        T slope = GRADIENT(mask.of(grad[i], row), z[i] + offset, y[i]);
-        dz[i] = slope;
-        total += slope;
+    EACH_SOME(round) {
+        Some<T> upstream = some(grad, tile, round, m), sums = some(z, tile, round, m);
+        Some<T> values = some(y, tile, round, m);
+        EACH_OF_SOME(k, row, tile, round) {
+            T slope = GRADIENT(mask.of(upstream.of[k], row), sums.of[k] + offset, values.of[k]);
+            dz[row * m + tile.column] = slope;
+            total += slope;
+        }
     }
     if (!dbias) return;
     total = tile.sum(total, shared);

@@ -68,7 +68,11 @@ BLOCK void normalise(const T* x, const T* gain, const T* bias, const T* mean, co
     if (j >= m) return;
     T middle = mean[j], scale = variance ? norm_scale(variance[j]) : rstd[j];
     T g = gain[j], b = bias[j];
-    EACH_TILE_ROW(row, tile) y[row * m + j] = (x[row * m + j] - middle) * scale * g + b;
+    EACH_SOME(round) {
+        Some<T> given = some(x, tile, round, m);
+        EACH_OF_SOME(k, row, tile, round)
+            y[row * m + j] = (given.of[k] - middle) * scale * g + b;
+    }
 }
 
 KERNEL batch_norm_forward(const T* x, const T* gain, const T* bias, T* running_mean, T* running_var,
@@ -115,8 +119,11 @@ KERNEL batch_norm_backward(const T* grad, const T* x, const T* gain, const T* me
     if (j >= m) return;
     T middle = mean[j], scale = rstd[j], factor = gain[j] * scale;
     T along = dgain[j] / valid, total = dbias[j] / valid;
-    EACH_TILE_ROW(row, tile) {
-        long long i = row * m + j;
-        dx[i] = row < valid ? factor * (grad[i] - (total + (x[i] - middle) * scale * along)) : T(0);
+    EACH_SOME(round) {
+        Some<T> upstream = some(grad, tile, round, m), given = some(x, tile, round, m);
+        EACH_OF_SOME(k, row, tile, round) {
+            T shared_part = total + (given.of[k] - middle) * scale * along;
+            dx[row * m + j] = row < valid ? factor * (upstream.of[k] - shared_part) : T(0);
+        }
     }
 }

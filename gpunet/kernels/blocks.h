@@ -69,6 +69,7 @@ struct Tile {
         last = column >= m ? first : (first + rows < n ? first + rows : n);
         chunks = (n + rows - 1) / rows;
     }
+    BLOCK long long row(int round) const { return first + lane + (long long)round * lanes; }
     BLOCK T sum(T x, T* shared) const { return summed(x, lane, lanes, columns, shared); }
     BLOCK bool leads(long long m) const { return lane == 0 && column < m; }
 };
@@ -76,6 +77,24 @@ struct Tile {
 #define EACH_TILE_ROW(row, tile) \
     _Pragma("unroll 4") \
     for (long long row = (tile).first + (tile).lane; row < (tile).last; row += (tile).lanes)
+
+// The same, some rows at a time: EACH_SOME has the first round of each time. What is read of them is
+// read before anything is written, since the compiler cannot know what shares memory.
+enum { SOME = 4 };
+static_assert(TILE_ROUNDS % SOME == 0, "rounds are taken by so many");
+#define EACH_SOME(round) \
+    _Pragma("unroll 1") for (int round = 0; round < TILE_ROUNDS; round += SOME)
+#define EACH_OF_SOME(k, row, tile, round) \
+    _Pragma("unroll") for (int k = 0; k < SOME; ++k) \
+        if (long long row = (tile).row((round) + k); row < (tile).last)
+
+template <class X> struct Some { X of[SOME]; };
+template <class X> BLOCK Some<X> some(const X* x, const Tile& tile, int round, long long m) {
+    Some<X> found = {};
+    EACH_OF_SOME(k, row, tile, round) found.of[k] = x[row * m + tile.column];
+    return found;
+}
+
 // What becomes of the numbers of a tile: no dropout, as in mask.h.
 struct Whole {
     BLOCK T of(T x, long long row) const { return x; }

@@ -17,9 +17,10 @@ KERNEL relu_narrow_forward(const float* z, const unsigned short* bias, unsigned 
                            long long n, long long m) {
     Tile tile(n, m, blockIdx.x, blockIdx.y);
     float offset = bias && tile.column < m ? widened(bias[tile.column]) : 0;
-    EACH_TILE_ROW(row, tile) {
-        long long i = row * m + tile.column;
-        y[i] = narrowed(f_relu(z[i] + offset));
+    EACH_SOME(round) {
+        Some<float> sums = some(z, tile, round, m);
+        EACH_OF_SOME(k, row, tile, round)
+            y[row * m + tile.column] = narrowed(f_relu(sums.of[k] + offset));
     }
 }
 
@@ -28,11 +29,14 @@ KERNEL relu_narrow_backward(const float* grad, const unsigned short* y, unsigned
     __shared__ T shared[THREADS];
     Tile tile(n, m, blockIdx.x, blockIdx.y);
     T total = 0;
-    EACH_TILE_ROW(row, tile) {
-        long long i = row * m + tile.column;
-        float slope = f_relu_grad(grad[i], 0, widened(y[i]));
-        dz[i] = narrowed(slope);
-        total += slope;
+    EACH_SOME(round) {
+        Some<float> upstream = some(grad, tile, round, m);
+        Some<unsigned short> values = some(y, tile, round, m);
+        EACH_OF_SOME(k, row, tile, round) {
+            float slope = f_relu_grad(upstream.of[k], 0, widened(values.of[k]));
+            dz[row * m + tile.column] = narrowed(slope);
+            total += slope;
+        }
     }
     if (!dbias) return;
     total = tile.sum(total, shared);

@@ -9,11 +9,14 @@ BLOCK void values(const Tile& tile, const M& mask, const T* z, const T* bias, co
                   T* masked, long long m) {
     T offset = bias && tile.column < m ? bias[tile.column] : T(0);
     T part = tile.column < m ? share[tile.column] : T(0);
-    EACH_TILE_ROW(row, tile) {
-        long long i = row * m + tile.column;
-        T u = z[i] + offset, value = u + part * (VALUE(u) - u);
-        if (y) y[i] = value;
-        masked[i] = mask.of(value, row);
+    EACH_SOME(round) {
+        Some<T> sums = some(z, tile, round, m);
+        EACH_OF_SOME(k, row, tile, round) {
+            long long i = row * m + tile.column;
+            T u = sums.of[k] + offset, value = u + part * (VALUE(u) - u);
+            if (y) y[i] = value;
+            masked[i] = mask.of(value, row);
+        }
     }
 }
 
@@ -22,13 +25,15 @@ BLOCK void gradients(const Tile& tile, const M& mask, const T* grad, const T* z,
                      const T* share, T* dz, T* work, long long m, T* shared) {
     T offset = bias && tile.column < m ? bias[tile.column] : T(0);
     T part = tile.column < m ? share[tile.column] : T(0), total = 0, along = 0;
-    EACH_TILE_ROW(row, tile) {
-        long long i = row * m + tile.column;
-        T g = mask.of(grad[i], row), u = z[i] + offset, value = VALUE(u);
-        T slope = g + part * (GRADIENT(g, u, value) - g);
-        dz[i] = slope;
-        total += slope;
-        along += g * (value - u);
+    EACH_SOME(round) {
+        Some<T> upstream = some(grad, tile, round, m), sums = some(z, tile, round, m);
+        EACH_OF_SOME(k, row, tile, round) {
+            T g = mask.of(upstream.of[k], row), u = sums.of[k] + offset, value = VALUE(u);
+            T slope = g + part * (GRADIENT(g, u, value) - g);
+            dz[row * m + tile.column] = slope;
+            total += slope;
+            along += g * (value - u);
+        }
     }
     total = tile.sum(total, shared);
     store_pair(tile, total, tile.sum(along, shared), work, m);

@@ -31,8 +31,8 @@ enum {
     FEW = 2 / WORDS,                       // numbers that are handed over at once
     SUMS = BATCH * PADDED / FEW,
     RESULTS = whole_fours(BATCH * OUTPUTS) / FEW,
-    SOME = STRIPS < 16 ? STRIPS : 16,      // strips, and results, that a thread waits for at once
-    ROUNDS = groups_of(RESULTS, THREADS) < 32 / SOME ? groups_of(RESULTS, THREADS) : 32 / SOME,
+    WAITED = STRIPS < 16 ? STRIPS : 16,      // strips, and results, that a thread waits for at once
+    ROUNDS = groups_of(RESULTS, THREADS) < 32 / WAITED ? groups_of(RESULTS, THREADS) : 32 / WAITED,
     // Rows that a warp takes at once, and how many warps divide the inputs of each among them.
     TILE_ROWS = 2 * LANES,
     ROW_TILES = groups_of(BATCH, TILE_ROWS),
@@ -325,16 +325,16 @@ BLOCK void add_strips(const Own& own) {
     bool is_over = false;
     for (int start = threadIdx.x; start < RESULTS; start += ROUNDS * THREADS) {
         Few totals[ROUNDS] = {};
-        _Pragma("unroll 1") for (int first = 0; first < STRIPS; first += SOME) {
-            Few found[ROUNDS * SOME];
+        _Pragma("unroll 1") for (int first = 0; first < STRIPS; first += WAITED) {
+            Few found[ROUNDS * WAITED];
             is_over |= receive(found, own.now, [&](int n) {
-                return at_logits(own, inside(first + n % SOME, STRIPS)) +
-                       inside(start + n / SOME * THREADS, RESULTS);
+                return at_logits(own, inside(first + n % WAITED, STRIPS)) +
+                       inside(start + n / WAITED * THREADS, RESULTS);
             });
-            UNROLLED for (int n = 0; n < ROUNDS * SOME; ++n)
-                if (first + n % SOME < STRIPS)
+            UNROLLED for (int n = 0; n < ROUNDS * WAITED; ++n)
+                if (first + n % WAITED < STRIPS)
                     UNROLLED for (int e = 0; e < FEW; ++e)
-                        totals[n / SOME].of[e] += found[n].of[e];
+                        totals[n / WAITED].of[e] += found[n].of[e];
         }
         UNROLLED for (int n = 0; n < ROUNDS; ++n)
             UNROLLED for (int e = 0; e < FEW; ++e) {

@@ -3,7 +3,10 @@
 KERNEL scale_forward(const T* x, const T* scale, T* y, long long n, long long m) {
     Tile tile(n, m, blockIdx.x, blockIdx.y);
     T factor = tile.column < m ? scale[tile.column] : T(0);
-    EACH_TILE_ROW(row, tile) y[row * m + tile.column] = x[row * m + tile.column] * factor;
+    EACH_SOME(round) {
+        Some<T> given = some(x, tile, round, m);
+        EACH_OF_SOME(k, row, tile, round) y[row * m + tile.column] = given.of[k] * factor;
+    }
 }
 
 KERNEL scale_backward(const T* grad, const T* x, const T* scale, T* dx, T* dscale, T* work,
@@ -11,11 +14,12 @@ KERNEL scale_backward(const T* grad, const T* x, const T* scale, T* dx, T* dscal
     __shared__ T shared[THREADS];
     Tile tile(n, m, blockIdx.x, blockIdx.y);
     T total = 0, factor = tile.column < m ? scale[tile.column] : T(0);
-    EACH_TILE_ROW(row, tile) {
-        long long i = row * m + tile.column;
-        T upstream = grad[i];
-        total += upstream * x[i];
-        if (dx) dx[i] = upstream * factor;
+    EACH_SOME(round) {
+        Some<T> upstream = some(grad, tile, round, m), given = some(x, tile, round, m);
+        EACH_OF_SOME(k, row, tile, round) {
+            total += upstream.of[k] * given.of[k];
+            if (dx) dx[row * m + tile.column] = upstream.of[k] * factor;
+        }
     }
     total = tile.sum(total, shared);
     if (tile.leads(m)) work[blockIdx.x * m + tile.column] = total;
