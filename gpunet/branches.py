@@ -13,8 +13,8 @@ from gpunet.device import Array
 from gpunet.launches import Launch, Slot
 
 OPEN = 3
-"""Launches beside the main branch, at most, that it has not waited for: what they read stays in
-memory until then."""
+"""Launches beside the main branch, at most, that it has not waited for, of those that have to do
+with memory that is used again: it is kept for them until then."""
 Memory = dict[Slot, frozenset[Slot | int]]
 """What each slot consists of: itself, or, where it has an array, the pieces into which memory falls
 at the ends of all arrays."""
@@ -35,7 +35,7 @@ def divided(
         part = launches[start:stop]
         conflict = _conflicts(part, memory)
         branches = _branches(len(part), conflict)
-        waits = _waits(branches, conflict)
+        waits = _waits(branches, [_holds_memory(each) for each in part], conflict)
         for each, branch, distance in zip(part, branches, waits):
             found.append(replace(each, branch=branch, waits=distance))
     return found
@@ -72,26 +72,34 @@ def _conflicts(launches: Sequence[Launch], memory: Memory) -> Conflict:
 
 def _branches(count: int, conflict: Conflict) -> list[int]:
     """0 for the main branch, 1 for the one beside it, where a launch goes that would hold up the
-    next one on the main branch, which something waits for sooner. The ends are on the main branch:
+    next one on the main branch, which that branch waits for sooner. The ends are on the main branch:
     the other one leaves it behind the first, and is back before the last."""
-    found, sooner = [0] * count, count
+    found, needed, sooner = [0] * count, [count] * count, count
     for i in reversed(range(1, count - 1)):
-        needed = next((j for j in range(i + 1, count) if conflict(i, j)), count)
-        if needed > sooner:
+        waiting = (j for j in range(i + 1, count) if conflict(i, j))
+        needed[i] = min((needed[j] if found[j] else j for j in waiting), default=count)
+        if needed[i] > sooner:
             found[i] = 1
         else:
-            sooner = needed
+            sooner = needed[i]
     return found
 
 
-def _waits(branches: Sequence[int], conflict: Conflict) -> list[int]:
+def _holds_memory(launch: Launch) -> bool:
+    """Whether it has to do with slots of the arena, but for its scratch."""
+    slots = launch.slots[:-1] if launch.has_work else launch.slots
+    return any(slot.array is None for slot in slots)
+
+
+def _waits(branches: Sequence[int], holds: Sequence[bool], conflict: Conflict) -> list[int]:
     """How many places before each launch the one of the other branch is that it waits for: the
     latest that it conflicts with, 0 where its branch has waited for that one already. The main
-    branch waits for all but the last few of the other."""
+    branch waits for all but the last few of the other that hold memory."""
     found, waited, last = [], [-1, -1], len(branches) - 1
     for i, own in enumerate(branches):
         others = [j for j in range(waited[own] + 1, i) if branches[j] != own]
-        due = set() if own else set(others if i == last else others[:-OPEN])
+        holding = [j for j in others if holds[j]]
+        due = set() if own else set(others if i == last else holding[:-OPEN])
         held = [j for j in others if j in due or conflict(j, i)]
         if own and waited[own] < 0:
             held = [0, *held]

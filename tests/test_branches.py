@@ -247,6 +247,8 @@ def test_large_weights_move_early_to_the_same_bits(name: str) -> None:
     assert [each.branch for each in own] == [1, 1, 1]
     assert [each.name for each in found.launches[-2:]] == [name, "show_faults"]
     assert shown.branch == 0
+    products = [each for each in found.launches if each.sizes[-1:] == (1,) and each.name == "gemm"]
+    assert [each.branch for each in products] == [1, 1, 1, 0]  # each but the last beside the next
     check_order(found.launches)
     check_plan(found.launches, found.arena_bytes)
     for each in (found, wanted):
