@@ -72,8 +72,8 @@ def _conflicts(launches: Sequence[Launch], memory: Memory) -> Conflict:
 
 def _branches(count: int, conflict: Conflict) -> list[int]:
     """0 for the main branch, 1 for the one beside it, where a launch goes that would hold up the
-    next one on the main branch, which that branch waits for sooner. The ends are on the main branch:
-    the other one leaves it behind the first, and is back before the last."""
+    next one on the main branch, which that branch waits for sooner. The ends are on the main
+    branch: the other one leaves it behind the first, and is back before the last."""
     found, needed, sooner = [0] * count, [count] * count, count
     for i in reversed(range(1, count - 1)):
         waiting = (j for j in range(i + 1, count) if conflict(i, j))

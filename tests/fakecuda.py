@@ -200,8 +200,9 @@ class FakeCupy:
             ),
         )
 
-    def _open(self, non_blocking: bool) -> FakeStream:
+    def _open(self, non_blocking: bool, priority: int = 0) -> FakeStream:
         self._forbid("a new stream")
+        assert (priority < 0) == (not self.streams), "the main one goes before all others"
         found = FakeStream(self, MAIN + len(self.streams), non_blocking)
         self.streams[found.ptr] = found
         return found

@@ -46,6 +46,8 @@ def count() -> int:
 
 LEAST_SHARED_BYTES = 48 << 10
 """That the blocks of every GPU may have."""
+FIRST = -1
+"""Priority of the stream that others wait for: its blocks go before theirs."""
 
 
 class Cuda(Device):
@@ -68,7 +70,7 @@ class Cuda(Device):
         self.name = f"cuda:{index}"
         self._device = self.xp.cuda.Device(index)
         self._device.use()
-        self.stream = self.xp.cuda.Stream(non_blocking=True)
+        self.stream = self.xp.cuda.Stream(non_blocking=True, priority=FIRST)
         self._blas: cublaslt.Blas | None = None
         self._trouble = ""
         self._copies: Any = None
