@@ -17,6 +17,7 @@ WARPS = 8
 """As many as a GPU's block has."""
 ALONE = """
 #define lane_sum(x) (x)
+#define lane_sums(x)
 #define seen(place) seen_now(place)
 #define count_in(place) (++*(place))
 #define fresh(place) (*(place))

@@ -10,6 +10,12 @@ BLOCK T lane_sum(T x) {
     for (int step = LANES / 2; step; step /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
     return x;
 }
+// Several at once, in whose steps others are on their way.
+template <int count> BLOCK void lane_sums(T (&x)[count]) {
+    for (int step = LANES / 2; step; step /= 2)
+        _Pragma("unroll") for (int i = 0; i < count; ++i)
+            x[i] += __shfl_xor_sync(0xFFFFFFFFu, x[i], step);
+}
 BLOCK T fresh(const T* place) { return __ldcg(place); }
 BLOCK void fresh_four(T (&to)[4], const T* place) {
 #if T_BITS == 32

@@ -20,6 +20,8 @@
 
 // A tile of a product, and the elements of its sums that are taken at once.
 enum { TILE_M = 32, TILE_N = 16, TILE = TILE_M * TILE_N, CHUNK = 16 };
+// Sums of a tile whose companions a lane loads before it writes any.
+enum { TOGETHER = 4 };
 // Values of a row that a lane holds, at most; of longer rows they are loaded twice.
 enum { MOST_HELD = 8 };
 
@@ -244,10 +246,13 @@ BLOCK void add_up(Sums& sums, const A& a, const B& b, int m, int n, const Teams&
         sums.add(a, b, m, n, k);
 }
 
-// All tiles of a part: add(sums, tile, teams), then keep(tile, row, column, value) of each element.
-template <class Add, class Keep>
-BLOCK void products(const Here& here, int tiles, const Add& add, const Keep& keep) {
+// All tiles of a part: add(sums, tile, teams), then keep(tile, row, column, value, load(tile, row,
+// column)) of each element.
+template <class Add, class Load, class Keep>
+BLOCK void products(const Here& here, int tiles, const Add& add, const Load& load,
+                    const Keep& keep) {
     Teams teams(tiles, here.workers);
+    int stride = teams.size * LANES;
     int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     T* own = here.sums + (warp - teams.me) * TILE;
     for (int tile = teams.mine; tile - teams.mine < tiles; tile += teams.count) {
@@ -257,12 +262,21 @@ BLOCK void products(const Here& here, int tiles, const Add& add, const Keep& kee
             sums.put(here.sums + warp * TILE);
         }
         __syncthreads();
-        if (tile < tiles)
-            for (int e = teams.me * LANES + lane; e < TILE; e += teams.size * LANES) {
+        for (int first = teams.me * LANES + lane; tile < tiles && first < TILE;
+             first += TOGETHER * stride) {
+            decltype(load(0, 0, 0)) beside[TOGETHER];
+            UNROLLED for (int n = 0; n < TOGETHER; ++n) {
+                int e = inside(first + n * stride, TILE);
+                beside[n] = load(tile, e / TILE_N, e % TILE_N);
+            }
+            UNROLLED for (int n = 0; n < TOGETHER; ++n) {
+                int e = first + n * stride;
+                if (e >= TILE) break;
                 T total = own[e];
                 for (int other = 1; other < teams.size; ++other) total += own[other * TILE + e];
-                keep(tile, e / TILE_N, e % TILE_N, total);
+                keep(tile, e / TILE_N, e % TILE_N, total, beside[n]);
             }
+        }
         __syncthreads();
     }
 }
@@ -293,19 +307,28 @@ template <int L> BLOCK void forward(const Here& here) {
                 add_up<Own::INS>(sums, below, weight, m, n, teams);
             }
         },
-        [&](int tile, int row, int column, T total) {
+        [&](int tile, int row, int column) {
+            int n = tile % across * TILE_N + column;
+            return Own::BIAS < 0 ? T(0) : fresh(here.params + Own::BIAS + inside(n, Own::OUTS));
+        },
+        [&](int tile, int row, int column, T total, T bias) {
             int m = tile / across * TILE_M + row, n = tile % across * TILE_N + column;
             if (m >= BATCH || n >= Own::OUTS) return;
-            T z = Own::BIAS < 0 ? total : total + fresh(here.params + Own::BIAS + n);
-            bool inside = m < here.valid;
-            if (READS_INPUT) here.work[Own::Z + m * Own::OUTS + n] = inside ? z : T(0);
-            here.work[Own::Y + m * Own::OUTS + n] = inside ? ACT(z) : T(0);
+            T z = total + bias;
+            bool is_valid = m < here.valid;
+            if (READS_INPUT) here.work[Own::Z + m * Own::OUTS + n] = is_valid ? z : T(0);
+            here.work[Own::Y + m * Own::OUTS + n] = is_valid ? ACT(z) : T(0);
         });
 }
 
 BLOCK T slope_at(const Here& here, T grad, long long z, T y) {
     return SLOPE(grad, READS_INPUT ? fresh(here.work + z) : T(0), y);
 }
+
+// The sum and the value of a unit, of one row.
+struct Unit {
+    T z, y;
+};
 
 // From the gradient of layer L's sums that of the layer below.
 template <int L> BLOCK void back(const Here& here) {
@@ -320,12 +343,16 @@ template <int L> BLOCK void back(const Here& here) {
             int m = tile / across * TILE_M, n = tile % across * TILE_N;
             add_up<Own::OUTS>(sums, grad, weight, m, n, teams);
         },
-        [&](int tile, int row, int column, T total) {
+        [&](int tile, int row, int column) {
             int m = tile / across * TILE_M + row, n = tile % across * TILE_N + column;
-            if (m >= BATCH || n >= Own::INS) return;
-            int i = m * Own::INS + n;
-            T y = fresh(here.work + Below::Y + i);
-            here.work[Below::DZ + i] = slope_at(here, total, Below::Z + i, y);
+            int i = inside(m, BATCH) * Own::INS + inside(n, Own::INS);
+            T z = READS_INPUT ? fresh(here.work + Below::Z + i) : T(0);
+            return Unit{z, fresh(here.work + Below::Y + i)};
+        },
+        [&](int tile, int row, int column, T total, Unit unit) {
+            int m = tile / across * TILE_M + row, n = tile % across * TILE_N + column;
+            if (m < BATCH && n < Own::INS)
+                here.work[Below::DZ + m * Own::INS + n] = SLOPE(total, unit.z, unit.y);
         });
 }
 
@@ -335,6 +362,7 @@ BLOCK void judge(const Here& here, const T* parameter) {
     using Below = Layer<LAYERS - 1>;
     constexpr int each = tiles_of(LAST, LANES);
     constexpr bool is_held = each <= MOST_HELD;
+    constexpr int some = OUTPUTS < CHUNK ? OUTPUTS : CHUNK;
     int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     T* outs = here.outs + warp * OUTPUTS;
     for (int r = warp * here.workers + blockIdx.x; r < BATCH; r += WARPS * here.workers) {
@@ -350,19 +378,18 @@ BLOCK void judge(const Here& here, const T* parameter) {
             else return fresh(here.work + Below::Y + r * LAST + lane + i * LANES);
         };
         for (int first = 0; first < OUTPUTS; first += CHUNK) {
-            T part[CHUNK] = {};
+            T part[some] = {};
             SEVERAL for (int i = 0; i < each; ++i) {
                 int k = lane + i * LANES;
                 if (k >= LAST) break;
                 T value = value_at(i);
-                UNROLLED for (int j = 0; j < CHUNK; ++j)
+                UNROLLED for (int j = 0; j < some; ++j)
                     if (first + j < OUTPUTS) part[j] += value * here.head[k * OUTPUTS + first + j];
             }
-            UNROLLED for (int j = 0; j < CHUNK; ++j)
-                if (first + j < OUTPUTS) {
-                    T total = lane_sum(part[j]);
-                    if (j % LANES == lane) outs[first + j] = total + here.bias[first + j];
-                }
+            lane_sums(part);
+            UNROLLED for (int j = 0; j < some; ++j)
+                if (first + j < OUTPUTS && j % LANES == lane)
+                    outs[first + j] = part[j] + here.bias[first + j];
         }
         SYNC_LANES();
         T loss = 0;
@@ -386,16 +413,6 @@ BLOCK void judge(const Here& here, const T* parameter) {
         }
         SYNC_LANES();
     }
-}
-
-BLOCK int move_at(const Here& here, long long i, T g, const Rate& rate) {
-    T a = SLOTS > 0 ? fresh(here.first + i) : T(0), b = SLOTS > 1 ? fresh(here.second + i) : T(0);
-    T p = fresh(here.params + i);
-    int fault = moved<MOVE>(rate, p, g, a, b);
-    here.params[i] = p;
-    if (SLOTS > 0) here.first[i] = a;
-    if (SLOTS > 1) here.second[i] = b;
-    return fault;
 }
 
 template <int L> HD constexpr int rows_across() {
@@ -423,16 +440,24 @@ BLOCK void add_gradient(const Here& here, Sums& sums, int tile, const Teams& tea
     }
 }
 
-template <int L> BLOCK int move_one(const Here& here, int tile, int row, int column, T grad) {
+// A parameter with what the optimiser keeps of it: place, -1 for none; the number of its rate.
+struct Moving {
+    long long place;
+    int rate;
+    T p, a, b;
+};
+
+template <int L> BLOCK Moving moving_at(const Here& here, int tile, int row, int column) {
     using Own = Layer<L>;
     constexpr int before = gradient_tiles<L - 1>(), across = tiles_of(Own::OUTS, TILE_N);
     if constexpr (L > 1)
-        if (tile < before) return move_one<L - 1>(here, tile, row, column, grad);
+        if (tile < before) return moving_at<L - 1>(here, tile, row, column);
     int m = (tile - before) / across * TILE_M + row, n = (tile - before) % across * TILE_N + column;
-    if (m > Own::INS || n >= Own::OUTS || (m == Own::INS && Own::BIAS < 0)) return 0;
     bool is_bias = m == Own::INS;
+    if (m > Own::INS || n >= Own::OUTS || (is_bias && Own::BIAS < 0)) return {-1, 0, 0, 0, 0};
     long long i = is_bias ? Own::BIAS + n : Own::WEIGHT + m * Own::OUTS + n;
-    return move_at(here, i, grad, here.rates[2 * (L - 1) + is_bias]);
+    return {i, 2 * (L - 1) + is_bias, fresh(here.params + i),
+            SLOTS > 0 ? fresh(here.first + i) : T(0), SLOTS > 1 ? fresh(here.second + i) : T(0)};
 }
 
 BLOCK int learn(const Here& here) {
@@ -442,8 +467,15 @@ BLOCK int learn(const Here& here) {
         [&](Sums& sums, int tile, const Teams& teams) {
             add_gradient<LAYERS>(here, sums, tile, teams);
         },
-        [&](int tile, int row, int column, T grad) {
-            found |= move_one<LAYERS>(here, tile, row, column, grad);
+        [&](int tile, int row, int column) {
+            return moving_at<LAYERS>(here, tile, row, column);
+        },
+        [&](int tile, int row, int column, T grad, Moving& it) {
+            if (it.place < 0) return;
+            found |= moved<MOVE>(here.rates[it.rate], it.p, grad, it.a, it.b);
+            here.params[it.place] = it.p;
+            if (SLOTS > 0) here.first[it.place] = it.a;
+            if (SLOTS > 1) here.second[it.place] = it.b;
         });
     return found;
 }
