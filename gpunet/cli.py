@@ -24,6 +24,7 @@ from gpunet.errors import (
     Diverged,
     GpunetError,
     Interrupted,
+    NotPermitted,
     OutOfMemory,
     UsageError,
     WriteError,
@@ -111,7 +112,7 @@ def _options(
     if version:
         from gpunet import __version__
 
-        print(f"gpunet {__version__}")
+        view.put(f"gpunet {__version__}\n")
         raise typer.Exit
 
 
@@ -601,9 +602,9 @@ def data_show(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every outcome becomes an exit code here."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    for name, mode in (("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:  # results then have no place, talk no reader
+            setattr(sys, name, os.fdopen(os.open(os.devnull, mode), "w"))
         elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -628,7 +629,11 @@ def _run(arguments: list[str]) -> int:
     except (BrokenPipeError, SystemExit):  # Typer's own way to go when a pipe breaks is an exit
         return _leave_quietly()
     except OSError as fault:
-        return _fail(fault, f"stdout: {fault.strerror or fault}", WriteError.exit_code)
+        if fault.filename is None:
+            _leave_quietly()
+        kind = NotPermitted if isinstance(fault, PermissionError) else WriteError
+        said = f"{fault.filename or 'stdout'}: {fault.strerror or fault}"
+        return _fail(fault, said, kind.exit_code)
     except _Ended as fault:
         return _fail(fault, "interrupted", 128 + fault.number)
     except (KeyboardInterrupt, typer.Abort) as fault:
@@ -664,8 +669,9 @@ def _fail(fault: BaseException, message: str, code: int) -> int:
 
 
 def _leave_quietly() -> int:
-    """The reader of our stdout has gone: nothing is left to say to it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Nobody takes what stdout still holds: it is dropped at the end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

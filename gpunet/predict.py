@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet import bootstrap, engine, loop, model, run
+from gpunet import bootstrap, engine, loop, model, run, view
 from gpunet.bootstrap import RowValues
 from gpunet.config import Config, gather
 from gpunet.data import Dataset, Schema, Source, read
@@ -348,8 +347,7 @@ def write(table: dict[str, Any], out: str) -> None:
     """Write columns as CSV, Parquet or JSON lines, by the name's ending; `-` is CSV on stdout."""
     content = _encode(table, ".csv" if out == "-" else Path(out).suffix.lower())
     if out == "-":
-        sys.stdout.buffer.write(content)
-        sys.stdout.flush()
+        view.put(content)
     else:
         run.write(Path(out), content)
 

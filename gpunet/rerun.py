@@ -51,7 +51,7 @@ class Compared:
 
 def is_run(path: object) -> bool:
     """Whether a run was begun in that directory."""
-    return isinstance(path, (str, Path)) and (Path(path) / job.IDENTITY).is_file()
+    return isinstance(path, (str, Path)) and os.path.isfile(Path(path) / job.IDENTITY)
 
 
 def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job:

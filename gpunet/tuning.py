@@ -5,6 +5,7 @@ once. Trials are judged on their validation rows; no test part is looked at befo
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -200,7 +201,7 @@ class Tuner:
     def _hold(self) -> Run:
         """The study's directory: a new one, or one that was begun with the same data and
         settings."""
-        if not (self.out / STUDY).is_file():
+        if not os.path.isfile(self.out / STUDY):
             run = Run.create(self.out, self.first.name)
             run.write_json(STUDY, self._identity())
             return run

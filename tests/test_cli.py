@@ -461,6 +461,49 @@ def test_a_full_disk_behind_stdout_is_exit_74() -> None:
     assert done.returncode == 74, done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["info"], ["--help"], ["data", "list", "--json"]])
+def test_a_result_for_a_closed_stdout_is_exit_74(arguments: list[str]) -> None:
+    code = [sys.executable, "-P", "-m", "gpunet", *arguments]
+    done = subprocess.run(["bash", "-c", f"{shlex.join(code)} >&-"], stderr=-1, text=True)
+    assert done.returncode == 74
+    assert re.fullmatch("gpunet: error: stdout: Bad file descriptor\n", done.stderr)
+
+
+@pytest.mark.parametrize("more", [{}, {"PYTHONUNBUFFERED": "1"}])
+def test_a_pipe_that_takes_little_at_a_time_gets_all(more: dict[str, str]) -> None:
+    text = "from gpunet.view import put; put('a' * 300_000); put(b'b')"
+    source, sink = os.pipe()
+    os.set_blocking(sink, False)
+    writing = [sys.executable, "-P", "-c", text]
+    writer = subprocess.Popen(writing, stdout=sink, env=os.environ | more)
+    os.close(sink)
+    time.sleep(0.5)
+    with os.fdopen(source) as pipe:
+        assert pipe.read() == "a" * 300_000 + "b"
+    assert writer.wait() == 0
+
+
+def test_what_may_not_be_reached_is_exit_77_and_named(cli, monkeypatch) -> None:
+    Path("t.csv").write_text(TABLE)
+    cli("train", "t.csv", "-t", "y", "-e", "1", "-o", "run")
+    real = os.stat
+
+    def forbid(path: object, *rest: object, **more: object) -> os.stat_result:
+        if str(path).startswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", forbid)
+    for arguments in (
+        ["train", "t.csv", "-t", "y", "-o", "locked/run"],
+        ["predict", "run", "t.csv", "-o", "locked/p.csv"],
+        ["resume", "locked/run"],
+        ["tune", "t.csv", "-t", "y", "-o", "locked/study"],
+    ):
+        done = cli(*arguments)
+        assert (done.code, done.errors[0].split(": ")[2][:7]) == (77, "locked/"), done.err
+
+
 def test_the_model_is_saved_before_it_is_judged(cli, monkeypatch) -> None:
     from gpunet import metrics
 
@@ -523,6 +566,15 @@ def test_a_bad_file_is_named_with_what_is_wrong(cli, name: str) -> None:
 def test_a_directory_that_holds_no_images(cli) -> None:
     Path("folder").mkdir()
     assert cli("train", "folder", "-t", "y").code == 65
+
+
+def test_a_directory_that_may_not_be_read(cli, monkeypatch) -> None:
+    def forbid(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    Path("folder").mkdir()
+    monkeypatch.setattr(Path, "iterdir", forbid)
+    assert cli("train", "folder", "-t", "y").code == 77
 
 
 def test_objects_in_an_npz_are_refused(cli) -> None:
@@ -749,7 +801,9 @@ def test_memory_that_is_not_there_is_exit_71(cli) -> None:
 
 def test_a_run_directory_that_cannot_be_made(cli, monkeypatch) -> None:
     Path("file").touch()
-    assert cli(*PENGUINS, "-o", "file/run").code in (73, 74)
+    done = cli(*PENGUINS, "-o", "file/run")
+    assert done.code == 74
+    assert re.search("file/run: .*/file is a file$", done.errors[0])
     if os.geteuid():
         Path("locked").mkdir(mode=0o500)
         assert cli(*PENGUINS, "-o", "locked/run").code == 77
