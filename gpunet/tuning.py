@@ -16,8 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gpunet import job, loop, predict, rerun, space
+from gpunet import auto, job, loop, predict, rerun, space
 from gpunet.config import Settings
+from gpunet.data import is_passing
 from gpunet.data.limits import automatic
 from gpunet.errors import (
     CheckFailed,
@@ -91,6 +92,8 @@ class Tuner:
         if workers > 1 and job.location(source) is None:
             raise UsageError("several workers read the data themselves", "give a file or a set")
         asked = job.settle(source, flags, file)
+        if is_passing(source):
+            source = self.given = job.read(source, auto.with_memory(asked), ".")
         self.first = job.plan(source, flags, file)
         if self.first.members[0].data.validation is None:
             raise UsageError("trials are judged on a validation part", "set --validation")
