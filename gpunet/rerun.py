@@ -21,7 +21,7 @@ from gpunet.data import BUILTIN, Source
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError
 from gpunet.job import METRICS, TIMING, Job, lasting
 from gpunet.loop import Report, Snapshot, steps_an_epoch
-from gpunet.predict import Model
+from gpunet.predict import MODEL_FILE, Model
 from gpunet.run import (
     SETTINGS,
     SPLIT,
@@ -248,7 +248,7 @@ def _differences(resumed: Job, path: Path) -> list[str]:
     for what in now:
         if now[what] != then[what]:
             changed = f"the {'data have' if what == 'data' else 'settings have'} changed"
-            ids = f"{now[what][:16]}, then {then[what][:16]}"
+            ids = f"{then[what][:16]} then, {now[what][:16]} now"
             notes.append(f"{changed} since the run began: {ids}")
     if not _is_split_alike(resumed, path):
         notes.append(f"{path / SPLIT}: the parts are of other rows now")
@@ -268,7 +268,10 @@ def _is_split_alike(resumed: Job, path: Path) -> bool:
 
 
 def _take_newest(resumed: Job) -> list[str]:
-    """Start from the newest checkpoint that is whole; warnings of those that are not."""
+    """Start from the newest checkpoint that is whole; warnings of those that are not.
+
+    A run that was ended before its first one, which comes before its model, begins anew.
+    """
     assert resumed.run is not None
     passed = []
     for file, found in readable(resumed.run.path):
@@ -282,6 +285,9 @@ def _take_newest(resumed: Job) -> list[str]:
     if passed:
         count = len(passed)
         raise ModelInvalid(f"{resumed.run.path}: no good checkpoint of {count}: {passed[0]}")
+    if (resumed.run.path / MODEL_FILE).exists():
+        anew = f"to train anew: gpunet train DATA --config {resumed.run.path / SETTINGS}"
+        raise ModelInvalid(f"{resumed.run.path}: none of its checkpoints is left", anew)
     return []
 
 
