@@ -52,11 +52,23 @@ OUTPUT, REPEATS, SEARCH = "Output", "Repeats", "Search"
 PLAN_LOOKS = ("data", "target", "columns")
 """What a plan says of the columns, of what a run's `schema.json` says."""
 JSON_HELP = "One JSON document on stdout."
+
+
+def _directory(path: Path | None) -> Path | None:
+    if str(path) == "-":
+        raise UsageError("-o -: stdout is no directory", "name one")
+    return path
+
+
 TrainData = Annotated[Optional[str], typer.Argument(metavar="DATA", help="What to learn from.")]
 OutPath = Annotated[
     Optional[Path],
     typer.Option(
-        "--out", "-o", help="Run directory. Default: runs/<data>-<n>.", rich_help_panel=OUTPUT
+        "--out",
+        "-o",
+        help="Run directory. Default: runs/<data>-<n>.",
+        rich_help_panel=OUTPUT,
+        callback=_directory,
     ),
 ]
 ConfigPath = Annotated[
@@ -175,7 +187,14 @@ def train(
 def tune(
     data: Annotated[str, typer.Argument(metavar="DATA", help="What to learn from.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The study's directory.", rich_help_panel=SEARCH)
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The study's directory.",
+            rich_help_panel=SEARCH,
+            callback=_directory,
+        ),
     ],
     trials: Annotated[
         int, typer.Option(help="How many in all.", rich_help_panel=SEARCH, min=1)

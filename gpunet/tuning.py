@@ -26,6 +26,7 @@ from gpunet.errors import (
     GpunetError,
     Interrupted,
     ModelInvalid,
+    OutputExists,
     Unavailable,
     UsageError,
 )
@@ -205,7 +206,10 @@ class Tuner:
         """The study's directory: a new one, or one that was begun with the same data and
         settings."""
         if not os.path.isfile(self.out / STUDY):
-            run = Run.create(self.out, self.first.name)
+            try:
+                run = Run.create(self.out, self.first.name)
+            except OutputExists as fault:
+                raise OutputExists(fault.message, "name another study with -o") from None
             run.write_json(STUDY, self._identity())
             return run
         with files.system_errors(self.out):

@@ -391,6 +391,8 @@ def test_without_a_command_the_help_is_printed_as_it_is(arguments: list[str], ca
         (["train", "penguins", "-o"], "-o: requires an argument$"),
         (["train", "penguins", "--no-bias=3"], "--no-bias: does not take a value$"),
         (["predict", "run"], "DATA is missing; gpunet predict --help"),
+        (["train", "penguins", "-o", "-"], "-o -: stdout is no directory; name one$"),
+        (["tune", "penguins", "-o", "-"], "-o -: stdout is no directory; name one$"),
         (["graph", "x+"], "column"),
         (["graph", "x+y", "x=1"], "y"),
         (["graph", "x", "x=__import__('os')"], "x"),

@@ -17,7 +17,14 @@ from tables import csv, mixed, text_of
 import gpunet
 from gpunet import evaluation, job, loop, rerun, space, tuning
 from gpunet.config import gather
-from gpunet.errors import CheckFailed, Diverged, ModelInvalid, Unavailable, UsageError
+from gpunet.errors import (
+    CheckFailed,
+    Diverged,
+    ModelInvalid,
+    OutputExists,
+    Unavailable,
+    UsageError,
+)
 from gpunet.space import Range
 from gpunet.tuning import Tuner
 
@@ -53,6 +60,12 @@ def test_given_settings_stay_and_others_are_searched(tmp_path: Path) -> None:
     found = searched(tmp_path / "study", 3, dropout=0.4)
     assert not any({"dropout", "hidden"} & trial.settings.keys() for trial in found)
     assert len({trial.settings["lr"] for trial in found}) == 3
+
+
+def test_a_directory_that_is_no_study_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(OutputExists, match=r"there already; name another study with -o$"):
+        tuner(tmp_path)
 
 
 def test_standard_input_is_read_once_for_all_trials(tmp_path: Path, monkeypatch) -> None:

@@ -164,6 +164,9 @@ def _members(
     members = archive.infolist()
     if "[Content_Types].xml" in archive.namelist():
         raise DataError(f"{name}: an Excel workbook", "save the sheet as CSV")
+    if members and not any(member.filename.endswith(".npy") for member in members):
+        held = listed(member.filename for member in members)
+        raise DataError(f"{name}: a ZIP archive with {held}", "unpack it, or pack with gzip")
     keys = [member.filename.removesuffix(".npy").casefold() for member in members]
     twice = [key for key, times in Counter(keys).items() if times > 1]
     if twice:

@@ -45,6 +45,7 @@ STRANGERS = {
     b"\x89HDF": "an HDF5 file",
     b"SQLite format 3": "an SQLite database",
     b"ARROW1": "a Feather file",
+    b"\xff\xff\xff\xff": "an Arrow stream",
     b"PARE": "an encrypted Parquet file",
     b"%PDF": "a PDF",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
