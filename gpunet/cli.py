@@ -381,7 +381,8 @@ def predict(
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
     kept = list(split(keep)) if keep else []
     found = model.outcome(source, resolve(device).device)
-    columns = predicting.columns(model.schema, source, found, kept, proba)
+    is_typed = predicting.ending(out) != ".csv"
+    columns = predicting.columns(model.schema, source, found, kept, proba, is_typed)
     for name, count in found.unseen.items():
         rows = counted(count, "row")
         view.warn(f"{name}: a category that training never saw in {rows}")

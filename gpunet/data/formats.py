@@ -163,6 +163,8 @@ def answer(
             cells = 8 * source.rows * len(source.columns)
             isolation.limit(_room(budget), PROCESSOR_SECONDS + cells // BYTES_A_SECOND)
             source.table.vet()
+            if isinstance(source.aside, ParquetTable):
+                source.aside.vet()
         return {"streams": True}, []
     except MemoryError:
         allowed = f"twice the {shown(budget)} of --max-memory"
