@@ -94,6 +94,9 @@ Header = Annotated[
 MovedData = Annotated[
     Optional[str], typer.Argument(metavar="DATA", help="The run's data, where they have moved.")
 ]
+DropMissing = Annotated[
+    bool, typer.Option("--drop-missing-target", help="Leave out rows that have no target.")
+]
 MaxMemory = Annotated[
     str, typer.Option(metavar="SIZE", help="Memory for data: 512M, 1.5GiB. Default: auto.")
 ]
@@ -323,6 +326,7 @@ def evaluate(
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",
+    drop_missing_target: DropMissing = False,
     json: Json = False,
 ) -> None:
     """Judge a trained model on data that has the target."""
@@ -334,10 +338,11 @@ def evaluate(
     model = predicting.load(run)
     _warn_of_seen(run, data)
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
-    answers = model.answers(source, resolve(device).device)
+    rows = _answered(model, source) if drop_missing_target else None
+    answers = model.answers(source, resolve(device).device, rows)
     found, intervals = model.judge(*answers), model.intervals(*answers)
     if json:
-        report = {"schema": "gpunet.evaluate/1", "run": str(run), "rows": source.rows}
+        report = {"schema": "gpunet.evaluate/1", "run": str(run), "rows": len(answers[0])}
         view.print_json({**report, "metrics": found, "intervals": intervals})
     else:
         view.metrics({source.name: found}, {source.name: intervals})
@@ -406,6 +411,7 @@ def compare(
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",
+    drop_missing_target: DropMissing = False,
     json: Json = False,
 ) -> None:
     """Say which of two models is better on the same rows, and whether by more than noise.
@@ -414,8 +420,10 @@ def compare(
     """
     from gpunet import comparison as comparing
 
-    source = _read_new(data, delimiter, header, max_memory)
-    found = comparing.compare(run_a, run_b, source, device, place=data)
+    source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
+    dropping = {"drop_missing_target": drop_missing_target}
+    found = comparing.compare(run_a, run_b, source, device, place=data, **dropping)
+    _tell_left_out(source.rows - found.rows if drop_missing_target else 0)
     if json:
         names = {"a": str(run_a), "b": str(run_b)}
         view.print_json({"schema": comparing.SCHEMA, **names, **comparing.to_json(found)})
@@ -442,6 +450,7 @@ def importance(
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",
+    drop_missing_target: DropMissing = False,
     json: Json = False,
 ) -> None:
     """Tell what a model owes to each column: its loss where that column is shuffled.
@@ -451,11 +460,13 @@ def importance(
     from gpunet import importance as weighing
     from gpunet.device import resolve
 
-    source = _read_new(data, delimiter, header, max_memory)
+    source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
     model, source = _model_and_rows(run, data, source, device)
-    found = weighing.importance(model, source, resolve(device).device, repeats)
+    rows = _answered(model, source) if drop_missing_target else None
+    found = weighing.importance(model, source, resolve(device).device, repeats, rows)
     if json:
-        report = {"schema": weighing.SCHEMA, "run": str(run), "rows": source.rows}
+        count = source.rows if rows is None else len(rows)
+        report = {"schema": weighing.SCHEMA, "run": str(run), "rows": count}
         columns = [{**vars(each), "growth": vars(each.growth)} for each in found]
         view.print_json({**report, "columns": columns})
         return
@@ -473,6 +484,7 @@ def slices(
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",
+    drop_missing_target: DropMissing = False,
     json: Json = False,
 ) -> None:
     """Find where a model is worst: a level, or a quarter of the range, of one column.
@@ -482,11 +494,13 @@ def slices(
     from gpunet import slices as slicing
     from gpunet.device import resolve
 
-    source = _read_new(data, delimiter, header, max_memory)
+    source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
     model, source = _model_and_rows(run, data, source, device)
-    whole, found = slicing.slices(model, source, resolve(device).device, least, most)
+    chosen = _answered(model, source) if drop_missing_target else None
+    whole, found = slicing.slices(model, source, resolve(device).device, least, most, chosen)
     if json:
-        report = {"schema": slicing.SCHEMA, "run": str(run), "rows": source.rows, "all": whole}
+        count = source.rows if chosen is None else len(chosen)
+        report = {"schema": slicing.SCHEMA, "run": str(run), "rows": count, "all": whole}
         view.print_json({**report, "slices": [vars(each) for each in found]})
         return
     rows = [
@@ -1018,11 +1032,15 @@ def _outlook_facts(found: "Outlook") -> list[tuple[str, str]]:
     ]
 
 
-def _read_new(data: str | None, delimiter: str | None, header: bool, max_memory: str) -> Any:
+def _read_new(
+    data: str | None, delimiter: str | None, header: bool, max_memory: str, drop: bool
+) -> Any:
     """DATA read, if there is any; what has no meaning without it is refused."""
     from gpunet import data as room
 
     if data is None:
+        if drop:
+            raise UsageError("--drop-missing-target is for DATA", "give DATA")
         if delimiter is not None or not header or max_memory != "auto":
             raise UsageError("--delimiter, --no-header and --max-memory are for DATA", "give DATA")
         return None
@@ -1051,6 +1069,18 @@ def _model_and_rows(run: Path, data: str | None, source: Any, device: str) -> tu
     if data is not None:
         _warn_of_seen(run, data)
     return model, rerun.held_out(run, device)[1] if source is None else source
+
+
+def _answered(model: Any, source: Any) -> Any:
+    """The rows that have the target; says how many have not."""
+    rows = model.schema.answered(source)
+    _tell_left_out(source.rows - len(rows))
+    return rows
+
+
+def _tell_left_out(count: int) -> None:
+    if count:
+        view.warn(f"left out {counted(count, 'row')} without a target")
 
 
 def _budget(max_memory: str) -> int | None:

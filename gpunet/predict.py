@@ -104,9 +104,13 @@ class Model:
             return found.output
         return probabilities(self.schema, found.output) if proba else found.labels
 
-    def evaluate(self, data: Any, device: str = "cpu") -> dict[str, float | None]:
-        """The task's metrics on data that has the target."""
-        return self.score(read(data), resolve(device).device)
+    def evaluate(
+        self, data: Any, device: str = "cpu", drop_missing_target: bool = False
+    ) -> dict[str, float | None]:
+        """The task's metrics on data that has the target, or on those of its rows that have it."""
+        source = read(data)
+        rows = self.schema.answered(source) if drop_missing_target else None
+        return self.judge(*self.answers(source, resolve(device).device, rows))
 
     def outcome(self, source: Source, device: Device) -> Prediction:
         """Probabilities or values, labels, and never-seen categories."""
@@ -121,16 +125,20 @@ class Model:
         """The task's metrics, on a device."""
         return self.judge(*self.answers(source, device))
 
-    def answers(self, source: Source, device: Device) -> Answers:
-        """The targets of a source, the raw predictions for its rows, and what each row counts."""
-        x, _ = self.schema.encode(source)
-        y, weight = self.targets(source)
+    def answers(self, source: Source, device: Device, rows: np.ndarray | None = None) -> Answers:
+        """The targets of some rows (ascending numbers) of a source, or of all, the raw predictions
+        for them, and what each row counts."""
+        x = self.schema.encode_rows(source, rows)
+        y, weight = self.targets(source, rows)
         return y, self.run(Dataset(x, None), device), weight
 
-    def targets(self, source: Source) -> tuple[np.ndarray, np.ndarray | None]:
-        """The targets of a source, and what each row counts."""
-        weight = self.schema.encode_weight(source, np.arange(source.rows), "whole")
-        return self.schema.encode_target(source), weight
+    def targets(
+        self, source: Source, rows: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The targets of some rows of a source, or of all, and what each row counts."""
+        weighed = np.arange(source.rows) if rows is None else rows
+        weight = self.schema.encode_weight(source, weighed, "whole")
+        return self.schema.encode_target(source, rows), weight
 
     def judge(
         self, y: np.ndarray, raw: np.ndarray, weight: np.ndarray | None = None

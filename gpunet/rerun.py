@@ -106,7 +106,10 @@ def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
     if reopened.prepared.test is None:
         raise UsageError(f"{path}: has no test part", "give DATA that it was not trained on")
     own = source.test if isinstance(part, float) else None
-    return reopened, own or job.read(part, settings, folder)
+    own = own or job.read(part, settings, folder)
+    if settings.config.drop_missing_target:
+        own = own.take(reopened.model.schema.answered(own))
+    return reopened, own
 
 
 def _check_there(path: Path, place: str, hint: str) -> None:

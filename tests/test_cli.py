@@ -222,6 +222,27 @@ def test_evaluate_and_predict(cli, somewhere: Path) -> None:
     assert len(Path("out.jsonl").read_text().splitlines()) == 2
 
 
+def test_rows_without_a_target_are_left_out_where_that_is_asked(cli) -> None:
+    Path("t.csv").write_text(TABLE)
+    for name in ("run", "other"):
+        cli("train", "t.csv", "-t", "y", "-o", name, "-e", "3", "--preset", "plain")
+    gaps = TABLE.replace(",no\n", ",\n", 4)
+    Path("gaps.csv").write_text(gaps)
+    Path("full.csv").write_text("".join(x for x in gaps.splitlines(True) if x[-2] != ","))
+    Path("none.csv").write_text("a,b,y\n1,2,\n3,4,\n")
+    commands = (["evaluate", "run"], ["compare", "run", "other"], ["importance", "run"])
+    for command in (*commands, ["slices", "run", "--least", "5"]):
+        done = cli(*command, "gaps.csv")
+        assert done.code == 65
+        assert "those rows out with --drop-missing-target" in done.errors[0]
+        done = cli(*command, "gaps.csv", "--drop-missing-target")
+        assert done.err == "gpunet: warning: left out 4 rows without a target\n"
+        assert done.out.replace("gaps", "full") == cli(*command, "full.csv").out
+        for more in ([], ["--drop-missing-target"]):
+            assert "y has no value in any row; gpunet pred" in cli(*command, "none.csv", *more).err
+    assert cli("slices", "run", "--drop-missing-target").code == 2
+
+
 def test_predict_overwrites_nothing_unasked(cli) -> None:
     Path("t.csv").write_text(TABLE)
     cli("train", "t.csv", "-t", "y", "-o", "run", "--epochs", "1")

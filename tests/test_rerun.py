@@ -308,6 +308,15 @@ def test_each_command_says_what_it_has_where_data_have_changed(tmp_path: Path) -
             made(tmp_path / "a")
 
 
+def test_rows_held_out_without_a_target_are_as_in_training(tmp_path: Path) -> None:
+    lines = [f"{i % 7},{i % 5},{i % 2}\n" for i in range(60)]
+    (data := tmp_path / "t.csv").write_text("a,b,y\n" + "".join(lines))
+    (test := tmp_path / "u.csv").write_text("a,b,y\n1,2,\n" + "".join(lines[:20]))
+    more = {"test": str(test), "drop_missing_target": True}
+    gpunet.train(data, "y", out=tmp_path / "a", **{**SETTINGS, **more})
+    assert rerun.held_out(tmp_path / "a")[1].rows == 20
+
+
 def test_data_that_have_moved_are_asked_for(tmp_path: Path) -> None:
     data = tmp_path / "t.csv"
     data.write_text("a,b,y\n" + "".join(f"{i % 7},{i % 5},{i % 2}\n" for i in range(60)))
