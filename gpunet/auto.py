@@ -103,7 +103,7 @@ def decide(settings: Settings, prepared: Prepared) -> Settings:
         ("batch_size", lambda config: _batch_size(rows)),
         ("epochs", lambda config: _epochs(config, rows)),
         ("patience", lambda config: _patience(config, prepared)),
-        ("baselines", lambda config: _baselines(schema.kind)),
+        ("baselines", lambda config: _baselines(prepared)),
         ("calibrate", lambda config: _calibrate(task, _is_blind(config, prepared))),
     ]
     settings = _resolved(settings, decisions)
@@ -184,8 +184,16 @@ def _patience(config: Config, prepared: Prepared) -> tuple[int, str]:
     return max(10, epochs // 4), f"a quarter of {epochs:,} epochs, 10 at least"
 
 
-def _baselines(kind: str) -> tuple[bool, str]:
-    return kind == "table", "a table" if kind == "table" else "no table"
+def _baselines(prepared: Prepared) -> tuple[bool, str]:
+    if _is_alone(prepared):
+        return False, "no rows held out"
+    is_table = prepared.schema.kind == "table"
+    return is_table, "a table" if is_table else "no table"
+
+
+def _is_alone(prepared: Prepared) -> bool:
+    """Whether all rows train."""
+    return prepared.validation is None and prepared.test is None
 
 
 def _is_blind(config: Config, prepared: Prepared) -> bool:
@@ -215,8 +223,7 @@ def _check_judging(settings: Settings, prepared: Prepared) -> None:
     ]
     if _is_blind(config, prepared) and fitted:
         raise UsageError(f"--{fitted[0]} needs a validation part", "set --validation")
-    is_alone = prepared.validation is None and prepared.test is None
-    if is_alone and settings.given("baselines") and config.baselines:
+    if _is_alone(prepared) and settings.given("baselines") and config.baselines:
         raise UsageError("--baselines needs rows held out", "set --test or --validation")
 
 

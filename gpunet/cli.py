@@ -24,6 +24,7 @@ from gpunet.errors import (
     Diverged,
     GpunetError,
     Interrupted,
+    NotPermitted,
     OutOfMemory,
     UsageError,
     WriteError,
@@ -51,11 +52,23 @@ OUTPUT, REPEATS, SEARCH = "Output", "Repeats", "Search"
 PLAN_LOOKS = ("data", "target", "columns")
 """What a plan says of the columns, of what a run's `schema.json` says."""
 JSON_HELP = "One JSON document on stdout."
+
+
+def _directory(path: Path | None) -> Path | None:
+    if str(path) == "-":
+        raise UsageError("-o -: stdout is no directory", "name one")
+    return path
+
+
 TrainData = Annotated[Optional[str], typer.Argument(metavar="DATA", help="What to learn from.")]
 OutPath = Annotated[
     Optional[Path],
     typer.Option(
-        "--out", "-o", help="Run directory. Default: runs/<data>-<n>.", rich_help_panel=OUTPUT
+        "--out",
+        "-o",
+        help="Run directory. Default: runs/<data>-<n>.",
+        rich_help_panel=OUTPUT,
+        callback=_directory,
     ),
 ]
 ConfigPath = Annotated[
@@ -80,6 +93,9 @@ Header = Annotated[
 ]
 MovedData = Annotated[
     Optional[str], typer.Argument(metavar="DATA", help="The run's data, where they have moved.")
+]
+DropMissing = Annotated[
+    bool, typer.Option("--drop-missing-target", help="Leave out rows that have no target.")
 ]
 MaxMemory = Annotated[
     str, typer.Option(metavar="SIZE", help="Memory for data: 512M, 1.5GiB. Default: auto.")
@@ -111,7 +127,7 @@ def _options(
     if version:
         from gpunet import __version__
 
-        print(f"gpunet {__version__}")
+        view.put(f"gpunet {__version__}\n")
         raise typer.Exit
 
 
@@ -174,7 +190,14 @@ def train(
 def tune(
     data: Annotated[str, typer.Argument(metavar="DATA", help="What to learn from.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The study's directory.", rich_help_panel=SEARCH)
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The study's directory.",
+            rich_help_panel=SEARCH,
+            callback=_directory,
+        ),
     ],
     trials: Annotated[
         int, typer.Option(help="How many in all.", rich_help_panel=SEARCH, min=1)
@@ -303,6 +326,7 @@ def evaluate(
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",
+    drop_missing_target: DropMissing = False,
     json: Json = False,
 ) -> None:
     """Judge a trained model on data that has the target."""
@@ -314,10 +338,11 @@ def evaluate(
     model = predicting.load(run)
     _warn_of_seen(run, data)
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
-    answers = model.answers(source, resolve(device).device)
+    rows = _answered(model, source) if drop_missing_target else None
+    answers = model.answers(source, resolve(device).device, rows)
     found, intervals = model.judge(*answers), model.intervals(*answers)
     if json:
-        report = {"schema": "gpunet.evaluate/1", "run": str(run), "rows": source.rows}
+        report = {"schema": "gpunet.evaluate/1", "run": str(run), "rows": len(answers[0])}
         view.print_json({**report, "metrics": found, "intervals": intervals})
     else:
         view.metrics({source.name: found}, {source.name: intervals})
@@ -361,7 +386,8 @@ def predict(
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
     kept = list(split(keep)) if keep else []
     found = model.outcome(source, resolve(device).device)
-    columns = predicting.columns(model.schema, source, found, kept, proba)
+    is_typed = predicting.ending(out) != ".csv"
+    columns = predicting.columns(model.schema, source, found, kept, proba, is_typed)
     for name, count in found.unseen.items():
         rows = counted(count, "row")
         view.warn(f"{name}: a category that training never saw in {rows}")
@@ -385,6 +411,7 @@ def compare(
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",
+    drop_missing_target: DropMissing = False,
     json: Json = False,
 ) -> None:
     """Say which of two models is better on the same rows, and whether by more than noise.
@@ -393,8 +420,10 @@ def compare(
     """
     from gpunet import comparison as comparing
 
-    source = _read_new(data, delimiter, header, max_memory)
-    found = comparing.compare(run_a, run_b, source, device, place=data)
+    source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
+    dropping = {"drop_missing_target": drop_missing_target}
+    found = comparing.compare(run_a, run_b, source, device, place=data, **dropping)
+    _tell_left_out(source.rows - found.rows if drop_missing_target else 0)
     if json:
         names = {"a": str(run_a), "b": str(run_b)}
         view.print_json({"schema": comparing.SCHEMA, **names, **comparing.to_json(found)})
@@ -421,6 +450,7 @@ def importance(
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",
+    drop_missing_target: DropMissing = False,
     json: Json = False,
 ) -> None:
     """Tell what a model owes to each column: its loss where that column is shuffled.
@@ -430,11 +460,13 @@ def importance(
     from gpunet import importance as weighing
     from gpunet.device import resolve
 
-    source = _read_new(data, delimiter, header, max_memory)
+    source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
     model, source = _model_and_rows(run, data, source, device)
-    found = weighing.importance(model, source, resolve(device).device, repeats)
+    rows = _answered(model, source) if drop_missing_target else None
+    found = weighing.importance(model, source, resolve(device).device, repeats, rows)
     if json:
-        report = {"schema": weighing.SCHEMA, "run": str(run), "rows": source.rows}
+        count = source.rows if rows is None else len(rows)
+        report = {"schema": weighing.SCHEMA, "run": str(run), "rows": count}
         columns = [{**vars(each), "growth": vars(each.growth)} for each in found]
         view.print_json({**report, "columns": columns})
         return
@@ -452,6 +484,7 @@ def slices(
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",
+    drop_missing_target: DropMissing = False,
     json: Json = False,
 ) -> None:
     """Find where a model is worst: a level, or a quarter of the range, of one column.
@@ -461,11 +494,13 @@ def slices(
     from gpunet import slices as slicing
     from gpunet.device import resolve
 
-    source = _read_new(data, delimiter, header, max_memory)
+    source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
     model, source = _model_and_rows(run, data, source, device)
-    whole, found = slicing.slices(model, source, resolve(device).device, least, most)
+    chosen = _answered(model, source) if drop_missing_target else None
+    whole, found = slicing.slices(model, source, resolve(device).device, least, most, chosen)
     if json:
-        report = {"schema": slicing.SCHEMA, "run": str(run), "rows": source.rows, "all": whole}
+        count = source.rows if chosen is None else len(chosen)
+        report = {"schema": slicing.SCHEMA, "run": str(run), "rows": count, "all": whole}
         view.print_json({**report, "slices": [vars(each) for each in found]})
         return
     rows = [
@@ -601,9 +636,9 @@ def data_show(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every outcome becomes an exit code here."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    for name, mode in (("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:  # results then have no place, talk no reader
+            setattr(sys, name, os.fdopen(os.open(os.devnull, mode), "w"))
         elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -628,7 +663,11 @@ def _run(arguments: list[str]) -> int:
     except (BrokenPipeError, SystemExit):  # Typer's own way to go when a pipe breaks is an exit
         return _leave_quietly()
     except OSError as fault:
-        return _fail(fault, f"stdout: {fault.strerror or fault}", WriteError.exit_code)
+        if fault.filename is None:
+            _leave_quietly()
+        kind = NotPermitted if isinstance(fault, PermissionError) else WriteError
+        said = f"{fault.filename or 'stdout'}: {fault.strerror or fault}"
+        return _fail(fault, said, kind.exit_code)
     except _Ended as fault:
         return _fail(fault, "interrupted", 128 + fault.number)
     except (KeyboardInterrupt, typer.Abort) as fault:
@@ -664,8 +703,9 @@ def _fail(fault: BaseException, message: str, code: int) -> int:
 
 
 def _leave_quietly() -> int:
-    """The reader of our stdout has gone: nothing is left to say to it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Nobody takes what stdout still holds: it is dropped at the end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -992,11 +1032,15 @@ def _outlook_facts(found: "Outlook") -> list[tuple[str, str]]:
     ]
 
 
-def _read_new(data: str | None, delimiter: str | None, header: bool, max_memory: str) -> Any:
+def _read_new(
+    data: str | None, delimiter: str | None, header: bool, max_memory: str, drop: bool
+) -> Any:
     """DATA read, if there is any; what has no meaning without it is refused."""
     from gpunet import data as room
 
     if data is None:
+        if drop:
+            raise UsageError("--drop-missing-target is for DATA", "give DATA")
         if delimiter is not None or not header or max_memory != "auto":
             raise UsageError("--delimiter, --no-header and --max-memory are for DATA", "give DATA")
         return None
@@ -1025,6 +1069,18 @@ def _model_and_rows(run: Path, data: str | None, source: Any, device: str) -> tu
     if data is not None:
         _warn_of_seen(run, data)
     return model, rerun.held_out(run, device)[1] if source is None else source
+
+
+def _answered(model: Any, source: Any) -> Any:
+    """The rows that have the target; says how many have not."""
+    rows = model.schema.answered(source)
+    _tell_left_out(source.rows - len(rows))
+    return rows
+
+
+def _tell_left_out(count: int) -> None:
+    if count:
+        view.warn(f"left out {counted(count, 'row')} without a target")
 
 
 def _budget(max_memory: str) -> int | None:

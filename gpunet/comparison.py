@@ -43,10 +43,11 @@ def compare(
     device: str = "cpu",
     *,
     place: str | None = None,
+    drop_missing_target: bool = False,
 ) -> Comparison:
     """Judge both on `data`, or on the test part of both, by a paired bootstrap of the rows.
 
-    place: where data that have been read lay.
+    place: where data that have been read lay. drop_missing_target: leave out rows without one.
     Raises UsageError for models of different targets, DataError for rows that one was trained on.
     """
     models = load(run_a), load(run_b)
@@ -56,19 +57,27 @@ def compare(
     else:
         _check_unseen(data if place is None else place, (run_a, run_b))
         source = read(data)
-    return on_rows(models, source, (str(run_a), str(run_b)), device)
+    rows = None
+    if drop_missing_target:
+        a, b = (model.schema.answered(source) for model in models)
+        rows = np.intersect1d(a, b)
+    return on_rows(models, source, (str(run_a), str(run_b)), device, rows)
 
 
 def on_rows(
-    models: tuple[Model, Model], source: Source, names: tuple[str, str], device: str = "cpu"
+    models: tuple[Model, Model],
+    source: Source,
+    names: tuple[str, str],
+    device: str = "cpu",
+    rows: np.ndarray | None = None,
 ) -> Comparison:
-    """Two models on a source; `names` for the verdict."""
+    """Two models on some rows of a source, or on all; `names` for the verdict."""
     used = resolve(device).device
-    answers = [model.answers(source, used) for model in models]
+    answers = [model.answers(source, used, rows) for model in models]
     a, b = (model.row_values(*of) for model, of in zip(models, answers, strict=True))
     found = bootstrap.differences(a, b, models[0].config.seed)
     judged = [model.judge(*of) for model, of in zip(models, answers, strict=True)]
-    return Comparison(source.rows, (judged[0], judged[1]), found, verdict(found, names))
+    return Comparison(a.rows, (judged[0], judged[1]), found, verdict(found, names))
 
 
 def to_json(found: Comparison) -> dict[str, Any]:

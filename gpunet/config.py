@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 from annotated_types import Ge, Interval, Le, Predicate
 
 from gpunet.commas import joined, split
-from gpunet.errors import InputMissing, UsageError
+from gpunet.errors import InputMissing, NotPermitted, UsageError
 from gpunet.sizes import parse_size
 
 Auto = Literal["auto"]
@@ -418,9 +418,15 @@ def read_file(path: Path | str | None) -> dict[str, Any]:
     import tomllib
 
     try:
+        if str(path) == "-" or Path(path).is_fifo():
+            raise UsageError(f"{path}: a pipe; settings are read more than once", "name a file")
         return tomllib.loads(Path(path).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputMissing(f"{path}: no such file") from None
+    except PermissionError:
+        raise NotPermitted(f"{path}: may not be read", "check its permissions") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path}: a directory; wanted a TOML file of settings") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as reason:
         raise UsageError(f"{path}: not a TOML file of settings: {reason}") from None
 

@@ -32,13 +32,18 @@ class Importance:
 
 
 def importance(
-    model: Model, source: Source, device: Device, repeats: int = REPEATS
+    model: Model,
+    source: Source,
+    device: Device,
+    repeats: int = REPEATS,
+    rows: np.ndarray | None = None,
 ) -> list[Importance]:
     """The columns of a table (of arrays the features x1, x2, …), the most important first.
 
-    Of more than MOST_ROWS rows as many are drawn. Intervals are those of a paired bootstrap.
+    `rows`: those to look at, all for None; of more than MOST_ROWS as many are drawn. Intervals are
+    those of a paired bootstrap.
     """
-    source = sample(source, model.config.seed)
+    source = sample(source, model.config.seed, rows)
     metric = model.loss_metric
     x, targets = np.asarray(model.schema.encode(source)[0]), model.targets(source)
 
@@ -55,11 +60,11 @@ def importance(
     return sorted(found, key=lambda each: -each.growth.value)
 
 
-def sample(source: Source, seed: int) -> Source:
-    """The rows of a source in memory, or MOST_ROWS of them."""
-    rows = np.arange(source.rows)
-    if source.rows > MOST_ROWS:
-        rows = np.sort(permutation(source.rows, seed, Purpose.PERMUTE)[:MOST_ROWS])
+def sample(source: Source, seed: int, rows: np.ndarray | None = None) -> Source:
+    """Some rows of a source (all for None) in memory, or MOST_ROWS of them."""
+    rows = np.arange(source.rows) if rows is None else rows
+    if len(rows) > MOST_ROWS:
+        rows = rows[np.sort(permutation(len(rows), seed, Purpose.PERMUTE)[:MOST_ROWS])]
     return source.take(rows)
 
 

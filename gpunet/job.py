@@ -471,8 +471,8 @@ def _task(config: Config) -> str:
 
 
 def location(source: Any, folder: Path | str = ".") -> str | None:
-    """Where the data can be read again; None for objects in memory and standard input."""
-    if not isinstance(source, (str, Path)) or source == "-":
+    """Where the data can be read again; None for objects in memory, standard input and pipes."""
+    if not isinstance(source, (str, Path)) or data.is_passing(source):
         return None
     return source if source in data.BUILTIN else os.path.abspath(Path(folder) / source)
 

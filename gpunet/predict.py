@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,20 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from gpunet import bootstrap, engine, loop, model, run
+from gpunet import bootstrap, engine, loop, model, run, view
 from gpunet.bootstrap import RowValues
 from gpunet.config import Config, gather
 from gpunet.data import Dataset, Schema, Source, read
 from gpunet.data.schema import check_columns
 from gpunet.data.targets import NUMBERS, by_target
-from gpunet.data.words import FORMULA, NUMBER
+from gpunet.data.words import FORMULA, MISSING_NUMBER, NUMBER
 from gpunet.device import Device, resolve
 from gpunet.errors import DataError, GpunetError, ModelInvalid, UsageError
 from gpunet.metrics import loss_metric
 from gpunet.model import Ensemble, Network
+from gpunet.view import finite
 
 MODEL_FILE = "model.safetensors"
 FORMATS = (".csv", ".parquet", ".jsonl")
+WHOLE = r"^-?(0|[1-9][0-9]{0,17})$"
+REAL = r"^-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?$"
 MOST_NETWORKS = 10_000
 Answers = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 """Targets of rows, raw predictions (n, k) for them, and what each row counts (n,)."""
@@ -102,9 +104,13 @@ class Model:
             return found.output
         return probabilities(self.schema, found.output) if proba else found.labels
 
-    def evaluate(self, data: Any, device: str = "cpu") -> dict[str, float | None]:
-        """The task's metrics on data that has the target."""
-        return self.score(read(data), resolve(device).device)
+    def evaluate(
+        self, data: Any, device: str = "cpu", drop_missing_target: bool = False
+    ) -> dict[str, float | None]:
+        """The task's metrics on data that has the target, or on those of its rows that have it."""
+        source = read(data)
+        rows = self.schema.answered(source) if drop_missing_target else None
+        return self.judge(*self.answers(source, resolve(device).device, rows))
 
     def outcome(self, source: Source, device: Device) -> Prediction:
         """Probabilities or values, labels, and never-seen categories."""
@@ -119,16 +125,20 @@ class Model:
         """The task's metrics, on a device."""
         return self.judge(*self.answers(source, device))
 
-    def answers(self, source: Source, device: Device) -> Answers:
-        """The targets of a source, the raw predictions for its rows, and what each row counts."""
-        x, _ = self.schema.encode(source)
-        y, weight = self.targets(source)
+    def answers(self, source: Source, device: Device, rows: np.ndarray | None = None) -> Answers:
+        """The targets of some rows (ascending numbers) of a source, or of all, the raw predictions
+        for them, and what each row counts."""
+        x = self.schema.encode_rows(source, rows)
+        y, weight = self.targets(source, rows)
         return y, self.run(Dataset(x, None), device), weight
 
-    def targets(self, source: Source) -> tuple[np.ndarray, np.ndarray | None]:
-        """The targets of a source, and what each row counts."""
-        weight = self.schema.encode_weight(source, np.arange(source.rows), "whole")
-        return self.schema.encode_target(source), weight
+    def targets(
+        self, source: Source, rows: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The targets of some rows of a source, or of all, and what each row counts."""
+        weighed = np.arange(source.rows) if rows is None else rows
+        weight = self.schema.encode_weight(source, weighed, "whole")
+        return self.schema.encode_target(source, rows), weight
 
     def judge(
         self, y: np.ndarray, raw: np.ndarray, weight: np.ndarray | None = None
@@ -285,10 +295,16 @@ def check_destination(out: str, inputs: Iterable[Path | str] = (), overwrite: bo
 
 
 def columns(
-    schema: Schema, source: Source, found: Prediction, keep: list[str], proba: bool
+    schema: Schema,
+    source: Source,
+    found: Prediction,
+    keep: list[str],
+    proba: bool,
+    typed: bool = False,
 ) -> dict[str, Any]:
     """The columns of a predictions file: those kept, `prediction` (or a column a target), one
-    `q<quantile>` a quantile, and with `proba` one `p_<class>` a class."""
+    `q<quantile>` a quantile, and with `proba` one `p_<class>` a class. `typed`: what is kept of a
+    text file comes as numbers where it is numbers."""
     result: dict[str, Any] = {}
     names = schema.target.names
     if found.labels.ndim == 1:
@@ -305,7 +321,10 @@ def columns(
     if taken := [name for name in keep if name in result]:
         hint = f"name {taken[0]} otherwise in {source.title}, or leave it out"
         raise UsageError(f"--keep {taken[0]}: a column of the predictions has that name", hint)
-    return {**_kept(source, keep), **result}
+    kept = _kept(source, keep)
+    if typed and source.text:
+        kept = {name: _as_numbers(column, schema.na) for name, column in kept.items()}
+    return {**kept, **result}
 
 
 def _kept(source: Source, names: list[str]) -> dict[str, Any]:
@@ -313,8 +332,25 @@ def _kept(source: Source, names: list[str]) -> dict[str, Any]:
         if names:
             raise DataError(f"--keep {names[0]}: {source.title} has no columns with names")
         return {}
-    check_columns(source, names, "--keep")
-    return {name: source.table.column(name) for name in names}
+    places: dict[str, Any] = dict.fromkeys(names, source.table)
+    if source.aside is not None:
+        places |= {name: source.aside for name in source.aside.column_names if name in places}
+    check_columns(source, [n for n, place in places.items() if place is source.table], "--keep")
+    return {name: place.column(name) for name, place in places.items()}
+
+
+def _as_numbers(column: Any, na: Iterable[str]) -> Any:
+    """A column of text as the numbers that all of its cells spell, missing ones null; as it is
+    where that would lose something, as zeros in front."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    missing = compute.is_in(column, pa.array([*MISSING_NUMBER, *na], pa.string()))
+    cells = compute.if_else(missing, None, column)
+    for pattern, kind in ((WHOLE, pa.int64()), (REAL, pa.float64())):
+        if compute.all(compute.match_substring_regex(cells, pattern)).as_py():
+            return cells.cast(kind)
+    return column
 
 
 def spreadsheet_safe(table: dict[str, Any]) -> dict[str, Any]:
@@ -344,14 +380,27 @@ def _defused(values: Any) -> Any:
     return compute.if_else(is_formula, compute.replace_substring_regex(text, "^(.)", r"'\1"), text)
 
 
+def ending(out: str) -> str:
+    """The format of a predictions file."""
+    return ".csv" if out == "-" else Path(out).suffix.lower()
+
+
 def write(table: dict[str, Any], out: str) -> None:
     """Write columns as CSV, Parquet or JSON lines, by the name's ending; `-` is CSV on stdout."""
-    content = _encode(table, ".csv" if out == "-" else Path(out).suffix.lower())
+    content = _encode(table, ending(out))
     if out == "-":
-        sys.stdout.buffer.write(content)
-        sys.stdout.flush()
+        view.put(content)
     else:
         run.write(Path(out), content)
+
+
+def _plain(column: Any) -> Any:
+    """Days and times as JSON can say them: the text that CSV has, to the nanosecond."""
+    import pyarrow as pa
+
+    if not pa.types.is_temporal(column.type):
+        return column
+    return column.cast(pa.int64() if pa.types.is_duration(column.type) else pa.string())
 
 
 def _encode(table: dict[str, Any], ending: str) -> bytes:
@@ -368,6 +417,7 @@ def _encode(table: dict[str, Any], ending: str) -> bytes:
 
         csv.write_csv(arrow, sink, csv.WriteOptions(quoting_style="needed"))
     else:
-        for row in arrow.to_pylist():
-            sink.write(json.dumps(row, default=str).encode() + b"\n")
+        plain = pa.table([*map(_plain, arrow.columns)], names=arrow.column_names)
+        for row in plain.to_pylist():
+            sink.write(json.dumps(finite(row), default=str, allow_nan=False).encode() + b"\n")
     return sink.getvalue()

@@ -12,6 +12,7 @@ from typing import Any
 
 from gpunet import job
 from gpunet.config import flag
+from gpunet.data import is_passing
 from gpunet.errors import UsageError
 from gpunet.loop import Report
 from gpunet.predict import Model
@@ -111,8 +112,8 @@ def asked(
     With `out` each has its own: NAME-seed0, … or NAME-fold1, …
     """
     what = kind(seeds, cv)
-    if source == "-":
-        raise UsageError("standard input can be read once", "give a file")
+    if is_passing(source):
+        raise UsageError("standard input and pipes can be read once", "give a file")
     clash = [name for name in CLASH if what == "cv" and name in flags]
     if clash:
         raise UsageError(f"--cv {cv} and {flag(clash[0])} conflict", "leave one of them out")

@@ -21,7 +21,7 @@ from gpunet.data import BUILTIN, Source
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError
 from gpunet.job import METRICS, TIMING, Job, lasting
 from gpunet.loop import Report, Snapshot, steps_an_epoch
-from gpunet.predict import Model
+from gpunet.predict import MODEL_FILE, Model
 from gpunet.run import (
     SETTINGS,
     SPLIT,
@@ -51,7 +51,7 @@ class Compared:
 
 def is_run(path: object) -> bool:
     """Whether a run was begun in that directory."""
-    return isinstance(path, (str, Path)) and (Path(path) / job.IDENTITY).is_file()
+    return isinstance(path, (str, Path)) and os.path.isfile(Path(path) / job.IDENTITY)
 
 
 def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job:
@@ -106,7 +106,10 @@ def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
     if reopened.prepared.test is None:
         raise UsageError(f"{path}: has no test part", "give DATA that it was not trained on")
     own = source.test if isinstance(part, float) else None
-    return reopened, own or job.read(part, settings, folder)
+    own = own or job.read(part, settings, folder)
+    if settings.config.drop_missing_target:
+        own = own.take(reopened.model.schema.answered(own))
+    return reopened, own
 
 
 def _check_there(path: Path, place: str, hint: str) -> None:
@@ -248,7 +251,7 @@ def _differences(resumed: Job, path: Path) -> list[str]:
     for what in now:
         if now[what] != then[what]:
             changed = f"the {'data have' if what == 'data' else 'settings have'} changed"
-            ids = f"{now[what][:16]}, then {then[what][:16]}"
+            ids = f"{then[what][:16]} then, {now[what][:16]} now"
             notes.append(f"{changed} since the run began: {ids}")
     if not _is_split_alike(resumed, path):
         notes.append(f"{path / SPLIT}: the parts are of other rows now")
@@ -268,7 +271,10 @@ def _is_split_alike(resumed: Job, path: Path) -> bool:
 
 
 def _take_newest(resumed: Job) -> list[str]:
-    """Start from the newest checkpoint that is whole; warnings of those that are not."""
+    """Start from the newest checkpoint that is whole; warnings of those that are not.
+
+    A run that was ended before its first one, which comes before its model, begins anew.
+    """
     assert resumed.run is not None
     passed = []
     for file, found in readable(resumed.run.path):
@@ -282,6 +288,9 @@ def _take_newest(resumed: Job) -> list[str]:
     if passed:
         count = len(passed)
         raise ModelInvalid(f"{resumed.run.path}: no good checkpoint of {count}: {passed[0]}")
+    if (resumed.run.path / MODEL_FILE).exists():
+        anew = f"to train anew: gpunet train DATA --config {resumed.run.path / SETTINGS}"
+        raise ModelInvalid(f"{resumed.run.path}: none of its checkpoints is left", anew)
     return []
 
 

@@ -38,24 +38,29 @@ class Slice:
 
 
 def slices(
-    model: Model, source: Source, device: Device, least: int = LEAST_ROWS, most: int = SHOWN
+    model: Model,
+    source: Source,
+    device: Device,
+    least: int = LEAST_ROWS,
+    most: int = SHOWN,
+    rows: np.ndarray | None = None,
 ) -> tuple[float, list[Slice]]:
-    """The metric of all rows, and the worst slices of at least `least` rows.
+    """The metric of all rows (or of `rows` alone), and the worst slices of at least `least` rows.
 
     Ranked by the lower end of the mean loss (two standard errors), so that small slices do not
     win by chance. Raises DataError for arrays, which have no columns.
     """
     if source.table is None:
         raise DataError(f"{source.name}: arrays have no columns to slice by")
-    source = sample(source, model.config.seed)
-    rows, metric = model.row_values(*model.answers(source, device)), model.loss_metric
-    whole = float(rows.metrics[metric])
-    loss = rows.values[:, list(rows.metrics).index(metric)]
+    source = sample(source, model.config.seed, rows)
+    every, metric = model.row_values(*model.answers(source, device)), model.loss_metric
+    whole = float(every.metrics[metric])
+    loss = every.values[:, list(every.metrics).index(metric)]
     ranked = []
     for column in model.schema.columns:
         for word, chosen in _slices(column, source):
-            part = rows.of(chosen)
-            if least <= part.rows < rows.rows:
+            part = every.of(chosen)
+            if least <= part.rows < every.rows:
                 ranked.append((_lower_end(loss[chosen], part.weight), column.name, word, part))
     ranked.sort(key=lambda each: -each[0])
     found = []

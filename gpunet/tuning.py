@@ -5,6 +5,7 @@ once. Trials are judged on their validation rows; no test part is looked at befo
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,8 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gpunet import job, loop, predict, rerun, space
+from gpunet import auto, job, loop, predict, rerun, space
 from gpunet.config import Settings
+from gpunet.data import is_passing
 from gpunet.data.limits import automatic
 from gpunet.errors import (
     CheckFailed,
@@ -24,6 +26,7 @@ from gpunet.errors import (
     GpunetError,
     Interrupted,
     ModelInvalid,
+    OutputExists,
     Unavailable,
     UsageError,
 )
@@ -90,6 +93,8 @@ class Tuner:
         if workers > 1 and job.location(source) is None:
             raise UsageError("several workers read the data themselves", "give a file or a set")
         asked = job.settle(source, flags, file)
+        if is_passing(source):
+            source = self.given = job.read(source, auto.with_memory(asked), ".")
         self.first = job.plan(source, flags, file)
         if self.first.members[0].data.validation is None:
             raise UsageError("trials are judged on a validation part", "set --validation")
@@ -200,8 +205,11 @@ class Tuner:
     def _hold(self) -> Run:
         """The study's directory: a new one, or one that was begun with the same data and
         settings."""
-        if not (self.out / STUDY).is_file():
-            run = Run.create(self.out, self.first.name)
+        if not os.path.isfile(self.out / STUDY):
+            try:
+                run = Run.create(self.out, self.first.name)
+            except OutputExists as fault:
+                raise OutputExists(fault.message, "name another study with -o") from None
             run.write_json(STUDY, self._identity())
             return run
         with files.system_errors(self.out):

@@ -5,6 +5,7 @@ Results go to stdout, everything else to stderr. Text that came from data passes
 
 import json
 import os
+import select
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gpunet.errors import WriteError
 from gpunet.sizes import counted, shown
 
 WIDE = 1000
@@ -42,9 +44,37 @@ def show(text: object) -> str:
     return "".join(c if c.isprintable() else _escape(c) for c in str(text))
 
 
+def put(content: str | bytes) -> None:
+    """A result on stdout, all of it. Raises BrokenPipeError, and WriteError for other faults."""
+    stream: Any = sys.stdout
+    binary = getattr(stream, "buffer", None)
+    if binary is None:  # a notebook's, or a test's
+        stream.write(content if isinstance(content, str) else content.decode())
+        return
+    data = content.encode(stream.encoding, stream.errors) if isinstance(content, str) else content
+    try:
+        stream.flush()
+        _pour(getattr(binary, "raw", binary), data)
+    except BrokenPipeError:
+        raise
+    except OSError as reason:
+        raise WriteError(f"stdout: {reason.strerror or reason}") from reason
+
+
+def _pour(raw: Any, data: bytes) -> None:
+    """Write past Python's buffer, which drops the rest where a pipe does not block."""
+    rest = memoryview(data)
+    while rest:
+        taken = raw.write(rest)
+        if taken is None:
+            select.select([], [raw], [])
+        else:
+            rest = rest[taken:]
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout; numbers that are not finite become null."""
-    sys.stdout.write(json.dumps(finite(value), indent=2) + "\n")
+    put(json.dumps(finite(value), indent=2) + "\n")
 
 
 def finite(value: Any) -> Any:
@@ -282,6 +312,8 @@ def _print(console: Console, thing: Any) -> None:
     text = "".join(line.rstrip() + "\n" for line in lines)
     if console.stderr:
         _talk(text)
+    elif console.file is sys.stdout:
+        put(text)
     else:
         console.file.write(text)
 

@@ -222,6 +222,27 @@ def test_evaluate_and_predict(cli, somewhere: Path) -> None:
     assert len(Path("out.jsonl").read_text().splitlines()) == 2
 
 
+def test_rows_without_a_target_are_left_out_where_that_is_asked(cli) -> None:
+    Path("t.csv").write_text(TABLE)
+    for name in ("run", "other"):
+        cli("train", "t.csv", "-t", "y", "-o", name, "-e", "3", "--preset", "plain")
+    gaps = TABLE.replace(",no\n", ",\n", 4)
+    Path("gaps.csv").write_text(gaps)
+    Path("full.csv").write_text("".join(x for x in gaps.splitlines(True) if x[-2] != ","))
+    Path("none.csv").write_text("a,b,y\n1,2,\n3,4,\n")
+    commands = (["evaluate", "run"], ["compare", "run", "other"], ["importance", "run"])
+    for command in (*commands, ["slices", "run", "--least", "5"]):
+        done = cli(*command, "gaps.csv")
+        assert done.code == 65
+        assert "those rows out with --drop-missing-target" in done.errors[0]
+        done = cli(*command, "gaps.csv", "--drop-missing-target")
+        assert done.err == "gpunet: warning: left out 4 rows without a target\n"
+        assert done.out.replace("gaps", "full") == cli(*command, "full.csv").out
+        for more in ([], ["--drop-missing-target"]):
+            assert "y has no value in any row; gpunet pred" in cli(*command, "none.csv", *more).err
+    assert cli("slices", "run", "--drop-missing-target").code == 2
+
+
 def test_predict_overwrites_nothing_unasked(cli) -> None:
     Path("t.csv").write_text(TABLE)
     cli("train", "t.csv", "-t", "y", "-o", "run", "--epochs", "1")
@@ -391,6 +412,8 @@ def test_without_a_command_the_help_is_printed_as_it_is(arguments: list[str], ca
         (["train", "penguins", "-o"], "-o: requires an argument$"),
         (["train", "penguins", "--no-bias=3"], "--no-bias: does not take a value$"),
         (["predict", "run"], "DATA is missing; gpunet predict --help"),
+        (["train", "penguins", "-o", "-"], "-o -: stdout is no directory; name one$"),
+        (["tune", "penguins", "-o", "-"], "-o -: stdout is no directory; name one$"),
         (["graph", "x+"], "column"),
         (["graph", "x+y", "x=1"], "y"),
         (["graph", "x", "x=__import__('os')"], "x"),
@@ -461,6 +484,49 @@ def test_a_full_disk_behind_stdout_is_exit_74() -> None:
     assert done.returncode == 74, done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["info"], ["--help"], ["data", "list", "--json"]])
+def test_a_result_for_a_closed_stdout_is_exit_74(arguments: list[str]) -> None:
+    code = [sys.executable, "-P", "-m", "gpunet", *arguments]
+    done = subprocess.run(["bash", "-c", f"{shlex.join(code)} >&-"], stderr=-1, text=True)
+    assert done.returncode == 74
+    assert re.fullmatch("gpunet: error: stdout: Bad file descriptor\n", done.stderr)
+
+
+@pytest.mark.parametrize("more", [{}, {"PYTHONUNBUFFERED": "1"}])
+def test_a_pipe_that_takes_little_at_a_time_gets_all(more: dict[str, str]) -> None:
+    text = "from gpunet.view import put; put('a' * 300_000); put(b'b')"
+    source, sink = os.pipe()
+    os.set_blocking(sink, False)
+    writing = [sys.executable, "-P", "-c", text]
+    writer = subprocess.Popen(writing, stdout=sink, env=os.environ | more)
+    os.close(sink)
+    time.sleep(0.5)
+    with os.fdopen(source) as pipe:
+        assert pipe.read() == "a" * 300_000 + "b"
+    assert writer.wait() == 0
+
+
+def test_what_may_not_be_reached_is_exit_77_and_named(cli, monkeypatch) -> None:
+    Path("t.csv").write_text(TABLE)
+    cli("train", "t.csv", "-t", "y", "-e", "1", "-o", "run")
+    real = os.stat
+
+    def forbid(path: object, *rest: object, **more: object) -> os.stat_result:
+        if str(path).startswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", forbid)
+    for arguments in (
+        ["train", "t.csv", "-t", "y", "-o", "locked/run"],
+        ["predict", "run", "t.csv", "-o", "locked/p.csv"],
+        ["resume", "locked/run"],
+        ["tune", "t.csv", "-t", "y", "-o", "locked/study"],
+    ):
+        done = cli(*arguments)
+        assert (done.code, done.errors[0].split(": ")[2][:7]) == (77, "locked/"), done.err
+
+
 def test_the_model_is_saved_before_it_is_judged(cli, monkeypatch) -> None:
     from gpunet import metrics
 
@@ -523,6 +589,15 @@ def test_a_bad_file_is_named_with_what_is_wrong(cli, name: str) -> None:
 def test_a_directory_that_holds_no_images(cli) -> None:
     Path("folder").mkdir()
     assert cli("train", "folder", "-t", "y").code == 65
+
+
+def test_a_directory_that_may_not_be_read(cli, monkeypatch) -> None:
+    def forbid(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    Path("folder").mkdir()
+    monkeypatch.setattr(Path, "iterdir", forbid)
+    assert cli("train", "folder", "-t", "y").code == 77
 
 
 def test_objects_in_an_npz_are_refused(cli) -> None:
@@ -749,7 +824,9 @@ def test_memory_that_is_not_there_is_exit_71(cli) -> None:
 
 def test_a_run_directory_that_cannot_be_made(cli, monkeypatch) -> None:
     Path("file").touch()
-    assert cli(*PENGUINS, "-o", "file/run").code in (73, 74)
+    done = cli(*PENGUINS, "-o", "file/run")
+    assert done.code == 74
+    assert re.search("file/run: .*/file is a file$", done.errors[0])
     if os.geteuid():
         Path("locked").mkdir(mode=0o500)
         assert cli(*PENGUINS, "-o", "locked/run").code == 77

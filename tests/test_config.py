@@ -1,5 +1,6 @@
 """Settings: precedence, checks, conflicts, and the file that gives them back."""
 
+import os
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpunet.config import Config, gather
-from gpunet.errors import InputMissing, UsageError
+from gpunet.errors import InputMissing, NotPermitted, UsageError
 
 
 def test_flags_win_over_the_file_over_the_recipe_over_defaults(tmp_path: Path) -> None:
@@ -106,12 +107,26 @@ def test_the_written_file_gives_the_same_settings_back(tmp_path: Path) -> None:
     assert set(tomllib.loads(file.read_text())) <= {each.name for each in fields(Config)}
 
 
-def test_a_file_that_is_missing_or_not_toml(tmp_path: Path) -> None:
+def forbid(path: Path) -> str:
+    raise PermissionError(13, "Permission denied", path)
+
+
+def test_a_file_that_is_missing_or_not_toml(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(InputMissing):
         gather(file=tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("lr = = 3")
     with pytest.raises(UsageError, match=r"bad\.toml: not a TOML file"):
         gather(file=tmp_path / "bad.toml")
+    with pytest.raises(UsageError, match="a directory; wanted a TOML file"):
+        gather(file=tmp_path)
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for passing in (pipe, "-"):
+        with pytest.raises(UsageError, match="a pipe; settings are read more than once"):
+            gather(file=passing)
+    monkeypatch.setattr(Path, "read_text", forbid)
+    with pytest.raises(NotPermitted, match=r"bad\.toml: may not be read"):
+        gather(file=tmp_path / "bad.toml")
+    monkeypatch.undo()
     (tmp_path / "unknown.toml").write_text("speed = 3")
     with pytest.raises(UsageError, match=r"no setting 'speed' \(file\)"):
         gather(file=tmp_path / "unknown.toml")

@@ -1,10 +1,13 @@
 """The sets that come with gpunet, against what their authors published."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from gpunet.data import BUILTIN, prepare, read
 from gpunet.data.builtin import SETS
+from gpunet.data.delimited import read_delimited
 
 
 @pytest.mark.parametrize("name", BUILTIN)
@@ -49,6 +52,14 @@ def test_the_spiral_turns_outwards_in_three_arms():
     x1, x2, arm = (table[name].to_numpy() for name in ("x1", "x2", "arm"))
     np.testing.assert_allclose(np.hypot(x1, x2), np.tile(np.linspace(0, 1, 100), 3), atol=1e-12)
     assert np.bincount(arm).tolist() == [100, 100, 100]
+
+
+def test_penguins_are_what_the_csv_reader_makes_of_them_and_need_none_of_its_threads(monkeypatch):
+    wanted = read_delimited((SETS / "penguins.csv").read_bytes(), "penguins", 1 << 30)
+    monkeypatch.setitem(sys.modules, "pyarrow.csv", None)
+    found = read("penguins")
+    assert found.table.equals(wanted.table)
+    assert (found.text, found.first, found.lines) == (wanted.text, wanted.first, wanted.lines)
 
 
 def test_penguins_as_published():

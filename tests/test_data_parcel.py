@@ -94,3 +94,15 @@ def test_pieces_have_the_same_columns() -> None:
     head, parts = pack(Source("data", pa.table({"a": ["x"]}), text=True))
     with pytest.raises(ValueError, match="left over"):
         unpack(head, [_joined(part) for part in parts * 2])
+
+
+def test_columns_put_aside_come_over_and_are_of_the_same_rows() -> None:
+    table = pa.table({"a": [1.0, 2.0]})
+    times = pa.table({"t": pa.array([1, None], pa.time64("us"))})
+    source = Source("data", table, aside=times, unfit={"t": "of times"})
+    head, parts = pack(source)
+    assert unpack(head, list(map(_joined, parts))).aside == times
+    for wrong in (times.slice(1), times.rename_columns(["other"])):
+        head, parts = pack(Source("data", table, aside=wrong, unfit={"t": "of times"}))
+        with pytest.raises(ValueError, match="put aside"):
+            unpack(head, list(map(_joined, parts)))

@@ -290,3 +290,23 @@ def test_standard_input_is_parsed_apart(tmp_path: Path) -> None:
         done = subprocess.run(command, input=given, capture_output=True)
         assert done.returncode == code
         assert code or json.loads(done.stdout)["rows"] == given.count(b"\n") - 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_what_is_handed_to_a_process_is_read_as_standard_input_is(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(corpora.PLAIN)
+    show = f"{sys.executable} -P -m gpunet data show --json"
+    for line in (
+        f"{show} /dev/stdin < t.csv",
+        f"cat t.csv | {show} /dev/stdin",
+        f"cat t.csv | gzip | {show} /proc/self/fd/0",
+        f"{show} <(cat t.csv)",
+        f"{show} /dev/fd/5 5< t.csv",
+        f"mkfifo pipe; cat t.csv > pipe & {show} pipe",
+    ):
+        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, timeout=60)
+        assert done.returncode == 0, (line, done.stderr)
+        found = json.loads(done.stdout)
+        assert (found["data"], found["rows"]) == ("stdin", corpora.PLAIN.count(b"\n") - 1)
+    done = subprocess.run([*show.split(), "/dev/fd/99"], capture_output=True, timeout=60)
+    assert done.returncode == 66

@@ -863,7 +863,7 @@ def check_the_reader_is_limited_before_it_reads(folder: Path) -> None:
         patch.setattr(formats, "_read_here", lambda *given: done.append("read"))
         patch.setattr(formats, "pack", lambda source: ({}, []))
         with suppress(AttributeError):  # nothing was read
-            formats.answer({**asked, "header": True}, done.append)
+            formats.answer({**asked, "header": True, "fed": False}, done.append)
     assert done == ["limit", "read"]
 
 

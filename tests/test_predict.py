@@ -142,6 +142,77 @@ def test_files_hold_what_was_predicted(tmp_path: Path, ending: str) -> None:
         assert rows[1] == {"id": 'c"d', "prediction": 1 / 3}
 
 
+def kept(run: Path, data: Path, keep: str, ending: str, *more: str) -> list[dict[str, object]]:
+    """The columns that the command line copies, read again."""
+    out = data.parent / f"kept{ending}"
+    words = ["predict", str(run), str(data), "--keep", keep, "-o", str(out), "--overwrite", *more]
+    assert _run(words) == 0
+    if ending == ".jsonl":
+        text = out.read_text()
+        assert "NaN" not in text
+        rows = [json.loads(line) for line in text.splitlines()]
+    elif ending == ".parquet":
+        rows = pyarrow.parquet.read_table(out).to_pylist()
+    else:
+        rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    return [{name: row[name] for name in keep.split(",")} for row in rows]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_kept_text_is_numbers_where_it_loses_nothing(
+    tmp_path: Path, run: Path, ending: str
+) -> None:
+    cells = {
+        "whole": ["7", "-12", "NA"],
+        "real": ["0.1257", "2", "1e-3"],
+        "code": ["007", "1", "2"],
+        "long": ["1234567890123456789012", "1", "2"],
+        "empty": ["", "", ""],
+    }
+    table = WITHOUT.slice(0, 3).to_pydict() | cells
+    rows = zip(*table.values(), strict=True)
+    lines = [",".join("" if cell is None else str(cell) for cell in row) for row in rows]
+    (path := tmp_path / "t.csv").write_text("\n".join([",".join(table), *lines]) + "\n")
+    found = kept(run, path, ",".join(cells), ending)
+    if ending != ".csv":
+        cells |= {"whole": [7, -12, None], "real": [0.1257, 2.0, 0.001]}
+    assert found == [dict(zip(cells, row, strict=True)) for row in zip(*cells.values())]
+
+
+@pytest.mark.isolated
+@pytest.mark.parametrize("more", [[], ["--max-memory", "160K"]], ids=["whole", "streams"])
+def test_times_and_durations_are_kept_though_nothing_learns_from_them(
+    tmp_path: Path, run: Path, more: list[str]
+) -> None:
+    whole = pa.concat_tables([WITHOUT.drop_columns(["id"])] * (10 if more else 1))
+    n = len(whole)
+    numbers = pa.array([None, *range(1, n)])
+    columns = {
+        "time": numbers.cast(pa.time64("ns")),
+        "took": numbers.cast(pa.duration("ns")),
+        "at": numbers.cast(pa.timestamp("ns")),
+        "gap": pa.array([float("nan"), *map(float, range(1, n))]),
+        "list": pa.array([[1]] * n),
+    }
+    for name, column in columns.items():
+        whole = whole.append_column(name, column)
+    pyarrow.parquet.write_table(whole, tmp_path / "t.parquet", row_group_size=200)
+    first, second, *_ = kept(run, tmp_path / "t.parquet", "time,took,at,gap", ".jsonl", *more)
+    assert set(first.values()) == {None}
+    assert second == {
+        "time": "00:00:00.000000001",
+        "took": 1,
+        "at": "1970-01-01 00:00:00.000000001",
+        "gap": 1.0,
+    }
+    words = ["predict", str(run), str(tmp_path / "t.parquet"), "--keep"]
+    copy = str(tmp_path / "copy.parquet")
+    assert _run([*words, "time,took", "-o", copy, *more]) == 0
+    for name in ("time", "took"):
+        assert pyarrow.parquet.read_table(copy)[name].combine_chunks() == columns[name]
+    assert _run([*words, "list", *more]) == DataError.exit_code
+
+
 def test_a_file_of_no_known_kind_is_refused_first() -> None:
     with pytest.raises(UsageError, match=r"out\.xls: no format"):
         predict.check_destination("out.xls")

@@ -63,6 +63,7 @@ def results(path: Path) -> tuple[bytes, bytes]:
         {"patience": 2, "lr": 0.1},
         {"epochs": "auto", "steps": 37},
         {"validation": 0.0},
+        {"validation": 0.0, "test": 0.0},
         {"clip_norm": 0.5, "optimizer": "lion"},
         {"micro_batch_size": 12},
     ],
@@ -122,6 +123,21 @@ def test_without_a_whole_checkpoint_nothing_is_touched(tmp_path: Path) -> None:
     assert results(path) == before
 
 
+def test_a_trained_run_without_checkpoints_is_not_trained_over(tmp_path: Path) -> None:
+    path = train(tmp_path / "a", stop_after=22)
+    for each in checkpoints(path):
+        each.unlink()
+    before = results(path)
+    with pytest.raises(ModelInvalid, match=r"none of its .* --config .*/a/config\.toml$"):
+        rerun.take_up(path)
+    assert results(path) == before
+    (path / MODEL_FILE).unlink()  # as if it had been killed before its first checkpoint
+    resumed, notes = rerun.take_up(path)
+    run_until(resumed)
+    assert notes == []
+    assert results(path) == results(train(tmp_path / "whole"))
+
+
 def test_a_checkpoint_of_another_run_is_not_taken(tmp_path: Path) -> None:
     path, other = train(tmp_path / "a", stop_after=22), train(tmp_path / "b", stop_after=22)
     for mine, theirs in zip(checkpoints(path), checkpoints(other), strict=True):
@@ -134,7 +150,8 @@ def test_changed_settings_are_refused_with_both_fingerprints(tmp_path: Path) -> 
     path = train(tmp_path / "a", stop_after=9)
     config = path / "config.toml"
     config.write_text(config.read_text().replace("dropout = 0.2", "dropout = 0.3"))
-    with pytest.raises(ModelInvalid, match=r"settings have changed .*: [0-9a-f]{16}, then"):
+    then = json.loads((path / "run.json").read_text())["fingerprints"]["config"][:16]
+    with pytest.raises(ModelInvalid, match=rf"have changed .*: {then} then, [0-9a-f]{{16}} now"):
         rerun.take_up(path)
     resumed, (note,) = rerun.take_up(path, allow_inexact=True)
     assert "settings have changed" in note
@@ -289,6 +306,15 @@ def test_each_command_says_what_it_has_where_data_have_changed(tmp_path: Path) -
     for made, hint in told.items():
         with pytest.raises(ModelInvalid, match=f"the data have changed .*; {hint}$"):
             made(tmp_path / "a")
+
+
+def test_rows_held_out_without_a_target_are_as_in_training(tmp_path: Path) -> None:
+    lines = [f"{i % 7},{i % 5},{i % 2}\n" for i in range(60)]
+    (data := tmp_path / "t.csv").write_text("a,b,y\n" + "".join(lines))
+    (test := tmp_path / "u.csv").write_text("a,b,y\n1,2,\n" + "".join(lines[:20]))
+    more = {"test": str(test), "drop_missing_target": True}
+    gpunet.train(data, "y", out=tmp_path / "a", **{**SETTINGS, **more})
+    assert rerun.held_out(tmp_path / "a")[1].rows == 20
 
 
 def test_data_that_have_moved_are_asked_for(tmp_path: Path) -> None:

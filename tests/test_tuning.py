@@ -1,5 +1,6 @@
 """The search: its first trial is the default, what is given stays, and nothing is done twice."""
 
+import io
 import json
 import os
 import signal
@@ -16,7 +17,14 @@ from tables import csv, mixed, text_of
 import gpunet
 from gpunet import evaluation, job, loop, rerun, space, tuning
 from gpunet.config import gather
-from gpunet.errors import CheckFailed, Diverged, ModelInvalid, Unavailable, UsageError
+from gpunet.errors import (
+    CheckFailed,
+    Diverged,
+    ModelInvalid,
+    OutputExists,
+    Unavailable,
+    UsageError,
+)
 from gpunet.space import Range
 from gpunet.tuning import Tuner
 
@@ -52,6 +60,29 @@ def test_given_settings_stay_and_others_are_searched(tmp_path: Path) -> None:
     found = searched(tmp_path / "study", 3, dropout=0.4)
     assert not any({"dropout", "hidden"} & trial.settings.keys() for trial in found)
     assert len({trial.settings["lr"] for trial in found}) == 3
+
+
+def test_a_directory_that_is_no_study_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(OutputExists, match=r"there already; name another study with -o$"):
+        tuner(tmp_path)
+
+
+def test_standard_input_is_read_once_for_all_trials(tmp_path: Path, monkeypatch) -> None:
+    table = text_of(mixed()).encode()
+    for trials in (2, 3):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(table)))
+        made = tuner(tmp_path / "study", trials, "-", target="kind")
+        try:
+            assert [each.number for each in made.search()][-1] == trials - 1
+            planned, _ = made.best_job(made.best())
+            planned.run.close()
+        finally:
+            made.close()
+    assert planned.used_by == "gpunet train - --config THIS_FILE"
+    with pytest.raises(UsageError, match="read the data themselves"):
+        Tuner("/dev/fd/99", {**SMALL}, None, tmp_path / "other", workers=2)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ without a name.
 
 from gpunet.data.builtin import BUILTIN, recipe
 from gpunet.data.columns import Column
+from gpunet.data.files import is_passing
 from gpunet.data.formats import read
 from gpunet.data.prepared import Dataset, Prepared, joined, prepare
 from gpunet.data.profiles import ColumnProfile, profile
@@ -23,6 +24,7 @@ __all__ = [
     "Schema",
     "Source",
     "Target",
+    "is_passing",
     "joined",
     "prepare",
     "profile",

@@ -22,7 +22,7 @@ from gpunet.data.limits import check_fits, check_ratio
 from gpunet.data.rows import RowFile, Rows, blocks
 from gpunet.data.source import MAX_ROWS, Source
 from gpunet.data.words import listed, quoted
-from gpunet.errors import DataError
+from gpunet.errors import DataError, NotPermitted
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 IDX_NAME = re.compile(r"(train|t10k|test)-(images|labels)[.-]idx\d-ubyte(\.gz)?$")
@@ -164,6 +164,9 @@ def _members(
     members = archive.infolist()
     if "[Content_Types].xml" in archive.namelist():
         raise DataError(f"{name}: an Excel workbook", "save the sheet as CSV")
+    if members and not any(member.filename.endswith(".npy") for member in members):
+        held = listed(member.filename for member in members)
+        raise DataError(f"{name}: a ZIP archive with {held}", "unpack it, or pack with gzip")
     keys = [member.filename.removesuffix(".npy").casefold() for member in members]
     twice = [key for key, times in Counter(keys).items() if times > 1]
     if twice:
@@ -260,7 +263,11 @@ def read_idx(data: Bytes, name: str) -> Source:
 def read_idx_folder(path: str, name: str, budget: int) -> Source:
     """A folder with MNIST's file names; t10k-images… and t10k-labels… are its test part."""
     files: dict[tuple[str, str], str] = {}
-    for file in sorted(Path(path).iterdir(), reverse=True):  # plain files win over their .gz
+    try:
+        inside = sorted(Path(path).iterdir(), reverse=True)  # plain files win over their .gz
+    except PermissionError:
+        raise NotPermitted(f"{path}: may not be read", "check its permissions") from None
+    for file in inside:
         if found := IDX_NAME.search(file.name):
             part = "train" if found[1] == "train" else "test"
             files[part, found[2]] = str(file)

@@ -6,12 +6,15 @@ Refuses what is not there, what may not be read and what would not fit; knows no
 import codecs
 import errno
 import os
+import re
 import stat
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
+from typing import BinaryIO
 
 from gpunet.data.limits import check_fits, check_ratio
 from gpunet.data.words import closest
@@ -26,20 +29,40 @@ MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+HANDED = re.compile(r"-|/dev/(stdin|fd/\d+)|/proc/self/fd/\d+")
 STEMS_ALIKE = 0.8
 FEWER = "use fewer columns or rows"
 
 Bytes = bytes | bytearray
 
 
-def load(path: str, budget: int) -> Bytes:
+def is_passing(path: object) -> bool:
+    """Whether what a path names can be read once, and by this process alone: standard input, what
+    a shell hands over (`<(…)`), a pipe with a name."""
+    if not isinstance(path, (str, os.PathLike)):
+        return False
+    if HANDED.fullmatch(os.fspath(path)):
+        return True
+    with suppress(OSError, ValueError):
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    return False
+
+
+def titled(path: str) -> str:
+    """What messages call it."""
+    return "stdin" if path == "-" else path
+
+
+def load(path: str, budget: int, pieces: Iterable[bytes] | None = None) -> Bytes:
     """The content of a file, or of standard input for `-`; gzip is unpacked, whatever the name.
 
-    Raises OutOfMemory for more than `budget` bytes, DataError for damage and for what unpacks as
-    decompression bombs do.
+    `pieces` are the content where another process reads it. Raises OutOfMemory for more than
+    `budget` bytes, DataError for damage and for what unpacks as decompression bombs do.
     """
-    name = "stdin" if path == "-" else path
-    raw = _gathered(chunks(), budget, name) if path == "-" else _read_file(path, budget)
+    name = titled(path)
+    if pieces is None and is_passing(path):
+        pieces = chunks(path)
+    raw = _read_file(path, budget) if pieces is None else _gathered(pieces, budget, name)
     if raw[:2] != GZIP:
         return raw
     try:
@@ -87,13 +110,35 @@ def _not_utf8(name: str, encoding: str, argument: str) -> DataError:
 
 
 def _read_file(path: str, budget: int) -> Bytes:
-    try:
+    with _reading(path), open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return _gathered(_pieces(file), budget, path)
+        check_fits(path, status.st_size, budget, FEWER)
+        return file.read()
+
+
+def chunks(path: str = "-") -> Iterator[bytes]:
+    """What stands in standard input, or in a file, a megabyte at a time."""
+    if path == "-" and sys.stdin is None:
+        raise InputMissing("stdin: it is closed")
+    with _reading(titled(path)):
+        if path == "-":
+            yield from _pieces(sys.stdin.buffer)
+            return
         with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return _gathered(iter(partial(file.read, CHUNK), b""), budget, path)
-            check_fits(path, status.st_size, budget, FEWER)
-            return file.read()
+            yield from _pieces(file)
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    return iter(partial(file.read, CHUNK), b"")
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """What the system says of a file that cannot be read, as ours."""
+    try:
+        yield
     except (FileNotFoundError, NotADirectoryError):
         raise InputMissing(f"{path}: no such file", _near(path)) from None
     except PermissionError:
@@ -104,16 +149,6 @@ def _read_file(path: str, budget: int) -> Bytes:
         if error.errno == errno.ENAMETOOLONG:
             raise InputMissing(f"{path[:60]}…: the name is too long for a file") from None
         raise DataError(f"{path}: could not be read ({error.strerror})") from None
-
-
-def chunks() -> Iterator[bytes]:
-    """What stands in standard input, a megabyte at a time."""
-    if sys.stdin is None:
-        raise InputMissing("stdin: it is closed")
-    try:
-        yield from iter(partial(sys.stdin.buffer.read, CHUNK), b"")
-    except OSError as error:
-        raise DataError(f"stdin: could not be read ({error.strerror})") from None
 
 
 def _gathered(pieces: Iterable[bytes], budget: int, name: str) -> bytearray:

@@ -20,7 +20,7 @@ from gpunet import isolation
 from gpunet.data.arrays import from_arrays, is_idx, read_idx, read_idx_folder, read_npy, read_npz
 from gpunet.data.builtin import BUILTIN, builtin
 from gpunet.data.delimited import read_delimited
-from gpunet.data.files import Bytes, chunks, load
+from gpunet.data.files import Bytes, chunks, is_passing, load, titled
 from gpunet.data.jsonl import read_jsonl
 from gpunet.data.limits import automatic
 from gpunet.data.npy import is_npy_folder, read_npy_folder, stream_npy
@@ -45,6 +45,7 @@ STRANGERS = {
     b"\x89HDF": "an HDF5 file",
     b"SQLite format 3": "an SQLite database",
     b"ARROW1": "a Feather file",
+    b"\xff\xff\xff\xff": "an Arrow stream",
     b"PARE": "an encrypted Parquet file",
     b"%PDF": "a PDF",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
@@ -123,12 +124,11 @@ def _read_apart(path: str, delimiter: str | None, header: bool, budget: int) -> 
         source = _read_here(path, delimiter, header, budget)
         note = f"{source.title}: parsed without a process of its own ({reason.strerror})"
         return replace(source, notes=(*source.notes, note))
-    name = "stdin" if path == "-" else path
-    request = {"path": path, "folder": os.getcwd(), "budget": budget}
+    name, feed = titled(path), chunks(path) if is_passing(path) else None
+    request = {"path": path, "folder": os.getcwd(), "budget": budget, "fed": feed is not None}
     request |= {"delimiter": delimiter, "header": header}
     with worker:
         try:
-            feed = chunks() if path == "-" else None
             head, parts = worker.ask(request, _room(budget), feed)
             if not head.get("streams"):
                 return unpack(head, parts)
@@ -152,16 +152,19 @@ def answer(
         next(pieces)
 
     path, budget = request["path"], request["budget"]
+    fed = chunks() if request["fed"] else None
     os.chdir(request["folder"])
     isolation.limit(_room(budget), PROCESSOR_SECONDS + budget // BYTES_A_SECOND)
     try:
-        source = _read_here(path, request["delimiter"], request["header"], budget, hand)
+        source = _read_here(path, request["delimiter"], request["header"], budget, hand, fed)
         if not source.streams:
             return pack(source, next(pieces))
         if isinstance(source.table, ParquetTable):
             cells = 8 * source.rows * len(source.columns)
             isolation.limit(_room(budget), PROCESSOR_SECONDS + cells // BYTES_A_SECOND)
             source.table.vet()
+            if isinstance(source.aside, ParquetTable):
+                source.aside.vet()
         return {"streams": True}, []
     except MemoryError:
         allowed = f"twice the {shown(budget)} of --max-memory"
@@ -179,18 +182,21 @@ def _read_here(
     header: bool,
     budget: int,
     hand: "Callable[[pa.Table], None] | None" = None,
+    fed: Iterable[bytes] | None = None,
 ) -> Source:
-    name, suffix = _name(path)
-    if path != "-" and os.path.isdir(path):
+    """`fed` is the content of a file that another process has open."""
+    is_whole = fed is None and not is_passing(path)
+    name, suffix = _name(path) if is_whole else ("stdin", "")
+    if is_whole and os.path.isdir(path):
         name = Path(path).resolve().name or "data"
         reader = read_npy_folder if is_npy_folder(path) else read_idx_folder
         return replace(reader(path, name, budget), file=path)
-    if delimiter is None and header and (source := _stream(path, budget)) is not None:
+    is_plain = delimiter is None and header
+    if is_whole and is_plain and (source := _stream(path, budget)) is not None:
         return replace(source, name=name, file=path)
-    content = load(path, budget)
-    shown_as = "stdin" if path == "-" else path
-    source = _parsed(content, shown_as, suffix, delimiter, header, budget, hand)
-    return replace(source, name=name, file=shown_as)
+    content = load(path, budget, fed)
+    source = _parsed(content, titled(path), suffix, delimiter, header, budget, hand)
+    return replace(source, name=name, file=titled(path))
 
 
 def _stream(path: str, budget: int) -> Source | None:
@@ -253,8 +259,6 @@ def _no_stranger(content: Bytes, path: str, suffix: str) -> None:
 
 def _name(path: str) -> tuple[str, str]:
     """The name of a run made from a file, and the file's ending, without .gz."""
-    if path == "-":
-        return "stdin", ""
     file = Path(path).name
     bare = Path(file[:-3]) if file.casefold().endswith(".gz") else Path(file)
     return bare.stem or "data", bare.suffix.casefold()

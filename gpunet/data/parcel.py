@@ -45,11 +45,13 @@ def pack(source: Source, pieces: int = 0) -> tuple[dict[str, Any], list[Part]]:
         "notes": source.notes,
         "unfit": dict(source.unfit),
         "pieces": pieces,
+        "aside": source.aside is not None,
         "arrays": {name: (array.dtype.str, array.shape) for name, array in arrays.items()},
     }
     parts: list[Part] = [[np.ascontiguousarray(array).reshape(-1)] for array in arrays.values()]
     if source.table is not None:
-        parts.insert(0, pack_piece(source.table))
+        tables = [source.table] if source.aside is None else [source.table, source.aside]
+        parts[:0] = map(pack_piece, tables)
     if source.test is not None:
         head["test"], more = pack(source.test)
         parts += more
@@ -69,12 +71,14 @@ def unpack(head: Mapping[str, Any], parts: list[Any]) -> Source:
 
 def _unpacked(head: Mapping[str, Any], parts: list[Any]) -> tuple[Source, list[Any]]:
     name, is_text, given = str(head["name"]), bool(head["text"]), dict(head["arrays"])
-    table = None
+    table = aside = None
     if "x" not in given:
         pieces = head["pieces"]
         if type(pieces) is not int or not 0 <= pieces < len(parts):
             raise ValueError(f"pieces: {pieces}")
         table, parts = _table(parts[: pieces + 1], name, is_text), parts[pieces + 1 :]
+        if head["aside"]:
+            aside, parts = _aside(parts[0], table.num_rows, head["unfit"]), parts[1:]
     arrays = {
         key: _array(key, dtype, shape, part)
         for (key, (dtype, shape)), part in zip(given.items(), parts, strict=False)
@@ -87,7 +91,7 @@ def _unpacked(head: Mapping[str, Any], parts: list[Any]) -> tuple[Source, list[A
     x, y, lines = (arrays.get(key) for key in KINDS)
     unfit = {str(column): str(reason) for column, reason in dict(head["unfit"]).items()}
     source = Source(name, table, x, y, test, text=is_text, first=first, lines=lines, notes=notes)
-    source = replace(source, unfit=unfit, file=str(head["file"]))
+    source = replace(source, unfit=unfit, aside=aside, file=str(head["file"]))
     if source.lines is not None and source.lines.shape != (source.rows,):
         raise ValueError("not a line a row")
     return source, parts
@@ -139,6 +143,20 @@ def _is_plain_text(table: "pa.Table") -> bool:
         if (starts[1:] < starts[:-1]).any() or text.min(initial=0) < 0:
             return False
     return True
+
+
+def _aside(part: memoryview, rows: int, unfit: Mapping[str, str]) -> "pa.Table":
+    """The columns that can be copied alone."""
+    import pyarrow as pa
+
+    try:
+        table = pa.ipc.open_stream(pa.py_buffer(part)).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"no table ({error})") from None
+    if len(table) != rows or not unfit.keys() >= set(table.column_names):
+        raise ValueError("no columns that were put aside")
+    return table
 
 
 def _table(parts: list[memoryview], name: str, is_text: bool) -> "pa.Table":

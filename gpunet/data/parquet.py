@@ -6,7 +6,7 @@ read nested and binary columns, and pages with a wrong checksum.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -108,9 +108,10 @@ def read_parquet(data: Bytes, name: str, budget: int | None = None) -> Source:
     file = _open(pa.BufferReader(data), name)
     check_fits(name, _unpacked(file), budget, "name a file: it is read bit by bit")
     unfit = _unfit(file.schema_arrow, name)
-    plain = [title for title in file.schema_arrow.names if title not in unfit]
+    aside = _aside(file.schema_arrow, unfit)
+    names = [title for title in file.schema_arrow.names if title not in unfit or title in aside]
     try:
-        table = _checked(file.read(columns=plain).select(plain) if unfit else file.read())
+        table = _checked(file.read(columns=names).select(names) if unfit else file.read())
     except _errors() as error:
         raise _damaged(name, error) from None
     return replace(from_table(table, name), unfit=unfit)
@@ -131,17 +132,20 @@ def stream_parquet(path: str, name: str, budget: int) -> Source | None:
     table = ParquetTable(path, name, [title for title in schema.names if title not in left_out])
     _check_shape(name, table.num_rows, len(table.column_names))
     check_fits(name, table.need, budget, "use fewer rows")
-    return Source(name, table, notes=_index_note(name, index), streams=True, unfit=unfit)
+    source = Source(name, table, notes=_index_note(name, index), streams=True, unfit=unfit)
+    aside = _aside(schema, unfit)
+    return replace(source, aside=ParquetTable(path, name, aside)) if aside else source
 
 
 def from_table(table: "pa.Table", name: str) -> Source:
     """A Source of an Arrow table; a pandas index is left out, with a note if it was in a file."""
     check_names(table.column_names, name)
     index, unfit = _index(table.schema), _unfit(table.schema, name)
-    left_out = {*index, *unfit}
-    table = table.drop_columns(list(left_out)) if left_out else table
-    _check_shape(name, table.num_rows, table.num_columns)
-    return Source(name, table, notes=_index_note(name, index), unfit=unfit)
+    left_out, aside = {*index, *unfit}, _aside(table.schema, unfit)
+    plain = table.drop_columns(list(left_out)) if left_out else table
+    _check_shape(name, plain.num_rows, plain.num_columns)
+    source = Source(name, plain, notes=_index_note(name, index), unfit=unfit)
+    return replace(source, aside=table.select(aside)) if aside else source
 
 
 def _open(
@@ -217,6 +221,14 @@ def _unfit(schema: "pa.Schema", name: str) -> dict[str, str]:
     if found and len(found) == len(schema):
         raise DataError(next(iter(found.values())))
     return found
+
+
+def _aside(schema: "pa.Schema", unfit: Iterable[str]) -> list[str]:
+    """Of the columns that are not plain, those of times and durations, of 8 bytes a cell."""
+    from pyarrow import types
+
+    kinds = {title: schema.field(title).type for title in unfit}
+    return [name for name, kind in kinds.items() if types.is_time(kind) or types.is_duration(kind)]
 
 
 def _is_plain(kind: "pa.DataType") -> bool:

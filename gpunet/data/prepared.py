@@ -648,11 +648,7 @@ def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool)
         kept = np.flatnonzero(~np.logical_or.reduce([answer.missing for answer in answers]))
         if len(kept) < source.rows and (not drop_missing or len(kept) == 0):
             check_present(source, answers)
-        if source.streams:
-            x: Rows = schema.spool(source, {part: kept}, Counter())[part]
-        else:
-            x = schema.encode(source)[0]
-            x = x if len(kept) == len(x) else x[kept]
+        x = schema.encode_rows(source, kept)
         y = encode_answers(schema.target, source, answers, kept, schema.target_dtype)
         return Dataset(x, y, schema.encode_weight(source, kept, part))
     except DataError as error:

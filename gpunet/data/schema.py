@@ -22,6 +22,7 @@ from gpunet.data.targets import (
     CLASSES,
     TASKS,
     TRANSFORMS,
+    Answer,
     Target,
     check_present,
     decode_answers,
@@ -121,6 +122,14 @@ class Schema:
         cells = (read_cells(source, column.name, column.cell_kind) for column in self.columns)
         return encode_cells(self.columns, cells, slice(None), source.rows)
 
+    def encode_rows(self, source: Source, rows: np.ndarray | None) -> Rows:
+        """x of some rows (ascending numbers), or of all for None."""
+        if rows is None or len(rows) == source.rows:
+            return self.encode(source)[0]
+        if source.streams:
+            return self.spool(source, {"some": rows}, Counter())["some"]
+        return np.asarray(self.encode(source)[0])[rows]
+
     def spool(
         self, source: Source, parts: Mapping[str, np.ndarray], unseen: Counter[str]
     ) -> dict[str, RowFile]:
@@ -146,15 +155,33 @@ class Schema:
         x = x if self.scale is None else x * self.scale
         return x if self.shift is None else x + self.shift
 
-    def encode_target(self, source: Source) -> np.ndarray:
-        """y as `Dataset.y` has it; raises DataError for gaps, unknown labels, no target at all."""
+    def encode_target(self, source: Source, rows: np.ndarray | None = None) -> np.ndarray:
+        """y of some rows, or of all, as `Dataset.y` has it; raises DataError for gaps, unknown
+        labels, no target at all."""
         source = replace(source, na=self.na)
+        answers = self._answers(source)
+        if rows is None:
+            check_present(source, answers)
+            rows = np.arange(source.rows)
+        return encode_answers(self.target, source, answers, rows, self.target_dtype)
+
+    def answered(self, source: Source) -> np.ndarray:
+        """The rows (ascending numbers) that have the target; raises DataError where none has."""
+        answers = self._answers(replace(source, na=self.na))
+        kept = np.flatnonzero(~np.logical_or.reduce([answer.missing for answer in answers]))
+        if not len(kept):
+            raise DataError(f"{source.title}: no row has all of {listed(self.target.names)}")
+        return kept
+
+    def _answers(self, source: Source) -> tuple[Answer, ...]:
         if source.table is not None:
             check_columns(source, self.target.names)
         answers = read_answers(source, self.target.names, self.target.task in CLASSES)
-        check_present(source, answers, "leave those rows out")
-        rows = np.arange(source.rows)
-        return encode_answers(self.target, source, answers, rows, self.target_dtype)
+        for answer in answers:
+            if answer.missing.all():
+                said = f"{source.title}: {answer.name} has no value in any row"
+                raise DataError(said, "gpunet predict needs none")
+        return answers
 
     def encode_weight(self, source: Source, rows: np.ndarray, part: str) -> np.ndarray | None:
         """The weights (n,) of some rows, of mean 1; None where training had none.

@@ -45,6 +45,8 @@ class Source:
     na: tuple[str, ...] = ()  # words that mean missing beside the built-in ones, case as written
     unfit: Mapping[str, str] = field(default_factory=dict)
     """Columns that cannot be learnt from, and why: they are not in the table."""
+    aside: "pa.Table | ParquetTable | None" = None
+    """Of the columns that cannot be learnt from, those that can be copied: times, durations."""
     file: str = ""
     """What the user named, where it is a file."""
 
@@ -83,7 +85,7 @@ class Source:
     def take(self, rows: np.ndarray) -> "Source":
         """Some rows (ascending numbers), with their targets, in memory."""
         lines = numbers(rows, self.first, self.lines)
-        found = replace(self, test=None, lines=lines, streams=False)
+        found = replace(self, test=None, lines=lines, streams=False, aside=None)
         if self.x is not None:
             return replace(found, x=self.x[rows], y=None if self.y is None else self.y[rows])
         import pyarrow as pa
@@ -97,7 +99,8 @@ class Source:
 
     def _from(self, first: int, count: int) -> "Source":
         lines = None if self.lines is None else self.lines[first : first + count]
-        return replace(self, test=None, first=self.first + first, lines=lines, streams=False)
+        first += self.first
+        return replace(self, test=None, first=first, lines=lines, streams=False, aside=None)
 
     def _tables(self, names: list[str], size: int) -> Iterator["pa.Table"]:
         whole: Any = self.table

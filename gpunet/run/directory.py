@@ -74,8 +74,9 @@ class Run:
         Raises as `create` does, and makes nothing.
         """
         given = chosen = Path(root if path is None else path)
-        if path is not None and os.path.lexists(chosen) and not _is_unbegun(chosen):
-            raise _taken(chosen)
+        with files.system_errors(given):
+            if path is not None and os.path.lexists(chosen) and not _is_unbegun(chosen):
+                raise _taken(chosen)
         while not os.path.lexists(chosen):
             chosen = chosen.absolute().parent
         files.check_place(chosen / LOCK, given)
@@ -146,9 +147,10 @@ class Run:
 
 
 def identity(path: Path) -> dict[str, Any]:
-    """What `run.json` says of a run. Raises InputMissing or ModelInvalid."""
-    if not path.is_dir():
-        raise InputMissing(f"{path}: no such run")
+    """What `run.json` says of a run. Raises InputMissing, ModelInvalid or NotPermitted."""
+    with files.system_errors(path):
+        if not path.is_dir():
+            raise InputMissing(f"{path}: no such run")
     refuse_study(path)
     try:
         found = json.loads(files.read(path / IDENTITY, 1 << 20))

@@ -114,10 +114,13 @@ def check_place(path: Path, named: Path | None = None) -> None:
     both name `named` where that is what the user gave.
     """
     named = path if named is None else named
-    folder = path.resolve().parent
-    if path.is_dir() or not folder.is_dir():
-        number = errno.EISDIR if path.is_dir() else errno.ENOENT
-        raise WriteError(f"{named}: {os.strerror(number)}")
+    with system_errors(named):
+        folder = path.resolve().parent
+        if path.is_dir() or not folder.is_dir():
+            number = errno.EISDIR if path.is_dir() else errno.ENOENT
+            is_below_a_file = number == errno.ENOENT and folder.exists()
+            why = f"{folder} is a file" if is_below_a_file else os.strerror(number)
+            raise WriteError(f"{named}: {why}")
     if not _is_stream(path) and not os.access(folder, os.W_OK | os.X_OK):
         raise NotPermitted(f"{named}: {folder} cannot be written to")
 
