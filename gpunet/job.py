@@ -24,7 +24,7 @@ from gpunet.data import Prepared, Source
 from gpunet.data.columns import MOST_BINS
 from gpunet.device import Choice
 from gpunet.device.cpu import Cpu
-from gpunet.errors import Diverged, GpunetError, UsageError
+from gpunet.errors import Diverged, GpunetError, UsageError, warn
 from gpunet.launches import LaunchList
 from gpunet.loop import Control, Member, Report, Snapshot
 from gpunet.predict import MODEL_FILE, Model
@@ -197,17 +197,21 @@ class Job:
             raise
 
     def follow(self, on_report: Callable[[Report], None] | None = None) -> Model:
-        """Train to the end, handing each report on."""
+        """Train to the end, handing each report on. What the summary warns of is issued to whoever
+        called what calls this."""
+        known = self.prepared.notes
+        warn(known, depth=2)
         for report in self.reports():
             if on_report is not None:
                 on_report(report)
-        self.finish()
+        warn(self.finish()["warnings"][len(known) :], depth=2)
         return self.model
 
     def finish(self) -> dict[str, Any]:
         """Save the model, judge it on every part, and save and return the summary.
 
-        A run that was stopped is not judged: it may go on.
+        A run that was stopped is not judged: it may go on. The summary warns of the data and of the
+        model.
         """
         judged = evaluation.unjudged(self.model, self.prepared)
         if self._is_worth_judging:
@@ -216,7 +220,8 @@ class Job:
             judged = evaluation.judge(self.model, self.prepared, raw, device, self.dtype)
         self.model = judged.model
         self._save_model(self.model.network.weights)
-        summary = {**self.summary(), **finite(judged.facts)}
+        warnings = [*self.prepared.notes, *judged.warnings]
+        summary = {**self.summary(), **finite(judged.facts), "warnings": warnings}
         if self.run is not None:
             self.run.write_json(SUMMARY, summary)
             self._status(self.control.ended)
@@ -438,7 +443,7 @@ def train(
     source: a pyarrow, pandas or polars table, a dict of columns, a tuple (x (n, …), y (n,)), a
     path, or a name of `gpunet data list`. target: the column to predict. out: a run directory to
     save to. Other settings are those of `gpunet train`, with underscores.
-    Raises the errors of gpunet.errors.
+    Raises the errors of gpunet.errors; warns of the data and of the model by its GpunetWarning.
     """
     flags = {**settings, **({"target": target} if target else {})}
     if out is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpunet import job
 from gpunet.config import flag
-from gpunet.errors import UsageError
+from gpunet.errors import UsageError, warn
 from gpunet.loop import Report
 from gpunet.predict import Model
 from gpunet.run import Run
@@ -151,14 +151,19 @@ def repeat(
     flags = {**settings, **({"target": target} if target else {})}
     repeats = asked(source, flags, config, seeds, cv, out)
     found = Repeats(kind(seeds, cv))
+    told: set[str] = set()
     for each in repeats:
         planned = job.plan(source, each.flags, config)
+        warn(note for note in planned.prepared.notes if note not in told)
+        told.update(planned.prepared.notes)
         with nullcontext() if out is None else Run.create(each.out, planned.name) as run:
             if run is not None:
                 planned.begin(run)
             for report in planned.reports():
                 if on_report is not None:
                     on_report(report)
-            found.add(each, planned.finish())
+            summary = planned.finish()
+            found.add(each, summary)
+        warn(f"{each.label}: {text}" for text in summary["warnings"] if text not in told)
         found.models.append(planned.model)
     return found

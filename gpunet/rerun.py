@@ -6,7 +6,6 @@ checkpoints their hashes and the shapes of the network.
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ import numpy as np
 from gpunet import about, job
 from gpunet.config import gather
 from gpunet.data import BUILTIN, Source
-from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError
+from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError, warn
 from gpunet.job import METRICS, TIMING, Job, lasting
 from gpunet.loop import Report, Snapshot, steps_an_epoch
 from gpunet.predict import Model
@@ -140,8 +139,7 @@ def resume(
     changed (unless `allow_inexact`).
     """
     resumed, notes = take_up(run, data, epochs, device, allow_inexact)
-    for note in notes:
-        warnings.warn(note, stacklevel=2)
+    warn(notes)
     assert resumed.run is not None
     with resumed.run:
         return resumed.follow(on_report)

@@ -16,7 +16,7 @@ from gpunet import predict
 from gpunet.cli import _run
 from gpunet.data import read
 from gpunet.device import resolve
-from gpunet.errors import DataError, InputMissing, ModelInvalid, UsageError
+from gpunet.errors import DataError, GpunetWarning, InputMissing, ModelInvalid, UsageError
 
 CPU = resolve("cpu").device
 rng = np.random.default_rng(0)
@@ -110,6 +110,8 @@ def test_a_row_alone_is_the_row_in_company(model: predict.Model, size: int) -> N
 def test_unseen_categories_are_counted_and_missing_columns_named(model: predict.Model) -> None:
     odd = WITHOUT.slice(0, 4).set_column(2, "colour", [["blue", "red", "mauve", None]])
     assert model.outcome(read(odd), CPU).unseen == {"colour": 2}
+    with pytest.warns(GpunetWarning, match="colour: a category that training never saw in 2 rows"):
+        model.predict(odd)
     with pytest.raises(DataError, match="size"):
         model.predict(WITHOUT.drop_columns(["size"]))
     with pytest.raises(DataError, match="weight"):
