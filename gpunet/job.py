@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -378,6 +378,7 @@ def _decided(
     while True:
         decided = auto.decide(settings, prepared)
         memory.check_weights(decided.config, schema.width, schema.target.outputs)
+        _check_steps(decided.config, prepared.train.rows)
         with Cpu().watching("make --hidden narrower"):
             members = ensemble.members(prepared, decided.config)
         if choice is None:
@@ -390,6 +391,12 @@ def _decided(
         if smaller is None:
             return decided, choice, members, rows_bytes
         settings = smaller
+
+
+def _check_steps(config: Config, rows: int) -> None:
+    name = "epochs" if config.steps is None else "steps"
+    asked = f"{flag(name)} {getattr(config, name):,}"
+    memory.check_steps(asked, loop.steps_in_all(config, rows))
 
 
 def _dtype(config: Config) -> str:
@@ -431,7 +438,7 @@ def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepare
 
 def train(
     source: Any = "lecture",
-    target: str | tuple[str, ...] = (),
+    target: str | int | Sequence[str | int] = (),
     *,
     out: Path | str | None = None,
     config: Path | str | None = None,
@@ -445,7 +452,7 @@ def train(
     save to. Other settings are those of `gpunet train`, with underscores.
     Raises the errors of gpunet.errors; warns of the data and of the model by its GpunetWarning.
     """
-    flags = {**settings, **({"target": target} if target else {})}
+    flags = with_target(target, settings)
     if out is not None:
         Run.check(out)
     job = plan(source, flags, config)
@@ -454,6 +461,12 @@ def train(
     with Run.create(out, job.name) as run:
         job.begin(run)
         return job.follow(on_report)
+
+
+def with_target(target: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, and the target among them unless it is None or empty."""
+    is_empty = target is None or (hasattr(target, "__len__") and len(target) == 0)
+    return {**settings, **({} if is_empty else {"target": target})}
 
 
 def settle(source: Any, flags: Mapping[str, Any], file: Path | str | None) -> Settings:

@@ -166,6 +166,7 @@ class Model:
 
     def save(self, path: Path | str) -> None:
         """Write all of it to one safetensors file, whole or not at all."""
+        run.files.check_place(Path(path))
         run.write(Path(path), self.packed(self.network.weights))
 
     def packed(self, weights: dict[str, np.ndarray]) -> bytes:

@@ -6,6 +6,7 @@ Each is a whole job of its own, fitted on its own rows alone; says how much thei
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -93,9 +94,10 @@ def kind(seeds: int | None, cv: int | None) -> str:
     """What is repeated: seeds or cv. UsageError where both are asked for, or too few."""
     if (seeds is None) == (cv is None):
         raise UsageError("wanted one of --seeds and --cv")
-    if min(filter(None, (seeds, cv)), default=0) < 2:
-        raise UsageError("--seeds and --cv want 2 or more")
-    return "cv" if seeds is None else "seeds"
+    what, count = ("cv", cv) if seeds is None else ("seeds", seeds)
+    if not (isinstance(count, Integral) and count >= 2):
+        raise UsageError(f"{flag(what)} {count}: must be a whole number, 2 or more")
+    return what
 
 
 def asked(
@@ -111,7 +113,7 @@ def asked(
     With `out` each has its own: NAME-seed0, … or NAME-fold1, …
     """
     what = kind(seeds, cv)
-    if source == "-":
+    if isinstance(source, str) and source == "-":
         raise UsageError("standard input can be read once", "give a file")
     clash = [name for name in CLASH if what == "cv" and name in flags]
     if clash:
@@ -134,7 +136,7 @@ def asked(
 
 def repeat(
     source: Any = "lecture",
-    target: str | Sequence[str] = (),
+    target: str | int | Sequence[str | int] = (),
     *,
     seeds: int | None = None,
     cv: int | None = None,
@@ -148,7 +150,7 @@ def repeat(
 
     out: where to save the runs, with `-seed0` or `-fold1` behind it. Raises the errors of train.
     """
-    flags = {**settings, **({"target": target} if target else {})}
+    flags = job.with_target(target, settings)
     repeats = asked(source, flags, config, seeds, cv, out)
     found = Repeats(kind(seeds, cv))
     told: set[str] = set()

@@ -150,6 +150,18 @@ def test_anything_with_an_arrow_stream():
         read(Frame(pa.table({"a": [[1]]})))
 
 
+class Long(Frame):
+    """What pandas offers of whole numbers that are too long for a column."""
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        raise OverflowError("Python int too large to convert to C long")
+
+
+def test_numbers_too_long_for_a_column():
+    with pytest.raises(DataError, match="data: whole numbers of more than 64 bits; give their"):
+        read(Long(None))
+
+
 def test_columns_that_do_not_make_a_table():
     with pytest.raises(DataError, match="columns of different lengths: a 2, b 1"):
         read({"a": [1, 2], "b": [1]})

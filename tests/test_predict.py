@@ -16,7 +16,14 @@ from gpunet import predict
 from gpunet.cli import _run
 from gpunet.data import read
 from gpunet.device import resolve
-from gpunet.errors import DataError, GpunetWarning, InputMissing, ModelInvalid, UsageError
+from gpunet.errors import (
+    DataError,
+    GpunetWarning,
+    InputMissing,
+    ModelInvalid,
+    UsageError,
+    WriteError,
+)
 
 CPU = resolve("cpu").device
 rng = np.random.default_rng(0)
@@ -51,6 +58,12 @@ def test_a_loaded_model_is_the_trained_one(run: Path) -> None:
     again = gpunet.train(TABLE, target="kind", drop=("id",), epochs=30, device="cpu")
     loaded = gpunet.load(run / "model.safetensors")
     assert (loaded.predict(WITHOUT, proba=True) == again.predict(WITHOUT, proba=True)).all()
+
+
+def test_a_folder_is_no_place_for_a_model(model: predict.Model, tmp_path: Path) -> None:
+    for place in (".", tmp_path):
+        with pytest.raises(WriteError, match="Is a directory"):
+            model.save(place)
 
 
 def test_labels_are_written_as_in_training(model: predict.Model) -> None:

@@ -61,6 +61,7 @@ BINARY = {".parquet": "Parquet", ".npz": "NPZ", ".npy": "NPY"}
 IDX_FILE = re.compile(r"idx\d-ubyte(\.gz)?$")
 JSON_HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*["}]')
 JSON_NAMES = (".jsonl", ".ndjson", ".json")
+TOO_LONG, AS_TEXT = "whole numbers of more than 64 bits", "give their column as text, or as floats"
 WANTED = "wanted CSV, TSV, JSON lines, Parquet, NPZ, NPY or IDX"
 
 
@@ -266,6 +267,8 @@ def _read_stream(data: object) -> Source:
     try:
         table = data if isinstance(data, pa.Table) else pa.table(data)
         table.validate(full=True)
+    except OverflowError:
+        raise DataError(f"data: {TOO_LONG}", AS_TEXT) from None
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise DataError(f"data: not a table of plain columns ({error})") from None
     return from_table(table, "data")
