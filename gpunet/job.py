@@ -447,8 +447,9 @@ def train(
 ) -> Model:
     """Train a network on a table, arrays (x, y), a file or a built-in set, and return the model.
 
-    source: a pyarrow, pandas or polars table, a dict of columns, a tuple (x (n, …), y (n,)), a
-    path, or a name of `gpunet data list`. target: the column to predict. out: a run directory to
+    source: a pyarrow, pandas or polars table, a dict of columns, a tuple of arrays (x (n, …),
+    y (n,)) or of a table and the target y (n,), a path, or a name of `gpunet data list`. target:
+    the column to predict. out: a run directory to
     save to. Other settings are those of `gpunet train`, with underscores.
     Raises the errors of gpunet.errors; warns of the data and of the model by its GpunetWarning.
     """
@@ -501,6 +502,8 @@ def read(source: Any, settings: Settings, folder: Path | str) -> Source:
     if is_path and Path(folder) != Path("."):
         source = os.path.join(folder, source)
     config = settings.config
+    if isinstance(source, tuple) and config.target:
+        raise UsageError("--target has no meaning for (x, y): y is the target", "leave it out")
     budget = int(config.max_memory)
     return data.read(source, delimiter=config.delimiter, header=config.header, budget=budget)
 

@@ -66,6 +66,15 @@ def test_a_folder_is_no_place_for_a_model(model: predict.Model, tmp_path: Path) 
             model.save(place)
 
 
+def test_a_model_of_a_table_and_its_target_predicts_for_tables() -> None:
+    x, y = WITHOUT, np.arange(N) % 2 == 0
+    model = gpunet.train((x, y), preset="plain", epochs=2, device="cpu")
+    assert model.predict(x).tolist() == model.predict(x.select(x.column_names[::-1])).tolist()
+    assert set(model.evaluate((x, y))) == {"accuracy", "log_loss", "auc"}
+    with pytest.raises(UsageError, match=r"--target has no meaning for \(x, y\)"):
+        gpunet.train((x, y), "size")
+
+
 def test_labels_are_written_as_in_training(model: predict.Model) -> None:
     labels = model.predict(WITHOUT)
     assert set(labels) <= {"big", "small"}
