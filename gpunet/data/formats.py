@@ -272,14 +272,13 @@ def _read_table(data: Any) -> Source:
 
 def _with_target(source: Source, y: Any) -> Source:
     """A table whose last columns are the targets: y, or y1, y2, … of several."""
-
     whole: Any = source.table
     y = _host(y)
     if hasattr(y, "to_numpy") and np.ndim(y) == 2:
         y = y.to_numpy()
-    several = np.ndim(y) == 2 and np.shape(y)[1] > 1
     columns = list(np.transpose(y)) if np.ndim(y) == 2 else [y]
-    names = tuple(f"y{i + 1}" for i in range(len(columns))) if several else ("y",)
+    each = tuple(f"y{i + 1}" for i in range(len(columns)))
+    names = ("y",) if len(columns) == 1 else each
     for name, values in zip(names, columns, strict=True):
         if name in (*source.columns, *source.unfit):
             hint = f"rename it, or give x alone with target={name!r}"
@@ -287,7 +286,7 @@ def _with_target(source: Source, y: Any) -> Source:
         _check_several(name, values)
         try:
             column = _column(values)
-        except NONSENSE as reason:
+        except ValueError as reason:
             raise DataError(f"{name}: {reason}") from None
         if len(column) != len(whole):
             raise DataError(f"data: x has {len(whole):,} rows, y has {len(column):,}")
@@ -316,7 +315,7 @@ def _read_columns(data: Mapping) -> Source:
         _check_several(name, values)
         try:
             columns[str(name)] = _column(values)
-        except NONSENSE as reason:
+        except ValueError as reason:
             unfit[str(name)] = f"{name}: {reason}"
     if unfit and not columns:
         raise DataError(next(iter(unfit.values())))
