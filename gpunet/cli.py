@@ -7,7 +7,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
@@ -388,9 +388,8 @@ def predict(
     found = model.outcome(source, resolve(device).device)
     is_typed = predicting.ending(out) != ".csv"
     columns = predicting.columns(model.schema, source, found, kept, proba, is_typed)
-    for name, count in found.unseen.items():
-        rows = counted(count, "row")
-        view.warn(f"{name}: a category that training never saw in {rows}")
+    for note in found.notes:
+        view.warn(note)
     predicting.write(predicting.spreadsheet_safe(columns) if spreadsheet_safe else columns, out)
     if json:
         report = {"schema": "gpunet.predict/1", "run": str(run), "out": out, "rows": source.rows}
@@ -787,7 +786,7 @@ def _numbers(text: str | None, name: str) -> list[int]:
 
 
 def _train(
-    planned: "Job", caught: list[int], json: bool, quiet: bool, notes: Iterable[str]
+    planned: "Job", caught: list[int], json: bool, quiet: bool, notes: Sequence[str]
 ) -> None:
     """Run a job to its end, showing it. Raises Interrupted where a signal has stopped it."""
     summary = _follow(planned, quiet, notes)
@@ -799,7 +798,7 @@ def _train(
     if not quiet and not is_stopped:
         view.gap()
         view.facts([*_judged_facts(summary), *_next_steps(summary)])
-    _warn_of(summary)
+    _warn_of(summary, notes)
     _check_ended(planned, caught, summary)
 
 
@@ -823,10 +822,11 @@ def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]
     return summary
 
 
-def _warn_of(summary: dict[str, Any], whose: str = "") -> None:
-    """What a model does not reach."""
+def _warn_of(summary: dict[str, Any], told: Container[str], whose: str = "") -> None:
+    """What a summary warns of, and was not told before."""
     for text in summary["warnings"]:
-        view.warn(whose + text)
+        if text not in told:
+            view.warn(whose + text)
 
 
 def _check_ended(planned: "Job", caught: list[int], summary: dict[str, Any]) -> None:
@@ -866,7 +866,7 @@ def _repeat(
                 summary = _follow(planned, quiet, fresh)
             _check_ended(planned, caught, summary)
             found.add(each, summary)
-            _warn_of(summary, f"{each.label}: ")
+            _warn_of(summary, told, f"{each.label}: ")
     except Interrupted as fault:
         said = f"{each.label}: {fault.message}; {found.done(len(asked))}"
         raise Interrupted(said, fault.hint, fault.exit_code - 128) from None
@@ -905,6 +905,7 @@ def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
     """Train the best trial as a run, unless it was, and show the study."""
     best = tuner.best()
     summary = tuner.summary(best)
+    notes: list[str] = []
     if summary is None:
         planned, notes = tuner.best_job(best)
         assert planned.run is not None
@@ -925,7 +926,7 @@ def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
         view.gap()
         view.facts([("best", f"trial {best.number}"), *_judged_facts(summary)])
         view.facts(_next_steps(summary))
-    _warn_of(summary)
+    _warn_of(summary, notes)
 
 
 def _trial_cells(trial: "Trial", metric: str) -> list[str]:
@@ -980,6 +981,7 @@ def _show_plan(planned: "Job", json: bool) -> None:
         parts = planned.prepared.parts.items()
         rows = {name: 0 if part is None else part.rows for name, part in parts}
         more = {"rows": rows, "split": planned.prepared.how, "parameters": planned.parameters}
+        more["warnings"] = planned.prepared.notes
         looks = {name: part for name, part in planned.looks().items() if name in PLAN_LOOKS}
         launches = view.plan_to_json(planned.launches)
         view.print_json({**launches, **looks, **more, **found.to_dict()})

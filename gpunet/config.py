@@ -91,6 +91,14 @@ DATA, NETWORK, TRAINING, HARDWARE = "Data", "Network", "Training", "Hardware"
 JUDGING, OUTPUT = "Judging", "Output"
 COLUMN_TYPES = ("numeric", "boolean", "category", "date")
 """What --types may say of a column."""
+COLUMNS, PAIRS = ("target", "features", "drop"), ("types", "class_weight")
+"""Lists of names, which may be numbers, and lists of pairs, which may be dicts."""
+LISTS = {
+    **dict.fromkeys(COLUMNS, "must be a list of names"),
+    "types": "must be a list of COLUMN=KIND, or a dict",
+    "class_weight": "must be balanced, a list of LABEL=WEIGHT, or a dict",
+    "betas": "must be two numbers",
+}
 USES_MOMENTUM = ("sgd", "momentum", "nesterov")
 USES_BETAS = ("adam", "adamw", "lion")
 ELSEWHERE = {
@@ -366,10 +374,11 @@ def gather(
     values: dict[str, Any] = {}
     origin = dict.fromkeys(names(), "default")
     for found, word in ((recipe, "the set's recipe"), (read_file(file), "file"), (flags, "flag")):
-        for name, value in (found or {}).items():
+        for name, given in (found or {}).items():
             _known(name, word)
-            other = INSTEAD.get(name)
-            if value not in ("auto", None) and other in values and other not in (found or {}):
+            value, other = _python(given), INSTEAD.get(name)
+            is_open = value is None or (isinstance(value, str) and value == "auto")
+            if not is_open and other in values and other not in (found or {}):
                 del values[other]
                 origin[other] = "default"
             values[name] = _plain(name, value, word)
@@ -438,12 +447,21 @@ def _known(name: str, word: str) -> None:
         raise UsageError(f"no setting {name!r} ({word})", hint)
 
 
+def _python(value: Any) -> Any:
+    """A value as Python has it: of NumPy, and of columns like it, numbers and lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _plain(name: str, value: Any, word: str) -> Any:
     """A value as the type check takes it: true is no number, and one number is a list of one."""
     if isinstance(value, bool) and _type(name) not in (bool, Switch):
         raise UsageError(f"{name} ({word}): {value} is neither a number nor text")
-    if name == "hidden" and isinstance(value, int):
-        return (value,)
+    if isinstance(value, Mapping) and name in PAIRS:
+        return tuple(f"{key}={each}" for key, each in value.items())
+    if _is_list(name) and isinstance(value, (int, float)):
+        value = (value,)
+    if name in COLUMNS and isinstance(value, (list, tuple)):
+        return tuple(str(each) if isinstance(each, int) else each for each in value)
     if name == "checkpoint_every" and isinstance(value, int):
         return str(value)
     return _from_text(name, value) if isinstance(value, str) else value
@@ -455,7 +473,7 @@ def _from_text(name: str, text: str) -> Any:
     kind = _type(name)
     if name == "max_memory":
         return memory(text)
-    if "tuple" in str(kind) and text != "auto":
+    if _is_list(name) and text != "auto":
         is_none = text == "" or (text == "none" and name != "na")
         return () if is_none else split(text)
     if kind == Rate | str:
@@ -488,17 +506,24 @@ def _wanted(name: str, fault: Mapping[str, Any]) -> str:
     options = [option for part in get_args(_type(name)) for option in (get_args(part) or (part,))]
     if options and all(isinstance(option, str) for option in options):
         return f"must be one of {', '.join(options)}"
-    if fault["type"] == "missing" or "tuple" in fault["type"] or fault["type"] == "too_long":
-        return "must be two numbers" if name == "betas" else "must be a list"
+    is_list = fault["type"] in ("missing", "too_long") or "tuple" in fault["type"]
+    if _is_list(name) and (is_list or fault["type"] == "string_type"):
+        return LISTS.get(name, "must be a list")
     if fault["type"] == "predicate_failed" and name == "test_fold":
         return "must be one of several folds, such as 2/5"
     if fault["type"] == "predicate_failed":
         return "must be a number of steps, or a time such as 30s, 5m, 1h"
+    if _type(name) == Rate | str and "number" not in fault["type"]:
+        return "must be a fraction of the rows, or a file"
     return str(fault["msg"]).replace("Input should be", "must be").replace("Value error, ", "")
 
 
 def _type(name: str) -> Any:
     return {each.name: each.type for each in fields(Config)}[name]
+
+
+def _is_list(name: str) -> bool:
+    return "tuple" in str(_type(name))
 
 
 def _shown(value: Any) -> str:

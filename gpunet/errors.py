@@ -15,8 +15,22 @@
     ├── Diverged          80   a non-finite loss, gradient or weight
     └── Interrupted      130   or 143, by signal
 
-Programmer faults stay plain exceptions (TypeError, ValueError, …).
+Programmer faults stay plain exceptions (TypeError, ValueError, …). What is no fault, but should be
+known, is a GpunetWarning to users of the library; the command line prints it.
 """
+
+import warnings
+from collections.abc import Iterable
+
+
+class GpunetWarning(UserWarning):
+    """What should be known of data, or of a model."""
+
+
+def warn(texts: Iterable[str], depth: int = 1) -> None:
+    """Issue warnings to whoever called what is so many calls above this one."""
+    for text in texts:
+        warnings.warn(text, GpunetWarning, stacklevel=depth + 2)
 
 
 class GpunetError(Exception):

@@ -1,7 +1,8 @@
 """First weights fitted to the data, layer by layer; Holzmüller et al., 2024 (RealMLP).
 
 Each unit's pre-activation gets variance 1 over the rows, and a bias by which it is 0 near rows that
-there are: the activation bends where the data lie.
+there are: the activation bends where the data lie. Over few different rows the variance may be
+less.
 """
 
 import numpy as np
@@ -22,12 +23,13 @@ def fit(network: Network, x: np.ndarray, seed: int) -> None:
     """Scale the weights of products and set their biases from rows x (n, d) of the network's
     input, in place."""
     kept = {name: array.copy() for name, array in network.statistics.items()}
-    graph = network.graph
-    graph.inputs["x"].value = np.asarray(x, np.float64)
+    graph, x = network.graph, np.asarray(x, np.float64)
+    graph.inputs["x"].value = x
+    directions = max(1, len({row.tobytes() for row in x}) - 1)
     found = _gates(graph, network.prediction)
     for layer, node in enumerate(found):
         if isinstance(node.gate, gates.MatMul):
-            _scale(node)
+            _scale(node, directions)
         elif isinstance(node.gate, gates.Add):
             _shift(node, stream(seed, Purpose.INIT, step=1, layer=layer))
         _forward(node)
@@ -64,9 +66,14 @@ def _forget(node: Node, later: list[Node]) -> None:
             each.value = None
 
 
-def _scale(node: Node) -> None:
+def _scale(node: Node, directions: int) -> None:
+    """Rows that differ in one direction v spread a unit by |w·v|, of many units by next to nothing
+    for some, whose weights would become enormous across v: a spread is taken for no less than
+    inputs that vary one by one have, over the directions. In several hardly any is."""
     x, weight = node.inputs
     spread = (x.value @ weight.value).std(axis=0)
+    one_by_one = np.sqrt(x.value.var(axis=0) @ weight.value**2)
+    spread = np.maximum(spread, one_by_one / directions)
     weight.value = weight.value / np.where(spread > TINY, spread, 1.0)
 
 

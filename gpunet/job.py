@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -24,7 +24,7 @@ from gpunet.data import Prepared, Source
 from gpunet.data.columns import MOST_BINS
 from gpunet.device import Choice
 from gpunet.device.cpu import Cpu
-from gpunet.errors import Diverged, GpunetError, UsageError
+from gpunet.errors import Diverged, GpunetError, UsageError, warn
 from gpunet.launches import LaunchList
 from gpunet.loop import Control, Member, Report, Snapshot
 from gpunet.predict import MODEL_FILE, Model
@@ -197,17 +197,21 @@ class Job:
             raise
 
     def follow(self, on_report: Callable[[Report], None] | None = None) -> Model:
-        """Train to the end, handing each report on."""
+        """Train to the end, handing each report on. What the summary warns of is issued to whoever
+        called what calls this."""
+        known = self.prepared.notes
+        warn(known, depth=2)
         for report in self.reports():
             if on_report is not None:
                 on_report(report)
-        self.finish()
+        warn(self.finish()["warnings"][len(known) :], depth=2)
         return self.model
 
     def finish(self) -> dict[str, Any]:
         """Save the model, judge it on every part, and save and return the summary.
 
-        A run that was stopped is not judged: it may go on.
+        A run that was stopped is not judged: it may go on. The summary warns of the data and of the
+        model.
         """
         judged = evaluation.unjudged(self.model, self.prepared)
         if self._is_worth_judging:
@@ -216,7 +220,8 @@ class Job:
             judged = evaluation.judge(self.model, self.prepared, raw, device, self.dtype)
         self.model = judged.model
         self._save_model(self.model.network.weights)
-        summary = {**self.summary(), **finite(judged.facts)}
+        warnings = [*self.prepared.notes, *judged.warnings]
+        summary = {**self.summary(), **finite(judged.facts), "warnings": warnings}
         if self.run is not None:
             self.run.write_json(SUMMARY, summary)
             self._status(self.control.ended)
@@ -373,6 +378,7 @@ def _decided(
     while True:
         decided = auto.decide(settings, prepared)
         memory.check_weights(decided.config, schema.width, schema.target.outputs)
+        _check_steps(decided.config, prepared.train.rows)
         with Cpu().watching("make --hidden narrower"):
             members = ensemble.members(prepared, decided.config)
         if choice is None:
@@ -385,6 +391,12 @@ def _decided(
         if smaller is None:
             return decided, choice, members, rows_bytes
         settings = smaller
+
+
+def _check_steps(config: Config, rows: int) -> None:
+    name = "epochs" if config.steps is None else "steps"
+    asked = f"{flag(name)} {getattr(config, name):,}"
+    memory.check_steps(asked, loop.steps_in_all(config, rows))
 
 
 def _dtype(config: Config) -> str:
@@ -426,7 +438,7 @@ def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepare
 
 def train(
     source: Any = "lecture",
-    target: str | tuple[str, ...] = (),
+    target: str | int | Sequence[str | int] = (),
     *,
     out: Path | str | None = None,
     config: Path | str | None = None,
@@ -435,12 +447,13 @@ def train(
 ) -> Model:
     """Train a network on a table, arrays (x, y), a file or a built-in set, and return the model.
 
-    source: a pyarrow, pandas or polars table, a dict of columns, a tuple (x (n, …), y (n,)), a
-    path, or a name of `gpunet data list`. target: the column to predict. out: a run directory to
+    source: a pyarrow, pandas or polars table, a dict of columns, a tuple of arrays (x (n, …),
+    y (n,)) or of a table and the target y (n,), a path, or a name of `gpunet data list`. target:
+    the column to predict. out: a run directory to
     save to. Other settings are those of `gpunet train`, with underscores.
-    Raises the errors of gpunet.errors.
+    Raises the errors of gpunet.errors; warns of the data and of the model by its GpunetWarning.
     """
-    flags = {**settings, **({"target": target} if target else {})}
+    flags = with_target(target, settings)
     if out is not None:
         Run.check(out)
     job = plan(source, flags, config)
@@ -449,6 +462,12 @@ def train(
     with Run.create(out, job.name) as run:
         job.begin(run)
         return job.follow(on_report)
+
+
+def with_target(target: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, and the target among them unless it is None or empty."""
+    is_empty = target is None or (hasattr(target, "__len__") and len(target) == 0)
+    return {**settings, **({} if is_empty else {"target": target})}
 
 
 def settle(source: Any, flags: Mapping[str, Any], file: Path | str | None) -> Settings:
@@ -483,6 +502,8 @@ def read(source: Any, settings: Settings, folder: Path | str) -> Source:
     if is_path and Path(folder) != Path("."):
         source = os.path.join(folder, source)
     config = settings.config
+    if isinstance(source, tuple) and config.target:
+        raise UsageError("--target has no meaning for (x, y): y is the target", "leave it out")
     budget = int(config.max_memory)
     return data.read(source, delimiter=config.delimiter, header=config.header, budget=budget)
 

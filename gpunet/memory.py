@@ -11,7 +11,7 @@ from gpunet.data.rows import RowFile
 from gpunet.device import Device
 from gpunet.device.counted import Counted
 from gpunet.device.cpu import Cpu
-from gpunet.errors import OutOfMemory
+from gpunet.errors import OutOfMemory, UsageError
 from gpunet.loop import EVALUATION_ROWS, Member
 from gpunet.sizes import shown
 
@@ -21,8 +21,9 @@ value at most."""
 KEPT = 3
 """Times that the host has a run's weights and state beside: where a fault is looked for, in a
 checkpoint, and in its bytes. The best weights are kept once."""
-WEIGHT_BYTES = 24
-"""For each weight of training at least: six numbers of float32."""
+WEIGHT_BYTES, RATE_BYTES = 24, 64
+"""For each weight of training at least: six numbers of float32. For each update: its rates, and
+what they are made of."""
 ENOUGH, MILD = 1 << 16, 4
 """Rows at a time, beyond which more gain nothing (a CPU took twice as long for 1,048,576 of them);
 and rows stay on the device where a step can then take this part of them, or of a batch, at a time.
@@ -93,6 +94,16 @@ def check_weights(config: Config, inputs: int, outputs: int) -> None:
     if 0 < memory.free < asked:
         message = f"out of memory on cpu: {weights:,} weights ask for {shown(asked)}; {memory}"
         raise OutOfMemory(message, "make --hidden narrower")
+
+
+def check_steps(asked: str, steps: int) -> None:
+    """Raise UsageError where the learning rates of so many updates, which `asked` asks for, are
+    more than the host has free."""
+    wanted = RATE_BYTES * steps
+    memory = Cpu().memory()
+    if 0 < memory.free < wanted:
+        rates = f"the learning rates of {steps:,} steps ask for {shown(wanted)}"
+        raise UsageError(f"{asked}: {rates}; {memory}", "take fewer")
 
 
 def fitted(

@@ -20,9 +20,10 @@ from gpunet.data.schema import check_columns
 from gpunet.data.targets import NUMBERS, by_target
 from gpunet.data.words import FORMULA, MISSING_NUMBER, NUMBER
 from gpunet.device import Device, resolve
-from gpunet.errors import DataError, GpunetError, ModelInvalid, UsageError
+from gpunet.errors import DataError, GpunetError, ModelInvalid, UsageError, warn
 from gpunet.metrics import loss_metric
 from gpunet.model import Ensemble, Network
+from gpunet.sizes import counted
 from gpunet.view import finite
 
 MODEL_FILE = "model.safetensors"
@@ -63,6 +64,14 @@ class Prediction:
     labels: np.ndarray
     unseen: dict[str, int]
 
+    @property
+    def notes(self) -> list[str]:
+        """Warnings of those categories."""
+        return [
+            f"{name}: a category that training never saw in {counted(count, 'row')}"
+            for name, count in self.unseen.items()
+        ]
+
 
 @dataclass(frozen=True, repr=False)
 class Model:
@@ -95,11 +104,12 @@ class Model:
         with `quantiles` all of them (n, k), for a network that was trained on some.
 
         Columns are matched by name; a target is not needed. Raises DataError for columns that are
-        missing, or changed their type.
+        missing, or changed their type; warns of categories that training never saw.
         """
         if quantiles and not self.schema.target.quantiles:
             raise UsageError("this model has no quantiles", "train with quantiles=(0.1, 0.5, 0.9)")
         found = self.outcome(read(data), resolve(device).device)
+        warn(found.notes)
         if quantiles:
             return found.output
         return probabilities(self.schema, found.output) if proba else found.labels
@@ -166,6 +176,7 @@ class Model:
 
     def save(self, path: Path | str) -> None:
         """Write all of it to one safetensors file, whole or not at all."""
+        run.files.check_place(Path(path))
         run.write(Path(path), self.packed(self.network.weights))
 
     def packed(self, weights: dict[str, np.ndarray]) -> bytes:

@@ -6,6 +6,7 @@ Each is a whole job of its own, fitted on its own rows alone; says how much thei
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from gpunet import job
 from gpunet.config import flag
 from gpunet.data import is_passing
-from gpunet.errors import UsageError
+from gpunet.errors import UsageError, warn
 from gpunet.loop import Report
 from gpunet.predict import Model
 from gpunet.run import Run
@@ -94,9 +95,10 @@ def kind(seeds: int | None, cv: int | None) -> str:
     """What is repeated: seeds or cv. UsageError where both are asked for, or too few."""
     if (seeds is None) == (cv is None):
         raise UsageError("wanted one of --seeds and --cv")
-    if min(filter(None, (seeds, cv)), default=0) < 2:
-        raise UsageError("--seeds and --cv want 2 or more")
-    return "cv" if seeds is None else "seeds"
+    what, count = ("cv", cv) if seeds is None else ("seeds", seeds)
+    if not (isinstance(count, Integral) and count >= 2):
+        raise UsageError(f"{flag(what)} {count}: must be a whole number, 2 or more")
+    return what
 
 
 def asked(
@@ -135,7 +137,7 @@ def asked(
 
 def repeat(
     source: Any = "lecture",
-    target: str | Sequence[str] = (),
+    target: str | int | Sequence[str | int] = (),
     *,
     seeds: int | None = None,
     cv: int | None = None,
@@ -149,17 +151,22 @@ def repeat(
 
     out: where to save the runs, with `-seed0` or `-fold1` behind it. Raises the errors of train.
     """
-    flags = {**settings, **({"target": target} if target else {})}
+    flags = job.with_target(target, settings)
     repeats = asked(source, flags, config, seeds, cv, out)
     found = Repeats(kind(seeds, cv))
+    told: set[str] = set()
     for each in repeats:
         planned = job.plan(source, each.flags, config)
+        warn(note for note in planned.prepared.notes if note not in told)
+        told.update(planned.prepared.notes)
         with nullcontext() if out is None else Run.create(each.out, planned.name) as run:
             if run is not None:
                 planned.begin(run)
             for report in planned.reports():
                 if on_report is not None:
                     on_report(report)
-            found.add(each, planned.finish())
+            summary = planned.finish()
+            found.add(each, summary)
+        warn(f"{each.label}: {text}" for text in summary["warnings"] if text not in told)
         found.models.append(planned.model)
     return found

@@ -6,7 +6,6 @@ checkpoints their hashes and the shapes of the network.
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from gpunet import about, job
+from gpunet import about, commas, job, memory
 from gpunet.config import gather
 from gpunet.data import BUILTIN, Source
-from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError
+from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError, warn
 from gpunet.job import METRICS, TIMING, Job, lasting
 from gpunet.loop import Report, Snapshot, steps_an_epoch
 from gpunet.predict import MODEL_FILE, Model
@@ -143,8 +142,7 @@ def resume(
     changed (unless `allow_inexact`).
     """
     resumed, notes = take_up(run, data, epochs, device, allow_inexact)
-    for note in notes:
-        warnings.warn(note, stacklevel=2)
+    warn(notes)
     assert resumed.run is not None
     with resumed.run:
         return resumed.follow(on_report)
@@ -178,16 +176,18 @@ def take_up(
 
 def verify(
     path: Path | str,
-    epochs: Sequence[int] = (),
-    devices: Sequence[str] = (),
+    epochs: int | Sequence[int] = (),
+    devices: str | Sequence[str] = (),
     data: Any = None,
 ) -> Iterator[Compared]:
     """Make epochs of a run again and compare: every report's hash chain and numbers.
 
-    epochs: all when empty; each is reached from the newest checkpoint before it, else from the
-    start. devices: each in turn; on others than the run's own the losses are compared within
-    TOLERANCE, as they are in an environment that differs from the run's.
+    epochs: one, several, or all when empty; each is reached from the newest checkpoint before it,
+    else from the start. devices: each in turn; on others than the run's own the losses are compared
+    within TOLERANCE, as they are in an environment that differs from the run's.
     """
+    epochs = (epochs,) if isinstance(epochs, int) else epochs
+    devices = commas.split(devices) if isinstance(devices, str) else devices
     identity(Path(path))
     recorded = _recorded(Path(path) / METRICS)
     wanted = [line for line in recorded if not epochs or line["epoch"] in epochs]
@@ -328,7 +328,9 @@ def _extend(resumed: Job, more: str) -> None:
     per_epoch = steps_an_epoch(config, rows)
     has_ended = start is not None and start.state["ended"] in ("done", "patience")
     first = start.step if start is not None and has_ended else resumed.steps
-    resumed.legs = [*resumed.legs, (first, int(more[1:]) * per_epoch)]
+    added = int(more[1:]) * per_epoch
+    memory.check_steps(f"--epochs {more}", first + added)
+    resumed.legs = [*resumed.legs, (first, added)]
     resumed.identity["legs"] = resumed.legs
     resumed.note_identity()
 

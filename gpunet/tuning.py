@@ -396,7 +396,7 @@ def serve() -> None:
 
 def tune(
     source: Any,
-    target: str | Sequence[str] = (),
+    target: str | int | Sequence[str | int] = (),
     *,
     out: Path | str,
     trials: int = TRIALS,
@@ -412,7 +412,7 @@ def tune(
     goes on with it, until `trials` are made in all. timeout: seconds after which no trial begins.
     Its `best` is a run directory. Raises the errors of train, and Unavailable without Optuna.
     """
-    flags = {**settings, **({"target": target} if target else {})}
+    flags = job.with_target(target, settings)
     tuner = Tuner(source, flags, config, out, trials, timeout, workers)
     try:
         for trial in tuner.search():

@@ -113,6 +113,27 @@ def test_the_json_of_training(cli) -> None:
     assert set(found["metrics"]["test"]) == {"accuracy", "log_loss", "auc"}
 
 
+def test_what_is_warned_of_is_in_the_json_and_told_once(cli) -> None:
+    rng = np.random.default_rng(0)
+    rows = [f"{2 * y + 1},{b},{y}" for y, b in rng.normal(size=(120, 2))]
+    Path("t.csv").write_text("\n".join(["leak,b,y", *rows, *rows[:40]]))
+    short = ("train", "t.csv", "-t", "y", "--preset", "plain", "-e", "2", "--hidden", "8", "-q")
+    done = cli(*short, "--json", "-o", "one")
+    warned = json.loads(done.out)["warnings"]
+    for words in (
+        "leak: puts the rows in the order of y",
+        "held out are in the training",
+        "baseline",
+    ):
+        assert any(words in text for text in warned), words
+    assert done.err.splitlines() == [f"gpunet: warning: {text}" for text in warned]
+    plan = cli(*short[:-1], "--dry-run", "--json")
+    assert json.loads(plan.out)["warnings"] == warned[: len(plan.err.splitlines())]
+    several = cli(*short, "--seeds", "2", "--json")
+    assert several.err.count("leak: puts the rows") == 1
+    assert all("leak: " in str(run["warnings"]) for run in json.loads(several.out)["runs"])
+
+
 def test_quiet_changes_no_result(cli) -> None:
     loud, quiet = cli(*PENGUINS, "-o", "loud"), cli(*PENGUINS, "-o", "quiet", "--quiet")
     warned = [line for line in loud.err.splitlines() if line.startswith("gpunet: warning: ")]

@@ -4,11 +4,26 @@ import os
 import tomllib
 from dataclasses import fields
 from pathlib import Path
+from re import escape
 
+import numpy as np
 import pytest
 
 from gpunet.config import Config, gather
 from gpunet.errors import InputMissing, NotPermitted, UsageError
+
+
+class Frame:
+    """An object that is neither true nor false."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("ambiguous")
+
+    def __eq__(self, other: object) -> "Frame":
+        return self
+
+    def __str__(self) -> str:
+        return "a frame"
 
 
 def test_flags_win_over_the_file_over_the_recipe_over_defaults(tmp_path: Path) -> None:
@@ -94,6 +109,37 @@ def test_text_is_read_as_the_settings_type(text: str, name: str, value: object) 
 def test_a_bad_value_is_named_with_what_is_wanted(flags: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         gather(flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("hidden", np.array([8, 4]), (8, 4)),
+        ("epochs", np.int64(3), 3),
+        ("drop", np.array(["year"]), ("year",)),
+        ("quantiles", 0.5, (0.5,)),
+        ("target", 3, ("3",)),
+        ("features", [0, "b"], ("0", "b")),
+        ("types", {"year": "category", 5: "date"}, ("year=category", "5=date")),
+        ("class_weight", {"a=b": 2, True: 0.5}, ("a=b=2", "True=0.5")),
+    ],
+)
+def test_values_as_python_has_them(name: str, value: object, meant: object) -> None:
+    assert getattr(gather({name: value}).config, name) == meant
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("validation", Frame(), "--validation a frame: must be a fraction of the rows, or a file"),
+        ("drop", {"a": 1}, "--drop {'a': 1}: must be a list of names"),
+        ("target", 2.5, "--target 2.5: must be a list of names"),
+        ("types", 3, "--types 3: must be a list of COLUMN=KIND, or a dict"),
+    ],
+)
+def test_other_objects_are_refused_by_name(name: str, value: object, message: str) -> None:
+    with pytest.raises(UsageError, match=escape(message)):
+        gather({name: value})
 
 
 def test_the_written_file_gives_the_same_settings_back(tmp_path: Path) -> None:

@@ -27,6 +27,14 @@ def test_x_and_y_from_npz():
     assert source.test is None
 
 
+def test_objects_that_are_all_alike_are_targets_and_others_are_told_by_their_row():
+    x = np.zeros((3, 1))
+    assert from_arrays("t", x, np.array(["a", "b", "a"], object)).y.tolist() == ["a", "b", "a"]
+    assert from_arrays("t", x, np.array([True, False, True], object)).y.dtype == bool
+    with pytest.raises(DataError, match=r"1 of 3 values are not text as .* \(row 2: None\)"):
+        from_arrays("t", x, np.array(["a", None, "b"], object))
+
+
 def test_upper_case_keys_and_a_test_part():
     keys = {"X_train": X, "y_train": Y, "X_test": X[:2], "y_test": Y[:2]}
     source = read_npz(npz(*((f"{key}.npy", npy(a)) for key, a in keys.items())), "t", ROOM)

@@ -242,6 +242,14 @@ def test_a_column_that_can_pass_for_another_kind_does(values, kind, wanted):
     np.testing.assert_array_equal(typed(values, kind=kind).values, wanted)
 
 
+def test_true_and_false_pass_for_numbers_in_text_too():
+    cells = text(["True", "NA", "false"], kind="numeric")
+    assert cells.kind == "numeric"
+    np.testing.assert_array_equal(cells.values, [1, NAN, 0])
+    with pytest.raises(DataError, match=r'1 of 2 values are not numbers \(row 2: "true"\)'):
+        text(["true", "2"], kind="numeric")
+
+
 def test_numbers_pass_for_categories_as_they_are_written():
     assert words(typed([1, 2, None], kind="category")) == ["1", "2", None]
     assert words(typed([1.0, 2.5], kind="category")) == ["1", "2.5"]

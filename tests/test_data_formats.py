@@ -151,6 +151,18 @@ def test_anything_with_an_arrow_stream():
         read(Frame(pa.table({"a": [[1]]})))
 
 
+class Long(Frame):
+    """What pandas offers of whole numbers that are too long for a column."""
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        raise OverflowError("Python int too large to convert to C long")
+
+
+def test_numbers_too_long_for_a_column():
+    with pytest.raises(DataError, match="data: whole numbers of more than 64 bits; give their"):
+        read(Long(None))
+
+
 def test_columns_that_do_not_make_a_table():
     with pytest.raises(DataError, match="columns of different lengths: a 2, b 1"):
         read({"a": [1, 2], "b": [1]})
@@ -191,6 +203,38 @@ class Tensor:
 
     def __dlpack_device__(self):
         return self.values.__dlpack_device__()
+
+
+def test_a_table_and_its_target():
+    table = pa.table({"a": [1.5, 2.5, 3.5], "b": ["x", "y", "x"]})
+    for whole in (table, table.to_pydict()):
+        for y in ([1, 2, 3], np.array([1, 2, 3]), np.array([[1], [2], [3]])):
+            source = read((whole, y))
+            assert source.table.to_pydict() == {**table.to_pydict(), "y": [1, 2, 3]}
+            assert source.target == ("y",)
+    assert read((table, np.ones((3, 2)))).target == ("y1", "y2")
+    with pytest.raises(DataError, match="x has 3 rows, y has 2"):
+        read((table, [1, 2]))
+    with pytest.raises(DataError, match="x has a column y, as the target is called; rename it"):
+        read((table.append_column("y", table["a"]), [1, 2, 3]))
+    with pytest.raises(DataError, match=r"y: a single value; wanted a column, as \[3\]"):
+        read((table, 3))
+
+
+def test_columns_of_any_array_and_iterator():
+    plain = np.arange(3.0)
+    for values in (plain.astype(">f8"), plain.astype(np.longdouble), iter(plain), range(3)):
+        assert read({"a": values}).table.to_pydict() == {"a": [0, 1, 2]}
+    with pytest.raises(DataError, match=r"a: has the shape \(3, 1\); wanted one dimension"):
+        read({"a": plain[:, None]})
+    with pytest.raises(DataError, match="a: whole numbers of more than 64 bits"):
+        read({"a": [10**30]})
+
+
+def test_a_list_of_arrays_is_no_array():
+    for wrong in ([X, Y], [[1, 2], [3]]):
+        with pytest.raises(DataError, match=r"different shapes; x and y are given as a tuple"):
+            read(wrong)
 
 
 @pytest.mark.parametrize("wrap", [np.asarray, OnDevice, Tensor, np.ndarray.tolist])

@@ -28,6 +28,11 @@ from gpunet.data.spelling import readings, told
         ("£.5", ".5"),
         ("1.2%", "1.2"),
         ("+7 %", "7"),
+        ("−1.5", "-1.5"),
+        ("–1.234", "-1.234"),
+        ("−1,5", "-1.5"),
+        ("−$1,250.5", "-1250.5"),
+        ("−2e-3", "-2e-3"),
     ],
 )
 def test_numbers_are_written_plainly(text: str, plain: str) -> None:
@@ -37,7 +42,24 @@ def test_numbers_are_written_plainly(text: str, plain: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1", "1.5", "x", "%", "$", "1,2,3", "12,34.5", "1.2.3", "1,5x", "$%", "-", "1,"]
+    "text",
+    [
+        "",
+        "1",
+        "1.5",
+        "x",
+        "%",
+        "$",
+        "1,2,3",
+        "12,34.5",
+        "1.2.3",
+        "1,5x",
+        "$%",
+        "-",
+        "1,",
+        "−",
+        "1–2",
+    ],
 )
 def test_other_text_has_no_plain_way(text: str) -> None:
     assert readings(text) == ()
@@ -55,6 +77,7 @@ def test_python_writes_thousands_that_are_read_back(value: float) -> None:
         (["2,654", "0,346"], 'a decimal comma, such as "0,346", .* like 0.346'),
         (["2,654", "1,346"], 'thousands separators, such as "2,654", .* like 2654 or 2.654, which'),
         (["1.234 €", "2.500,00 €"], 'such as "2.500,00 €", .* like 2500.00$'),
+        (["−1.5", "2.5"], 'a typographic minus sign, such as "−1.5", .* like -1.5$'),
         (["1", "20%"], 'a percent sign, such as "20%", .* like 20'),
         (["€1.5", "2 €"], 'a currency sign, such as "€1.5", .* like 1.5'),
         (["1,5"] * 98 + ["x", "y"], "a decimal comma"),

@@ -253,7 +253,8 @@ def test_ties_stay_on_one_side():
     ("times", "message"),
     [
         (["1", "2", "NA", "4", "5", ""], r"when: 2 of 6 rows have no time \(row 4\)"),
-        (["1", "2", "2", "1"], "when: 2 different times cannot be in 3 parts"),
+        (["1", "2", "2", "1"], "when: 2 different times cannot be in 3 parts; give more rows"),
+        ([f"{2**60 + i}" for i in range(9)], "1 different time .*; whole numbers above .* lose"),
         (["soon", "late", "now"], "when: holds text; a time is a date or a number"),
     ],
 )

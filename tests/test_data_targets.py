@@ -316,6 +316,20 @@ def test_whole_numbers_beyond_float64_are_no_classes():
     assert chosen(typed([2**60, 2**60 + 1, 2**60] * 2 + [5]))[0] == "regression"
 
 
+@pytest.mark.parametrize("task", ["auto", "multiclass", "regression"])
+@pytest.mark.parametrize("read", [typed, arrays, text])
+def test_large_whole_numbers_that_become_alike_are_told_as_such(read, task):
+    values = [2**60 + i % 3 for i in range(30)]
+    source = read([*map(str, values)] if read is text else values)
+    (answer,) = answers_of(source)
+    assert "lose their last digits" in answer.note
+    with pytest.raises(DataError, match="y: whole numbers above 9,007,199,254,740,992 lose"):
+        choose_task((answer,), task, read is arrays)
+    with_fractions = answers_of(typed([2.0**60, 0.5]))
+    with pytest.raises(DataError, match="holds numbers with fractions"):
+        choose_task(with_fractions, "multiclass", False)
+
+
 def test_a_target_of_numbers_that_were_read_as_text_says_how_to_write_them():
     answers = read_answers(text([f"{i},5" for i in range(99)]), ("y",))
     like = r"; numbers with a decimal comma, such as \"0,5\", were read as text; .* like 0\.5$"

@@ -34,6 +34,9 @@ def test_long_lists_and_long_values_are_cut():
 def test_the_closest_name_ignores_case_and_gives_up_on_strangers():
     assert closest("prise", ["size", "Price"]) == 'did you mean "Price"?'
     assert closest("PRICE", ["price"]) == 'did you mean "price"?'
+    assert closest(("SIZE", "mass", "Size", "prise"), ["size", "price"]) == (
+        'did you mean "size", "price"?'
+    )
     assert closest("zzz", ["price"]) is None
 
 

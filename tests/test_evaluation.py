@@ -14,7 +14,7 @@ from gpunet import baselines, evaluation, job, loop, model
 from gpunet import run as runs
 from gpunet.bootstrap import Difference
 from gpunet.cli import _run
-from gpunet.errors import ModelInvalid, UsageError
+from gpunet.errors import GpunetWarning, ModelInvalid, UsageError
 
 pytest.importorskip("sklearn")
 rng = np.random.default_rng(0)
@@ -211,6 +211,22 @@ def test_a_threshold_is_kept_and_used(threshold, tmp_path: Path) -> None:
         assert again.threshold == threshold
     right = again.predict(NOISY) == np.array(NOISY["y"])
     assert again.evaluate(NOISY)["accuracy"] == right.mean()
+
+
+def test_the_library_warns_of_the_data_and_of_the_model() -> None:
+    leak = pa.table({"leak": 2 * X[:, 0] + 1, "b": X[:, 1], "y": X[:, 0]})
+    with pytest.warns(GpunetWarning) as told:
+        gpunet.train(leak, "y", **{**SHORT, "epochs": 1})
+    first, *_, last = (str(each.message) for each in told)
+    assert first.startswith("leak: puts the rows in the order of y")
+    assert "the linear baseline" in last
+    assert {each.filename for each in told} == {__file__}
+    with pytest.warns(GpunetWarning) as told:
+        gpunet.repeat(leak, "y", seeds=2, **{**SHORT, "epochs": 1})
+    texts = [str(each.message) for each in told]
+    assert texts[0].startswith("leak: ")
+    assert {text[:18] for text in texts[1:]} == {"seed0: worse than ", "seed1: worse than "}
+    assert {each.filename for each in told} == {__file__}
 
 
 def test_without_a_validation_part_nothing_is_fitted() -> None:

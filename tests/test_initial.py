@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import gpunet
 from gpunet import initial, model
 from gpunet.config import Config, gather
 from gpunet.data import Layout
@@ -23,13 +24,19 @@ def fitted(x: np.ndarray = X, seed: int = 0, **settings: object) -> Network:
     return network
 
 
-def products(network: Network, x: np.ndarray = X) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each layer of a plain ReLU network: x @ w (n, units), and its bias."""
-    found, h, w = [], x, network.weights
+def layers(network: Network, x: np.ndarray = X) -> dict[str, np.ndarray]:
+    """What each layer of a plain ReLU network takes."""
+    found, h, w = {}, x, network.weights
     for name in ("hidden1", "hidden2", "output"):
-        found.append((h @ w[f"{name}.weight"], w[f"{name}.bias"]))
-        h = np.maximum(sum(found[-1]), 0)
+        found[name] = h
+        h = np.maximum(h @ w[f"{name}.weight"] + w[f"{name}.bias"], 0)
     return found
+
+
+def products(network: Network, x: np.ndarray = X) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each of its layers: x @ w (n, units), and its bias."""
+    w = network.weights
+    return [(h @ w[f"{n}.weight"], w[f"{n}.bias"]) for n, h in layers(network, x).items()]
 
 
 def test_every_units_product_has_variance_one() -> None:
@@ -82,6 +89,28 @@ def test_rows_that_are_all_alike_leave_finite_weights(x: np.ndarray, norm: str) 
     np.testing.assert_allclose(
         network.weights["hidden1.weight"], built(norm=norm).weights["hidden1.weight"]
     )
+
+
+@pytest.mark.parametrize("different", [2, 3])
+def test_no_weight_is_enormous_where_few_rows_differ(different: int) -> None:
+    x = X[:different].repeat(50, axis=0)
+    network = fitted(x, hidden=(128, 128), dropout=0.1)
+    for name, inputs in layers(network, x).items():
+        weight = network.weights[f"{name}.weight"]
+        assert (inputs @ weight).std(axis=0).max() < 1 + 1e-9
+        assert np.sqrt(inputs.var(axis=0) @ weight**2).max() < different - 1 + 1e-9
+
+
+@pytest.mark.parametrize("is_text", [False, True])
+def test_a_table_of_one_feature_with_two_values_trains(is_text: bool) -> None:
+    treated = np.arange(400) % 2
+    y = treated + np.random.default_rng(0).normal(size=400)
+    feature = np.where(treated, "b", "a") if is_text else treated
+    losses = []
+    table = {"treated": feature.tolist(), "y": y.tolist()}
+    gpunet.train(table, "y", preset="fast", on_report=lambda report: losses.append(report.loss))
+    assert max(losses) < 20
+    assert losses[-1] < 1
 
 
 @pytest.mark.parametrize("embedding", ["periodic", "piecewise", "both"])

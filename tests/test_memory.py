@@ -13,7 +13,7 @@ from gpunet.device import Choice
 from gpunet.device.base import Memory
 from gpunet.device.counted import Counted
 from gpunet.device.cpu import Cpu
-from gpunet.errors import OutOfMemory
+from gpunet.errors import OutOfMemory, UsageError
 
 GIB = 1 << 30
 SETTINGS = {"device": "cpu", "hidden": (32,), "preset": "plain"}
@@ -296,6 +296,13 @@ def test_a_run_that_runs_out_says_so(
     assert shown.startswith("gpunet: error: out of memory on cpu: asked for more")
     assert "lower --micro-batch-size" in shown
     assert '"failed"' in (tmp_path / "run" / "status.json").read_text()
+
+
+@pytest.mark.parametrize("asked", [{"epochs": 10**18}, {"epochs": 10**12}, {"steps": 10**15}])
+def test_steps_whose_rates_have_no_room_are_refused(asked: dict[str, int]) -> None:
+    ((name, count),) = asked.items()
+    with pytest.raises(UsageError, match=f"--{name} {count:,}: the learning rates .* take fewer"):
+        job.plan("penguins", {"preset": "plain", **asked})
 
 
 def test_a_network_that_cannot_even_be_drawn_is_told(capsys: pytest.CaptureFixture[str]) -> None:

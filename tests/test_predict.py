@@ -16,7 +16,14 @@ from gpunet import predict
 from gpunet.cli import _run
 from gpunet.data import read
 from gpunet.device import resolve
-from gpunet.errors import DataError, InputMissing, ModelInvalid, UsageError
+from gpunet.errors import (
+    DataError,
+    GpunetWarning,
+    InputMissing,
+    ModelInvalid,
+    UsageError,
+    WriteError,
+)
 
 CPU = resolve("cpu").device
 rng = np.random.default_rng(0)
@@ -51,6 +58,21 @@ def test_a_loaded_model_is_the_trained_one(run: Path) -> None:
     again = gpunet.train(TABLE, target="kind", drop=("id",), epochs=30, device="cpu")
     loaded = gpunet.load(run / "model.safetensors")
     assert (loaded.predict(WITHOUT, proba=True) == again.predict(WITHOUT, proba=True)).all()
+
+
+def test_a_folder_is_no_place_for_a_model(model: predict.Model, tmp_path: Path) -> None:
+    for place in (".", tmp_path):
+        with pytest.raises(WriteError, match="Is a directory"):
+            model.save(place)
+
+
+def test_a_model_of_a_table_and_its_target_predicts_for_tables() -> None:
+    x, y = WITHOUT, np.arange(N) % 2 == 0
+    model = gpunet.train((x, y), preset="plain", epochs=2, device="cpu")
+    assert model.predict(x).tolist() == model.predict(x.select(x.column_names[::-1])).tolist()
+    assert set(model.evaluate((x, y))) == {"accuracy", "log_loss", "auc"}
+    with pytest.raises(UsageError, match=r"--target has no meaning for \(x, y\)"):
+        gpunet.train((x, y), "size")
 
 
 def test_labels_are_written_as_in_training(model: predict.Model) -> None:
@@ -110,6 +132,8 @@ def test_a_row_alone_is_the_row_in_company(model: predict.Model, size: int) -> N
 def test_unseen_categories_are_counted_and_missing_columns_named(model: predict.Model) -> None:
     odd = WITHOUT.slice(0, 4).set_column(2, "colour", [["blue", "red", "mauve", None]])
     assert model.outcome(read(odd), CPU).unseen == {"colour": 2}
+    with pytest.warns(GpunetWarning, match="colour: a category that training never saw in 2 rows"):
+        model.predict(odd)
     with pytest.raises(DataError, match="size"):
         model.predict(WITHOUT.drop_columns(["size"]))
     with pytest.raises(DataError, match="weight"):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from runs import SETTINGS
 from tables import mixed
@@ -114,15 +115,22 @@ def test_what_a_fold_is() -> None:
         ({"test_fold": "1/3"}, None, 3, "--cv 3 and --test-fold conflict"),
         ({"split_column": "sex"}, None, 3, "--cv 3 and --split-column conflict"),
         ({}, 2, 3, "one of --seeds and --cv"),
-        ({}, 1, None, "2 or more"),
+        ({}, 1, None, "--seeds 1: must be a whole number, 2 or more"),
+        ({}, None, 2.5, "--cv 2.5: must be a whole number, 2 or more"),
         ({"lr": -1}, 2, None, "--lr -1"),
     ],
 )
 def test_what_cannot_be_repeated(
-    flags: dict[str, object], seeds: int | None, cv: int | None, message: str
+    flags: dict[str, object], seeds: int | None, cv: float | None, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         repeats.asked("penguins", flags, None, seeds, cv, None)
+
+
+def test_a_table_is_repeated_and_its_first_column_may_be_the_target() -> None:
+    table = pa.table({"0": [float(i % 7) for i in range(60)], "1": list(range(60))})
+    found = gpunet.repeat(table, 0, seeds=2, preset="plain", epochs=1)
+    assert found.about["target"] == ["0"]
 
 
 def test_standard_input_is_read_once() -> None:

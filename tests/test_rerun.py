@@ -204,6 +204,9 @@ def test_epochs_are_added_behind_the_last(tmp_path: Path) -> None:
     assert len(rates) == 9
     assert rates[5] < rates[6] > rates[8]
     assert all(not each.wrong for each in rerun.verify(path))
+    assert [each.wrong for each in rerun.verify(path, 9, "cpu")] == [""]
+    with pytest.raises(UsageError, match=r"--epochs \+1\d{18}: the learning rates of"):
+        rerun.resume(path, epochs=f"+{10**18}")
 
 
 def test_an_early_stop_is_behind_what_is_added(tmp_path: Path) -> None:

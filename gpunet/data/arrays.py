@@ -99,13 +99,33 @@ def _plain(what: str, array: np.ndarray, kinds: str) -> np.ndarray:
         array = np.char.decode(array, "utf-8", "replace")
     if array.dtype.kind == "U" and array.view(np.uint32).max(initial=0) > MAX_POINT:
         raise DataError(f"{what} holds numbers that are no characters")
-    if array.dtype.kind in "OT" and "U" in kinds and all(isinstance(v, str) for v in array.flat):
-        array = array.astype(str)
+    if array.dtype.kind in "OT" and "U" in kinds:
+        array = _alike(what, array)
     if array.dtype.kind not in kinds:
         raise DataError(f"{what} holds {_kind(array.dtype)}; wanted numbers")
     if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
         array = array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
     return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+
+
+def _alike(what: str, array: np.ndarray) -> np.ndarray:
+    """Objects that are all text, or all true or false, as an array of these; others as they are.
+
+    Raises DataError with the first that is not of the kind that most are of.
+    """
+    for kind in (str, bool):
+        if all(isinstance(value, kind) for value in array.flat):
+            return array.astype(kind)
+    usual = Counter(map(type, array.flat)).most_common(1)[0][0]
+    odd = [i for i, value in enumerate(array.flat) if type(value) is not usual]
+    noun = "text" if issubclass(usual, str) else usual.__name__
+    if odd:
+        row = odd[0] * len(array) // array.size + 1
+        raise DataError(
+            f"{what}: {len(odd):,} of {array.size:,} values are not {noun} as the others "
+            f"(row {row:,}: {array.flat[odd[0]]!r})"
+        )
+    return array
 
 
 def _kind(dtype: np.dtype) -> str:

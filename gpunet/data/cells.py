@@ -158,9 +158,13 @@ class Texts:
         return replace(cells, note=self._as_numbers(cells))
 
     def of_kind(self, kind: str) -> Cells:
-        """As cells of one kind; any text is a category."""
+        """As cells of one kind; any text is a category, and true and false pass for numbers."""
         if kind != "category":
-            return self._of(kind, *PARSERS[kind](self.texts, self.source.na))
+            parsed = PARSERS[kind](self.texts, self.source.na)
+            if kind == "numeric" and BAD in parsed[1]:
+                truths = _booleans(self.texts, self.source.na)
+                parsed = parsed if BAD in truths[1] else truths
+            return self._of(kind, *parsed)
         levels = tuple(self.texts.to_pylist())
         words = {*(MISSING if self.source.text else ()), *self.source.na}
         absent = np.array([level in words for level in levels], bool)

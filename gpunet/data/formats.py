@@ -8,7 +8,7 @@ run code.
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -62,6 +62,7 @@ BINARY = {".parquet": "Parquet", ".npz": "NPZ", ".npy": "NPY"}
 IDX_FILE = re.compile(r"idx\d-ubyte(\.gz)?$")
 JSON_HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*["}]')
 JSON_NAMES = (".jsonl", ".ndjson", ".json")
+TOO_LONG, AS_TEXT = "whole numbers of more than 64 bits", "give their column as text, or as floats"
 WANTED = "wanted CSV, TSV, JSON lines, Parquet, NPZ, NPY or IDX"
 
 
@@ -77,7 +78,7 @@ def read(
     A str or Path names a built-in set (`penguins`; `./penguins` is a file), a file, a folder with
     MNIST's files or with x.npy and y.npy, or standard input (`-`). Objects: a Source, anything
     with `__arrow_c_stream__` (pyarrow, pandas, polars), a dict of columns, an array x, a tuple
-    (x, y) of arrays.
+    (x, y) of arrays, or of a table and the target y, which becomes its last column.
     `delimiter` and `header` are for CSV alone. Data may take `budget` bytes of memory, by default
     half of what this process may use: Parquet and NPY files that need more stream, others are
     OutOfMemory.
@@ -88,13 +89,13 @@ def read(
         raise UsageError("a delimiter and a header are for CSV files")
     if isinstance(data, Source):
         return data
-    if hasattr(data, "__arrow_c_stream__"):
-        return _read_stream(data)
-    if isinstance(data, Mapping):
-        return _read_columns(data)
+    if isinstance(data, Mapping) or hasattr(data, "__arrow_c_stream__"):
+        return _read_table(data)
     if isinstance(data, tuple):
         if len(data) != 2:
             raise TypeError(f"a tuple of {len(data)}; wanted (x, y)")
+        if isinstance(data[0], Mapping) or _is_frame(data[0]):
+            return _with_target(_read_table(data[0]), data[1])
         return from_arrays("data", _array(data[0]), _array(data[1]))
     return from_arrays("data", _array(data))
 
@@ -264,12 +265,47 @@ def _name(path: str) -> tuple[str, str]:
     return bare.stem or "data", bare.suffix.casefold()
 
 
+def _is_frame(data: object) -> bool:
+    """Whether an object with an Arrow stream is a table, and no column of one."""
+    return hasattr(data, "__arrow_c_stream__") and hasattr(data, "columns")
+
+
+def _read_table(data: Any) -> Source:
+    return _read_columns(data) if isinstance(data, Mapping) else _read_stream(data)
+
+
+def _with_target(source: Source, y: Any) -> Source:
+    """A table whose last columns are the targets: y, or y1, y2, … of several."""
+    whole: Any = source.table
+    y = _host(y)
+    if hasattr(y, "to_numpy") and np.ndim(y) == 2:
+        y = y.to_numpy()
+    columns = list(np.transpose(y)) if np.ndim(y) == 2 else [y]
+    each = tuple(f"y{i + 1}" for i in range(len(columns)))
+    names = ("y",) if len(columns) == 1 else each
+    for name, values in zip(names, columns, strict=True):
+        if name in (*source.columns, *source.unfit):
+            hint = f"rename it, or give x alone with target={name!r}"
+            raise DataError(f"data: x has a column {name}, as the target is called", hint)
+        _check_several(name, values)
+        try:
+            column = _column(values)
+        except ValueError as reason:
+            raise DataError(f"{name}: {reason}") from None
+        if len(column) != len(whole):
+            raise DataError(f"data: x has {len(whole):,} rows, y has {len(column):,}")
+        whole = whole.append_column(name, column)
+    return replace(source, table=whole, target=names)
+
+
 def _read_stream(data: object) -> Source:
     import pyarrow as pa
 
     try:
         table = data if isinstance(data, pa.Table) else pa.table(data)
         table.validate(full=True)
+    except OverflowError:
+        raise DataError(f"data: {TOO_LONG}", AS_TEXT) from None
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise DataError(f"data: not a table of plain columns ({error})") from None
     return from_table(table, "data")
@@ -280,12 +316,11 @@ def _read_columns(data: Mapping) -> Source:
 
     columns, unfit = {}, {}
     for name, values in data.items():
-        if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-            raise DataError(f"{name}: a single value; wanted a column, as [{values!r}]")
+        _check_several(name, values)
         try:
-            columns[str(name)] = pa.array(_host(values), from_pandas=True)
-        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-            unfit[str(name)] = f"{name}: not one type throughout ({error})"
+            columns[str(name)] = _column(values)
+        except ValueError as reason:
+            unfit[str(name)] = f"{name}: {reason}"
     if unfit and not columns:
         raise DataError(next(iter(unfit.values())))
     lengths = {name: len(column) for name, column in columns.items()}
@@ -296,14 +331,45 @@ def _read_columns(data: Mapping) -> Source:
     return replace(source, unfit={**unfit, **source.unfit})
 
 
+def _check_several(name: str, values: object) -> None:
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise DataError(f"{name}: a single value; wanted a column, as [{values!r}]")
+
+
+def _column(values: Any) -> "pa.Array":
+    """A column of values; ValueError says why they are none."""
+    import pyarrow as pa
+
+    values = _host(values)
+    if isinstance(values, np.ndarray):
+        if values.ndim != 1:
+            raise ValueError(f"has the shape {values.shape}; wanted one dimension")
+        kind = np.dtype(np.float64) if values.dtype.char == "g" else values.dtype
+        values = values.astype(kind.newbyteorder("="), copy=False)
+    elif isinstance(values, Iterator):
+        values = list(values)
+    try:
+        return pa.array(values, from_pandas=True)
+    except OverflowError:
+        raise ValueError(f"{TOO_LONG}; {AS_TEXT}") from None
+    except (pa.ArrowException, ValueError, TypeError) as reason:
+        raise ValueError(f"not one type throughout ({reason})") from None
+
+
 def _array(data: object) -> np.ndarray:
     data = _host(data)
     if np.ma.is_masked(data):
         raise DataError("data: an array with masked values", "fill them: array.filled(…)")
     if hasattr(data, "__dlpack__") and not hasattr(data, "__array__"):
         return np.from_dlpack(data)
-    if hasattr(data, "__array__") or isinstance(data, list):
+    if hasattr(data, "__array__"):
         return np.asarray(data)
+    if isinstance(data, list):
+        try:
+            return np.asarray(data)
+        except ValueError:
+            hint = "x and y are given as a tuple: (x, y)"
+            raise DataError("data: a list of parts of different shapes", hint) from None
     raise TypeError(f"cannot read data from {type(data).__name__}")
 
 

@@ -212,7 +212,8 @@ class Schema:
         if self.kind == "table" and source.table is None:
             raise DataError(f"{source.title}: holds arrays; wanted a table with named columns")
         if self.kind == "arrays" and source.x is None:
-            raise DataError(f"{source.title}: a table; wanted arrays with {self.width:,} features")
+            wanted = f"wanted arrays with {self.width:,} features"
+            raise DataError(f"{source.title}: a table; {wanted}", "give its values: x.to_numpy()")
 
     def _takes(self, x: RowFile) -> bool:
         return str(x.dtype) == self.dtype and x.size == len(x) * self.width
@@ -266,7 +267,7 @@ def check_columns(source: Source, names: Sequence[str], flag: str = "") -> None:
     if not lacking:
         return
     spare = [name for name in have if name not in set(names)]
-    hints = [_in_quotes(names, have, flag) or closest(name, spare) for name in lacking[:3]]
+    hints = [_in_quotes(names, have, flag) or closest(lacking[:3], spare)]
     if source.text and len(lacking) == len(names) and like_data(have):
         hints.append(HEADERLESS)
     raise DataError(

@@ -1,5 +1,5 @@
-"""Numbers as people write them: 1,234.50 and 1,5, $3, 20 %. Says how to write them plainly; refuses
-to read them so, because 1,234 is two numbers."""
+"""Numbers as people write them: 1,234.50 and 1,5, $3, 20 %, −7. Says how to write them plainly;
+refuses to read them so, because 1,234 is two numbers."""
 
 import re
 from typing import TYPE_CHECKING
@@ -16,12 +16,14 @@ FIRST, MANY = 3, 1000  # texts, of which one is a number, or no more are looked 
 THOUSANDS = r"[1-9]\d{0,2}(,\d{3})+(\.\d*)?"
 DECIMALS = r"(\d+|\d{1,3}(\.\d{3})+),\d+"
 AMOUNT = rf"({THOUSANDS}|{DECIMALS}|\d+\.?\d*|\.\d+)"
-CURRENCIES = "$€£¥"
+CURRENCIES, MINUSES = "$€£¥", "−–"
+SIGN = rf"[+\-{MINUSES}]?"
 WAYS = {
-    "a percent sign": rf"[+-]?{AMOUNT}\s?%",
-    "a currency sign": rf"[+-]?([{CURRENCIES}]\s?[+-]?{AMOUNT}|{AMOUNT}\s?[{CURRENCIES}])",
-    "thousands separators": rf"[+-]?{THOUSANDS}",
-    "a decimal comma": rf"[+-]?{DECIMALS}",
+    "a percent sign": rf"{SIGN}{AMOUNT}\s?%",
+    "a currency sign": rf"{SIGN}([{CURRENCIES}]\s?{SIGN}{AMOUNT}|{AMOUNT}\s?[{CURRENCIES}])",
+    "thousands separators": rf"{SIGN}{THOUSANDS}",
+    "a decimal comma": rf"{SIGN}{DECIMALS}",
+    "a typographic minus sign": rf"[{MINUSES}](\d+\.?\d*|\.\d+)([eE][+-]?\d+)?",
 }
 EITHER = re.compile(r"-?[1-9]\d{0,2}[,.]\d{3}", re.ASCII)
 _thousands = re.compile(THOUSANDS, re.ASCII)
@@ -32,6 +34,9 @@ def readings(text: str) -> tuple[str, ...]:
     a point before three digits may divide either; none for other text."""
     if not any(re.fullmatch(way, text, re.ASCII) for way in WAYS.values()):
         return ()
+    text = re.sub(f"[{MINUSES}]", "-", text)
+    if is_number(text):
+        return (text,)
     bare = re.sub(rf"[{CURRENCIES}%\s+]", "", text)
     whole, part = bare.replace(",", ""), bare.replace(".", "").replace(",", ".")
     if EITHER.fullmatch(bare):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpunet.data.cells import NOUNS, read_cells
+from gpunet.data.cells import LOST_DIGITS, NOUNS, read_cells
 from gpunet.data.source import Source, numbers
 from gpunet.data.words import quoted
 from gpunet.errors import DataError, UsageError
@@ -251,10 +251,11 @@ def split_times(
     _check_whole(source, name, cells.missing, rows, "time")
     times, codes, counts = np.unique(cells.values[rows], return_inverse=True, return_counts=True)
     held = [part for part, count in zip((1, 2), wanted, strict=True) if count]
+    lost = [cells.note] if cells.note == f"{name}: {LOST_DIGITS}" else []
     if len(times) <= len(held):
         raise DataError(
             f"{name}: {counted(len(times), 'different time')} cannot be in {len(held) + 1} parts",
-            "give more rows, or --validation 0 --test 0",
+            LOST_DIGITS if lost else "give more rows, or --validation 0 --test 0",
         )
     before, place, low = np.cumsum(counts) - counts, np.zeros(len(times), np.int8), 1
     words = []
@@ -266,7 +267,7 @@ def split_times(
         low = first + 1
         words.append(f"{NAMES[part]} from {cells.shown(times[first])} on")
     sizes = np.bincount(place[codes], minlength=3)[1:].tolist()
-    notes = _far_notes(name, sizes, wanted, "rows of one time stay together")
+    notes = [*lost, *_far_notes(name, sizes, wanted, "rows of one time stay together")]
     return _parts(place[codes], rows), f"by {name}: {', '.join(words)}", notes
 
 

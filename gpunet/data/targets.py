@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.data.arrays import check_finite
-from gpunet.data.cells import EXACT, distinct, is_text, read_cells
+from gpunet.data.cells import EXACT, LOST_DIGITS, distinct, is_text, read_cells
 from gpunet.data.scales import moments
 from gpunet.data.source import Source
 from gpunet.data.words import MISSING, is_number, listed, quoted
@@ -77,8 +77,8 @@ class Target:
 class Answer:
     """One target's values: codes (n,) into sorted labels, -1 where missing, and numbers (n,).
 
-    Text has no numbers, fractions have no labels. kind: text, boolean, whole or real. `note`: a
-    warning where text looks like numbers.
+    Text has no numbers, fractions and whole numbers that are not exact have no labels. kind: text,
+    boolean, whole or real. `note`: a warning where text looks like numbers, or digits are lost.
     """
 
     name: str
@@ -143,6 +143,7 @@ def _from_column(source: Source, name: str, classes: bool) -> Answer:
 
     assert source.table is not None
     column = source.table.column(name)
+    lost = f"{name}: {LOST_DIGITS}"
     if types.is_dictionary(column.type) and not is_text(column.type):
         column = column.cast(column.type.value_type)
         source = replace(source, table=table({name: column}))
@@ -157,10 +158,12 @@ def _from_column(source: Source, name: str, classes: bool) -> Answer:
     if cells.kind == "category" or is_text(column.type):
         missing = (*(MISSING if source.text else ()), *source.na)
         answer = _from_text(name, column, cells.kind, cells.values, missing)
-        return replace(answer, note=cells.note if cells.kind == "category" else None)
+        is_told = cells.kind == "category" or cells.note == lost
+        return replace(answer, note=cells.note if is_told else None)
     if cells.kind == "boolean":
         return _numbered(name, "boolean", cells.values)
-    return _numbered(name, "whole" if types.is_integer(column.type) else "real", cells.values)
+    kind = "whole" if types.is_integer(column.type) else "real"
+    return replace(_numbered(name, kind, cells.values), note=cells.note)
 
 
 def _from_text(
@@ -190,7 +193,9 @@ def _from_array(name: str, values: np.ndarray) -> Answer:
         labels, codes = np.unique(values, return_inverse=True)
         return Answer(name, "text", codes, tuple(labels.tolist()), None)
     kind = {"f": "real", "b": "boolean"}.get(values.dtype.kind, "whole")
-    return _numbered(name, kind, values.astype(np.float64))
+    answer = _numbered(name, kind, values.astype(np.float64))
+    is_lost = kind == "whole" and not answer.labels
+    return replace(answer, note=f"{name}: {LOST_DIGITS}") if is_lost else answer
 
 
 def _numbered(name: str, kind: str, values: np.ndarray) -> Answer:
@@ -289,14 +294,22 @@ def _check_task(answers: tuple[Answer, ...], task: str) -> None:
         if task == "multilabel" and not _is_binary(answer):
             raise DataError(f"{answer.name}: multilabel wants 0 and 1 in every target")
         if task in CLASSES and not answer.labels:
+            _refuse_lost_digits(answer)
             raise DataError(f"{answer.name}: holds numbers with fractions; {task} wants classes")
     if all(_is_constant(answer) for answer in answers):
+        _refuse_lost_digits(answers[0])
         raise DataError(
             f"{names}: the same value in every row ({answers[0].shown(0)}); nothing to learn from"
         )
     classes = len(np.unique(answers[0].codes))
     if task == "binary" and classes != 2:
         raise DataError(f"{names}: {classes:,} classes; binary wants 2")
+
+
+def _refuse_lost_digits(answer: Answer) -> None:
+    """Raise DataError where numbers are alike, or no classes, only because digits were lost."""
+    if answer.note and answer.kind != "text":
+        raise DataError(answer.note, "give classes as text, numbers as differences")
 
 
 def _is_binary(answer: Answer) -> bool:
@@ -447,6 +460,7 @@ def by_target(target: Target, values: np.ndarray) -> np.ndarray:
 
 def _class_codes(target: Target, source: Source, answer: Answer, rows: np.ndarray) -> np.ndarray:
     if not answer.labels:
+        _refuse_lost_digits(answer)
         raise DataError(
             f"{answer.name}: holds numbers with fractions; wanted the classes "
             f"{listed(target.labels)}"

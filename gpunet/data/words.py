@@ -69,12 +69,16 @@ def option(name: str, *values: object) -> str:
     return f"{name} {quote(joined(values))}"
 
 
-def closest(name: str, names: Sequence[str]) -> str | None:
-    """The hint `did you mean "price"?`, or None when no name comes near."""
+def closest(name: str | Sequence[str], names: Sequence[str]) -> str | None:
+    """The hint `did you mean "price"?` for a name, or for several; None when none comes near."""
+    wrong = [name] if isinstance(name, str) else name
+    near = dict.fromkeys(found for each in wrong if (found := _closest(each, names)))
+    return f"did you mean {', '.join(near)}?" if near else None
+
+
+def _closest(name: str, names: Sequence[str]) -> str:
     if len(names) > 2000:
         names = [other for other in names if abs(len(other) - len(name)) <= 2]
     folded = {other.casefold(): other for other in reversed(names)}
     near = get_close_matches(name.casefold(), list(folded), n=2, cutoff=0.6)
-    if not near:
-        return None
-    return f"did you mean {' or '.join(quoted(folded[word]) for word in near)}?"
+    return " or ".join(quoted(folded[word]) for word in near)
