@@ -31,7 +31,7 @@ enum {
     FEW = 2 / WORDS,                       // numbers that are handed over at once
     SUMS = BATCH * PADDED / FEW,
     RESULTS = whole_fours(BATCH * OUTPUTS) / FEW,
-    WAITED = STRIPS < 16 ? STRIPS : 16,      // strips, and results, that a thread waits for at once
+    WAITED = STRIPS < 16 ? STRIPS : 16,    // strips, and results, that a thread waits for at once
     ROUNDS = groups_of(RESULTS, THREADS) < 32 / WAITED ? groups_of(RESULTS, THREADS) : 32 / WAITED,
     // Rows that a warp takes at once, and how many warps divide the inputs of each among them.
     TILE_ROWS = 2 * LANES,
@@ -249,8 +249,8 @@ BLOCK void fetch_now(Own& own) {
 
 // ---- The parts of a step.
 
-// What this block's inputs add to its units, of every row. A lane has two rows, a warp of a team
-// every so manieth input.
+// What this block's inputs add to its units, of every row. A lane has two rows; the warps of a team
+// take its inputs in turn.
 BLOCK void add_inputs(const Own& own) {
     int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     for (int job = warp; job < ROW_TILES * TEAM; job += WARPS) {
