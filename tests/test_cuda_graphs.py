@@ -197,9 +197,8 @@ def test_two_branches_give_the_bits_of_one(
     quicker."""
     device.precision = precision
     wanted = after(device, task, config, False, micro_batch)
-    for is_forked in (True, None):
-        for device.cupy.is_late in (False, True):
-            assert after(device, task, config, is_forked, micro_batch) == wanted
+    for is_forked, device.cupy.is_late in ((True, False), (True, True), (None, True)):
+        assert after(device, task, config, is_forked, micro_batch) == wanted
 
 
 @pytest.mark.parametrize("precision", ["fp64", "bf16"])
