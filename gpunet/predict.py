@@ -24,7 +24,6 @@ from gpunet.errors import DataError, GpunetError, ModelInvalid, UsageError, warn
 from gpunet.metrics import loss_metric
 from gpunet.model import Ensemble, Network
 from gpunet.sizes import counted
-from gpunet.view import finite
 
 MODEL_FILE = "model.safetensors"
 FORMATS = (".csv", ".parquet", ".jsonl")
@@ -120,7 +119,7 @@ class Model:
         """The task's metrics on data that has the target, or on those of its rows that have it."""
         source = read(data)
         rows = self.schema.answered(source) if drop_missing_target else None
-        return self.judge(*self.answers(source, resolve(device).device, rows))
+        return self.score(source, resolve(device).device, rows)
 
     def outcome(self, source: Source, device: Device) -> Prediction:
         """Probabilities or values, labels, and never-seen categories."""
@@ -131,9 +130,11 @@ class Model:
             output = self.schema.decode(output)
         return Prediction(output, labels(self.schema, output, self.threshold), unseen)
 
-    def score(self, source: Source, device: Device) -> dict[str, float | None]:
-        """The task's metrics, on a device."""
-        return self.judge(*self.answers(source, device))
+    def score(
+        self, source: Source, device: Device, rows: np.ndarray | None = None
+    ) -> dict[str, float | None]:
+        """The task's metrics of some rows, or of all, on a device."""
+        return self.judge(*self.answers(source, device, rows))
 
     def answers(self, source: Source, device: Device, rows: np.ndarray | None = None) -> Answers:
         """The targets of some rows (ascending numbers) of a source, or of all, the raw predictions
@@ -430,5 +431,5 @@ def _encode(table: dict[str, Any], ending: str) -> bytes:
     else:
         plain = pa.table([*map(_plain, arrow.columns)], names=arrow.column_names)
         for row in plain.to_pylist():
-            sink.write(json.dumps(finite(row), default=str, allow_nan=False).encode() + b"\n")
+            sink.write(json.dumps(view.finite(row), default=str, allow_nan=False).encode() + b"\n")
     return sink.getvalue()

@@ -45,6 +45,7 @@ from gpunet.data.targets import (
     encode_answers,
     fit_target,
     read_answers,
+    unanswered,
 )
 from gpunet.data.weights import class_factors, read_weights, scaled
 from gpunet.data.words import HEADERLESS, is_formula, like_data, listed, quoted
@@ -359,7 +360,7 @@ def _with_target(
 ) -> tuple[tuple[Answer, ...], np.ndarray, list[str]]:
     """The targets, the rows that have them, and a note of those that have not."""
     answers = read_answers(source, targets, task in CLASSES)
-    gone = np.logical_or.reduce([answer.missing for answer in answers])
+    gone = unanswered(answers)
     kept = np.flatnonzero(~gone)
     if not drop_missing or len(kept) == 0:
         check_present(source, answers)
@@ -645,7 +646,7 @@ def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool)
         if source.table is not None:
             check_columns(source, schema.target.names)
         answers = read_answers(source, schema.target.names, schema.target.task in CLASSES)
-        kept = np.flatnonzero(~np.logical_or.reduce([answer.missing for answer in answers]))
+        kept = np.flatnonzero(~unanswered(answers))
         if len(kept) < source.rows and (not drop_missing or len(kept) == 0):
             check_present(source, answers)
         x = schema.encode_rows(source, kept)

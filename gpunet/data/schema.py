@@ -29,6 +29,7 @@ from gpunet.data.targets import (
     decode_values,
     encode_answers,
     read_answers,
+    unanswered,
 )
 from gpunet.data.weights import read_weights, scaled
 from gpunet.data.words import HEADERLESS, closest, like_data, listed, option
@@ -168,7 +169,7 @@ class Schema:
     def answered(self, source: Source) -> np.ndarray:
         """The rows (ascending numbers) that have the target; raises DataError where none has."""
         answers = self._answers(replace(source, na=self.na))
-        kept = np.flatnonzero(~np.logical_or.reduce([answer.missing for answer in answers]))
+        kept = np.flatnonzero(~unanswered(answers))
         if not len(kept):
             raise DataError(f"{source.title}: no row has all of {listed(self.target.names)}")
         return kept

@@ -210,6 +210,12 @@ def _numbered(name: str, kind: str, values: np.ndarray) -> Answer:
     return Answer(name, kind, codes, tuple(spell(label) for label in labels.tolist()), values)
 
 
+def unanswered(answers: tuple[Answer, ...]) -> np.ndarray:
+    """Whether each row lacks a target, (n,)."""
+    found: np.ndarray = np.logical_or.reduce([answer.missing for answer in answers])
+    return found
+
+
 def check_present(
     source: Source,
     answers: tuple[Answer, ...],

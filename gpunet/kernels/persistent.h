@@ -10,21 +10,6 @@ BLOCK T lane_sum(T x) {
     for (int step = LANES / 2; step; step /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
     return x;
 }
-// Several at once, in whose steps others are on their way.
-template <int count> BLOCK void lane_sums(T (&x)[count]) {
-    for (int step = LANES / 2; step; step /= 2)
-        _Pragma("unroll") for (int i = 0; i < count; ++i)
-            x[i] += __shfl_xor_sync(0xFFFFFFFFu, x[i], step);
-}
-BLOCK T fresh(const T* place) { return __ldcg(place); }
-BLOCK void fresh_four(T (&to)[4], const T* place) {
-#if T_BITS == 32
-    float4 found = __ldcg((const float4*)place);
-    to[0] = found.x, to[1] = found.y, to[2] = found.z, to[3] = found.w;
-#else
-    for (int i = 0; i < 4; ++i) to[i] = __ldcg(place + i);
-#endif
-}
 #define DYNAMIC(name) extern __shared__ double name[]
 #define SYNC_LANES() __syncwarp()
 #endif
@@ -37,6 +22,7 @@ BLOCK void fresh_four(T (&to)[4], const T* place) {
 enum { AT_ONCE = 8 };
 
 HD constexpr int inside(int i, int size) { return i < size ? i : size - 1; }
+HD constexpr int groups_of(int size, int group) { return (size + group - 1) / group; }
 
 // ---- Rows.
 

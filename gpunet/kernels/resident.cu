@@ -16,7 +16,6 @@
 // and Layer<2>; PACKETS in `signs`, and where LOGITS begin among them; SLOTS of the optimiser and
 // MOVE; ACT and SLOPE, and whether the slope READS_INPUT. `work` has the rates of all steps.
 
-HD constexpr int groups_of(int size, int group) { return (size + group - 1) / group; }
 HD constexpr int whole_fours(int size) { return 4 * groups_of(size, 4); }
 HD constexpr int at_least(int least, int n) { return n < least ? least : n; }
 

@@ -25,8 +25,6 @@ enum { TOGETHER = 4 };
 // Values of a row that a lane holds, at most; of longer rows they are loaded twice.
 enum { MOST_HELD = 8 };
 
-HD constexpr int tiles_of(int size, int tile) { return (size + tile - 1) / tile; }
-
 #ifndef seen
 BLOCK unsigned seen(const unsigned* place) {
     unsigned value;
@@ -37,6 +35,21 @@ BLOCK unsigned seen(const unsigned* place) {
 BLOCK void count_in(unsigned* place) {
     asm volatile("red.release.gpu.global.add.u32 [%0], 1;" : : "l"(place) : "memory");
 }
+// Several at once, in whose steps others are on their way.
+template <int count> BLOCK void lane_sums(T (&x)[count]) {
+    for (int step = LANES / 2; step; step /= 2)
+        _Pragma("unroll") for (int i = 0; i < count; ++i)
+            x[i] += __shfl_xor_sync(0xFFFFFFFFu, x[i], step);
+}
+BLOCK T fresh(const T* place) { return __ldcg(place); }
+BLOCK void fresh_four(T (&to)[4], const T* place) {
+#if T_BITS == 32
+    float4 found = __ldcg((const float4*)place);
+    to[0] = found.x, to[1] = found.y, to[2] = found.z, to[3] = found.w;
+#else
+    for (int i = 0; i < 4; ++i) to[i] = __ldcg(place + i);
+#endif
+}
 #endif
 
 // ---- Meetings of blocks.
@@ -46,13 +59,13 @@ BLOCK void count_in(unsigned* place) {
 #define FOUND(kind) (0x40000000u << (kind))
 #define COUNTED 0x3FFFFFFFu
 
-// Where so many `members` meet. The word at `place` counts how many came so far.
+// Where all blocks meet. The word at `place` counts how many came so far.
 struct Gate {
-    unsigned *place, members, met;
+    unsigned *place, met;
 
     // What this block did so far is done for the next meeting.
     BLOCK void arrive() {
-        met += members;
+        met += gridDim.x;
         __syncthreads();
         if (threadIdx.x == 0) count_in(place);
     }
@@ -294,10 +307,10 @@ BLOCK unsigned meet(Here& here) {
 
 template <int L> BLOCK void forward(const Here& here) {
     using Own = Layer<L>;
-    constexpr int across = tiles_of(Own::OUTS, TILE_N);
+    constexpr int across = groups_of(Own::OUTS, TILE_N);
     Across<Own::OUTS, Own::INS> weight = {here.params + Own::WEIGHT, false};
     products(
-        here, tiles_of(BATCH, TILE_M) * across,
+        here, groups_of(BATCH, TILE_M) * across,
         [&](Sums& sums, int tile, const Teams& teams) {
             int m = tile / across * TILE_M, n = tile % across * TILE_N;
             if constexpr (L == 1) {
@@ -334,11 +347,11 @@ struct Unit {
 template <int L> BLOCK void back(const Here& here) {
     using Own = Layer<L>;
     using Below = Layer<L - 1>;
-    constexpr int across = tiles_of(Own::INS, TILE_N);
+    constexpr int across = groups_of(Own::INS, TILE_N);
     Along<BATCH, Own::OUTS> grad = {here.work + Own::DZ};
     Along<Own::INS, Own::OUTS> weight = {here.params + Own::WEIGHT};
     products(
-        here, tiles_of(BATCH, TILE_M) * across,
+        here, groups_of(BATCH, TILE_M) * across,
         [&](Sums& sums, int tile, const Teams& teams) {
             int m = tile / across * TILE_M, n = tile % across * TILE_N;
             add_up<Own::OUTS>(sums, grad, weight, m, n, teams);
@@ -360,7 +373,7 @@ template <int L> BLOCK void back(const Here& here) {
 BLOCK void judge(const Here& here, const T* parameter) {
     using Own = Layer<LAYERS>;
     using Below = Layer<LAYERS - 1>;
-    constexpr int each = tiles_of(LAST, LANES);
+    constexpr int each = groups_of(LAST, LANES);
     constexpr bool is_held = each <= MOST_HELD;
     constexpr int some = OUTPUTS < CHUNK ? OUTPUTS : CHUNK;
     int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
@@ -416,18 +429,18 @@ BLOCK void judge(const Here& here, const T* parameter) {
 }
 
 template <int L> HD constexpr int rows_across() {
-    return tiles_of(Layer<L>::INS + (Layer<L>::BIAS >= 0), TILE_M);
+    return groups_of(Layer<L>::INS + (Layer<L>::BIAS >= 0), TILE_M);
 }
 template <int L> HD constexpr int gradient_tiles() {
     if constexpr (L == 0) return 0;
-    else return rows_across<L>() * tiles_of(Layer<L>::OUTS, TILE_N) + gradient_tiles<L - 1>();
+    else return rows_across<L>() * groups_of(Layer<L>::OUTS, TILE_N) + gradient_tiles<L - 1>();
 }
 
 // A tile of the gradients of layers 1 to L.
 template <int L>
 BLOCK void add_gradient(const Here& here, Sums& sums, int tile, const Teams& teams) {
     using Own = Layer<L>;
-    constexpr int before = gradient_tiles<L - 1>(), across = tiles_of(Own::OUTS, TILE_N);
+    constexpr int before = gradient_tiles<L - 1>(), across = groups_of(Own::OUTS, TILE_N);
     if constexpr (L > 1)
         if (tile < before) return add_gradient<L - 1>(here, sums, tile, teams);
     int m = (tile - before) / across * TILE_M, n = (tile - before) % across * TILE_N;
@@ -449,7 +462,7 @@ struct Moving {
 
 template <int L> BLOCK Moving moving_at(const Here& here, int tile, int row, int column) {
     using Own = Layer<L>;
-    constexpr int before = gradient_tiles<L - 1>(), across = tiles_of(Own::OUTS, TILE_N);
+    constexpr int before = gradient_tiles<L - 1>(), across = groups_of(Own::OUTS, TILE_N);
     if constexpr (L > 1)
         if (tile < before) return moving_at<L - 1>(here, tile, row, column);
     int m = (tile - before) / across * TILE_M + row, n = (tile - before) % across * TILE_N + column;
@@ -583,7 +596,7 @@ KERNEL persistent_train(GIVEN) {
     DYNAMIC(memory);
     int workers = gridDim.x - 1;
     bool is_clerk = blockIdx.x == workers;
-    Here here(clock, {signs, gridDim.x, 0});
+    Here here(clock, {signs, 0});
     here.x = x, here.y = y, here.order = order, here.work = work, here.workers = workers;
     here.params = params, here.first = first, here.second = second;
     here.hyper = memory;

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from gpunet.device import Array
 from gpunet.kernels import REGISTRY
 from gpunet.kernels.activation import ACTIVATIONS
@@ -14,6 +16,8 @@ from gpunet.kernels.registry import C_TYPES
 from gpunet.kernels.update import OPTIMIZERS, SLOTS
 from gpunet.launches import Launch, Store
 
+RATE_WORDS = 10
+"""Numbers of a Rate (kernels/formulas.h): each layer's weight and its bias have one."""
 JUDGED = ("softmax_cross_entropy", "sigmoid_cross_entropy")
 INPUTS = {"uint8": "unsigned char", "float32": "float", "float64": "double"}
 LIST = re.compile(
@@ -126,6 +130,24 @@ class Network:
                 f"template <> struct Layer<{number}> {{ enum : long long {{ {parts} }}; }};"
             )
         return "\n".join((*lines, ""))
+
+
+@dataclass(frozen=True)
+class Form:
+    """A network, for a kernel that computes many of its steps in one launch, and its dtype."""
+
+    network: Network
+    dtype: str
+
+    @property
+    def word(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def rates(self) -> int:
+        """Numbers that say how a step moves parameters."""
+        return RATE_WORDS * 2 * len(self.network.layers)
 
 
 def recognised(launches: Sequence[Launch]) -> Network | None:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
-import numpy as np
-
 from gpunet.kernels.slots import THREADS
 from gpunet.launches import Store, rounded
-from gpunet.persistent.plain import Network
+from gpunet.persistent.plain import Form, Network
 
 MOST_SHARES, MOST_UNITS, MOST_OUTPUTS = 16, 32, 32
 MOST_STEPS = 8192
@@ -22,17 +20,13 @@ MULTIPLIED, LOADED, HANDED, BETWEEN = 64, 48, 1_300, 2_500
 """Multiplications and bytes from other blocks that a block does in a clock, half of what the units
 of an H100 can; clocks until something handed over has arrived, and of all that a step has between
 these: estimates."""
-RATE_WORDS = 40
-"""Numbers that say how a step moves two layers' parameters."""
 LANES = 32
 
 
 @dataclass(frozen=True)
-class Resident:
+class Resident(Form):
     """`strips` of hidden units times `shares` of the inputs: a block each."""
 
-    network: Network
-    dtype: str
     strips: int
     units: int
     shares: int
@@ -59,18 +53,18 @@ class Resident:
     @property
     def clocks(self) -> float:
         """That a step should take: its products, and what blocks hand to each other."""
-        network, word = self.network, np.dtype(self.dtype).itemsize
+        network = self.network
         products = 2 * network.batch * self.units * (self.share + network.outputs) / MULTIPLIED
         handed = self.strips * network.batch * network.outputs
         if self.shares > 1:
             handed += self.shares * network.batch * self.units
         waited = HANDED * (1 + (self.shares > 1))
-        return BETWEEN + products + 2 * word * handed / LOADED + waited
+        return BETWEEN + products + 2 * self.word * handed / LOADED + waited
 
     @property
     def shared_bytes(self) -> int:
         """What a block keeps: see `lay_out`."""
-        network, word = self.network, np.dtype(self.dtype).itemsize
+        network, word = self.network, self.word
         batch, outputs, padded = network.batch, network.outputs, rounded(self.units, 4)
         fours, columns, buffers = ceil(batch / 4), self.share + 1, 1 + self.changes
         held = self.share * padded + padded + rounded(self.units * outputs, 4) + rounded(outputs, 4)
@@ -78,7 +72,7 @@ class Resident:
         rows = (1 + network.reads_input) * batch * padded + 4 * fours * padded
         outs, targets = rounded(batch * (outputs | 1), 4), rounded(batch * network.targets, 4)
         numbers = (
-            RATE_WORDS + (1 + network.slots) * held + buffers * (inputs + targets) + rows + outs
+            self.rates + (1 + network.slots) * held + buffers * (inputs + targets) + rows + outs
         )
         scales = 2 * (network.wide_bytes or word) * self.share if network.is_scaled else 0
         return scales + word * (numbers + self.parts) + 4 * (batch + 3)
@@ -86,19 +80,18 @@ class Resident:
     @property
     def parts(self) -> int:
         """Elements of the sums that single warps and threads make."""
-        word = np.dtype(self.dtype).itemsize
         padded, columns = rounded(self.units, 4), self.share + 1
         beside = (self.units + 1) * self.network.outputs
         team = max(1, THREADS // LANES // ceil(self.network.batch / (2 * LANES)))
         crew = max(1, THREADS // ceil(columns / 2))
         hands = max(1, THREADS // beside)
         back = crew * columns * padded + hands * beside
-        return rounded(max(team * self.network.batch * padded, back, THREADS * 8 // word), 4)
+        return rounded(max(team * self.network.batch * padded, back, THREADS * 8 // self.word), 4)
 
     @property
     def work(self) -> int:
         """Elements of the rates of a launch."""
-        return MOST_STEPS * RATE_WORDS
+        return MOST_STEPS * self.rates
 
     @property
     def signs(self) -> int:
@@ -107,7 +100,7 @@ class Resident:
 
     def _packets(self) -> tuple[int, int]:
         """Pairs of packets of the sums of units, and of all: a packet has a word of a number."""
-        batch, words = self.network.batch, np.dtype(self.dtype).itemsize // 4
+        batch, words = self.network.batch, self.word // 4
         sums = self.blocks * batch * rounded(self.units, 4) * words // 2
         outs = rounded(batch * self.network.outputs, 4) * words // 2
         return sums, sums + 2 * self.strips * outs

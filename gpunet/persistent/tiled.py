@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
-import numpy as np
-
 from gpunet.kernels.slots import THREADS
 from gpunet.launches import Store, rounded
-from gpunet.persistent.plain import Layer, Network
+from gpunet.persistent.plain import Form, Layer
 
 MOST_FLOPS = {True: 1_000_000_000, False: 100_000_000}
 """Of a step, with products rounded to tf32 and without. Larger products are worth a launch."""
@@ -20,16 +18,12 @@ ALIGNMENT = 32
 """Elements, of each array in `work`."""
 MOST_MEETINGS = 1 << 30
 """Of all blocks in a launch: they are counted in so many bits."""
-RATE_WORDS = 10
-"""Numbers of a Rate (kernels/formulas.h)."""
 
 
 @dataclass(frozen=True)
-class Tiled:
-    """A network on at most `most` blocks, each with `room` bytes of shared memory."""
+class Tiled(Form):
+    """On at most `most` blocks, each with `room` bytes of shared memory."""
 
-    network: Network
-    dtype: str
     is_tf32: bool
     most: int
     room: int
@@ -70,18 +64,13 @@ class Tiled:
         return self.network.layers[-1].ins * self.network.outputs
 
     @property
-    def rates(self) -> int:
-        """Numbers that say how a step moves parameters."""
-        return RATE_WORDS * 2 * len(self.network.layers)
-
-    @property
     def shared_bytes(self) -> int:
         """What a block keeps: see `persistent_train`."""
-        word, network = np.dtype(self.dtype).itemsize, self.network
-        inputs = 2 * (network.wide_bytes or word) * network.inputs if network.is_scaled else 0
+        network = self.network
+        inputs = 2 * (network.wide_bytes or self.word) * network.inputs if network.is_scaled else 0
         sums = WARPS * TILE_M * TILE_N
         numbers = self.rates + sums + self.head + (1 + WARPS) * network.outputs
-        return 8 * 16 + inputs + word * numbers + 4 * (2 * network.batch + 1)
+        return 8 * 16 + inputs + self.word * numbers + 4 * (2 * network.batch + 1)
 
     @property
     def work(self) -> int:
