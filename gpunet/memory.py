@@ -32,8 +32,8 @@ and rows stay on the device where a step can then take this part of them, or of 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes on a device: of the encoded rows of so many `parts`; of weights, gradients and
-    optimiser; of all that steps, which take `batch` rows at a time, and the validation between
+    """Bytes on a device: of the encoded rows of so many `parts`; of weights, gradients, optimiser
+    and products' workspaces; of all that steps, which take `batch` rows at a time, and the validation between
     them, write on their way."""
 
     batch: int
@@ -81,7 +81,8 @@ def needs(
         vectors = 1 + len(store.state)
         weights += (KEPT * vectors + 1) * store.values.nbytes
     there = 0 if device.kind == "cpu" else rows * count
-    return Needs(launches.micro_batch, len(parts) * count, there, weights * count, step * count)
+    weights = weights * count + device.workspace_bytes
+    return Needs(launches.micro_batch, len(parts) * count, there, weights, step * count)
 
 
 def check_weights(config: Config, inputs: int, outputs: int) -> None:
@@ -154,7 +155,7 @@ def is_small(members: Sequence[Member], device: Device) -> bool:
     arrays = [a for part in parts for a in (part.x, part.y) if a is not None]
     values = sum(each.size for each in weights) + widths * batch
     most = values * WORD * COPIES + sum(a.nbytes for a in arrays)
-    return most * len(members) < device.memory().free
+    return most * len(members) + device.workspace_bytes < device.memory().free
 
 
 def has_room(wanted: Needs, device: Device) -> bool:
@@ -167,7 +168,7 @@ def _refused(wanted: Needs, device: Device, config: Config, streams: bool) -> Ou
     """What is missing, and which setting helps."""
     free = device.memory().free
     parts = f"{shown(wanted.rows)} of rows, " if wanted.rows else ""
-    parts += f"{shown(wanted.weights)} of weights, gradients and optimiser, "
+    parts += f"{shown(wanted.weights)} of weights, gradients, optimiser and workspaces, "
     parts += f"{shown(wanted.step)} for {wanted.batch:,} rows of a step at a time"
     message = f"out of memory on {device.name}: training asks for {shown(wanted.total)} ({parts})"
     return OutOfMemory(f"{message}; {shown(free)} are free", _hint(wanted, free, config, streams))

@@ -84,6 +84,16 @@ def test_what_two_branches_take_is_counted() -> None:
     assert (two.rows, two.weights, two.batch) == (one.rows, one.weights, one.batch)
 
 
+def test_what_products_work_in_is_counted_once() -> None:
+    done = planned(kernels="numpy")
+    device = Small(GIB, "cuda")
+    without = memory.needs(done.members * 3, device, "float32")
+    device.workspace_bytes = GIB
+    found = memory.needs(done.members * 3, device, "float32")
+    assert found.weights - without.weights == GIB
+    assert not memory.is_small(done.members, device)
+
+
 def test_of_rows_that_do_not_fit_windows_are_counted() -> None:
     done = planned(batch_size=64, validation=0.0)
     device = Small(GIB, "cuda")

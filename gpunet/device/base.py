@@ -73,7 +73,7 @@ class Device:
     launch list runs on a CPU; `deterministic` that no sum depends on threads, or on how a library
     splits it; `precision` (fp64, fp32, tf32 or bf16) what products of float32 numbers round to.
     `rows_bytes`: what the rows of one part may take; None leaves it to the device. `branches`: how
-    many launches of a list may run at once.
+    many launches of a list may run at once. `workspace_bytes`: what its products take beside.
     """
 
     name: str
@@ -86,6 +86,7 @@ class Device:
     precision: str = "fp32"
     rows_bytes: float | None = None
     branches: int = 1
+    workspace_bytes: int = 0
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype)

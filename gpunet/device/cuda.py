@@ -60,6 +60,7 @@ class Cuda(Device):
 
     kind = "cuda"
     branches = 2
+    workspace_bytes = branches * cublaslt.WORKSPACE_BYTES
 
     def __init__(self, index: int = 0) -> None:
         found = count()
