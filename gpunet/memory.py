@@ -33,8 +33,8 @@ and rows stay on the device where a step can then take this part of them, or of 
 @dataclass(frozen=True)
 class Needs:
     """Bytes on a device: of the encoded rows of so many `parts`; of weights, gradients, optimiser
-    and products' workspaces; of all that steps, which take `batch` rows at a time, and the validation between
-    them, write on their way."""
+    and products' workspaces; of all that steps, which take `batch` rows at a time, and the
+    validation between them, write on their way."""
 
     batch: int
     parts: int

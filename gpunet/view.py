@@ -243,7 +243,9 @@ def plan(launches: Any) -> None:
     rows = [
         [
             i,
-            each["launch"] + (f" ×{times[which]}" if times[which] > 1 else ""),
+            each["launch"]
+            + (f" ×{times[which]}" if times[which] > 1 else "")
+            + (" ∥" if each["branch"] else ""),
             " ".join(map(_shape, each["reads"])),
             " ".join(_shape(slot) for slot in each["writes"] if not slot[0].endswith(".work")),
             shown(each["bytes"]),
@@ -256,11 +258,13 @@ def plan(launches: Any) -> None:
     at_a_time = found["micro_batch"]
     where = f"{found['device']}, {found['kernels']}"
     parts = "" if at_a_time == found["batch"] else f" in micro-batches of {at_a_time:,}"
+    beside = sum(each["branch"] for each in once.values())
     facts(
         [
             ("batch", f"{counted(found['batch'], 'row')}{parts} on {where}"),
             ("arena", shown(found["arena_bytes"])),
             ("products", f"{total / 1e6:,.2f} MFLOP a step"),
+            *[("∥", f"{beside:,} launched beside others")] * (beside > 0),
         ],
         out(),
     )
@@ -282,6 +286,8 @@ def plan_to_json(launches: Any) -> dict[str, Any]:
                 "writes": [[slot.name, list(slot.shape), slot.dtype] for slot in each.writes],
                 "bytes": each.nbytes,
                 "flops": each.flops,
+                "branch": each.branch,
+                "waits": each.waits,
             }
             for each in launches.launches
         ],

@@ -19,7 +19,7 @@ from test_engine_cuda import ORDER, agree
 from test_micro_batches import split
 
 import gpunet
-from gpunet import engine, fusion, job, loop, memory, model, rerun
+from gpunet import engine, fusion, job, loop, memory, model, rerun, view
 from gpunet.config import Config
 from gpunet.data import Dataset
 from gpunet.data.windows import windows
@@ -670,6 +670,20 @@ def stand_in(device: Cuda, monkeypatch: pytest.MonkeyPatch) -> Cuda:
     monkeypatch.setattr(device, "describe", lambda: facts)
     monkeypatch.setattr("gpunet.device._opened", lambda index: device)
     return device
+
+
+def test_a_plan_marks_what_runs_beside_others(
+    stand_in: Cuda, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launches = job.plan("penguins", {"device": "cuda", "precision": "fp32"}).launches
+    beside = [each for each in launches.launches if each.branch]
+    view.plan(launches)
+    marked = [line for line in capsys.readouterr().out.splitlines() if "∥" in line]
+    assert marked.pop().split() == ["∥", str(len(beside)), "launched", "beside", "others"]
+    assert [line.split()[1] for line in marked] == [each.name for each in beside]
+    found = view.plan_to_json(launches)["launches"]
+    for i, each in enumerate(found):
+        assert each["waits"] == 0 or found[i - each["waits"]]["branch"] != each["branch"]
 
 
 @pytest.mark.parametrize("precision", ["fp64", "bf16"])
