@@ -107,20 +107,14 @@ def ridge(prepared: Prepared) -> Predictor:
     Heath and Wahba, 1979), from the normal equations in float64."""
     schema, y = prepared.schema, prepared.train.y
     assert y is not None
-
-    def inputs(x: np.ndarray) -> np.ndarray:
-        x = x.astype(np.float64)
-        x = x if schema.scale is None else x * schema.scale
-        return x if schema.shift is None else x + schema.shift
-
     w = np.ones(len(y)) if prepared.train.sample_weight is None else prepared.train.sample_weight
     n, centre, level = w.sum(), np.zeros(schema.width), _mean(y, w)
     for first, x in blocks(prepared.train.x):
-        centre += w[first : first + len(x)] @ inputs(x) / n
+        centre += w[first : first + len(x)] @ schema.scaled(x) / n
     gram, right = np.zeros((schema.width, schema.width)), np.zeros((schema.width, y.shape[1]))
     for first, x in blocks(prepared.train.x):
         rows = slice(first, first + len(x))
-        off = inputs(x) - centre
+        off = schema.scaled(x) - centre
         gram += off.T @ (off * w[rows, None])
         right += off.T @ ((y[rows] - level) * w[rows, None])
     values, vectors = np.linalg.eigh(gram)
@@ -128,7 +122,9 @@ def ridge(prepared: Prepared) -> Predictor:
     slope = vectors @ _shrunk(np.maximum(values, 0), vectors.T @ right, total, int(n))
 
     def predict(part: Dataset) -> np.ndarray:
-        return np.concatenate([(inputs(x) - centre) @ slope + level for _, x in blocks(part.x)])
+        return np.concatenate(
+            [(schema.scaled(x) - centre) @ slope + level for _, x in blocks(part.x)]
+        )
 
     return predict
 

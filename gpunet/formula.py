@@ -190,23 +190,13 @@ def _known(graph: Graph, names: Iterable[str]) -> None:
             raise UsageError(f"formula: it has no input {name!r}", f"its inputs: {wanted}")
 
 
-def parse(
-    text: str,
-    shapes: Mapping[str, Shape] | None = None,
-    functions: Mapping[str, type[Gate]] = FUNCTIONS,
-) -> Formula:
+def parse(text: str) -> Formula:
     """The circuit of a formula: its free names are the inputs, in order of first appearance.
 
-    With `shapes`, one for each input and no more, the gates must fit them. A part that is written
-    twice is two nodes. UsageError says the column of the fault.
+    A part that is written twice is two nodes. UsageError says the column of the fault.
     """
     source = _Source("formula", text)
-    graph = _Builder(source, functions).build(source.tree())
-    if shapes is not None:
-        graph.check(shapes)
-        for name, node in graph.inputs.items():
-            node.shape = shapes[name]
-    return graph
+    return _Builder(source).build(source.tree())
 
 
 class Pointwise(NamedTuple):
@@ -229,7 +219,7 @@ def elementwise(text: str, names: Sequence[str]) -> Pointwise:
         case ast.Call(func=ast.Name(id="mean" | "sum" as written), args=[inner], keywords=[]):
             if reduction:
                 root, reduction = inner, written
-    return Pointwise(_Builder(source, FUNCTIONS, names).build(root), reduction)
+    return Pointwise(_Builder(source, names).build(root), reduction)
 
 
 @dataclass(frozen=True)
@@ -278,13 +268,8 @@ class _Builder:
     Given `names`, these are the inputs and every gate must be elementwise.
     """
 
-    def __init__(
-        self,
-        source: _Source,
-        functions: Mapping[str, type[Gate]],
-        names: Sequence[str] | None = None,
-    ) -> None:
-        self.source, self.functions, self.names = source, functions, names
+    def __init__(self, source: _Source, names: Sequence[str] | None = None) -> None:
+        self.source, self.names = source, names
         self.graph = Formula(source=source)
         self.made: dict[ast.expr, Node] = {}
         self.leaves: dict[str, Node] = {}
@@ -323,13 +308,13 @@ class _Builder:
                 return [operand]
             case ast.Attribute(value=operand, attr="T"):
                 return [operand]
-            case ast.Call(func=ast.Name(id=name), args=args) if name in self.functions:
-                return args[: _takes(self.functions[name]).count]
+            case ast.Call(func=ast.Name(id=name), args=args) if name in FUNCTIONS:
+                return args[: _takes(FUNCTIONS[name]).count]
         return []
 
     def _make_inputs(self, free: Mapping[str, ast.expr]) -> None:
         for name, part in free.items():
-            if name in self.functions:
+            if name in FUNCTIONS:
                 raise self.source.fault(part, f"{name} is a function: write {name}(…)")
             if self.names is not None and name not in self.names:
                 wanted = " and ".join(self.names)
@@ -391,11 +376,11 @@ class _Builder:
         raise self.source.misplaced(part)
 
     def _called(self, part: ast.Call, name: str) -> Gate:
-        if name not in self.functions:
-            near = get_close_matches(name, self.functions, 1)
+        if name not in FUNCTIONS:
+            near = get_close_matches(name, FUNCTIONS, 1)
             also = f" (did you mean {near[0]!r}?)" if near else ""
             raise self.source.fault(part, f"no function {name!r}{also}")
-        kind = self.functions[name]
+        kind = FUNCTIONS[name]
         takes = _takes(kind)
         if not takes.fits(len(part.args)):
             raise self.source.fault(part, f"{name}({takes}) does not take {len(part.args)} values")
@@ -591,11 +576,10 @@ def to_json(graph: Graph) -> dict[str, Any]:
     """
     keys = ("name", "op", "inputs", "value", "grad")
     views = trace(graph)
-    last = graph.output or graph.nodes[-1]
     return {
         "schema": "gpunet.graph/1",
         "nodes": [{key: _finite(getattr(view, key)) for key in keys} for view in views],
-        "output": _finite(_plain(last.value)),
+        "output": _finite(_plain(graph.last.value)),
     }
 
 

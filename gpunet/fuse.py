@@ -58,11 +58,11 @@ class Tiles:
                 out = self._buffer(node, "value", like)
                 node.gate.forward(*(_typed(i, like) for i in node.inputs), out=out)
                 node.value = out
-        return self._output.value
+        return self.graph.last.value
 
     def backward(self, wrt: str) -> Array | None:
         """The gradient of the output's tile for one input, after `forward`."""
-        output = self._output
+        output = self.graph.last
         if output.gate is None:
             return np.ones_like(output.value) if output.name == wrt else None
         like, grads = output.value, {output: np.ones_like(output.value)}
@@ -78,10 +78,6 @@ class Tiles:
                 if part is not None:
                     grads[source] = np.add(grads[source], part) if source in grads else part
         return grads.get(self.graph.node(wrt))
-
-    @property
-    def _output(self) -> Node:
-        return self.graph.output or self.graph.nodes[-1]
 
     def _buffer(self, node: Node, use: str, like: Array) -> Array:
         key = (node.name, use, like.shape, like.dtype)
@@ -148,14 +144,13 @@ def _typed(node: Node, like: Array) -> Array:
 
 def _c_function(graph: Graph, name: str, given: str) -> str:
     lines, names = _c_values(graph)
-    output = graph.output or graph.nodes[-1]
-    return f"HD T {name}({given}) {{\n{lines}    return {names[output]};\n}}\n"
+    return f"HD T {name}({given}) {{\n{lines}    return {names[graph.last]};\n}}\n"
 
 
 def _c_gradient(graph: Graph, name: str, given: str, wrt: str, upstream: str) -> str:
     """The gradient for one input, times `upstream`: forward again, then in reverse."""
     lines, names = _c_values(graph)
-    parts: dict[Node, list[str]] = {graph.output or graph.nodes[-1]: [upstream]}
+    parts: dict[Node, list[str]] = {graph.last: [upstream]}
     for number, node in enumerate(reversed(graph.nodes)):
         if node.gate is None or node not in parts:
             continue

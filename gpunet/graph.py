@@ -91,16 +91,12 @@ class Gate:
 
 @dataclass(eq=False)
 class Node:
-    """One value of the circuit: an input, a parameter, a constant or a gate's output.
-
-    `shape` is known for inputs and parameters; None inside it stands for the batch.
-    """
+    """One value of the circuit: an input, a parameter, a constant or a gate's output."""
 
     name: str
     kind: str
     gate: Gate | None = None
     inputs: tuple["Node", ...] = ()
-    shape: tuple[int | None, ...] | None = None
     value: Array = None
     grad: Array = None
 
@@ -116,19 +112,19 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     output: Node | None = None
 
-    def input(self, name: str, shape: tuple[int | None, ...] | None = None) -> Node:
+    def input(self, name: str) -> Node:
         """A value given at each forward."""
-        return self._add(Node(name, "input", shape=shape))
+        return self._add(Node(name, "input"))
 
     def parameter(self, name: str, value: Any) -> Node:
         """A value that the graph keeps and that training changes."""
         value = _array(np, value)
-        return self._add(Node(name, "parameter", shape=value.shape, value=value))
+        return self._add(Node(name, "parameter", value=value))
 
     def constant(self, value: Any, name: str | None = None) -> Node:
         """A value that never changes and has no gradient."""
         value, name = _array(np, value), name or f"c{len(self.nodes)}"
-        return self._add(Node(name, "constant", shape=value.shape, value=value))
+        return self._add(Node(name, "constant", value=value))
 
     def apply(self, gate: Gate, *inputs: Node, name: str | None = None) -> Node:
         """The output of `gate` on nodes of this graph."""
@@ -158,7 +154,7 @@ class Graph:
                 node.value = module_of(given[node.name]).asarray(given[node.name])[()]
             elif node.gate is not None:
                 node.value = node.gate.forward(*(i.value for i in node.inputs))
-        return self._last.value
+        return self.last.value
 
     def backward(self, grad: Any = 1.0) -> dict[str, Array]:
         """The gradient of the output for every input and parameter, by name, times `grad`.
@@ -168,7 +164,7 @@ class Graph:
         """
         for node in self.nodes:
             node.grad = None
-        last = self._last
+        last = self.last
         if last.value is None:
             raise RuntimeError("backward of a graph before its forward")
         last.grad = module_of(last.value).broadcast_to(grad, last.value.shape)[()]
@@ -186,7 +182,7 @@ class Graph:
 
         Built row by row, each a vector-Jacobian product; backward itself never builds one.
         """
-        value, wrt = self._last.value, self.node(name)
+        value, wrt = self.last.value, self.node(name)
         xp = module_of(value)
         result = xp.zeros((*value.shape, *wrt.value.shape), value.dtype)
         for index in np.ndindex(value.shape):
@@ -222,7 +218,8 @@ class Graph:
         return big
 
     @property
-    def _last(self) -> Node:
+    def last(self) -> Node:
+        """The output: the node that was set, else the one made last."""
         if not self.nodes:
             raise ValueError("the graph has no nodes")
         return self.output or self.nodes[-1]
@@ -241,7 +238,7 @@ class Graph:
             raise ValueError("a group is made of gates: inputs and parameters stay outside")
         if not _connected(members):
             raise ValueError("the gates of a group must be connected")
-        last = self._last
+        last = self.last
         exits = [
             node
             for node in members

@@ -546,10 +546,7 @@ class _Run:
         control, self.control = self.control, Control()
         self.restore(self.safe)
         trail = []
-        for step in (
-            max(self.done, last - TRAIL),
-            *range(max(self.done, last - TRAIL) + 1, last + 1),
-        ):
+        for step in range(max(self.done, last - TRAIL), last + 1):
             for _ in self._advance(step):
                 pass
             loss = float(self.device.to_host(net.list.totals)[0])

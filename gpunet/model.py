@@ -139,10 +139,7 @@ def build(config: Config, inputs: int | Layout, outputs: int, task: str) -> Netw
     made = _Builder(config)
     graph = made.graph
     layout = Layout(0, inputs, ()) if isinstance(inputs, int) else inputs
-    h, width = (
-        made.inputs(graph.input("x", (None, layout.width)), layout),
-        input_width(config, layout),
-    )
+    h, width = made.inputs(graph.input("x"), layout), input_width(config, layout)
     if config.input_scale:
         h = made.scale(h, layout)
     assert config.hidden != "auto"
@@ -150,10 +147,9 @@ def build(config: Config, inputs: int | Layout, outputs: int, task: str) -> Netw
         h = made.hidden(h, i, width, units)
         width = units
     prediction = made.linear(h, "output", width, outputs, len(config.hidden) + 1)
-    shape = (None,) if task == "multiclass" else (None, outputs)
     gate = loss(config.loss, task, config.label_smoothing, config.quantiles)
-    given = [graph.input("target", shape)]
-    given += [graph.input("weight", (None,))] if config.is_weighted else []
+    given = [graph.input("target")]
+    given += [graph.input("weight")] if config.is_weighted else []
     graph.output = graph.apply(gate, prediction, *given, name="loss")
     return Network(graph, prediction, made.paces)
 

@@ -1,33 +1,38 @@
 """How gradients move weights: the optimisers' kernels and defaults, and learning-rate schedules."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gpunet.kernels import REGISTRY, Kernel
+from gpunet.kernels.update import SLOTS
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An update kernel, the number of its state vectors, and what it does best with by default."""
+    """An update kernel, and what it does best with by default."""
 
     kernel: Kernel
-    slots: int
     lr: float
     beta1: float = 0.0
     beta2: float = 0.0
     epsilon: float = 1e-8
 
+    @property
+    def slots(self) -> int:
+        """Its state vectors."""
+        return len(SLOTS[self.kernel.name])
+
 
 OPTIMIZERS = {
-    "sgd": Optimizer(REGISTRY["sgd"], 0, lr=0.1),
-    "momentum": Optimizer(REGISTRY["momentum"], 1, lr=0.02, beta1=0.9),
-    "nesterov": Optimizer(REGISTRY["nesterov"], 1, lr=0.02, beta1=0.9),
-    "rmsprop": Optimizer(REGISTRY["rmsprop"], 1, lr=1e-3, beta2=0.99),
-    "adam": Optimizer(REGISTRY["adam"], 2, lr=2e-3, beta1=0.9, beta2=0.999),
-    "adamw": Optimizer(REGISTRY["adamw"], 2, lr=2e-3, beta1=0.9, beta2=0.999),
-    "lion": Optimizer(REGISTRY["lion"], 1, lr=3e-4, beta1=0.9, beta2=0.99),
+    "sgd": Optimizer(REGISTRY["sgd"], lr=0.1),
+    "momentum": Optimizer(REGISTRY["momentum"], lr=0.02, beta1=0.9),
+    "nesterov": Optimizer(REGISTRY["nesterov"], lr=0.02, beta1=0.9),
+    "rmsprop": Optimizer(REGISTRY["rmsprop"], lr=1e-3, beta2=0.99),
+    "adam": Optimizer(REGISTRY["adam"], lr=2e-3, beta1=0.9, beta2=0.999),
+    "adamw": Optimizer(REGISTRY["adamw"], lr=2e-3, beta1=0.9, beta2=0.999),
+    "lion": Optimizer(REGISTRY["lion"], lr=3e-4, beta1=0.9, beta2=0.99),
 }
 
 
@@ -39,7 +44,7 @@ def optimizer(
         name = "momentum"
     known = OPTIMIZERS[name]
     beta1, beta2 = betas or (known.beta1 if momentum is None else momentum, known.beta2)
-    return Optimizer(known.kernel, known.slots, known.lr, beta1, beta2, known.epsilon)
+    return replace(known, beta1=beta1, beta2=beta2)
 
 
 def schedule(name: str, lr: float, steps: int, warmup: int = 0) -> np.ndarray:

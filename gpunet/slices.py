@@ -105,5 +105,5 @@ def _shown(cells: Cells, value: float) -> str:
     if cells.kind == "boolean":
         return {1.0: "true", 0.0: "false"}.get(value, "other")
     if cells.kind == "date":
-        return str(np.datetime64(int(value), "D"))
+        return cells.shown(value)
     return f"{value:,.6g}"

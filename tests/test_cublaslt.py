@@ -53,15 +53,6 @@ def test_operands_of_bfloat16_give_float32(fake: FakeLt) -> None:
     np.testing.assert_allclose(out, widened(nearest(a)) @ widened(nearest(b)).T, rtol=1e-5)
 
 
-def test_a_product_may_add_to_what_is_there(fake: FakeLt) -> None:
-    a, b, wanted = operands(False, False)
-    out = np.ones((M, N))
-    product = Product(M, N, K, operands="float64", out="float64", adds=True)
-    at = Pointers(*(each.ctypes.data for each in (a, b, out)))
-    cublaslt.Blas(1, 256, 1024).bind(product, at)()
-    np.testing.assert_allclose(out, 1 + wanted, rtol=1e-12)
-
-
 @pytest.mark.parametrize("act", ["", "relu", "gelu"])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_a_bias_and_an_activation_behind_it(fake: FakeLt, act: str, has_bias: bool) -> None:

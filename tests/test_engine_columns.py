@@ -37,7 +37,7 @@ class Builder:
 
     def __init__(self) -> None:
         self.graph, self.rng = Graph(), np.random.default_rng(7)
-        self.x = self.graph.input("x", (None, COLUMNS))
+        self.x = self.graph.input("x")
 
     def columns(self, first: int, stop: int, of: Node | None = None) -> Node:
         return self.graph.apply(gates.Columns(first, stop), of or self.x)
@@ -69,7 +69,7 @@ class Builder:
     def network(self, h: Node, width: int) -> Network:
         hidden = self.graph.apply(gates.Mish(), self.dense(h, "hidden", width, UNITS))
         prediction = self.dense(hidden, "output", UNITS, OUTPUTS)
-        target = self.graph.input("target", (None,))
+        target = self.graph.input("target")
         loss = gates.SoftmaxCrossEntropy()
         self.graph.output = self.graph.apply(loss, prediction, target, name="loss")
         return Network(self.graph, prediction)

@@ -131,7 +131,7 @@ class Observer:
         """Keep what a column looks like, with these warnings and more; all of them."""
         missing = cells.missing[self.train]
         known, rows = cells.values[self.train][~missing], self.train[~missing]
-        kind, words, confidence = looks(cells, known, len(missing), rows)
+        kind, words, confidence = looks(cells, known, len(missing))
         if name in self.types:
             words, confidence = f"as --types says; {words}", 1.0
         warnings = [*notes]
@@ -202,7 +202,7 @@ def _tells_apart(values: np.ndarray, classes: np.ndarray, is_category: bool) -> 
     return not is_category and wrong + int(excess) <= n * (1 - PURE)
 
 
-def looks(cells: Cells, known: np.ndarray, total: int, rows: np.ndarray) -> tuple[str, str, float]:
+def looks(cells: Cells, known: np.ndarray, total: int) -> tuple[str, str, float]:
     """The kind of the values `known` of so many cells, the evidence, and the confidence."""
     n = len(known)
     sure = (n + 1) / (n + 2)  # Laplace's rule of succession

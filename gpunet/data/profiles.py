@@ -55,7 +55,7 @@ def _column(source: Source, name: str, target: tuple[str, ...]) -> ColumnProfile
         cells = read_cells(source, name, "category")
         return _described(name, cells, "category", error.message.removeprefix(f"{name}: "))
     known = ~cells.missing
-    kind, *_ = looks(cells, cells.values[known], source.rows, np.flatnonzero(known))
+    kind, *_ = looks(cells, cells.values[known], source.rows)
     if name in target:
         return _described(name, cells, kind, _task(source, target))
     column, note = fit(name, cells, np.arange(source.rows))

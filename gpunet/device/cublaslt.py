@@ -49,7 +49,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Product:
-    """out (m, n) = epilogue(op(a) (m, k) @ op(b) (k, n)), plus out itself where it `adds`.
+    """out (m, n) = epilogue(op(a) (m, k) @ op(b) (k, n)).
 
     operands and out are dtypes (uint16: bfloat16); `tf32` rounds float32 operands. epilogue: bits
     of RELU, BIAS, … ; `fixed`: no sum is split, whatever the shape.
@@ -63,7 +63,6 @@ class Product:
     operands: str = "float32"
     out: str = "float32"
     tf32: bool = False
-    adds: bool = False
     epilogue: int = 0
     fixed: bool = False
 
@@ -193,7 +192,7 @@ class Description:
             for dtype, rows, columns in product.layouts
         )
         real = c_double if product.operands == "float64" else c_float
-        self.alpha, self.beta = real(1), real(float(product.adds))
+        self.alpha, self.beta = real(1), real(0)
 
 
 class Blas:

@@ -8,14 +8,13 @@ outside the windows stays.
 
 from collections.abc import Iterator
 from itertools import accumulate
-from math import ceil, pi
+from math import pi
 from typing import NamedTuple
 
 import numpy as np
 
 from gpunet.device import Array
-from gpunet.kernels.registry import Run, Stage, per_element, register
-from gpunet.kernels.slots import THREADS
+from gpunet.kernels.registry import Run, Stage, per_element, per_thread, register
 from gpunet.kernels.tiles import TILE
 
 
@@ -278,10 +277,6 @@ def _shapes(x: Array, y: Array, weight: Array) -> tuple[int, ...]:
     return x.shape[0], x.shape[1], y.shape[1], *weight.shape
 
 
-def _grid(threads: int) -> tuple[int, ...]:
-    return (min(ceil(threads / THREADS), 2_048),)
-
-
 PERIODIC_FORWARD = register(
     periodic_forward,
     "periodic.cu",
@@ -291,7 +286,7 @@ PERIODIC_FORWARD = register(
     stages=(
         Stage(
             "periodic_forward",
-            lambda x, frequency, phase, weight, bias, *rest: _grid(
+            lambda x, frequency, phase, weight, bias, *rest: per_thread(
                 len(x) * (bias.size + len(bias))
             ),
         ),
@@ -308,7 +303,9 @@ PERIODIC_BACKWARD = register(
             "periodic_backward",
             lambda grad, x, frequency, *rest: (frequency.size + len(frequency),),
         ),
-        Stage("periodic_inputs", lambda grad, x, frequency, *rest: _grid(len(x) * len(frequency))),
+        Stage(
+            "periodic_inputs", lambda grad, x, frequency, *rest: per_thread(len(x) * len(frequency))
+        ),
     ),
 )
 PIECEWISE_FORWARD = register(
@@ -317,7 +314,9 @@ PIECEWISE_FORWARD = register(
     outputs="y",
     typed_by="x",
     sizes=lambda x, feature, low, slope, y, *rest: _shapes(x, y, feature),
-    stages=(Stage("piecewise_forward", lambda x, feature, *rest: _grid(len(x) * len(feature))),),
+    stages=(
+        Stage("piecewise_forward", lambda x, feature, *rest: per_thread(len(x) * len(feature))),
+    ),
 )
 PIECEWISE_BACKWARD = register(
     piecewise_backward,
@@ -325,7 +324,7 @@ PIECEWISE_BACKWARD = register(
     outputs="dx",
     typed_by="x",
     sizes=lambda grad, x, feature, *rest: _shapes(x, grad, feature),
-    stages=(Stage("piecewise_backward", lambda grad, x, *rest: _grid(len(x) * rest[-1])),),
+    stages=(Stage("piecewise_backward", lambda grad, x, *rest: per_thread(len(x) * rest[-1])),),
 )
 EMBEDDING_FORWARD = register(
     embedding_forward,
@@ -336,7 +335,7 @@ EMBEDDING_FORWARD = register(
     stages=(
         Stage(
             "embedding_forward",
-            lambda x, starts, table, *rest: _grid(len(x) * len(starts) * table.shape[1]),
+            lambda x, starts, table, *rest: per_thread(len(x) * len(starts) * table.shape[1]),
         ),
     ),
 )
@@ -360,5 +359,5 @@ COPY_COLUMNS = register(
     outputs="y",
     typed_by="x",
     sizes=lambda x, y, *rest: (*x.shape, y.shape[1]),
-    stages=(Stage("copy_columns", lambda x, y, first, to, width: _grid(len(x) * width)),),
+    stages=(Stage("copy_columns", lambda x, y, first, to, width: per_thread(len(x) * width)),),
 )

@@ -8,14 +8,14 @@ makes those.
 
 from dataclasses import replace
 from functools import partial
-from inspect import Parameter, Signature, signature
+from inspect import signature
 from math import ceil
 from typing import Any
 
 import numpy as np
 
 from gpunet.device import Array
-from gpunet.kernels.registry import Kernel, Reference, Run, Stage, register, run_all
+from gpunet.kernels.registry import Kernel, Reference, Run, Stage, named, register, run_all
 from gpunet.kernels.slots import BEFORE, FADE, STEP, THREADS
 from gpunet.kernels.tiles import TILE, shape2
 
@@ -75,7 +75,7 @@ class _Behind:
     def __init__(self, forward: Reference) -> None:
         self.forward = forward
         *given, work = signature(forward).parameters
-        self.__signature__ = _signature(*given, *MASK, "dropped", work)
+        self.__signature__ = named(*given, *MASK, "dropped", work)
 
     def __call__(self, *arguments: Any) -> Run:
         *given, y, rate, hyper, key, clock, layer, dropped, work = arguments
@@ -91,7 +91,7 @@ class _Before:
     def __init__(self, backward: Reference) -> None:
         self.backward = backward
         grad, *others = signature(backward).parameters
-        self.__signature__ = _signature(grad, *MASK, *others)
+        self.__signature__ = named(grad, *MASK, *others)
         self.place = others.index("dz")
 
     def __call__(self, grad: Array, *arguments: Any) -> Run:
@@ -99,10 +99,6 @@ class _Before:
         dz = others[self.place]
         mask = dropout(grad, rate, hyper, key, clock, layer, dz)
         return partial(run_all, (mask, self.backward(dz, *others)))
-
-
-def _signature(*names: str) -> Signature:
-    return Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
 
 
 def _lanes(generator: np.random.Philox, count: int) -> Array:

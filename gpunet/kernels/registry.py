@@ -7,7 +7,7 @@ arrays live; bound to a device, it becomes a function of no arguments for a laun
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from inspect import signature
+from inspect import Parameter, Signature, signature
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet.device import Array, Device, device_of, module_of
+from gpunet.device.base import Run
 from gpunet.kernels.slots import THREADS, c_constants
 
 C_TYPES = {"float32": "float", "float64": "double"}
 
-Run = Callable[[], None]
 Reference = Callable[..., Run]
 """A kernel's NumPy formula, bound: from the arguments, a function of none that runs it on them.
 What the runs share, such as views of tiles and scratch, it makes once."""
@@ -182,14 +182,24 @@ def _file(name: str) -> str:
     return (Path(__file__).parent / name).read_text()
 
 
+def per_thread(count: int) -> tuple[int, ...]:
+    """A grid of so many threads, capped: the kernels stride over the rest."""
+    return (min(ceil(count / THREADS), 2_048),)
+
+
 def per_element(array: Array) -> tuple[int, ...]:
-    """A grid with a thread an element of `array`, capped: the kernels stride over the rest."""
-    return (min(ceil(array.size / THREADS), 2_048),)
+    """A grid with a thread an element of `array`."""
+    return per_thread(array.size)
 
 
 def per_four(array: Array) -> tuple[int, ...]:
     """The same for kernels whose threads take four elements at once."""
-    return (min(ceil(array.size / (4 * THREADS)), 2_048),)
+    return per_thread(ceil(array.size / 4))
+
+
+def named(*names: str) -> Signature:
+    """The signature of a reference that takes `*arguments`."""
+    return Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
 
 
 @cache

@@ -9,7 +9,6 @@ parameters of the step are still to be moved, into found (1,) int64, for `show_f
 """
 
 from collections.abc import Callable, Sequence
-from inspect import Parameter, Signature, signature
 from itertools import pairwise
 from math import ceil, isfinite, sqrt
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from gpunet.kernels.registry import (
     Reference,
     Run,
     Stage,
+    named,
     per_element,
     per_four,
     register,
@@ -79,135 +79,6 @@ class Rule(NamedTuple):
     formula: Formula
     coupled: bool = True
     is_blunt: bool = False
-
-
-def sgd(
-    param: Array,
-    grad: Array,
-    starts: Array,
-    rates: Array,
-    decays: Array,
-    hyper: Array,
-    clock: Array,
-    found: Array | None,
-    work: Array,
-) -> Run:
-    """p -= lr * g."""
-    return _update(Rule(_sgd), param, grad, (), starts, rates, decays, hyper, clock, found, work)
-
-
-def momentum(
-    param: Array,
-    grad: Array,
-    velocity: Array,
-    starts: Array,
-    rates: Array,
-    decays: Array,
-    hyper: Array,
-    clock: Array,
-    found: Array | None,
-    work: Array,
-) -> Run:
-    """v = beta1 * v + g; p -= lr * v."""
-    slots = (velocity,)
-    return _update(
-        Rule(_momentum), param, grad, slots, starts, rates, decays, hyper, clock, found, work
-    )
-
-
-def nesterov(
-    param: Array,
-    grad: Array,
-    velocity: Array,
-    starts: Array,
-    rates: Array,
-    decays: Array,
-    hyper: Array,
-    clock: Array,
-    found: Array | None,
-    work: Array,
-) -> Run:
-    """v = beta1 * v + g; p -= lr * (g + beta1 * v)."""
-    slots = (velocity,)
-    return _update(
-        Rule(_nesterov), param, grad, slots, starts, rates, decays, hyper, clock, found, work
-    )
-
-
-def rmsprop(
-    param: Array,
-    grad: Array,
-    square: Array,
-    starts: Array,
-    rates: Array,
-    decays: Array,
-    hyper: Array,
-    clock: Array,
-    found: Array | None,
-    work: Array,
-) -> Run:
-    """s = beta2 * s + (1 - beta2) * g²; p -= lr * g / (sqrt(s) + epsilon)."""
-    slots = (square,)
-    return _update(
-        Rule(_rmsprop), param, grad, slots, starts, rates, decays, hyper, clock, found, work
-    )
-
-
-def adam(
-    param: Array,
-    grad: Array,
-    first: Array,
-    second: Array,
-    starts: Array,
-    rates: Array,
-    decays: Array,
-    hyper: Array,
-    clock: Array,
-    found: Array | None,
-    work: Array,
-) -> Run:
-    """m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g²;
-    p -= lr * (m / c1) / (sqrt(v / c2) + epsilon), c1 and c2 the bias corrections."""
-    slots = (first, second)
-    return _update(
-        Rule(_adam), param, grad, slots, starts, rates, decays, hyper, clock, found, work
-    )
-
-
-def adamw(
-    param: Array,
-    grad: Array,
-    first: Array,
-    second: Array,
-    starts: Array,
-    rates: Array,
-    decays: Array,
-    hyper: Array,
-    clock: Array,
-    found: Array | None,
-    work: Array,
-) -> Run:
-    """p -= lr * decay * p, then adam."""
-    rule, slots = Rule(_adam, coupled=False), (first, second)
-    return _update(rule, param, grad, slots, starts, rates, decays, hyper, clock, found, work)
-
-
-def lion(
-    param: Array,
-    grad: Array,
-    first: Array,
-    starts: Array,
-    rates: Array,
-    decays: Array,
-    hyper: Array,
-    clock: Array,
-    found: Array | None,
-    work: Array,
-) -> Run:
-    """p -= lr * decay * p + lr * sign(beta1 * m + (1 - beta1) * g);
-    m = beta2 * m + (1 - beta2) * g; Chen et al., 2023."""
-    rule, slots = Rule(_lion, coupled=False, is_blunt=True), (first,)
-    return _update(rule, param, grad, slots, starts, rates, decays, hyper, clock, found, work)
 
 
 def show_faults(found: Array, clock: Array) -> Run:
@@ -398,16 +269,19 @@ def _commit(rate: Rate, rule: Rule, tile: Tile, g: Array) -> int:
 
 
 def _sgd(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> None:
+    """p -= lr * g."""
     _step(olds[0], g, rate.lr, news[0], spare)
 
 
 def _momentum(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> None:
+    """v = beta1 * v + g; p -= lr * v."""
     (p, v), (new_p, new_v) = olds, news
     np.add(np.multiply(v, rate.beta1, out=new_v), g, out=new_v)
     _step(p, new_v, rate.lr, new_p, spare)
 
 
 def _nesterov(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> None:
+    """v = beta1 * v + g; p -= lr * (g + beta1 * v)."""
     (p, v), (new_p, new_v) = olds, news
     np.add(np.multiply(v, rate.beta1, out=new_v), g, out=new_v)
     np.add(g, np.multiply(new_v, rate.beta1, out=spare), out=spare)
@@ -415,6 +289,7 @@ def _nesterov(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> N
 
 
 def _rmsprop(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> None:
+    """s = beta2 * s + (1 - beta2) * g²; p -= lr * g / (sqrt(s) + epsilon)."""
     (p, s), (new_p, new_s) = olds, news
     _average(s, np.multiply(g, g, out=spare), rate.beta2, new_s, spare)
     np.add(np.sqrt(new_s, out=spare), rate.epsilon, out=spare)
@@ -450,41 +325,53 @@ def _step(p: Array, direction: Array, lr: float, out: Array, spare: Array) -> No
     np.subtract(p, np.multiply(direction, lr, out=spare), out=out)
 
 
-def _register(reference: Reference, *slots: str) -> Kernel:
+RULES: dict[str, tuple[Rule, tuple[str, ...]]] = {
+    "sgd": (Rule(_sgd), ()),
+    "momentum": (Rule(_momentum), ("velocity",)),
+    "nesterov": (Rule(_nesterov), ("velocity",)),
+    "rmsprop": (Rule(_rmsprop), ("square",)),
+    "adam": (Rule(_adam), ("first", "second")),
+    "adamw": (Rule(_adam, coupled=False), ("first", "second")),
+    "lion": (Rule(_lion, coupled=False, is_blunt=True), ("first",)),
+}
+"""Name of the optimiser → its rule, and the names of its slots."""
+
+
+def _reference(rule: Rule, slots: tuple[str, ...]) -> Reference:
+    """A step by that rule, bound."""
+
+    def reference(param: Array, grad: Array, *rest: Any) -> Run:
+        return _update(rule, param, grad, rest[: len(slots)], *rest[len(slots) :])
+
+    rest = ("starts", "rates", "decays", "hyper", "clock", "found", "work")
+    reference.__signature__ = named("param", "grad", *slots, *rest)  # type: ignore[attr-defined]
+    return reference
+
+
+def _register(name: str, rule: Rule, slots: tuple[str, ...]) -> Kernel:
     rates = 3 + len(slots)
 
     def sizes(*arguments: Any) -> tuple[int, int]:
         return len(arguments[0]), len(arguments[rates])
 
     return register(
-        reference,
+        _reference(rule, slots),
         "update.cu",
+        name=name,
         outputs=" ".join(("param", *slots, "clock", "found")),
         typed_by="param",
         sizes=sizes,
-        stages=(Stage(reference.__name__, lambda param, *rest: per_four(param)),),
+        stages=(Stage(name, lambda param, *rest: per_four(param)),),
         work=lambda param, *rest: (3 + len(slots)) * min(len(param), TILE),
     )
 
 
-OPTIMIZERS: dict[str, Kernel] = {
-    kernel.name: kernel
-    for kernel in (
-        _register(sgd),
-        _register(momentum, "velocity"),
-        _register(nesterov, "velocity"),
-        _register(rmsprop, "square"),
-        _register(adam, "first", "second"),
-        _register(adamw, "first", "second"),
-        _register(lion, "first"),
-    )
-}
+OPTIMIZERS = {name: _register(name, *each) for name, each in RULES.items()}
 """Name of the optimiser → its kernel."""
 
 
 def _narrowing(kernel: Kernel) -> Reference:
     """The same step, which also keeps the parameters in bfloat16, in `shadow` (P,) uint16."""
-    parts = list(signature(kernel.reference).parameters.values())
     at = kernel.parameters.index("starts")
 
     def reference(*given: Any) -> Run:
@@ -498,8 +385,8 @@ def _narrowing(kernel: Kernel) -> Reference:
 
         return run
 
-    shadow = Parameter("shadow", Parameter.POSITIONAL_OR_KEYWORD)
-    reference.__signature__ = Signature([*parts[:at], shadow, *parts[at:]])  # type: ignore[attr-defined]
+    names = kernel.parameters
+    reference.__signature__ = named(*names[:at], "shadow", *names[at:])  # type: ignore[attr-defined]
     return reference
 
 
@@ -522,7 +409,7 @@ def _register_narrow(kernel: Kernel) -> Kernel:
 NARROWING = {name: _register_narrow(kernel) for name, kernel in OPTIMIZERS.items()}
 """The same for products of bfloat16."""
 
-SLOTS = {name: kernel.outputs[1:-2] for name, kernel in OPTIMIZERS.items()}
+SLOTS = {name: slots for name, (_, slots) in RULES.items()}
 """Name of the optimiser → the names of its slots."""
 
 TICK = register(
