@@ -483,6 +483,7 @@ def _activation_forward(work: _Lowering, node: Node) -> None:
     if work.is_narrow(node):
         y = work.values[node] = work.slot(node.name, z.shape, "uint16")
         work.launch(narrow.RELU[0], z, None if bias is None else work.narrowed(bias), y)
+        work.launches[-1] = replace(work.launches[-1], follows=True)
         return
     keeps_z = work.training and "inputs" in gate.saves
     y = work.slot(node.name, z.shape) if keeps_z or source.gate is None else z

@@ -15,9 +15,12 @@ from gpunet.device import Device, Epilogue, Turn
 from gpunet.kernels.registry import Run
 from gpunet.launches import Launch, Slot
 
-EPILOGUES = {"identity_forward": "", "relu_forward": "relu", "gelu_forward": "gelu"}
-NARROW = "relu_narrow_forward"
-"""Its result is another array; what the product gives is then kept nowhere."""
+EPILOGUES = {
+    "identity_forward": "",
+    "relu_forward": "relu",
+    "relu_narrow_forward": "relu",
+    "gelu_forward": "gelu",
+}
 
 
 def bound(launches: Sequence[Launch], device: Device) -> tuple[list[Run], list[Turn]]:
@@ -52,7 +55,7 @@ def _joined(first: Launch, then: Launch, users: Mapping[Slot, int], device: Devi
     to do with a slot."""
     if device.kind != "cuda" or first.branch != then.branch:
         return None
-    if first.name == "gemm" and then.name in (*EPILOGUES, NARROW):
+    if first.name == "gemm" and then.name in EPILOGUES:
         return _with_epilogue(first, then, device)
     if first.name.endswith("_forward") and then.name == "dropout":
         return _dropped_value(first, then, users, device)
@@ -62,13 +65,12 @@ def _joined(first: Launch, then: Launch, users: Mapping[Slot, int], device: Devi
 
 
 def _with_epilogue(product: Launch, then: Launch, device: Device) -> Run | None:
-    """A product and what follows it in place."""
+    """A product and what follows it, in place, or in memory that the product does not read."""
     z, bias, y = then.arguments[:3]
-    if z is not product.writes[0] or (y is not z and then.name != NARROW):
+    if z is not product.writes[0] or not (y is z or then.follows):
         return None
     (a, b, _), flips = product.step.arguments, product.sizes[-1]
-    act = EPILOGUES.get(then.name, "relu")
-    epilogue = Epilogue(act, None if bias is None else bias.array)
+    epilogue = Epilogue(EPILOGUES[then.name], None if bias is None else bias.array)
     return device.fused_product(a, b, y.array, bool(flips & 1), bool(flips & 2), epilogue)
 
 

@@ -57,6 +57,8 @@ class Launch:
     `dropped` binds what does the dropout beside it too, if there is such a kernel.
     Launches of `branch` 1 may run beside those of branch 0; within a branch the list's order holds.
     `waits`: so many places before it is a launch of the other branch that it waits for; 0 for none.
+    `follows`: the launch before it may do it along the way, so that what it writes may not lie
+    where that one still reads.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Launch:
     has_work: bool = False
     branch: int = 0
     waits: int = 0
+    follows: bool = False
     dropped: Callable[..., Callable[[], None]] | None = None
 
     @property
@@ -332,12 +335,13 @@ def plan(
 
 
 def windows(launches: Sequence[Launch]) -> list[tuple[int, int]]:
-    """The first and the last place in the list at which each launch may run: its own; on branch 1
-    those behind what its branch has waited for, until branch 0 waits for it."""
+    """The first and the last place in the list at which each launch may run: its own, or that of
+    the one that it follows; on branch 1 those behind what its branch has waited for, until branch 0
+    waits for it."""
     found, first = [], 0
     for i, launch in enumerate(launches):
         if launch.branch == 0:
-            found.append((i, i))
+            found.append((i - launch.follows, i))
             continue
         first = i - launch.waits + 1 if launch.waits else first
         waiting = range(i + 1, len(launches))

@@ -99,10 +99,11 @@ class FakeLt:
             for each, transposed in zip(factors, (3, 4))
         )
         out = self._matrix(d, self.made[ld.value], raw=True)
-        product = alpha._obj.value * (left @ right) + (
-            beta._obj.value * out if beta._obj.value else 0
-        )
-        found = self._finished(kind, ld, product)
+        for pointer, each in ((a, la), (b, lb)):
+            read = self._matrix(pointer, self.made[each.value], raw=True)
+            assert not np.may_share_memory(read, out), "written where it is read"
+        assert beta._obj.value == 0
+        found = self._finished(kind, ld, alpha._obj.value * (left @ right))
         out[...] = reference.bfloat16(found) if out.dtype == np.uint16 else found
         self.calls[kind.attributes[7]] = self.calls.get(kind.attributes[7], 0) + 1
         return 0

@@ -147,7 +147,7 @@ def check_plan(launches: list[Launch], size: int) -> None:
         written |= set(launch.writes)
         for slot in launch.slots:
             if is_planned(slot):
-                spans[slot] = (spans.get(slot, (i, i))[0], i)
+                spans[slot] = (spans.get(slot, (i - launch.follows, i))[0], i)
     places = {slot: (address(slot), address(slot) + slot.nbytes) for slot in spans}
     for a in spans:
         for b in spans:
