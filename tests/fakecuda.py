@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -27,8 +29,8 @@ from fakelt import FakeLt
 
 from gpunet.device import cublaslt, cuda
 
-MAIN = 77
-"""The device's own stream."""
+MAIN, NODE_PRIORITY = 77, 8
+"""The device's own stream; a flag of graphs that are made ready to be launched."""
 
 
 @dataclass
@@ -63,11 +65,13 @@ class Capture:
 
 
 class FakeGraph:
-    """`is_forked`: whether some of its work is beside the main stream."""
+    """`is_forked`: whether some of its work is beside the main stream. `graph`: its handle."""
 
     def __init__(self, nodes: list[Node], cupy: "FakeCupy") -> None:
         self.nodes, self.cupy = nodes, cupy
         self.is_forked = not all(node.is_main for node in nodes)
+        self.graph = next(cupy.handles)
+        cupy.graphs[self.graph] = self
 
     def launch(self, stream: "FakeStream") -> None:
         assert self.cupy.capture is None
@@ -182,6 +186,9 @@ class FakeCupy:
         self.capture: Capture | None = None
         self.is_late = False
         self.launched: list[FakeGraph] = []
+        self.graphs: WeakValueDictionary[int, FakeGraph] = WeakValueDictionary()
+        self.ready: dict[int, int] = {}
+        self.handles = count(1 << 40)
         self.pinned: list[np.ndarray] = []
         self.free = self.total = 1 << 34
         self.emulated, self.broken, self.device = Emulated(), "", _Device()
@@ -197,8 +204,11 @@ class FakeCupy:
                 memcpyHostToDevice=1,
                 memcpyDeviceToHost=2,
                 memcpyAsync=self._copy,
+                graphLaunch=self._launch,
+                graphExecDestroy=self.ready.pop,
             ),
         )
+        self.driver = SimpleNamespace(cuGraphInstantiateWithFlags=self._instantiate)
 
     def _open(self, non_blocking: bool, priority: int = 0) -> FakeStream:
         self._forbid("a new stream")
@@ -206,6 +216,17 @@ class FakeCupy:
         found = FakeStream(self, MAIN + len(self.streams), non_blocking)
         self.streams[found.ptr] = found
         return found
+
+    def _instantiate(self, ready: Any, graph: ctypes.c_void_p, flags: ctypes.c_ulonglong) -> int:
+        """`ready` has the handle of each graph that is ready, and was not destroyed."""
+        assert flags.value == NODE_PRIORITY
+        assert self.graphs[graph.value].is_forked
+        ready._obj.value = next(self.handles)
+        self.ready[ready._obj.value] = graph.value
+        return 0
+
+    def _launch(self, ready: int, stream: int) -> None:
+        self.graphs[self.ready[ready]].launch(self.streams[stream])
 
     @property
     def stream(self) -> FakeStream:
@@ -340,6 +361,7 @@ def opened(refuses: set[int] | None = None, without_blas: bool = False) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuda, "_import_cupy", lambda: cupy)
         patch.setattr(cuda, "_address", lambda array: array.ctypes.data)
+        patch.setattr(cuda, "_driver", lambda: cupy.driver)
         patch.setattr(cublaslt, "loaded", missing if without_blas else lambda: library)
         cuda._module.cache_clear()
         device = cuda.Cuda()

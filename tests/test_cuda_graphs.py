@@ -25,6 +25,7 @@ from gpunet.data import Dataset
 from gpunet.data.windows import windows
 from gpunet.device import Turn, cublaslt, cuda
 from gpunet.device.cuda import Cuda
+from gpunet.device.replay import LONG
 from gpunet.errors import OutOfMemory
 from gpunet.gates import ACTIVATIONS
 from gpunet.job import METRICS
@@ -167,10 +168,8 @@ def after(
     if is_forked is not None:
         launches.replay.is_forked = is_forked
     device.cupy.launched.clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpunet.device.replay.LEAST_TRIED", 4)
-        for steps in (1, 4 * 4 + 3, 1):
-            launches.run(steps)
+    for steps in (1, 4 * 4 + 3, 1):
+        launches.run(steps)
     assert set(forked(device)) == ({is_forked} if is_forked is not None else {False, True})
     arrays = {"values": store.values, "gradient": store.gradient, **store.statistics}
     arrays |= {f"state{i}": each for i, each in enumerate(store.state)}
@@ -324,7 +323,35 @@ def test_graphs_of_each_size_are_compared_among_themselves(
     assert replay.is_forked is None
     launches.run(16)
     assert replay.is_forked is True
-    assert sorted(replay.graphs) == [8, 16, 32]
+    assert sorted(replay.graphs) == [16]
+
+
+def test_a_graph_of_few_long_steps_is_tried_too(
+    device: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one of few short steps is not, once that is known."""
+    launches, _ = step_list(device, WIDE)
+    short, long = 0.9 * LONG, 1.1 * LONG
+    clock = Stopwatch(device, [short, *[long] * 4, short], [long / 2] * 4)
+    monkeypatch.setattr("gpunet.device.replay.perf_counter", clock)
+    launches.run(2)
+    for _ in range(7):
+        launches.run(4)
+    launches.run(1)
+    assert launches.replay.is_forked is None
+    assert forked(device) == [False] + [False, True] * 3 + [False] * 2
+    launches.run(4)
+    assert launches.replay.is_forked is True
+
+
+def test_graphs_in_two_branches_heed_priorities_and_are_destroyed(device: Cuda) -> None:
+    launches, _ = step_list(device, WIDE)
+    launches.replay.is_forked = True
+    launches.run(32 + 8)
+    assert len(device.cupy.ready) == len(launches.replay.graphs) > 1
+    launches.replay.graphs.clear()
+    gc.collect()
+    assert not device.cupy.ready
 
 
 @pytest.mark.parametrize("fails", ["capture", "end", "memory", "launch", "smaller"])
@@ -364,7 +391,8 @@ def test_where_two_branches_fail_one_goes_on(
     launches.run(1 + 12 * steps + 3)
     assert replay.is_forked is False
     assert cupy.capture is None
-    assert launches.runs_on == "CUDA graphs"
+    assert launches.runs_on.startswith("CUDA graphs; two branches failed: RuntimeError: ")
+    assert not replay.rivals
     expected, plain = step_list(CPU, config)
     expected.run(launches.step)
     assert launches.step == (1 + steps) * (fails == "smaller") + 1 + 12 * steps + 3
@@ -939,6 +967,7 @@ def test_two_branches_give_the_bits_of_one_on_a_gpu(
         for steps in (1, 3, 300, 9):
             launches.run(steps)
         assert is_forked is None or launches.replay.is_forked is is_forked
+        assert not launches.replay.unforked
         assert launches.replay.is_forked is not None
         assert (launches.step, launches.fault) == (313, 0)
         arrays = (store.values, *store.state, launches.totals, gpu.zeros((3,), "float32") + 1)

@@ -1,8 +1,10 @@
 """CUDA GPUs through CuPy: the only file that imports CuPy. Refuses to fall back to the CPU."""
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from ctypes import CDLL, byref, c_ulonglong, c_void_p
 from functools import cache, partial
 from math import inf
 from typing import Any
@@ -46,8 +48,28 @@ def count() -> int:
 
 LEAST_SHARED_BYTES = 48 << 10
 """That the blocks of every GPU may have."""
-FIRST = -1
-"""Priority of the stream that others wait for: its blocks go before theirs."""
+FIRST, NODE_PRIORITY = -1, 8
+"""Priority of the stream that others wait for: its blocks go before theirs. The flag with which
+graphs heed that."""
+
+
+class _Ranked:
+    """A captured graph whose kernels keep the priority of the stream that each was captured on:
+    CuPy makes graphs of which all have that of the stream where they are launched."""
+
+    def __init__(self, runtime: Any, graph: Any) -> None:
+        self.runtime, self.graph, self.ready = runtime, graph, c_void_p()
+        ends = byref(self.ready), c_void_p(graph.graph)
+        status = _driver().cuGraphInstantiateWithFlags(*ends, c_ulonglong(NODE_PRIORITY))
+        if status:
+            raise RuntimeError(f"cuGraphInstantiateWithFlags: status {status}")
+
+    def launch(self, stream: Any) -> None:
+        self.runtime.graphLaunch(self.ready.value, stream.ptr)
+
+    def __del__(self) -> None:
+        if self.ready:
+            self.runtime.graphExecDestroy(self.ready.value)
 
 
 class Cuda(Device):
@@ -200,7 +222,8 @@ class Cuda(Device):
         refused, self._trouble = self._trouble, ""
         awaited = {turn.waits for turn in turns if turn.waits >= 0}
         events = {call: self.xp.cuda.Event(disable_timing=True) for call in awaited}
-        return Replay(self.stream, calls, refused, Fork(turns, self._beside, events))
+        ranked = partial(_Ranked, self.xp.cuda.runtime)
+        return Replay(self.stream, calls, refused, Fork(turns, self._beside, events, ranked))
 
     @contextmanager
     def _beside(self) -> Iterator[Any]:
@@ -274,6 +297,11 @@ class Cuda(Device):
 
 def _address(array: Array) -> int:
     return int(array.data.ptr)
+
+
+@cache
+def _driver() -> CDLL:
+    return CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 
 
 @cache

@@ -19,19 +19,24 @@ from gpunet.device.base import Run, Turn
 MOST_STEPS, MOST_NODES = 32, 1024
 """Of the longest graph. A launch takes the host as long as a few of the smallest kernels, so that
 32 steps hide it; what making a graph takes grows with its nodes."""
-LEAST_TRIED, TIMED, GAIN = 8, 3, 0.98
-"""Steps of a graph that is tried in two branches, at least; its launches that are timed, behind one
-that is not; the share of one branch's time that two have to stay below."""
+LEAST_TRIED, LONG = 8, 5e-4
+"""Steps of a graph that is tried in two branches, at least, or seconds that fewer of them take; the
+longest graph always is."""
+TIMED, GAIN = 3, 0.98
+"""Launches that are timed, behind one that is not; the share of one branch's time that two have to
+stay below."""
 
 
 @dataclass(frozen=True)
 class Fork:
     """Calls in two branches: the turn of each; the second branch's stream, while inside `beside`;
-    an event for each call that another one waits for."""
+    an event for each call that another one waits for; `ranked` makes a captured graph one whose
+    kernels have the priority of their stream."""
 
     turns: Sequence[Turn]
     beside: Callable[[], AbstractContextManager[Any]]
     events: Mapping[int, Any]
+    ranked: Callable[[Any], Any]
 
     @property
     def is_needed(self) -> bool:
@@ -56,7 +61,8 @@ class Replay:
     each is captured when it is first wanted. `refused`: why there are no graphs, if so.
 
     `is_forked` says whether graphs have the two branches of a `fork`. It is None until a
-    graph of many steps was launched a few times with one and with two, the quicker of which stays.
+    graph that takes long enough was launched a few times with one and with two, the quicker of
+    which stays. `unforked`: why two branches failed, if so; one goes on.
     """
 
     def __init__(
@@ -68,13 +74,15 @@ class Replay:
         self.is_warm = self.has_warned = False
         self.fork = fork
         self.is_forked = None if fork is not None and fork.is_needed else False
+        self.unforked = ""
         self.rivals: dict[int, Any] = {}
         self.seconds: dict[int, list[float]] = {}
 
     def __str__(self) -> str:
         if self.refused:
             return "CUDA, launch by launch"
-        return "CUDA graphs, two branches" if self.is_forked else "CUDA graphs"
+        failed = f"; two branches failed: {self.unforked}" if self.unforked else ""
+        return f"CUDA graphs{', two branches' if self.is_forked else failed}"
 
     def __call__(self, steps: int) -> None:
         with self.stream:
@@ -88,7 +96,7 @@ class Replay:
                     for _ in range(steps):
                         self._eagerly()
                     return
-                if size >= LEAST_TRIED and self.is_forked is None:
+                if self.is_forked is None and self._is_worth_trying(size):
                     self._try(size, graph)
                 else:
                     graph.launch(self.stream)
@@ -105,7 +113,7 @@ class Replay:
                 forked = self._forked(size) if self.is_forked else None
                 self.graphs[size] = forked or self._captured(size, self._eagerly)
             except Exception as reason:
-                self.refused = f"{type(reason).__name__}: {reason}".splitlines()[0]
+                self.refused = _said(reason)
         if self.refused and not self.has_warned:
             self.has_warned = True
             message = f"no CUDA graph, each launch goes out by itself: {self.refused}"
@@ -118,26 +126,36 @@ class Replay:
         try:
             with self.fork.beside():
                 pass  # what it takes is there before the capture, which forbids to allocate
-            return self._captured(size, partial(self.fork.step, self.stream, self.calls))
-        except Exception:
-            self.is_forked = False
+            step = partial(self.fork.step, self.stream, self.calls)
+            return self.fork.ranked(self._captured(size, step))
+        except Exception as reason:
+            self._stay_straight(reason)
             return None
+
+    def _stay_straight(self, reason: Exception) -> None:
+        self.is_forked, self.unforked = False, _said(reason)
+        self.rivals.clear()
+
+    def _is_worth_trying(self, size: int) -> bool:
+        """Whether launches of so many steps take as long as clocks want, as far as is known."""
+        straight = self.seconds.get(size, [])[::2]
+        return size >= min(LEAST_TRIED, self.many) or min(straight, default=LONG) >= LONG
 
     def _try(self, size: int, straight: Any) -> None:
         """Launch one of the two graphs of so many steps, timed; in the end keep the quicker."""
-        if size not in self.rivals:
-            self.rivals[size] = self._forked(size)
-        seconds, rival = self.seconds.setdefault(size, []), self.rivals[size]
-        graph = rival if rival and len(seconds) % 2 else straight
+        seconds = self.seconds.setdefault(size, [])
+        is_second = len(seconds) % 2 == 1
+        if is_second and size not in self.rivals and (rival := self._forked(size)):
+            self.rivals[size] = rival
+        graph = (self.rivals.get(size) if is_second else None) or straight
         self.stream.synchronize()
         began = perf_counter()
         try:
             graph.launch(self.stream)
-        except Exception:
+        except Exception as reason:
             if graph is straight:
                 raise
-            self.is_forked = False
-            self.rivals.clear()
+            self._stay_straight(reason)
             straight.launch(self.stream)
             return
         self.stream.synchronize()
@@ -170,6 +188,10 @@ class Replay:
                     self.stream.end_capture()
                 raise
             return self.stream.end_capture()
+
+
+def _said(reason: Exception) -> str:
+    return f"{type(reason).__name__}: {reason}".splitlines()[0]
 
 
 def _power_of_two(n: int) -> int:
