@@ -236,6 +236,7 @@ class _Lowering:
     def forward(self, node: Node, stop_at: Node | None) -> None:
         """Emit a node's value; nothing after `stop_at` is emitted."""
         if node.kind == "parameter":
+            self._refuse_branch(node)
             slot = self.values[node] = self.store.slot(node.name)
             if self.store.shadow is not None:
                 self.narrow[slot] = self.store.slot(node.name, "shadow")

@@ -18,8 +18,9 @@ BLOCK T lane_sum(T x) {
 #define EACH_OF(i, count) for (int i = threadIdx.x; i < (count); i += THREADS)
 #define UNROLLED _Pragma("unroll")
 #define SEVERAL _Pragma("unroll 4")
-// Values that a thread loads before it writes any: the compiler does not know what they share.
-enum { AT_ONCE = 8 };
+// Values that a thread loads before it writes any: the compiler does not know what they share. Looks
+// at what other blocks write, which take seconds: behind them an error is better than no end.
+enum { AT_ONCE = 8, MOST_LOOKS = 1 << 24 };
 
 HD constexpr int inside(int i, int size) { return i < size ? i : size - 1; }
 HD constexpr int groups_of(int size, int group) { return (size + group - 1) / group; }

@@ -130,13 +130,24 @@ BLOCK bool is_of(Packets packets, unsigned step) {
            ((unsigned)(packets.of[1] >> 32) & ~STOPPED) == step;
 }
 
-// Wait for the packets of a step at(0) to at(count - 1). Whether one of them tells to stop.
+// Wait for the packets of a step at(0) to at(count - 1), looking at all that are missing at once: each
+// look takes as long. Whether one of them tells to stop.
 template <int count, class At> BLOCK bool receive(Few (&to)[count], unsigned step, const At& at) {
     Packets found[count];
     unsigned signs = 0;
     UNROLLED for (int i = 0; i < count; ++i) found[i] = received(at(i));
+    bool is_waiting;
+    int looks = 0;
+    do {
+        is_waiting = false;
+        UNROLLED for (int i = 0; i < count; ++i) {
+            if (is_of(found[i], step)) continue;
+            found[i] = received(at(i));
+            is_waiting = true;
+        }
+        if (++looks == MOST_LOOKS) __trap();
+    } while (is_waiting);
     UNROLLED for (int i = 0; i < count; ++i) {
-        while (!is_of(found[i], step)) found[i] = received(at(i));
         signs |= (unsigned)(found[i].of[0] >> 32);
         to[i] = unpacked(found[i]);
     }
@@ -200,16 +211,33 @@ BLOCK void find_rows(const Own& own, const Batch& of) {
     }
 }
 
+// Four neighbouring inputs of a row. A warp has four of them in each of eight rows, so that its loads
+// fill whole sectors and its stores take a bank twice at most.
+enum {
+    BAND = 8,
+    ACROSS = 4,
+    PATCH = BAND * ACROSS,
+    BANDS = groups_of(BATCH, BAND),
+    SPOTS = PATCH * BANDS * groups_of(SHARE, 4 * ACROSS),
+};
+struct Spot {
+    int row, column;
+    BLOCK explicit Spot(int i)
+        : row(i / PATCH % BANDS * BAND + i % BAND),
+          column((i / PATCH / BANDS * ACROSS + i / BAND % ACROSS) * 4) {}
+    BLOCK bool is_there() const { return row < BATCH && column < SHARE; }
+};
+
 // Bring this block's inputs of those rows, and all targets, into shared memory. Of rows that are not
 // valid, and behind the last input, there are zeros.
 BLOCK void fetch(const Own& own, const Batch& of, T* columns, Target* targets) {
-    constexpr int fours = BATCH * (SHARE / 4);
-    _Pragma("unroll 1") for (int start = threadIdx.x; start < fours; start += AT_ONCE * THREADS) {
+    _Pragma("unroll 1") for (int start = threadIdx.x; start < SPOTS; start += AT_ONCE * THREADS) {
         Four<Input> found[AT_ONCE] = {};
         UNROLLED for (int n = 0; n < AT_ONCE; ++n) {
-            int i = start + n * THREADS, column = own.share * SHARE + i / BATCH * 4;
-            if (i >= fours) continue;
-            const Input* from = own.x + own.rows[i % BATCH] * (long long)INPUTS + column;
+            Spot spot(start + n * THREADS);
+            if (!spot.is_there()) continue;
+            int column = own.share * SHARE + spot.column;
+            const Input* from = own.x + own.rows[spot.row] * (long long)INPUTS + column;
             if constexpr (INPUTS % 4 == 0) {
                 if (column < INPUTS) found[n] = *(const Four<Input>*)from;
             } else {
@@ -218,12 +246,13 @@ BLOCK void fetch(const Own& own, const Batch& of, T* columns, Target* targets) {
             }
         }
         UNROLLED for (int n = 0; n < AT_ONCE; ++n) {
-            int i = start + n * THREADS, r = i % BATCH, k = i / BATCH * 4;
-            if (i >= fours) continue;
+            Spot spot(start + n * THREADS);
+            if (!spot.is_there()) continue;
             UNROLLED for (int j = 0; j < 4; ++j) {
-                bool is_there = r < of.valid && own.share * SHARE + k + j < INPUTS;
-                T value = input_of(found[n].of[j], own.scale, own.shift, k + j);
-                columns[(k + j) * HEIGHT + r] = is_there ? value : T(0);
+                int k = spot.column + j;
+                bool is_there = spot.row < of.valid && own.share * SHARE + k < INPUTS;
+                T value = input_of(found[n].of[j], own.scale, own.shift, k);
+                columns[k * HEIGHT + spot.row] = is_there ? value : T(0);
             }
         }
     }

@@ -74,7 +74,10 @@ struct Gate {
     template <class More> BLOCK unsigned await(unsigned* shared, const More& more) const {
         if (threadIdx.x == 0) {
             unsigned now = seen(place);
-            while ((now & COUNTED) < met) now = seen(place);
+            for (int looks = 0; (now & COUNTED) < met; ++looks) {
+                if (looks == MOST_LOOKS) __trap();
+                now = seen(place);
+            }
             *shared = now & ~COUNTED;
         } else if (threadIdx.x >= LANES) {
             more();

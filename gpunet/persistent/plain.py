@@ -94,6 +94,10 @@ class Network:
         """Numbers that a row is judged by."""
         return 1 if self.loss == "softmax_cross_entropy" else self.outputs
 
+    def target(self, dtype: str) -> str:
+        """The dtype of targets, beside parameters of that dtype."""
+        return "int32" if self.loss == "softmax_cross_entropy" else dtype
+
     def definitions(
         self, dtype: str, names: Mapping[str, object], places: Sequence[Mapping[str, int]]
     ) -> str:
@@ -120,7 +124,7 @@ class Network:
         }
         if self.x.dtype == "uint8":
             known["BYTES"] = 1
-        target = "int" if is_softmax else C_TYPES[dtype]
+        target = {"int32": "int", **C_TYPES}[self.target(dtype)]
         lines = [f"#define {name} {value}" for name, value in known.items()]
         lines += [f"typedef {INPUTS[str(self.x.dtype)]} Input;", f"typedef {target} Target;"]
         lines.append("template <int L> struct Layer;")

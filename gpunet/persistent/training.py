@@ -34,14 +34,20 @@ def bound(
     network = recognised(launches) if most >= LEAST_BLOCKS else None
     if network is None or 1 < len(launches[0].arguments[2]) < LEAST_STEPS:
         return None
-    if not _is_aligned(network, store.device):
-        return None
     dtype = str(store.values.dtype)
+    if not (_is_aligned(network, store.device) and network.y.dtype == network.target(dtype)):
+        return None
     is_tf32 = store.device.precision == "tf32" and dtype == "float32"
     form = divided(network, dtype, most, room) or Tiled(network, dtype, is_tf32, most, room)
     if isinstance(form, Tiled) and not form.is_apt:
         return None
-    return Persistent(form, launches, store, otherwise)
+    try:
+        return Persistent(form, launches, store, otherwise)
+    except Exception as reason:
+        if otherwise is None:
+            raise
+        _warn(reason)
+        return None
 
 
 class Persistent:
@@ -55,7 +61,7 @@ class Persistent:
         otherwise: Callable[[int], None] | None,
     ) -> None:
         device, network, dtype = store.device, form.network, form.dtype
-        self.form, self.otherwise, self.reason = form, otherwise, ""
+        self.device, self.form, self.otherwise, self.reason = device, form, otherwise, ""
         source = source_text(form.source, dtype, generated=form.definitions(store))
         self.open = device.launcher(source, "persistent_open")
         self.train = device.meeting(source, "persistent_train", form.blocks, form.shared_bytes)
@@ -89,15 +95,22 @@ class Persistent:
         assert self.train is not None
         form, block = self.form, (THREADS,)
         given = (*self.pointers, np.int64(steps), self.entries)
-        self.open((form.opening,), block, 0, given)
-        self.train((form.blocks,), block, form.shared_bytes, given)
+        with self.device.working(0):
+            self.open((form.opening,), block, 0, given)
+            self.train((form.blocks,), block, form.shared_bytes, given)
 
     def _give_up(self, reason: Exception) -> None:
         if self.otherwise is None:
             raise reason
-        self.reason = f"{type(reason).__name__}: {reason}".splitlines()[0]
-        message = f"no launch of many steps, but one of each kernel: {self.reason}"
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
+        self.reason = _warn(reason)
+
+
+def _warn(reason: Exception) -> str:
+    """Why there is no launch of many steps; it is shown, too."""
+    why = f"{type(reason).__name__}: {reason}".splitlines()[0]
+    message = f"no launch of many steps, but one of each kernel: {why}"
+    warnings.warn(message, RuntimeWarning, stacklevel=5)
+    return why
 
 
 def _is_aligned(network: Network, device: Device) -> bool:
