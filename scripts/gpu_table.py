@@ -86,8 +86,10 @@ def _row(row: dict[str, Any]) -> str:
     for floor in ("products-graph", "empty-graph"):
         if floor in found:
             said += f", {ours / found[floor]:.2f} × {floor}"
-    for steps, (one, two) in row["contestants"]["gpunet"].get("branches", {}).items():
+    facts = row["contestants"]["gpunet"]
+    for steps, (one, two) in facts.get("branches", {}).items():
         said += f", in graphs of {steps} {one * 1e6:,.4g} and in two branches {two * 1e6:,.4g}"
+    said += f", on {facts['runs_on']}" if "runs_on" in facts else ""
     off = [n for n, each in row["contestants"].items() if each["agrees"] is False]
     return said + (f"; losses differ: {', '.join(off)}" if off else "")
 

@@ -81,6 +81,8 @@ def test_the_figures_of_the_table(tmp_path: Path) -> None:
     medians = {"gpunet": 1.0, "torch-graph": 3.0, "jax": 4.0, "products-graph": 0.5}
     contestants = {name: {"median": each, "agrees": True} for name, each in medians.items()}
     contestants["jax"]["agrees"] = False
+    facts = {"branches": {"32": [9e-4, 8e-4]}, "runs_on": "CUDA graphs, two branches"}
+    contestants["gpunet"] |= facts
     row = {"name": "lecture", "steps": 1000, "contestants": contestants, "left_out": {}}
     lost = {"name": "wide", "steps": 1, "contestants": {}, "left_out": {"gpunet": "no word of it"}}
     images = {"epochs": 20, "loop": {"median": 0.5}, "wall": {"median": 4.0}}
@@ -93,6 +95,7 @@ def test_the_figures_of_the_table(tmp_path: Path) -> None:
         "tf32: 1 of 1 hold, worst 2.0e-03 (a)",
         "copies 3,000 GB/s, 25 from the host, tf32 400 TFLOP/s",
         "lecture: 1,000 µs a step, best peer 3.00 times that (torch-graph), 2.00 × products-graph",
+        "in graphs of 32 900 and in two branches 800, on CUDA graphs, two branches",
         "losses differ: jax",
         "wide: gpunet left out: no word of it",
         "images, 20 epochs: 0.5 s of 4 s in the loop",
