@@ -58,18 +58,16 @@ class _Ranked:
     CuPy makes graphs of which all have that of the stream where they are launched."""
 
     def __init__(self, runtime: Any, graph: Any) -> None:
-        self.runtime, self.graph, self.ready = runtime, graph, c_void_p()
-        ends = byref(self.ready), c_void_p(graph.graph)
-        status = _driver().cuGraphInstantiateWithFlags(*ends, c_ulonglong(NODE_PRIORITY))
-        if status:
+        ready, flags = c_void_p(), c_ulonglong(NODE_PRIORITY)
+        made = _driver().cuGraphInstantiateWithFlags
+        if status := made(byref(ready), c_void_p(graph.graph), flags):
             raise RuntimeError(f"cuGraphInstantiateWithFlags: status {status}")
+        self.graph, self.start = graph, partial(runtime.graphLaunch, ready.value)
+        end = weakref.finalize(self, runtime.graphExecDestroy, ready.value)
+        end.atexit = False  # CUDA may be gone by then
 
     def launch(self, stream: Any) -> None:
-        self.runtime.graphLaunch(self.ready.value, stream.ptr)
-
-    def __del__(self) -> None:
-        if self.ready:
-            self.runtime.graphExecDestroy(self.ready.value)
+        self.start(stream.ptr)
 
 
 class Cuda(Device):
