@@ -336,8 +336,8 @@ def evaluate(
     from gpunet.device import resolve
 
     model = predicting.load(run)
-    _warn_of_seen(run, data)
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
+    _warn_of_seen(run, data, source)
     rows = _answered(model, source) if drop_missing_target else None
     answers = model.answers(source, resolve(device).device, rows)
     found, intervals = model.judge(*answers), model.intervals(*answers)
@@ -1050,12 +1050,12 @@ def _read_new(
     return room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
 
 
-def _warn_of_seen(run: Path, data: str) -> None:
+def _warn_of_seen(run: Path, data: str, source: Any) -> None:
     """Rows that a run has learned from say little of it."""
     from gpunet import comparison
 
     with suppress(GpunetError):  # what else is wrong with the run is nothing to its model
-        if comparison.has_seen(run, data):
+        if comparison.has_seen(run, data, source):
             seen = f"{run} was trained on {data}: unless its rows are others now, that flatters it"
             view.warn(f"{seen}; {run / 'summary.json'} judges it on rows held out")
 
@@ -1069,7 +1069,7 @@ def _model_and_rows(run: Path, data: str | None, source: Any, device: str) -> tu
     if source is None and not rerun.is_run(run):
         raise UsageError(f"{run}: a model file does not say which rows it has seen", "give DATA")
     if data is not None:
-        _warn_of_seen(run, data)
+        _warn_of_seen(run, data, source)
     return model, rerun.held_out(run, device)[1] if source is None else source
 
 

@@ -3,6 +3,7 @@
 Refuses rows that either of them was trained on.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from gpunet.device import resolve
 from gpunet.errors import DataError, UsageError
 from gpunet.job import Job, location
 from gpunet.predict import Model, load
-from gpunet.run import identity
+from gpunet.run import files, identity
 from gpunet.sizes import counted
 
 SCHEMA = "gpunet.compare/1"
@@ -52,11 +53,9 @@ def compare(
     """
     models = load(run_a), load(run_b)
     _check_targets(*(model.schema.target for model in models))
-    if data is None:
-        source = _test_rows(run_a, run_b, device)
-    else:
-        _check_unseen(data if place is None else place, (run_a, run_b))
-        source = read(data)
+    source = _test_rows(run_a, run_b, device) if data is None else read(data)
+    if data is not None:
+        _check_unseen(data if place is None else place, source, (run_a, run_b))
     rows = None
     if drop_missing_target:
         a, b = (model.schema.answered(source) for model in models)
@@ -112,17 +111,28 @@ def _check_targets(a: Any, b: Any) -> None:
             raise UsageError(f"the runs do not share the {word}: {shown[0]} and {shown[1]}")
 
 
-def has_seen(run: Path | str, data: Any) -> bool:
-    """Whether a run was trained on rows of these data, as far as their place tells."""
-    place = location(data)
-    return place is not None and rerun.is_run(run) and bool(identity(Path(run))["data"] == place)
+def has_seen(run: Path | str, data: Any, source: Source) -> bool:
+    """Whether a run was trained on rows of `data`, by their place, or by all that `source` holds
+    of them: a copy is no other data."""
+    if not rerun.is_run(run):
+        return False
+    is_there = _is_one(location(data), identity(Path(run))["data"])
+    return is_there or rerun.is_of(run, source)
 
 
-def _check_unseen(data: Any, runs: tuple[Path | str, Path | str]) -> None:
+def _is_one(a: str | None, b: str | None) -> bool:
+    """Whether two places, as runs note them, are one: a set's name is no file."""
+    if a is None or b is None:
+        return False
+    return a == b or (os.path.isabs(a) and os.path.isabs(b) and files.is_same(a, b))
+
+
+def _check_unseen(data: Any, source: Source, runs: tuple[Path | str, Path | str]) -> None:
     for run in runs:
-        if has_seen(run, data):
+        if has_seen(run, data, source):
+            named = data if isinstance(data, (str, Path)) else "these data"
             raise DataError(
-                f"{run} was trained on rows of {data}",
+                f"{run} was trained on rows of {named}",
                 "leave DATA out to use the rows that were held out, or give others",
             )
 
