@@ -422,7 +422,7 @@ def compare(
     source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
     dropping = {"drop_missing_target": drop_missing_target}
     found = comparing.compare(run_a, run_b, source, device, place=data, **dropping)
-    _tell_left_out(source.rows - found.rows if drop_missing_target else 0)
+    _tell_left_out(found.left_out)
     if json:
         names = {"a": str(run_a), "b": str(run_b)}
         view.print_json({"schema": comparing.SCHEMA, **names, **comparing.to_json(found)})

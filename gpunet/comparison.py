@@ -17,7 +17,7 @@ from gpunet.data import Source, read
 from gpunet.device import resolve
 from gpunet.errors import DataError, UsageError
 from gpunet.job import Job, location
-from gpunet.predict import Model, load
+from gpunet.predict import load
 from gpunet.run import files, identity
 from gpunet.sizes import counted
 
@@ -29,12 +29,14 @@ NEITHER_IS_BETTER = ("coverage",)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Metrics of both models by name, the differences b - a, and what they come to in words."""
+    """Metrics of both models by name, the differences b - a, and what they come to in words; of
+    how many rows that count, and how many were left out for want of a target."""
 
     rows: int
     metrics: tuple[dict[str, float | None], dict[str, float | None]]
     differences: dict[str, Difference]
     verdict: str
+    left_out: int = 0
 
 
 def compare(
@@ -58,25 +60,16 @@ def compare(
         _check_unseen(data if place is None else place, source, (run_a, run_b))
     rows = None
     if drop_missing_target:
-        a, b = (model.schema.answered(source) for model in models)
-        rows = np.intersect1d(a, b)
-    return on_rows(models, source, (str(run_a), str(run_b)), device, rows)
-
-
-def on_rows(
-    models: tuple[Model, Model],
-    source: Source,
-    names: tuple[str, str],
-    device: str = "cpu",
-    rows: np.ndarray | None = None,
-) -> Comparison:
-    """Two models on some rows of a source, or on all; `names` for the verdict."""
+        answered = [model.schema.answered(source) for model in models]
+        rows = np.intersect1d(answered[0], answered[1])
     used = resolve(device).device
     answers = [model.answers(source, used, rows) for model in models]
     a, b = (model.row_values(*of) for model, of in zip(models, answers, strict=True))
     found = bootstrap.differences(a, b, models[0].config.seed)
     judged = [model.judge(*of) for model, of in zip(models, answers, strict=True)]
-    return Comparison(a.rows, (judged[0], judged[1]), found, verdict(found, names))
+    said = verdict(found, (str(run_a), str(run_b)))
+    left_out = 0 if rows is None else source.rows - len(rows)
+    return Comparison(a.rows, (judged[0], judged[1]), found, said, left_out)
 
 
 def to_json(found: Comparison) -> dict[str, Any]:

@@ -180,6 +180,21 @@ def test_counts_and_quantiles(tmp_path: Path, settings, metric) -> None:
         comparison.compare(tmp_path / "good", tmp_path / "one")
 
 
+def test_rows_of_weight_0_are_not_left_out_for_want_of_a_target(tmp_path: Path, capsys) -> None:
+    weighed = table(200, 0).append_column("n", pa.array([0, 1] * 100))
+    for name in ("a", "b"):
+        out = tmp_path / name
+        gpunet.train(weighed, "y", drop=("z", "w"), weight="n", out=out, **{**SHORT, "epochs": 1})
+    rows = table(60, 1).append_column("n", pa.array([0, 1, 1] * 20)).to_pydict()
+    rows["y"][1] = None
+    pa.parquet.write_table(pa.table(rows), tmp_path / "new.parquet")
+    words = ["compare", *(str(tmp_path / name) for name in ("a", "b", "new.parquet"))]
+    assert _run([*words, "--drop-missing-target", "--json"]) == 0
+    done = capsys.readouterr()
+    assert "left out 1 row without a target" in done.err
+    assert (json.loads(done.out)["rows"], json.loads(done.out)["left_out"]) == (39, 1)
+
+
 def test_the_command(runs: Path, capsys, monkeypatch) -> None:
     words = ["compare", str(runs / "good"), str(runs / "flat")]
     assert _run(words) == 0
