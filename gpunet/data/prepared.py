@@ -401,7 +401,7 @@ def _task(
 ) -> tuple[str, str, np.ndarray | None]:
     """The task, why, and the classes of the rows `seen`, to split by; checks the transform."""
     chosen = tuple(answer.take(seen) for answer in answers)
-    task, reason = choose_task(chosen, task, source.table is None)
+    task, reason = choose_task(chosen, task, source.has_codes)
     check_transform(transform, task)
     if transform == "log":
         check_positive(source, answers, seen)

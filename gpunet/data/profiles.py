@@ -73,7 +73,7 @@ def _task(source: Source, target: tuple[str, ...]) -> str:
     try:
         answers = read_answers(source, target)
         check_present(source, answers)
-        task, reason = choose_task(answers, "auto", source.table is None)
+        task, reason = choose_task(answers, "auto", source.has_codes)
         return f"target: {task}, {reason}"
     except GpunetError as error:
         return f"target: {error}"
