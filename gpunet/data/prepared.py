@@ -15,6 +15,7 @@ import numpy as np
 
 from gpunet.data.cells import Cells
 from gpunet.data.columns import (
+    ALIKE,
     ALMOST_NAMES,
     CONSTANT,
     EMPTY,
@@ -551,7 +552,7 @@ def _fit_columns(
 
 def _drop_notes(dropped: dict[str, str | None]) -> list[str]:
     notes = []
-    for reason in (CONSTANT, EMPTY, NAMES, ALMOST_NAMES):
+    for reason in (CONSTANT, EMPTY, ALIKE, NAMES, ALMOST_NAMES):
         names = [name for name, why in dropped.items() if why == reason]
         if names:
             notes.append(f"left out {listed(names)}: {reason}")
