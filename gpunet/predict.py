@@ -323,7 +323,7 @@ def columns(
         result["prediction"] = found.labels
     else:
         result.update({f"prediction_{name}": found.labels[:, j] for j, name in enumerate(names)})
-    each = [f"q{quantile:g}" for quantile in schema.target.quantiles]
+    each = [f"q{quantile}" for quantile in schema.target.quantiles]
     named = each if len(names) == 1 else [f"{q}_{name}" for name in names for q in each]
     result.update({name: found.output[:, j] for j, name in enumerate(named)})
     if proba:
