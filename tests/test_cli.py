@@ -424,6 +424,7 @@ def test_without_a_command_the_help_is_printed_as_it_is(arguments: list[str], ca
         (["train", "penguins", "--target-transform", "log"], "no meaning for a multiclass target"),
         (["train", "digits", "--one-hot-levels", "8"], "one-hot levels are for tables"),
         (["train", "digits", "--scaling", "robust"], "robust scaling is for tables"),
+        (["train", "digits", "--preset", "fast"], "--preset fast is for tables; these are arrays"),
         (["train", "lecture", "--scaling", "standard"], "no meaning for --no-standardise"),
         (["train", "penguins", "--scaling", "robust", "--no-standardise"], "conflict"),
         (["train", "penguins", "--steps", "9", "--warmup", "100"], "never ends"),
