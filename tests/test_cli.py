@@ -425,6 +425,11 @@ def test_without_a_command_the_help_is_printed_as_it_is(arguments: list[str], ca
         (["train", "digits", "--one-hot-levels", "8"], "one-hot levels are for tables"),
         (["train", "digits", "--scaling", "robust"], "robust scaling is for tables"),
         (["train", "digits", "--preset", "fast"], "--preset fast is for tables; these are arrays"),
+        (["train", "penguins", "-t", "sex,sex"], "--target sex,sex: sex is named twice$"),
+        (
+            ["train", "penguins", "--fade", "cosine", "--dropout", "0", "--weight-decay", "0"],
+            "--fade cosine ends nothing: dropout and weight decay are 0",
+        ),
         (["train", "lecture", "--scaling", "standard"], "no meaning for --no-standardise"),
         (["train", "penguins", "--scaling", "robust", "--no-standardise"], "conflict"),
         (["train", "penguins", "--steps", "9", "--warmup", "100"], "never ends"),

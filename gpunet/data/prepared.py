@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.config import VALUES_HINT
 from gpunet.data.cells import Cells
 from gpunet.data.columns import (
     ALIKE,
@@ -49,7 +50,7 @@ from gpunet.data.targets import (
     unanswered,
 )
 from gpunet.data.weights import class_factors, read_weights, scaled
-from gpunet.data.words import HEADERLESS, is_formula, like_data, listed, quoted
+from gpunet.data.words import HEADERLESS, is_formula, like_data, listed, option, quoted
 from gpunet.errors import DataError, UsageError
 from gpunet.sizes import counted
 
@@ -282,7 +283,12 @@ def _with_na(part: Any, na: tuple[str, ...]) -> Any:
 def _target_names(source: Source, target: tuple[str, ...]) -> tuple[str, ...]:
     if source.table is None:
         return array_names(source, target)
-    target = tuple(dict.fromkeys(target or source.target))
+    target = target or source.target
+    if not source.file and len(target) > (count := len(source.columns)):
+        said = f"{counted(len(target), 'target')} of {counted(count, 'column')}"
+        raise UsageError(f"{source.title}: {said}", VALUES_HINT)
+    if twice := [name for name, times in Counter(target).items() if times > 1]:
+        raise UsageError(f"{option('--target', *target)}: {listed(twice)} is named twice")
     if not target:
         doubt = f"{HEADERLESS}; " if source.text and like_data(source.columns) else ""
         raise UsageError(
