@@ -296,7 +296,7 @@ def check_destination(out: str, inputs: Iterable[Path | str] = (), overwrite: bo
     inputs, and, unless it is to be overwritten, one that is there."""
     if out == "-":
         return
-    if not out.lower().endswith(FORMATS):
+    if not ending(out):
         raise UsageError(f"{out}: no format for this name", f"use {', '.join(FORMATS)} or -")
     run.files.check_place(Path(out))
     for each in inputs:
@@ -393,8 +393,8 @@ def _defused(values: Any) -> Any:
 
 
 def ending(out: str) -> str:
-    """The format of a predictions file."""
-    return ".csv" if out == "-" else Path(out).suffix.lower()
+    """The format of a predictions file, by the end of its name; none for others."""
+    return ".csv" if out == "-" else next(filter(out.lower().endswith, FORMATS), "")
 
 
 def write(table: dict[str, Any], out: str) -> None:
