@@ -339,7 +339,9 @@ def evaluate(
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
     _warn_of_seen(run, data, source)
     rows = _answered(model, source) if drop_missing_target else None
-    answers = model.answers(source, resolve(device).device, rows)
+    answers, unseen = model.answers_and_unseen(source, resolve(device).device, rows)
+    for note in predicting.unseen_notes(unseen):
+        view.warn(note)
     found, intervals = model.judge(*answers), model.intervals(*answers)
     if json:
         report = {"schema": "gpunet.evaluate/1", "run": str(run), "rows": len(answers[0])}

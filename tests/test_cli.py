@@ -234,6 +234,12 @@ def test_evaluate_and_predict(cli, somewhere: Path) -> None:
     assert cli("train", "t.csv", "-t", "y", "-o", "run", "--epochs", "30").code == 0
     judged = cli("evaluate", "run", "t.csv", "--json")
     assert json.loads(judged.out)["metrics"]["accuracy"] > 0.9
+    table = "k,y\n" + "u,no\nv,yes\n" * 30
+    Path("k.csv").write_text(table)
+    cli("train", "k.csv", "-t", "y", "-o", "k", "--epochs", "1", "--preset", "plain")
+    Path("odd.csv").write_text(f"{table}w,yes\nw,no\nw,\n")
+    told = cli("evaluate", "k", "odd.csv", "--drop-missing-target").err
+    assert "warning: k: a category that training never saw in 2 rows" in told
     Path("new.csv").write_text("b,a,extra\n1,6,x\n2,0,y\n")
     done = cli("predict", "run", "new.csv", "--proba", "--keep", "extra")
     assert done.out.splitlines()[0] == '"extra","prediction","p_no","p_yes"'

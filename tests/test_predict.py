@@ -134,6 +134,8 @@ def test_unseen_categories_are_counted_and_missing_columns_named(model: predict.
     assert model.outcome(read(odd), CPU).unseen == {"colour": 2}
     with pytest.warns(GpunetWarning, match="colour: a category that training never saw in 2 rows"):
         model.predict(odd)
+    with pytest.warns(GpunetWarning, match="colour: a category that training never saw in 2 rows"):
+        model.evaluate(odd.append_column("kind", [["big", "small", "big", "big"]]))
     with pytest.raises(DataError, match="size"):
         model.predict(WITHOUT.drop_columns(["size"]))
     with pytest.raises(DataError, match="weight"):

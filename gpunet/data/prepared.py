@@ -656,7 +656,7 @@ def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool)
         kept = np.flatnonzero(~unanswered(answers))
         if len(kept) < source.rows and (not drop_missing or len(kept) == 0):
             check_present(source, answers)
-        x = schema.encode_rows(source, kept)
+        x, _ = schema.encode_rows(source, kept)
         y = encode_answers(schema.target, source, answers, kept, schema.target_dtype)
         return Dataset(x, y, schema.encode_weight(source, kept, part))
     except DataError as error:
