@@ -466,8 +466,7 @@ def importance(
     rows = _answered(model, source) if drop_missing_target else None
     found = weighing.importance(model, source, resolve(device).device, repeats, rows)
     if json:
-        count = source.rows if rows is None else len(rows)
-        report = {"schema": weighing.SCHEMA, "run": str(run), "rows": count}
+        report = {"schema": weighing.SCHEMA, "run": str(run), **_rows_told(source, rows)}
         columns = [{**vars(each), "growth": vars(each.growth)} for each in found]
         view.print_json({**report, "columns": columns})
         return
@@ -500,9 +499,8 @@ def slices(
     chosen = _answered(model, source) if drop_missing_target else None
     whole, found = slicing.slices(model, source, resolve(device).device, least, most, chosen)
     if json:
-        count = source.rows if chosen is None else len(chosen)
-        report = {"schema": slicing.SCHEMA, "run": str(run), "rows": count, "all": whole}
-        view.print_json({**report, "slices": [vars(each) for each in found]})
+        report = {"schema": slicing.SCHEMA, "run": str(run), **_rows_told(source, chosen)}
+        view.print_json({**report, "all": whole, "slices": [vars(each) for each in found]})
         return
     rows = [
         [
@@ -1080,6 +1078,14 @@ def _answered(model: Any, source: Any) -> Any:
     rows = model.schema.answered(source)
     _tell_left_out(source.rows - len(rows))
     return rows
+
+
+def _rows_told(source: Any, rows: Any) -> dict[str, int]:
+    """How many rows a model was looked at on, and of how many those were drawn."""
+    from gpunet.importance import MOST_ROWS
+
+    given = source.rows if rows is None else len(rows)
+    return {"rows": min(given, MOST_ROWS), "rows_given": given}
 
 
 def _tell_left_out(count: int) -> None:
