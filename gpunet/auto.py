@@ -109,6 +109,7 @@ def decide(settings: Settings, prepared: Prepared) -> Settings:
     settings = _resolved(settings, decisions)
     _check_parts(settings.config, prepared)
     _check_encoding(settings, schema)
+    _check_fade(settings)
     _check_judging(settings, prepared)
     _check_warmup(settings.config, rows)
     _check_micro_batch(settings)
@@ -237,6 +238,13 @@ def _check_encoding(settings: Settings, schema: Schema) -> None:
     config, task = settings.config, schema.target.task
     if task != "regression" and settings.given("clamp") and config.clamp == "on":
         raise UsageError(f"--clamp on has no meaning for a {task} target")
+
+
+def _check_fade(settings: Settings) -> None:
+    config = settings.config
+    has_nothing = config.dropout == 0 and config.weight_decay == 0
+    if config.fade != "none" and has_nothing and settings.given("fade"):
+        raise UsageError(f"--fade {config.fade} ends nothing: dropout and weight decay are 0")
 
 
 def _check_warmup(config: Config, rows: int) -> None:

@@ -188,7 +188,7 @@ def of_quantiles(
 ) -> RowValues:
     """The rows behind `metrics.of_quantiles`."""
     each = {
-        f"pinball_{q:g}": metrics.pinball_terms(target, output[:, :, i], q).mean(axis=1)
+        f"pinball_{q}": metrics.pinball_terms(target, output[:, :, i], q).mean(axis=1)
         for i, q in enumerate(quantiles)
     }
     named = {"pinball": np.mean(list(each.values()), axis=0)}

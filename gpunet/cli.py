@@ -336,10 +336,12 @@ def evaluate(
     from gpunet.device import resolve
 
     model = predicting.load(run)
-    _warn_of_seen(run, data)
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
+    _warn_of_seen(run, data, source)
     rows = _answered(model, source) if drop_missing_target else None
-    answers = model.answers(source, resolve(device).device, rows)
+    answers, unseen = model.answers_and_unseen(source, resolve(device).device, rows)
+    for note in predicting.unseen_notes(unseen):
+        view.warn(note)
     found, intervals = model.judge(*answers), model.intervals(*answers)
     if json:
         report = {"schema": "gpunet.evaluate/1", "run": str(run), "rows": len(answers[0])}
@@ -422,7 +424,7 @@ def compare(
     source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
     dropping = {"drop_missing_target": drop_missing_target}
     found = comparing.compare(run_a, run_b, source, device, place=data, **dropping)
-    _tell_left_out(source.rows - found.rows if drop_missing_target else 0)
+    _tell_left_out(found.left_out)
     if json:
         names = {"a": str(run_a), "b": str(run_b)}
         view.print_json({"schema": comparing.SCHEMA, **names, **comparing.to_json(found)})
@@ -464,8 +466,7 @@ def importance(
     rows = _answered(model, source) if drop_missing_target else None
     found = weighing.importance(model, source, resolve(device).device, repeats, rows)
     if json:
-        count = source.rows if rows is None else len(rows)
-        report = {"schema": weighing.SCHEMA, "run": str(run), "rows": count}
+        report = {"schema": weighing.SCHEMA, "run": str(run), **_rows_told(source, rows)}
         columns = [{**vars(each), "growth": vars(each.growth)} for each in found]
         view.print_json({**report, "columns": columns})
         return
@@ -498,9 +499,8 @@ def slices(
     chosen = _answered(model, source) if drop_missing_target else None
     whole, found = slicing.slices(model, source, resolve(device).device, least, most, chosen)
     if json:
-        count = source.rows if chosen is None else len(chosen)
-        report = {"schema": slicing.SCHEMA, "run": str(run), "rows": count, "all": whole}
-        view.print_json({**report, "slices": [vars(each) for each in found]})
+        report = {"schema": slicing.SCHEMA, "run": str(run), **_rows_told(source, chosen)}
+        view.print_json({**report, "all": whole, "slices": [vars(each) for each in found]})
         return
     rows = [
         [
@@ -1050,12 +1050,12 @@ def _read_new(
     return room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
 
 
-def _warn_of_seen(run: Path, data: str) -> None:
+def _warn_of_seen(run: Path, data: str, source: Any) -> None:
     """Rows that a run has learned from say little of it."""
     from gpunet import comparison
 
     with suppress(GpunetError):  # what else is wrong with the run is nothing to its model
-        if comparison.has_seen(run, data):
+        if comparison.has_seen(run, data, source):
             seen = f"{run} was trained on {data}: unless its rows are others now, that flatters it"
             view.warn(f"{seen}; {run / 'summary.json'} judges it on rows held out")
 
@@ -1069,7 +1069,7 @@ def _model_and_rows(run: Path, data: str | None, source: Any, device: str) -> tu
     if source is None and not rerun.is_run(run):
         raise UsageError(f"{run}: a model file does not say which rows it has seen", "give DATA")
     if data is not None:
-        _warn_of_seen(run, data)
+        _warn_of_seen(run, data, source)
     return model, rerun.held_out(run, device)[1] if source is None else source
 
 
@@ -1078,6 +1078,14 @@ def _answered(model: Any, source: Any) -> Any:
     rows = model.schema.answered(source)
     _tell_left_out(source.rows - len(rows))
     return rows
+
+
+def _rows_told(source: Any, rows: Any) -> dict[str, int]:
+    """How many rows a model was looked at on, and of how many those were drawn."""
+    from gpunet.importance import MOST_ROWS
+
+    given = source.rows if rows is None else len(rows)
+    return {"rows": min(given, MOST_ROWS), "rows_given": given}
 
 
 def _tell_left_out(count: int) -> None:

@@ -3,6 +3,7 @@
 Refuses rows that either of them was trained on.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from gpunet.data import Source, read
 from gpunet.device import resolve
 from gpunet.errors import DataError, UsageError
 from gpunet.job import Job, location
-from gpunet.predict import Model, load
-from gpunet.run import identity
+from gpunet.predict import load
+from gpunet.run import files, identity
 from gpunet.sizes import counted
 
 SCHEMA = "gpunet.compare/1"
@@ -28,12 +29,14 @@ NEITHER_IS_BETTER = ("coverage",)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Metrics of both models by name, the differences b - a, and what they come to in words."""
+    """Metrics of both models by name, the differences b - a, and what they come to in words; of
+    how many rows that count, and how many were left out for want of a target."""
 
     rows: int
     metrics: tuple[dict[str, float | None], dict[str, float | None]]
     differences: dict[str, Difference]
     verdict: str
+    left_out: int = 0
 
 
 def compare(
@@ -52,32 +55,21 @@ def compare(
     """
     models = load(run_a), load(run_b)
     _check_targets(*(model.schema.target for model in models))
-    if data is None:
-        source = _test_rows(run_a, run_b, device)
-    else:
-        _check_unseen(data if place is None else place, (run_a, run_b))
-        source = read(data)
+    source = _test_rows(run_a, run_b, device) if data is None else read(data)
+    if data is not None:
+        _check_unseen(data if place is None else place, source, (run_a, run_b))
     rows = None
     if drop_missing_target:
-        a, b = (model.schema.answered(source) for model in models)
-        rows = np.intersect1d(a, b)
-    return on_rows(models, source, (str(run_a), str(run_b)), device, rows)
-
-
-def on_rows(
-    models: tuple[Model, Model],
-    source: Source,
-    names: tuple[str, str],
-    device: str = "cpu",
-    rows: np.ndarray | None = None,
-) -> Comparison:
-    """Two models on some rows of a source, or on all; `names` for the verdict."""
+        answered = [model.schema.answered(source) for model in models]
+        rows = np.intersect1d(answered[0], answered[1])
     used = resolve(device).device
     answers = [model.answers(source, used, rows) for model in models]
     a, b = (model.row_values(*of) for model, of in zip(models, answers, strict=True))
     found = bootstrap.differences(a, b, models[0].config.seed)
     judged = [model.judge(*of) for model, of in zip(models, answers, strict=True)]
-    return Comparison(a.rows, (judged[0], judged[1]), found, verdict(found, names))
+    said = verdict(found, (str(run_a), str(run_b)))
+    left_out = 0 if rows is None else source.rows - len(rows)
+    return Comparison(a.rows, (judged[0], judged[1]), found, said, left_out)
 
 
 def to_json(found: Comparison) -> dict[str, Any]:
@@ -112,17 +104,28 @@ def _check_targets(a: Any, b: Any) -> None:
             raise UsageError(f"the runs do not share the {word}: {shown[0]} and {shown[1]}")
 
 
-def has_seen(run: Path | str, data: Any) -> bool:
-    """Whether a run was trained on rows of these data, as far as their place tells."""
-    place = location(data)
-    return place is not None and rerun.is_run(run) and bool(identity(Path(run))["data"] == place)
+def has_seen(run: Path | str, data: Any, source: Source) -> bool:
+    """Whether a run was trained on rows of `data`, by their place, or by all that `source` holds
+    of them: a copy is no other data."""
+    if not rerun.is_run(run):
+        return False
+    is_there = _is_one(location(data), identity(Path(run))["data"])
+    return is_there or rerun.is_of(run, source)
 
 
-def _check_unseen(data: Any, runs: tuple[Path | str, Path | str]) -> None:
+def _is_one(a: str | None, b: str | None) -> bool:
+    """Whether two places, as runs note them, are one: a set's name is no file."""
+    if a is None or b is None:
+        return False
+    return a == b or (os.path.isabs(a) and os.path.isabs(b) and files.is_same(a, b))
+
+
+def _check_unseen(data: Any, source: Source, runs: tuple[Path | str, Path | str]) -> None:
     for run in runs:
-        if has_seen(run, data):
+        if has_seen(run, data, source):
+            named = data if isinstance(data, (str, Path)) else "these data"
             raise DataError(
-                f"{run} was trained on rows of {data}",
+                f"{run} was trained on rows of {named}",
                 "leave DATA out to use the rows that were held out, or give others",
             )
 

@@ -89,6 +89,8 @@ Precision = Literal["auto", "fp64", "fp32", "tf32", "bf16"]
 
 DATA, NETWORK, TRAINING, HARDWARE = "Data", "Network", "Training", "Hardware"
 JUDGING, OUTPUT = "Judging", "Output"
+COLUMN = ("split_column", "weight", "group", "time")
+"""Settings that name a column."""
 COLUMN_TYPES = ("numeric", "boolean", "category", "date")
 """What --types may say of a column."""
 COLUMNS, PAIRS = ("target", "features", "drop"), ("types", "class_weight")
@@ -126,6 +128,12 @@ ELSEWHERE = {
     for word in words.split()
 }
 """What other programs call a setting, or the option --out → its name here."""
+VALUES_HINT = "a target's values go beside the table: (table, y)"
+OF_A_COMMAND = (
+    *("data", "out", "config", "json", "quiet", "dry_run", "seeds", "cv", "trials", "timeout"),
+    "workers",
+)
+"""What a command is told beside the settings, and no file of settings can say."""
 NEEDS_OTHER = ("momentum", "betas", "scaling")
 INSTEAD = {"steps": "epochs", "epochs": "steps", "test": "test_fold", "test_fold": "test"}
 """Either takes the place of the other where that comes from further away."""
@@ -429,18 +437,20 @@ def read_file(path: Path | str | None) -> dict[str, Any]:
     try:
         if str(path) == "-" or Path(path).is_fifo():
             raise UsageError(f"{path}: a pipe; settings are read more than once", "name a file")
-        return tomllib.loads(Path(path).read_text())
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputMissing(f"{path}: no such file") from None
     except PermissionError:
         raise NotPermitted(f"{path}: may not be read", "check its permissions") from None
     except IsADirectoryError:
         raise UsageError(f"{path}: a directory; wanted a TOML file of settings") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as reason:
+    except (OSError, ValueError, RecursionError) as reason:
         raise UsageError(f"{path}: not a TOML file of settings: {reason}") from None
 
 
 def _known(name: str, word: str) -> None:
+    if word == "file" and name in OF_A_COMMAND:
+        raise UsageError(f"{name} (file): is given on the command line only")
     if name not in names():
         near = meant(name, names(), 0.75)
         hint = f"did you mean {near}?" if near else f"settings are {', '.join(names())}"
@@ -498,7 +508,10 @@ def _validate(values: dict[str, Any], origin: Mapping[str, str]) -> Config:
         fault = reason.errors()[0]
         name = str(fault["loc"][0])
         where = flag(name) if origin[name] == "flag" else f"{name} ({origin[name]})"
-        raise UsageError(f"{where} {_shown(values[name])}: {_wanted(name, fault)}") from None
+        value = values[name] if _is_list(name) else str(values[name])
+        is_y = name == "target" and isinstance(value, (tuple, list))
+        hint = VALUES_HINT if is_y else None
+        raise UsageError(f"{where} {_shown(value)}: {_wanted(name, fault)}", hint) from None
     return config
 
 
@@ -509,6 +522,11 @@ def _wanted(name: str, fault: Mapping[str, Any]) -> str:
     is_list = fault["type"] in ("missing", "too_long") or "tuple" in fault["type"]
     if _is_list(name) and (is_list or fault["type"] == "string_type"):
         return LISTS.get(name, "must be a list")
+    if name in COLUMN:
+        return "must be a column's name"
+    if fault.get("ctx", {}).get("lt") == inf:
+        least = "above 0" if Positive in get_args(_type(name)) else "from 0 on"
+        return f"must be a finite number {least}"
     if fault["type"] == "predicate_failed" and name == "test_fold":
         return "must be one of several folds, such as 2/5"
     if fault["type"] == "predicate_failed":
@@ -527,9 +545,7 @@ def _is_list(name: str) -> bool:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return joined(value) or "none"
-    text = str(value)
+    text = (joined(value) or "none") if isinstance(value, (tuple, list)) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 

@@ -17,6 +17,10 @@ from gpunet.model import outcome
 from gpunet.predict import Answers, Model
 
 HELD_OUT = ("validation", "test")
+SHIFTED = (
+    "--class-weight moves probabilities towards the classes that count more, and a temperature "
+    "does not move them back: they put rows in order, but are no shares"
+)
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,10 @@ def judge(
     held = {name: there[name] for name in HELD_OUT if name in there}
     unseen = {name: of for name, of in held.items() if prepared.parts[name] is not None}
     simple: dict[str, Any] = {}
-    warnings: list[str] = []
+    warnings = [SHIFTED] if model.config.class_weight else []
     if model.config.baselines is True and unseen:
-        simple, warnings = _compare(model, prepared, unseen, device, dtype)
+        simple, unbeaten = _compare(model, prepared, unseen, device, dtype)
+        warnings += unbeaten
     return Judgement(
         model,
         {name: model.judge(*there[name]) if name in there else {} for name in prepared.parts},

@@ -14,9 +14,12 @@ from gpunet.data import Schema
 from gpunet.data.words import option
 from gpunet.graph import Node
 from gpunet.model import Network
+from gpunet.optim import OPTIMIZERS
 
 HUGE = 1e6
 """Standardised inputs are near 1: beyond this, the data are to blame."""
+FAR = 100
+"""Times the optimiser's own learning rate: beyond this, it is that one that is worth a try."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,14 @@ class Fault:
         """One flag to try."""
         if np.abs(self.x).max(initial=0) > HUGE:
             return self._culprit()
+        lr, usual = float(config.lr), OPTIMIZERS[config.optimizer].lr
+        if lr > FAR * usual:
+            return f"try --lr {usual:g}"
+        if lr * config.weight_decay > 1:
+            return f"try --weight-decay {Config.weight_decay:g}"
         if config.clip_norm is None and self.place is not None and self.place.stage != "forward":
             return "try --clip-norm 1"
-        return f"try --lr {float(config.lr) / 10:g}"
+        return f"try --lr {lr / 10:g}"
 
     def _culprit(self) -> str:
         """The input that is far too large, and what to do with its column."""

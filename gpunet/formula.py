@@ -209,7 +209,7 @@ class Pointwise(NamedTuple):
 def elementwise(text: str, names: Sequence[str]) -> Pointwise:
     """The circuit of a formula of `names` and elementwise gates alone.
 
-    Every name is an input, in this order, and the first must appear. What is made of constants
+    Every name is an input, in this order, and must appear. What is made of constants
     alone becomes one constant. A loss, a formula of `target`, may stand in an outermost mean(…) or
     sum(…), else its reduction is the mean. UsageError as of `parse`.
     """
@@ -284,8 +284,9 @@ class _Builder:
         self._make_inputs(free)
         for part in parts:
             self.made[part] = self._node(part, last=part is root)
-        if self.names and self.names[0] not in free:
-            raise self.source.fault(root, f"{self.names[0]} does not appear")
+        for name in self.names or ():
+            if name not in free:
+                raise self.source.fault(root, f"{name} does not appear")
         self.graph.output = self.made[root]
         return self.graph
 

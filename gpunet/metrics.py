@@ -141,7 +141,7 @@ def of_quantiles(
     each = [pinball(target, output[:, :, i], q, weight) for i, q in enumerate(quantiles)]
     found: dict[str, float | None] = {"pinball": float(np.mean(each))}
     if len(quantiles) > 1:
-        found |= {f"pinball_{q:g}": loss for q, loss in zip(quantiles, each, strict=True)}
+        found |= {f"pinball_{q}": loss for q, loss in zip(quantiles, each, strict=True)}
         found["coverage"] = row_mean(covered(target, output), weight)
     if 0.5 in quantiles:
         found |= of_task("regression", target, output[:, :, quantiles.index(0.5)], weight)

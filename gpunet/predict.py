@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
@@ -66,10 +66,15 @@ class Prediction:
     @property
     def notes(self) -> list[str]:
         """Warnings of those categories."""
-        return [
-            f"{name}: a category that training never saw in {counted(count, 'row')}"
-            for name, count in self.unseen.items()
-        ]
+        return unseen_notes(self.unseen)
+
+
+def unseen_notes(unseen: Mapping[str, int]) -> list[str]:
+    """Warnings of categories that training never saw, by column in so many rows."""
+    return [
+        f"{name}: a category that training never saw in {counted(count, 'row')}"
+        for name, count in unseen.items()
+    ]
 
 
 @dataclass(frozen=True, repr=False)
@@ -116,10 +121,13 @@ class Model:
     def evaluate(
         self, data: Any, device: str = "cpu", drop_missing_target: bool = False
     ) -> dict[str, float | None]:
-        """The task's metrics on data that has the target, or on those of its rows that have it."""
+        """The task's metrics on data that has the target, or on those of its rows that have it;
+        warns of categories that training never saw."""
         source = read(data)
         rows = self.schema.answered(source) if drop_missing_target else None
-        return self.score(source, resolve(device).device, rows)
+        answers, unseen = self.answers_and_unseen(source, resolve(device).device, rows)
+        warn(unseen_notes(unseen))
+        return self.judge(*answers)
 
     def outcome(self, source: Source, device: Device) -> Prediction:
         """Probabilities or values, labels, and never-seen categories."""
@@ -130,18 +138,18 @@ class Model:
             output = self.schema.decode(output)
         return Prediction(output, labels(self.schema, output, self.threshold), unseen)
 
-    def score(
-        self, source: Source, device: Device, rows: np.ndarray | None = None
-    ) -> dict[str, float | None]:
-        """The task's metrics of some rows, or of all, on a device."""
-        return self.judge(*self.answers(source, device, rows))
-
     def answers(self, source: Source, device: Device, rows: np.ndarray | None = None) -> Answers:
         """The targets of some rows (ascending numbers) of a source, or of all, the raw predictions
         for them, and what each row counts."""
-        x = self.schema.encode_rows(source, rows)
+        return self.answers_and_unseen(source, device, rows)[0]
+
+    def answers_and_unseen(
+        self, source: Source, device: Device, rows: np.ndarray | None = None
+    ) -> tuple[Answers, dict[str, int]]:
+        """The same, and for each column how many rows hold a category that training never saw."""
+        x, unseen = self.schema.encode_rows(source, rows)
         y, weight = self.targets(source, rows)
-        return y, self.run(Dataset(x, None), device), weight
+        return (y, self.run(Dataset(x, None), device), weight), unseen
 
     def targets(
         self, source: Source, rows: np.ndarray | None = None
@@ -296,7 +304,7 @@ def check_destination(out: str, inputs: Iterable[Path | str] = (), overwrite: bo
     inputs, and, unless it is to be overwritten, one that is there."""
     if out == "-":
         return
-    if not out.lower().endswith(FORMATS):
+    if not ending(out):
         raise UsageError(f"{out}: no format for this name", f"use {', '.join(FORMATS)} or -")
     run.files.check_place(Path(out))
     for each in inputs:
@@ -323,7 +331,7 @@ def columns(
         result["prediction"] = found.labels
     else:
         result.update({f"prediction_{name}": found.labels[:, j] for j, name in enumerate(names)})
-    each = [f"q{quantile:g}" for quantile in schema.target.quantiles]
+    each = [f"q{quantile}" for quantile in schema.target.quantiles]
     named = each if len(names) == 1 else [f"{q}_{name}" for name in names for q in each]
     result.update({name: found.output[:, j] for j, name in enumerate(named)})
     if proba:
@@ -393,8 +401,8 @@ def _defused(values: Any) -> Any:
 
 
 def ending(out: str) -> str:
-    """The format of a predictions file."""
-    return ".csv" if out == "-" else Path(out).suffix.lower()
+    """The format of a predictions file, by the end of its name; none for others."""
+    return ".csv" if out == "-" else next(filter(out.lower().endswith, FORMATS), "")
 
 
 def write(table: dict[str, Any], out: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from gpunet.config import USES_BETAS, Config, Settings
 from gpunet.data import Source
+from gpunet.errors import UsageError
 from gpunet.kernels.activation import PARAMETRIC
 
 DATA: Mapping[str, Any] = {
@@ -65,11 +66,17 @@ MEANINGLESS: Mapping[str, Callable[[Config], bool]] = {
 
 
 def of_data(settings: Settings, source: Source) -> Settings:
-    """The preset chosen, and what it says of encoding and folds: arrays get `plain`."""
+    """The preset chosen, and what it says of encoding and folds: arrays get `plain`.
+
+    Raises UsageError where another was asked for with arrays.
+    """
     if settings.config.preset == "auto" and source.table is None:
         settings = settings.resolve("preset", "plain", "arrays")
     if settings.config.preset == "plain":
         return settings
+    if source.table is None:
+        name = settings.config.preset
+        raise UsageError(f"--preset {name} is for tables; these are arrays", "use --preset plain")
     folds = SIZES[settings.config.preset]["folds"]
     return _taken(settings, {**DATA, **({"folds": folds} if _can_fold(settings, source) else {})})
 

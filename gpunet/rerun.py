@@ -111,6 +111,22 @@ def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
     return reopened, own
 
 
+def is_of(path: Path | str, source: Source) -> bool:
+    """Whether a run was made of all of these rows, wherever they lie, by their fingerprint.
+
+    Rows of another number are told apart at once.
+    """
+    path = Path(path)
+    with suppress(GpunetError):  # what cannot be prepared as the run's data were is other data
+        held = sum(map(len, unpack(path / SPLIT)[0].values()))
+        leaves_out = gather(file=path / SETTINGS).config.drop_missing_target
+        if source.rows != held and not (leaves_out and source.rows > held):
+            return False
+        again = reopen(path, source, "cpu")
+        return again.fingerprints()["data"] == again.identity["fingerprints"]["data"]
+    return False
+
+
 def _check_there(path: Path, place: str, hint: str) -> None:
     """Refuse a run whose data have moved."""
     if place not in BUILTIN and not os.path.exists(place):

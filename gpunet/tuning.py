@@ -26,6 +26,7 @@ from gpunet.errors import (
     GpunetError,
     Interrupted,
     ModelInvalid,
+    OutOfMemory,
     OutputExists,
     Unavailable,
     UsageError,
@@ -47,6 +48,8 @@ POLL = 0.3
 """Seconds between two looks at the journal while other processes work."""
 SERVE = "from gpunet import tuning; tuning.serve()"
 INTERRUPTED, WHY = "interrupted", "why"
+FAILING = (Diverged, OutOfMemory, UsageError)
+"""What is wrong with a trial's settings, and not with the search."""
 
 
 @dataclass(frozen=True)
@@ -279,15 +282,17 @@ class Tuner:
         """One trial, told to the journal. Raises Interrupted where it was stopped."""
         began, states = time.perf_counter(), self.optuna.trial.TrialState
         values = {name: _suggested(trial, name, each) for name, each in self.space.items()}
-        planned = job.plan(self.source, {**self.flags, **self._settings(values)}, self.file)
         found: dict[str, Any] = {}
+        planned: Job | None = None
         try:
+            planned = job.plan(self.source, {**self.flags, **self._settings(values)}, self.file)
             value, is_pruned = self._train(planned, trial)
             found = {"state": states.PRUNED} if is_pruned else {"values": value}
-        except Diverged as fault:
+        except FAILING as fault:
             trial.set_user_attr(WHY, fault.message)
             found = {"state": states.FAIL}
-        trial.set_user_attr("epochs", 0 if planned.last is None else planned.last.epoch)
+        last = planned and planned.last
+        trial.set_user_attr("epochs", last.epoch if last else 0)
         trial.set_user_attr("seconds", time.perf_counter() - began)
         ended = study.tell(trial, **found)
         return _trial(ended, self._settings(ended.params))

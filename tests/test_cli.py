@@ -182,7 +182,7 @@ def test_long_steps_are_told_in_seconds(seconds: float, said: str) -> None:
 
 def test_rows_that_a_run_has_learned_from_are_warned_of(cli) -> None:
     Path("t.csv").write_text(TABLE)
-    Path("new.csv").write_text(TABLE)
+    Path("new.csv").write_text(f"{TABLE}1,1,no\n")
     cli("train", "t.csv", "-t", "y", "-o", "run", "-e", "1")
     seen = "run was trained on t.csv: unless its rows are others now, that flatters it"
     for command in ("evaluate", "importance", "slices"):
@@ -234,6 +234,12 @@ def test_evaluate_and_predict(cli, somewhere: Path) -> None:
     assert cli("train", "t.csv", "-t", "y", "-o", "run", "--epochs", "30").code == 0
     judged = cli("evaluate", "run", "t.csv", "--json")
     assert json.loads(judged.out)["metrics"]["accuracy"] > 0.9
+    table = "k,y\n" + "u,no\nv,yes\n" * 30
+    Path("k.csv").write_text(table)
+    cli("train", "k.csv", "-t", "y", "-o", "k", "--epochs", "1", "--preset", "plain")
+    Path("odd.csv").write_text(f"{table}w,yes\nw,no\nw,\n")
+    told = cli("evaluate", "k", "odd.csv", "--drop-missing-target").err
+    assert "warning: k: a category that training never saw in 2 rows" in told
     Path("new.csv").write_text("b,a,extra\n1,6,x\n2,0,y\n")
     done = cli("predict", "run", "new.csv", "--proba", "--keep", "extra")
     assert done.out.splitlines()[0] == '"extra","prediction","p_no","p_yes"'
@@ -424,6 +430,12 @@ def test_without_a_command_the_help_is_printed_as_it_is(arguments: list[str], ca
         (["train", "penguins", "--target-transform", "log"], "no meaning for a multiclass target"),
         (["train", "digits", "--one-hot-levels", "8"], "one-hot levels are for tables"),
         (["train", "digits", "--scaling", "robust"], "robust scaling is for tables"),
+        (["train", "digits", "--preset", "fast"], "--preset fast is for tables; these are arrays"),
+        (["train", "penguins", "-t", "sex,sex"], "--target sex,sex: sex is named twice$"),
+        (
+            ["train", "penguins", "--fade", "cosine", "--dropout", "0", "--weight-decay", "0"],
+            "--fade cosine ends nothing: dropout and weight decay are 0",
+        ),
         (["train", "lecture", "--scaling", "standard"], "no meaning for --no-standardise"),
         (["train", "penguins", "--scaling", "robust", "--no-standardise"], "conflict"),
         (["train", "penguins", "--steps", "9", "--warmup", "100"], "never ends"),

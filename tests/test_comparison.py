@@ -1,10 +1,12 @@
 """Two runs on the same rows: what is told, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
@@ -101,6 +103,35 @@ def test_what_cannot_be_compared(runs: Path, a, b, data, kind, said) -> None:
         comparison.compare(runs / a, runs / b, None if data is None else runs / data)
 
 
+@pytest.mark.parametrize("kind", ["symlink", "copy", "csv", "rows"])
+def test_training_data_are_known_in_another_place(runs: Path, tmp_path: Path, kind: str) -> None:
+    copy: object = tmp_path / "copy"
+    if kind == "symlink":
+        copy.symlink_to(runs / "t.parquet")
+    elif kind == "copy":
+        shutil.copy(runs / "t.parquet", copy)
+    elif kind == "csv":
+        pa.csv.write_csv(table(600, 0), copy)
+    else:
+        copy = table(600, 0)
+    for run in ("good", "memory")[: 1 if kind == "symlink" else 2]:
+        with pytest.raises(DataError, match=f"{run} was trained on rows of"):
+            comparison.compare(runs / run, runs / "flat", copy)
+
+
+def test_a_link_is_the_place_itself_whatever_it_holds_by_now(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(runs / "t.parquet")
+    for place, is_seen in ((tmp_path / "link", True), (runs / "new.parquet", False)):
+        assert comparison.has_seen(runs / "good", place, read(table(300, 1))) == is_seen
+
+
+def test_evaluate_warns_of_a_copy_of_the_training_data(runs: Path, tmp_path: Path, capsys) -> None:
+    shutil.copy(runs / "t.parquet", tmp_path / "copy.parquet")
+    for data, is_seen in ((tmp_path / "copy.parquet", True), (runs / "new.parquet", False)):
+        assert _run(["evaluate", str(runs / "good"), str(data)]) == 0
+        assert ("was trained on" in capsys.readouterr().err) == is_seen
+
+
 def test_data_that_have_changed_are_refused(runs: Path, tmp_path: Path) -> None:
     data = tmp_path / "t.parquet"
     pa.parquet.write_table(table(200, 2), data)
@@ -147,6 +178,21 @@ def test_counts_and_quantiles(tmp_path: Path, settings, metric) -> None:
     gpunet.train(tmp_path / "t.parquet", "y", out=tmp_path / "one", quantiles=(0.5,), **SHORT)
     with pytest.raises(UsageError, match=r"do not share the (quantiles|task)"):
         comparison.compare(tmp_path / "good", tmp_path / "one")
+
+
+def test_rows_of_weight_0_are_not_left_out_for_want_of_a_target(tmp_path: Path, capsys) -> None:
+    weighed = table(200, 0).append_column("n", pa.array([0, 1] * 100))
+    for name in ("a", "b"):
+        out = tmp_path / name
+        gpunet.train(weighed, "y", drop=("z", "w"), weight="n", out=out, **{**SHORT, "epochs": 1})
+    rows = table(60, 1).append_column("n", pa.array([0, 1, 1] * 20)).to_pydict()
+    rows["y"][1] = None
+    pa.parquet.write_table(pa.table(rows), tmp_path / "new.parquet")
+    words = ["compare", *(str(tmp_path / name) for name in ("a", "b", "new.parquet"))]
+    assert _run([*words, "--drop-missing-target", "--json"]) == 0
+    done = capsys.readouterr()
+    assert "left out 1 row without a target" in done.err
+    assert (json.loads(done.out)["rows"], json.loads(done.out)["left_out"]) == (39, 1)
 
 
 def test_the_command(runs: Path, capsys, monkeypatch) -> None:

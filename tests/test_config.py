@@ -3,12 +3,14 @@
 import os
 import tomllib
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from re import escape
 
 import numpy as np
 import pytest
 
+from gpunet.cli import train, tune
 from gpunet.config import Config, gather
 from gpunet.errors import InputMissing, NotPermitted, UsageError
 
@@ -83,8 +85,10 @@ def test_text_is_read_as_the_settings_type(text: str, name: str, value: object) 
         ({"max_memory": "0"}, "--max-memory 0: must be a byte or more"),
         ({"epochs": "0"}, "--epochs 0: must be greater than or equal to 1"),
         ({"schedule": "cos"}, "--schedule cos: must be one of constant, linear, cosine"),
-        ({"lr": "nan"}, "--lr nan"),
-        ({"lr": "inf"}, "--lr inf"),
+        ({"lr": "nan"}, "--lr nan: must be a finite number above 0$"),
+        ({"lr": "inf"}, "--lr inf: must be a finite number above 0$"),
+        ({"weight_decay": "inf"}, "--weight-decay inf: must be a finite number from 0 on$"),
+        ({"clip_norm": "nan"}, "--clip-norm nan: must be a finite number above 0$"),
         ({"lr": "-1"}, "--lr -1"),
         ({"dropout": "1"}, "--dropout 1: must be less than 1"),
         ({"hidden": "256,x"}, "--hidden 256,x"),
@@ -135,11 +139,15 @@ def test_values_as_python_has_them(name: str, value: object, meant: object) -> N
         ("drop", {"a": 1}, "--drop {'a': 1}: must be a list of names"),
         ("target", 2.5, "--target 2.5: must be a list of names"),
         ("types", 3, "--types 3: must be a list of COLUMN=KIND, or a dict"),
+        ("epochs", [2], "--epochs [2]: must be a valid integer"),
+        ("weight", np.ones(999), "…: must be a column's name"),
+        ("target", np.ones(999), "…: must be a list of names; a target's values go beside the tab"),
     ],
 )
 def test_other_objects_are_refused_by_name(name: str, value: object, message: str) -> None:
-    with pytest.raises(UsageError, match=escape(message)):
+    with pytest.raises(UsageError, match=escape(message)) as caught:
         gather({name: value})
+    assert len(str(caught.value)) < 200
 
 
 def test_the_written_file_gives_the_same_settings_back(tmp_path: Path) -> None:
@@ -153,7 +161,7 @@ def test_the_written_file_gives_the_same_settings_back(tmp_path: Path) -> None:
     assert set(tomllib.loads(file.read_text())) <= {each.name for each in fields(Config)}
 
 
-def forbid(path: Path) -> str:
+def forbid(path: Path, **_: object) -> str:
     raise PermissionError(13, "Permission denied", path)
 
 
@@ -173,9 +181,27 @@ def test_a_file_that_is_missing_or_not_toml(tmp_path: Path, monkeypatch) -> None
     with pytest.raises(NotPermitted, match=r"bad\.toml: may not be read"):
         gather(file=tmp_path / "bad.toml")
     monkeypatch.undo()
+    for odd in (f"epochs = {'1' * 5000}", f"hidden = {'[' * 3000}", b"lr = '\xff'"):
+        (tmp_path / "odd.toml").write_bytes(odd if isinstance(odd, bytes) else odd.encode())
+        with pytest.raises(UsageError, match=r"odd\.toml: not a TOML file"):
+            gather(file=tmp_path / "odd.toml")
     (tmp_path / "unknown.toml").write_text("speed = 3")
     with pytest.raises(UsageError, match=r"no setting 'speed' \(file\)"):
         gather(file=tmp_path / "unknown.toml")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("lr = 0.5\n", encoding="utf-8-sig")
+    assert gather(file=tmp_path / "run.toml").config.lr == 0.5
+
+
+@pytest.mark.parametrize("command", [train, tune])
+def test_what_a_command_alone_is_told_is_no_line_of_a_file(tmp_path: Path, command) -> None:
+    settings = {each.name for each in fields(Config)}
+    for name in signature(command).parameters.keys() - settings:
+        (tmp_path / "run.toml").write_text(f"{name} = 3\n")
+        with pytest.raises(UsageError, match=f"{name} .file.: is given on the command line only"):
+            gather(file=tmp_path / "run.toml")
 
 
 def test_every_setting_has_a_panel_and_a_help_that_is_a_sentence() -> None:

@@ -286,7 +286,8 @@ def test_lost_digits_are_noted_of_what_is_written_as_whole_numbers(values, is_no
 
 
 def test_lost_digits_of_typed_numbers_are_noted_of_whole_ones():
-    assert "lose their last digits" in typed([2**53 + 1, None]).note
+    assert "lose their last digits" in typed([2**53 + 1, 1, None]).note
+    assert typed([2**60, 2**60]).note is None
     assert typed([2.0**60, 1.0]).note is None
     assert typed([2**53 - 1, 1]).note is None
 

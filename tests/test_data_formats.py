@@ -151,16 +151,33 @@ def test_anything_with_an_arrow_stream():
         read(Frame(pa.table({"a": [[1]]})))
 
 
-class Long(Frame):
-    """What pandas offers of whole numbers that are too long for a column."""
+class Odd:
+    """What pandas offers of columns that Arrow has no type for."""
+
+    def __init__(self, parts):
+        self.parts, self.columns = parts, list(parts)
+
+    def __getitem__(self, name):
+        return self.parts[name]
 
     def __arrow_c_stream__(self, requested_schema=None):
         raise OverflowError("Python int too large to convert to C long")
 
 
-def test_numbers_too_long_for_a_column():
-    with pytest.raises(DataError, match="data: whole numbers of more than 64 bits; give their"):
-        read(Long(None))
+def test_columns_of_a_frame_that_arrow_has_no_type_for_are_put_aside():
+    odd = {"long": [10**30] * 2, "mixed": [1, "x"], "complex": np.array([1j, 2j])}
+    found = read(Odd({"a": [1, 2], **odd}))
+    assert found.columns == ["a"]
+    assert found.unfit["long"].startswith("long: whole numbers of more than 64 bits; give their")
+    assert found.unfit["mixed"].startswith("mixed: not one type throughout (")
+    assert found.unfit["complex"].startswith("complex: of type complex128; wanted numbers, text")
+    with pytest.raises(DataError, match="long: whole numbers of more than 64 bits; give their"):
+        read(Odd(odd))
+
+
+def test_names_that_become_alike_are_refused():
+    with pytest.raises(DataError, match="data: the same column name more than once: 1"):
+        read({1: [1, 2], "1": [3, 4]})
 
 
 def test_columns_that_do_not_make_a_table():

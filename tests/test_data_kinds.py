@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from tables import columns, mixed
 
-from gpunet.data import Schema, prepare
+from gpunet.data import Schema, prepare, profile
 from gpunet.data.kinds import rank_correlation
 from gpunet.data.source import Source
 from gpunet.errors import DataError, UsageError
@@ -140,6 +140,9 @@ def seen(values, target=CLASSES, **options):
          '3 different texts, "York" 50%; 100 of 400 values are numbers'),
         (OFTEN_ONCE, "text", "267 different texts in 400 values"),
         (["4"] * 400, "constant", "4 in every row"),
+        ([2**62] * 400, "constant", "4.61168601843e[+]18 in every row"),
+        ([2**62 + i for i in range(400)], "numeric", "400 numbers, 4.6.*"),
+        ([2**62 + 3 * i for i in range(400)], "numeric", "400 numbers, 4.6.*"),
         (["x"] * 400, "constant", '"x" in every row'),
         (["NA"] * 400, "empty", "no value in 400 rows"),
         ([f"name {i}" for i in range(400)], "id", "a different text in every row"),
@@ -152,6 +155,18 @@ def test_what_a_column_is_taken_for_and_why(values, kind, evidence):
     assert re.fullmatch(evidence, found.evidence), found.evidence
     assert found.values + found.missing == 400
     assert 0 < found.confidence < 1
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.uint64()])
+def test_ids_that_lose_their_last_digits_are_not_called_constant(kind):
+    ids = pa.array(range(2**63, 2**63 + 40), pa.uint64()).cast(kind)
+    parts = {"id": ids, "b": [str(i % 7) for i in range(40)], "y": ["x", "y"] * 20}
+    source = Source("t", pa.table(parts), text=kind == pa.string())
+    found = prepare(source, target=("y",))
+    assert found.notes[0].startswith("left out id: alike as whole numbers above 9,007")
+    assert found.seen[0].kind == "numeric"
+    assert profile(source)[0].distinct == 40
+    assert profile(source)[0].note.startswith("left out: alike as")
 
 
 def test_confidence_follows_the_evidence():

@@ -283,6 +283,12 @@ def test_what_cannot_be_asked(options, error, message):
         prepare(SOURCE, **options)
 
 
+def test_values_of_a_target_are_no_names_of_columns():
+    table = read({"a": [1.5, 2.5, 3.5], "b": ["x", "y", "x"]})
+    with pytest.raises(UsageError, match=r"data: 3 targets of 2 columns; .*: \(table, y\)"):
+        prepare(table, target=("1", "0", "1"))
+
+
 @pytest.mark.parametrize("name", ["features", "drop"])
 def test_arrays_have_no_columns_to_choose(name):
     with pytest.raises(UsageError, match="arrays have no columns to choose from"):

@@ -39,13 +39,13 @@ def arrays(y):
 
 
 def chosen(source, task="auto"):
-    return choose_task(answers_of(source), task, source.table is None)
+    return choose_task(answers_of(source), task, source.has_codes)
 
 
 def fitted(source, task="auto", standardise=True):
     answers = answers_of(source)
     rows = np.arange(source.rows)
-    task, reason = choose_task(answers, task, source.table is None)
+    task, reason = choose_task(answers, task, source.has_codes)
     return fit_target(answers, rows, rows, task, reason, standardise)
 
 
@@ -82,11 +82,22 @@ COUNTS = "; if they are counts, --task count"
             "whole numbers with 101 different values" + COUNTS,
         ),
         (typed([True, False, True]), "binary", "true or false with 2 different values"),
-        (typed([1.0, 2.0, 1.0, 2.0]), "regression", "decimal numbers"),
+        (typed([1.0, 2.0, 1.0, 2.0]), "binary", "whole numbers with 2 different values"),
+        (
+            typed([0.0, 1.0, 2.0] * 2),
+            "multiclass",
+            "whole numbers with 3 different values",
+        ),
+        (typed([1.0, 2.0, 1.0, 2.5]), "regression", "numbers with fractions"),
+        (typed([1.0, 2.0, 1.0, 3.0]), "regression", "whole numbers with 3 different values"),
+        (typed([10**18 + 999 * i for i in range(9)]), "regression", "whole numbers"),
+        (text([10**18 + 999 * i for i in range(9)]), "regression", "whole numbers"),
+        (arrays([10**18 + 999 * i for i in range(9)]), "regression", "whole numbers"),
         (typed([1, 2, 1, 2]), "binary", "whole numbers with 2 different values"),
         (typed(["a", "b", "c"]), "multiclass", "text with 3 different values"),
         (arrays([0, 1, 2]), "multiclass", "whole numbers with 3 different values"),
-        (arrays([0.0, 1.0, 0.0]), "regression", "decimal numbers"),
+        (arrays([0.0, 1.0] * 2), "binary", "whole numbers with 2 different values"),
+        (arrays([0.0, 1.0, 2.0]), "regression", "whole numbers with 3 different values" + COUNTS),
         (arrays(list(range(50)) * 2), "multiclass", "whole numbers with 50 different values"),
         (arrays(list(range(50))), "regression", "whole numbers with 50 different values" + COUNTS),
         (arrays(["a", "b"]), "binary", "text with 2 different values"),
@@ -334,7 +345,7 @@ def test_a_target_of_numbers_that_were_read_as_text_says_how_to_write_them():
     answers = read_answers(text([f"{i},5" for i in range(99)]), ("y",))
     like = r"; numbers with a decimal comma, such as \"0,5\", were read as text; .* like 0\.5$"
     with pytest.raises(DataError, match="99 different texts in 99 rows .*" + like):
-        choose_task(answers, "auto", arrays=False)
+        choose_task(answers, "auto", coded=False)
     with pytest.raises(DataError, match="holds text .* regression wants numbers" + like):
-        choose_task(answers, "regression", arrays=False)
+        choose_task(answers, "regression", coded=False)
     assert answers[0].note.startswith("y: numbers with a decimal comma")

@@ -80,7 +80,10 @@ def test_a_weight_that_is_missing_where_the_target_is_does_no_harm() -> None:
             r'"flut" is none of the classes cottage, flat, house; did you mean "flat"\?',
         ),
         ({"target": ("kind",), "class_weight": ("flat",)}, "neither balanced nor LABEL=WEIGHT"),
-        ({"target": ("kind",), "class_weight": ("balanced", "flat=1")}, "neither balanced nor"),
+        (
+            {"target": ("kind",), "class_weight": ("balanced", "flat=1")},
+            "balanced,flat=1: balanced stands",
+        ),
         ({"target": ("kind",), "class_weight": ("flat=0",)}, '"0" is no positive number'),
         ({"target": ("kind",), "class_weight": ("flat=inf",)}, '"inf" is no positive number'),
         ({"target": ("kind",), "class_weight": ("flat=1", "flat=2")}, '"flat" is named twice'),

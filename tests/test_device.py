@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_info
 from gpunet import about
 from gpunet.device import device_of, module_of, resolve
 from gpunet.device.counted import Counted
-from gpunet.device.cpu import Cpu
+from gpunet.device.cpu import Cpu, available_cores, wanted_threads
 from gpunet.errors import Unavailable, UsageError
 
 NO_CUPY = "import sys; sys.modules['cupy'] = None\n"
@@ -46,10 +46,16 @@ def test_arrays_of_others_are_taken() -> None:
     assert device.to_host(values) is values
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:0", "", "cuda:-1"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:0", "", "cuda:-1", "cuda:²"])
 def test_other_names_are_a_usage_error(name: str) -> None:
     with pytest.raises(UsageError, match="no device"):
         resolve(name)
+
+
+def test_a_number_of_threads_is_written_in_plain_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for word, threads in (("1", 1), ("²", available_cores()), ("x", available_cores())):
+        monkeypatch.setenv("OMP_NUM_THREADS", word)
+        assert wanted_threads() == threads
 
 
 def run(code: str) -> str:

@@ -64,6 +64,12 @@ def overfitted() -> tuple[job.Job, dict]:
     return found, found.finish()
 
 
+def test_probabilities_that_class_weights_move_are_warned_of() -> None:
+    for weight, is_warned in (("yes=5", True), ("none", False)):
+        _, found = summary(NOISY, class_weight=weight, epochs=1)
+        assert (evaluation.SHIFTED in found["warnings"]) == is_warned
+
+
 def test_calibration_lowers_the_log_loss_and_moves_no_label(overfitted) -> None:
     done, found = overfitted
     told = found["calibration"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gpunet import forensics, job, loop
+from gpunet.config import Config
 from gpunet.errors import Diverged
 from gpunet.run import Run, checkpoints, unpack
 
@@ -119,6 +120,23 @@ def test_a_gradient_alone_can_break() -> None:
     assert fault.place is not None
     assert fault.place.stage == "backward"
     assert fault.advice(planned.model.config) == "try --clip-norm 1"
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"lr": 1e30}, "try --lr 0.002"),
+        ({"optimizer": "sgd", "lr": 1e4}, "try --lr 0.1"),
+        ({"lr": 0.1}, "try --lr 0.01"),
+        ({"lr": 0.001, "weight_decay": 1e30}, "try --weight-decay 0.01"),
+    ],
+)
+def test_the_flag_to_try_is_of_what_is_far_off(settings: dict, advice: str) -> None:
+    x = np.zeros((1, 2))
+    place = forensics.Place("forward", "hidden1.product", "matmul", (0, 0), np.inf, 1, 2)
+    rows = np.zeros(1, np.int64)
+    fault = forensics.Fault(1, 1, "loss", place, rows, rows, None, x, None, ())
+    assert fault.advice(Config(**settings)) == advice
 
 
 def test_weights_that_an_update_cannot_move() -> None:

@@ -382,7 +382,7 @@ def test_constants_are_folded() -> None:
         ("(pred-target)**2", "subtract power", "mean"),
         ("mean(abs(pred-target))", "subtract abs", "mean"),
         ("sum((pred-target)**2)", "subtract power", "sum"),
-        ("pred", "", "mean"),
+        ("target - pred", "subtract", "mean"),
     ],
 )
 def test_a_loss(text: str, inner: str, reduction: str) -> None:
@@ -402,6 +402,7 @@ def test_a_loss(text: str, inner: str, reduction: str) -> None:
         ("2 * pi", ("x",), "formula, column 3: x does not appear"),
         ("x / 0 + 1 / 0", ("x",), "formula, column 11: divide gives inf here"),
         ("target", ("pred", "target"), "formula, column 1: pred does not appear"),
+        ("mean(exp(pred))", ("pred", "target"), "formula, column 6: target does not appear"),
         ("2 * mean(pred)", ("pred", "target"), "formula, column 5: mean is not elementwise"),
         ("mean(pred, axis=0)", ("pred", "target"), "formula, column 1: mean is not elementwise"),
         ("sum(mean(pred))", ("pred", "target"), "formula, column 5: mean is not elementwise"),

@@ -134,7 +134,7 @@ def test_where_no_slice_is_large_enough_it_is_said(run: Path, capsys) -> None:
     assert json.loads(capsys.readouterr().out)["slices"] == []
 
 
-def test_the_commands_take_the_rows_held_out(run: Path, tmp_path, capsys) -> None:
+def test_the_commands_take_the_rows_held_out(run: Path, tmp_path, capsys, monkeypatch) -> None:
     held = json.loads((run / "summary.json").read_text())
     assert _run(["slices", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -149,6 +149,11 @@ def test_the_commands_take_the_rows_held_out(run: Path, tmp_path, capsys) -> Non
     for command in ("slices", "importance"):
         assert _run([command, str(run), str(tmp_path / "new.parquet")]) == 0
         assert "log_loss" in capsys.readouterr().out
+        with monkeypatch.context() as fewer:
+            fewer.setattr(importance, "MOST_ROWS", 150)
+            assert _run([command, str(run), str(tmp_path / "new.parquet"), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["rows"], found["rows_given"]) == (150, 400)
         assert _run([command, str(run / "model.safetensors")]) == 2
         assert _run([command, str(run), "--max-memory", "1G"]) == 2
 

@@ -134,6 +134,8 @@ def test_unseen_categories_are_counted_and_missing_columns_named(model: predict.
     assert model.outcome(read(odd), CPU).unseen == {"colour": 2}
     with pytest.warns(GpunetWarning, match="colour: a category that training never saw in 2 rows"):
         model.predict(odd)
+    with pytest.warns(GpunetWarning, match="colour: a category that training never saw in 2 rows"):
+        model.evaluate(odd.append_column("kind", [["big", "small", "big", "big"]]))
     with pytest.raises(DataError, match="size"):
         model.predict(WITHOUT.drop_columns(["size"]))
     with pytest.raises(DataError, match="weight"):
@@ -150,8 +152,9 @@ def test_columns_of_a_predictions_file(model: predict.Model) -> None:
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
-def test_files_hold_what_was_predicted(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"out{ending}"
+@pytest.mark.parametrize("name", ["out", ""])
+def test_files_hold_what_was_predicted(tmp_path: Path, name: str, ending: str) -> None:
+    path = tmp_path / f"{name}{ending}"
     values = {"id": pa.array(["a,b", 'c"d']), "prediction": np.array([0.1, 1 / 3])}
     predict.check_destination(str(path))
     predict.write(values, str(path))
@@ -240,6 +243,14 @@ def test_times_and_durations_are_kept_though_nothing_learns_from_them(
 def test_a_file_of_no_known_kind_is_refused_first() -> None:
     with pytest.raises(UsageError, match=r"out\.xls: no format"):
         predict.check_destination("out.xls")
+
+
+def test_a_link_that_goes_round_is_no_place(tmp_path: Path) -> None:
+    (loop := tmp_path / "loop.csv").symlink_to(loop)
+    for refused in (predict.check_destination, lambda path: predict.write({}, path)):
+        with pytest.raises(WriteError, match=r"loop\.csv: Too many levels of symbolic links"):
+            refused(str(loop))
+    assert loop.is_symlink()
 
 
 def test_regression_is_in_the_targets_own_units() -> None:

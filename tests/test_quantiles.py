@@ -79,6 +79,14 @@ def test_a_file_of_predictions_has_a_column_a_quantile(model: predict.Model) -> 
     assert table.column_names == list(found)
 
 
+def test_quantiles_that_hardly_differ_have_names_of_their_own() -> None:
+    near = gpunet.train(TABLE, quantiles=(0.1, 0.10000001), **{**USUAL, "epochs": 1})
+    source = read(TABLE)
+    found = predict.columns(near.schema, source, near.outcome(source, CPU), [], False)
+    assert list(found) == ["prediction", "q0.1", "q0.10000001"]
+    assert {"pinball_0.1", "pinball_0.10000001"} < near.evaluate(TABLE).keys()
+
+
 def test_several_targets_and_weights() -> None:
     both = USUAL | {"target": ("y", "z"), "epochs": 3}
     model = gpunet.train(TABLE | {"w": np.arange(N) % 2}, quantiles=(0.2, 0.9), weight="w", **both)

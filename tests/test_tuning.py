@@ -209,6 +209,21 @@ def test_trials_that_diverge_are_recorded(tmp_path: Path, monkeypatch: pytest.Mo
     made.close()
 
 
+def test_trials_that_cannot_be_are_failed_and_the_search_goes_on(tmp_path: Path) -> None:
+    settings = {**SMALL, "preset": "plain", "warmup": 30, "epochs": 4}
+    settings = {name: value for name, value in settings.items() if name != "hidden"}
+    made = Tuner("penguins", settings, None, tmp_path / "study", 12)
+    try:
+        found = list(made.search())
+    finally:
+        made.close()
+    assert len(found) == 12
+    failed = [trial for trial in found if trial.state == "failed"]
+    assert {trial.settings["batch_size"] for trial in failed} <= {64, 128, 256, 512}
+    assert failed
+    assert all("never ends" in trial.why and not trial.epochs for trial in failed)
+
+
 def test_a_study_without_a_good_trial_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

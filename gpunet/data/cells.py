@@ -56,6 +56,11 @@ class Cells:
     note: str | None = None
 
     @property
+    def loses_digits(self) -> bool:
+        """Whether numbers that differ may have become alike."""
+        return self.note is not None and self.note.endswith(LOST_DIGITS)
+
+    @property
     def missing(self) -> np.ndarray:
         """Which cells hold nothing, (n,) bool."""
         if self.absent is None:
@@ -325,7 +330,7 @@ def _as_written(name: str, texts: "pa.Array | pa.ChunkedArray", values: np.ndarr
     large = np.abs(values) >= EXACT
     if large.any() and not np.any(values[~np.isnan(values)] % 1):
         whole = pc.match_substring_regex(texts.filter(pa.array(large)), r"^[+-]?\d+$")
-        if pc.any(whole).as_py():
+        if pc.any(whole).as_py() and not _is_one(texts, values):
             return f"{name}: {LOST_DIGITS}"
     if pc.any(pc.match_substring_regex(texts, r"^0\d")).as_py():
         keeps = option("--types", f"{name}=category")
@@ -334,6 +339,14 @@ def _as_written(name: str, texts: "pa.Array | pa.ChunkedArray", values: np.ndarr
             f"{keeps} keeps the zeros"
         )
     return None
+
+
+def _is_one(column: "pa.Array | pa.ChunkedArray", values: np.ndarray) -> bool:
+    """Whether numbers that are one as float64 were one before."""
+    from pyarrow import compute
+
+    known = values[~np.isnan(values)]
+    return bool((known == known[0]).all()) and compute.count_distinct(column).as_py() == 1
 
 
 def _typed(source: Source, name: str, column: "pa.ChunkedArray", kind: str | None) -> Cells:
@@ -353,8 +366,9 @@ def _typed(source: Source, name: str, column: "pa.ChunkedArray", kind: str | Non
     if source.na and own != "boolean":
         missing, state = PARSERS[own](pa.array(source.na), ())
         values = np.where(np.isin(values, missing[state == GOOD]), np.nan, values)
-    is_whole = kind is None and types.is_integer(column.type)
-    note = f"{name}: {LOST_DIGITS}" if is_whole and np.any(np.abs(values) >= EXACT) else None
+    is_large = types.is_integer(column.type) and np.any(np.abs(values) >= EXACT)
+    is_lost = kind is None and is_large and not _is_one(column, values)
+    note = f"{name}: {LOST_DIGITS}" if is_lost else None
     kind = kind or own
     if (kind == "date") != (own == "date"):
         raise DataError(f"{name}: wanted {NOUNS[kind]}; the column holds {NOUNS[own]}")

@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from gpunet.data.cells import Cells
+from gpunet.data.cells import LOST_DIGITS, Cells
 from gpunet.data.scales import median, moments, robust, scaled, smooth_clip
 from gpunet.data.words import option
 from gpunet.sizes import counted
@@ -23,6 +23,7 @@ REPEATED = 0.1  # of the cells of such a column, or it is of no use
 KINDS = ("numeric", "boolean", "date", "timestamp", "category", "hashed")
 CONSTANT, EMPTY, NAMES = "constant", "without values", "a different text in every row"
 ALMOST_NAMES = "a different text in almost every row"
+ALIKE = f"alike as {LOST_DIGITS}"
 MOST_BINS = 32  # of a number
 BIN_SQUARES = 2_400  # bins of each times the square of the numbers: many tell more than their bins
 MOST_KNOTS = 65  # of a saved number
@@ -212,7 +213,7 @@ def fit(
     if len(known) == 0:
         return None, EMPTY
     if not gone.any() and known.min() == known.max():
-        return None, CONSTANT
+        return None, ALIKE if cells.loses_digits else CONSTANT
     kind = "timestamp" if cells.kind == "date" and np.any(known % 1) else cells.kind
     fill, has_gaps = median(known), bool(gone.any())
     scales = _scales(kind, values, fill, encoding.scaling)

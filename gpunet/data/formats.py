@@ -26,7 +26,7 @@ from gpunet.data.limits import automatic
 from gpunet.data.npy import is_npy_folder, read_npy_folder, stream_npy
 from gpunet.data.parcel import pack, pack_piece, unpack
 from gpunet.data.parquet import ParquetTable, from_table, read_parquet, stream_parquet
-from gpunet.data.source import Source
+from gpunet.data.source import Source, check_names
 from gpunet.data.words import closest
 from gpunet.errors import DataError, InputMissing, OutOfMemory, UsageError
 from gpunet.sizes import shown
@@ -271,7 +271,7 @@ def _is_frame(data: object) -> bool:
 
 
 def _read_table(data: Any) -> Source:
-    return _read_columns(data) if isinstance(data, Mapping) else _read_stream(data)
+    return _read_columns(data.items()) if isinstance(data, Mapping) else _read_stream(data)
 
 
 def _with_target(source: Source, y: Any) -> Source:
@@ -298,24 +298,30 @@ def _with_target(source: Source, y: Any) -> Source:
     return replace(source, table=whole, target=names)
 
 
-def _read_stream(data: object) -> Source:
+def _read_stream(data: Any) -> Source:
+    """A table of an object; column by column where one of a frame's is no column of Arrow's."""
     import pyarrow as pa
 
     try:
         table = data if isinstance(data, pa.Table) else pa.table(data)
+    except (OverflowError, pa.ArrowException, ValueError, TypeError) as error:
+        if _is_frame(data):
+            return _read_columns((name, data[name]) for name in data.columns)
+        raise DataError(f"data: not a table of plain columns ({error})") from None
+    try:
         table.validate(full=True)
-    except OverflowError:
-        raise DataError(f"data: {TOO_LONG}", AS_TEXT) from None
-    except (pa.ArrowException, ValueError, TypeError) as error:
+    except pa.ArrowException as error:
         raise DataError(f"data: not a table of plain columns ({error})") from None
     return from_table(table, "data")
 
 
-def _read_columns(data: Mapping) -> Source:
+def _read_columns(data: Iterable[tuple[object, Any]]) -> Source:
     import pyarrow as pa
 
+    data = list(data)
+    check_names([str(name) for name, _ in data], "data")
     columns, unfit = {}, {}
-    for name, values in data.items():
+    for name, values in data:
         _check_several(name, values)
         try:
             columns[str(name)] = _column(values)
@@ -331,7 +337,7 @@ def _read_columns(data: Mapping) -> Source:
     return replace(source, unfit={**unfit, **source.unfit})
 
 
-def _check_several(name: str, values: object) -> None:
+def _check_several(name: object, values: object) -> None:
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise DataError(f"{name}: a single value; wanted a column, as [{values!r}]")
 
@@ -352,6 +358,9 @@ def _column(values: Any) -> "pa.Array":
         return pa.array(values, from_pandas=True)
     except OverflowError:
         raise ValueError(f"{TOO_LONG}; {AS_TEXT}") from None
+    except pa.ArrowNotImplementedError:
+        kind = getattr(values, "dtype", "unknown")
+        raise ValueError(f"of type {kind}; wanted numbers, text, booleans or dates") from None
     except (pa.ArrowException, ValueError, TypeError) as reason:
         raise ValueError(f"not one type throughout ({reason})") from None
 

@@ -208,7 +208,7 @@ def looks(cells: Cells, known: np.ndarray, total: int) -> tuple[str, str, float]
     sure = (n + 1) / (n + 2)  # Laplace's rule of succession
     if n == 0:
         return "empty", f"no value in {counted(total, 'row')}", sure
-    if n == total and known.min() == known.max():
+    if n == total and known.min() == known.max() and not cells.loses_digits:
         return "constant", f"{_shown(cells, known[0])} in every row", sure
     if cells.kind == "category":
         return _looks_of_text(cells, np.bincount(known), sure)
@@ -220,7 +220,8 @@ def looks(cells: Cells, known: np.ndarray, total: int) -> tuple[str, str, float]
         kind, noun = ("timestamp", "times") if np.any(known % 1) else ("date", "dates")
         return kind, f"{noun} like {_shown(cells, known[0])}; {ends}", sure
     is_whole = not np.any(known % 1)
-    if is_whole and len(np.unique(evenly(known, SAMPLE))) <= FEW >= len(np.unique(known)):
+    is_few = is_whole and not cells.loses_digits
+    if is_few and len(np.unique(evenly(known, SAMPLE))) <= FEW >= len(np.unique(known)):
         few = counted(len(np.unique(known)), "different whole number")
         return "ordinal", f"{few} {ends}", sure * FEW_SURE
     if _rises(known) and is_whole:

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.config import VALUES_HINT
 from gpunet.data.cells import Cells
 from gpunet.data.columns import (
+    ALIKE,
     ALMOST_NAMES,
     CONSTANT,
     EMPTY,
@@ -48,7 +50,7 @@ from gpunet.data.targets import (
     unanswered,
 )
 from gpunet.data.weights import class_factors, read_weights, scaled
-from gpunet.data.words import HEADERLESS, is_formula, like_data, listed, quoted
+from gpunet.data.words import HEADERLESS, is_formula, like_data, listed, option, quoted
 from gpunet.errors import DataError, UsageError
 from gpunet.sizes import counted
 
@@ -281,7 +283,12 @@ def _with_na(part: Any, na: tuple[str, ...]) -> Any:
 def _target_names(source: Source, target: tuple[str, ...]) -> tuple[str, ...]:
     if source.table is None:
         return array_names(source, target)
-    target = tuple(dict.fromkeys(target or source.target))
+    target = target or source.target
+    if not source.file and len(target) > (count := len(source.columns)):
+        said = f"{counted(len(target), 'target')} of {counted(count, 'column')}"
+        raise UsageError(f"{source.title}: {said}", VALUES_HINT)
+    if twice := [name for name, times in Counter(target).items() if times > 1]:
+        raise UsageError(f"{option('--target', *target)}: {listed(twice)} is named twice")
     if not target:
         doubt = f"{HEADERLESS}; " if source.text and like_data(source.columns) else ""
         raise UsageError(
@@ -401,7 +408,7 @@ def _task(
 ) -> tuple[str, str, np.ndarray | None]:
     """The task, why, and the classes of the rows `seen`, to split by; checks the transform."""
     chosen = tuple(answer.take(seen) for answer in answers)
-    task, reason = choose_task(chosen, task, source.table is None)
+    task, reason = choose_task(chosen, task, source.has_codes)
     check_transform(transform, task)
     if transform == "log":
         check_positive(source, answers, seen)
@@ -551,7 +558,7 @@ def _fit_columns(
 
 def _drop_notes(dropped: dict[str, str | None]) -> list[str]:
     notes = []
-    for reason in (CONSTANT, EMPTY, NAMES, ALMOST_NAMES):
+    for reason in (CONSTANT, EMPTY, ALIKE, NAMES, ALMOST_NAMES):
         names = [name for name, why in dropped.items() if why == reason]
         if names:
             notes.append(f"left out {listed(names)}: {reason}")
@@ -649,7 +656,7 @@ def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool)
         kept = np.flatnonzero(~unanswered(answers))
         if len(kept) < source.rows and (not drop_missing or len(kept) == 0):
             check_present(source, answers)
-        x = schema.encode_rows(source, kept)
+        x, _ = schema.encode_rows(source, kept)
         y = encode_answers(schema.target, source, answers, kept, schema.target_dtype)
         return Dataset(x, y, schema.encode_weight(source, kept, part))
     except DataError as error:

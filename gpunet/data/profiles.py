@@ -1,6 +1,6 @@
 """What a source holds, column by column, for people to look at. Refuses to fail on odd columns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,8 +59,19 @@ def _column(source: Source, name: str, target: tuple[str, ...]) -> ColumnProfile
     if name in target:
         return _described(name, cells, kind, _task(source, target))
     column, note = fit(name, cells, np.arange(source.rows))
+    own = None if column is None and cells.kind == "numeric" else cells.note
     note = f"left out: {note}" if column is None else note
-    return _described(name, cells, kind, _said(name, note, cells.note))
+    found = _described(name, cells, kind, _said(name, note, own))
+    return replace(found, distinct=_distinct(source, name, known)) if cells.loses_digits else found
+
+
+def _distinct(source: Source, name: str, known: np.ndarray) -> int:
+    """How many different values a column holds in the rows where `known` (n,)."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    assert source.table is not None
+    return int(compute.count_distinct(source.table.column(name).filter(pa.array(known))).as_py())
 
 
 def _said(name: str, *notes: str | None) -> str:
@@ -73,7 +84,7 @@ def _task(source: Source, target: tuple[str, ...]) -> str:
     try:
         answers = read_answers(source, target)
         check_present(source, answers)
-        task, reason = choose_task(answers, "auto", source.table is None)
+        task, reason = choose_task(answers, "auto", source.has_codes)
         return f"target: {task}, {reason}"
     except GpunetError as error:
         return f"target: {error}"

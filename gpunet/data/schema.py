@@ -123,13 +123,15 @@ class Schema:
         cells = (read_cells(source, column.name, column.cell_kind) for column in self.columns)
         return encode_cells(self.columns, cells, slice(None), source.rows)
 
-    def encode_rows(self, source: Source, rows: np.ndarray | None) -> Rows:
-        """x of some rows (ascending numbers), or of all for None."""
+    def encode_rows(self, source: Source, rows: np.ndarray | None) -> tuple[Rows, dict[str, int]]:
+        """As `encode`, of some rows (ascending numbers), or of all for None; of a source that
+        streams the never-seen categories of all rows are counted."""
         if rows is None or len(rows) == source.rows:
-            return self.encode(source)[0]
-        if source.streams:
-            return self.spool(source, {"some": rows}, Counter())["some"]
-        return np.asarray(self.encode(source)[0])[rows]
+            return self.encode(source)
+        if not source.streams:
+            return self.encode(source.take(rows))
+        unseen: Counter[str] = Counter()
+        return self.spool(source, {"some": rows}, unseen)["some"], dict(unseen)
 
     def spool(
         self, source: Source, parts: Mapping[str, np.ndarray], unseen: Counter[str]

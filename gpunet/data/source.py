@@ -70,6 +70,11 @@ class Source:
         """The names of a table's columns; of arrays, none."""
         return [] if self.table is None else list(self.table.column_names)
 
+    @property
+    def has_codes(self) -> bool:
+        """Whether the target is an array of whole numbers, as codes of classes are."""
+        return self.y is not None and self.y.dtype.kind in "iu"
+
     def pieces(self, names: Sequence[str], size: int) -> Iterator["Source"]:
         """The rows in order, at most `size` at a time, without targets; of a table the columns
         `names` alone."""

@@ -251,7 +251,7 @@ def split_times(
     _check_whole(source, name, cells.missing, rows, "time")
     times, codes, counts = np.unique(cells.values[rows], return_inverse=True, return_counts=True)
     held = [part for part, count in zip((1, 2), wanted, strict=True) if count]
-    lost = [cells.note] if cells.note == f"{name}: {LOST_DIGITS}" else []
+    lost = [cells.note] if cells.note and cells.loses_digits else []
     if len(times) <= len(held):
         raise DataError(
             f"{name}: {counted(len(times), 'different time')} cannot be in {len(held) + 1} parts",

@@ -78,7 +78,8 @@ class Answer:
     """One target's values: codes (n,) into sorted labels, -1 where missing, and numbers (n,).
 
     Text has no numbers, fractions and whole numbers that are not exact have no labels. kind: text,
-    boolean, whole or real. `note`: a warning where text looks like numbers, or digits are lost.
+    boolean, whole (1.0 as 1 is, in every format) or real. `note`: a warning where text looks like
+    numbers, or digits are lost.
     """
 
     name: str
@@ -160,10 +161,7 @@ def _from_column(source: Source, name: str, classes: bool) -> Answer:
         answer = _from_text(name, column, cells.kind, cells.values, missing)
         is_told = cells.kind == "category" or cells.note == lost
         return replace(answer, note=cells.note if is_told else None)
-    if cells.kind == "boolean":
-        return _numbered(name, "boolean", cells.values)
-    kind = "whole" if types.is_integer(column.type) else "real"
-    return replace(_numbered(name, kind, cells.values), note=cells.note)
+    return replace(_numbered(name, cells.values, cells.kind == "boolean"), note=cells.note)
 
 
 def _from_text(
@@ -171,9 +169,9 @@ def _from_text(
 ) -> Answer:
     """Labels are texts as the file spells them; of several spellings of a number, the first."""
     if kind == "numeric":
-        answer = _numbered(name, "whole", values)
+        answer = _numbered(name, values)
         if not answer.labels:
-            return replace(answer, kind="real")
+            return answer
         _, first = np.unique(answer.codes[~answer.missing], return_index=True)
         rows = np.flatnonzero(~answer.missing)[first]
         return replace(answer, labels=tuple(column.take(rows).to_pylist()))
@@ -192,21 +190,20 @@ def _from_array(name: str, values: np.ndarray) -> Answer:
     if values.dtype.kind == "U":
         labels, codes = np.unique(values, return_inverse=True)
         return Answer(name, "text", codes, tuple(labels.tolist()), None)
-    kind = {"f": "real", "b": "boolean"}.get(values.dtype.kind, "whole")
-    answer = _numbered(name, kind, values.astype(np.float64))
-    is_lost = kind == "whole" and not answer.labels
+    answer = _numbered(name, values.astype(np.float64), values.dtype.kind == "b")
+    is_lost = values.dtype.kind in "iu" and not answer.labels
     return replace(answer, note=f"{name}: {LOST_DIGITS}") if is_lost else answer
 
 
-def _numbered(name: str, kind: str, values: np.ndarray) -> Answer:
+def _numbered(name: str, values: np.ndarray, truths: bool = False) -> Answer:
     gone = np.isnan(values)
     known = values[~gone]
     codes = np.where(gone, -1, 0)
-    if np.any(known % 1) or np.any(np.abs(known) >= EXACT):
-        return Answer(name, "real", codes, (), values)
+    kind, spell = ("boolean", bool) if truths else ("whole", int)
+    if (has_fractions := np.any(known % 1)) or np.any(np.abs(known) >= EXACT):
+        return Answer(name, "real" if has_fractions else kind, codes, (), values)
     labels = np.unique(known)
     codes[~gone] = np.searchsorted(labels, known)
-    spell = bool if kind == "boolean" else int
     return Answer(name, kind, codes, tuple(spell(label) for label in labels.tolist()), values)
 
 
@@ -234,12 +231,13 @@ def check_present(
             )
 
 
-def choose_task(answers: tuple[Answer, ...], task: str, arrays: bool) -> tuple[str, str]:
-    """The task and why: `task` itself if the values allow it, for `auto` what they suggest."""
+def choose_task(answers: tuple[Answer, ...], task: str, coded: bool) -> tuple[str, str]:
+    """The task and why: `task` itself if the values allow it, for `auto` what they suggest;
+    `coded`: they came as codes of classes do."""
     if task not in ("auto", *TASKS):
         raise UsageError(f"task {task}: wanted {listed(('auto', *TASKS))}")
     if task == "auto":
-        task, reason = _several(answers) if len(answers) > 1 else _single(answers[0], arrays)
+        task, reason = _several(answers) if len(answers) > 1 else _single(answers[0], coded)
     else:
         reason = "as asked"
     _check_task(answers, task)
@@ -252,7 +250,7 @@ def _several(answers: tuple[Answer, ...]) -> tuple[str, str]:
     return "regression", f"{len(answers)} targets of numbers"
 
 
-def _single(answer: Answer, arrays: bool) -> tuple[str, str]:
+def _single(answer: Answer, coded: bool) -> tuple[str, str]:
     used, counts = np.unique(answer.codes, return_counts=True)
     classes = "binary" if len(used) == 2 else "multiclass"
     if answer.kind in ("text", "boolean"):
@@ -264,14 +262,14 @@ def _single(answer: Answer, arrays: bool) -> tuple[str, str]:
             )
         noun = "text" if answer.kind == "text" else "true or false"
         return classes, f"{noun} with {counted(len(used), 'different value')}"
-    if answer.kind == "real":
-        return "regression", "numbers with fractions" if not answer.labels else "decimal numbers"
+    if not answer.labels:
+        return "regression", "whole numbers" if answer.kind == "whole" else "numbers with fractions"
     reason = f"whole numbers with {counted(len(used), 'different value')}"
     each = len(answer.codes) // len(used)
-    few = len(used) <= FEW and (arrays or counts.min() >= 2)
-    coded = len(used) <= 100 and each >= 10 and _counts_up(answer)
-    many = arrays and len(used) <= 1000 and each >= 2
-    if few or coded or many:
+    few = len(used) <= FEW and (coded or counts.min() >= 2)
+    counting = len(used) <= 100 and each >= 10 and _counts_up(answer)
+    many = coded and len(used) <= 1000 and each >= 2
+    if few or counting or many:
         return classes, reason
     from_zero = answer.numbers is not None and np.nanmin(answer.numbers) == 0
     return "regression", f"{reason}; if they are counts, --task count" if from_zero else reason
@@ -314,8 +312,9 @@ def _check_task(answers: tuple[Answer, ...], task: str) -> None:
 
 def _refuse_lost_digits(answer: Answer) -> None:
     """Raise DataError where numbers are alike, or no classes, only because digits were lost."""
-    if answer.note and answer.kind != "text":
-        raise DataError(answer.note, "give classes as text, numbers as differences")
+    if answer.kind == "whole" and not answer.labels:
+        hint = "give classes as text, numbers as differences"
+        raise DataError(f"{answer.name}: {LOST_DIGITS}", hint)
 
 
 def _is_binary(answer: Answer) -> bool:

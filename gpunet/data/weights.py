@@ -7,6 +7,7 @@ from math import inf
 
 import numpy as np
 
+from gpunet.commas import joined
 from gpunet.data.cells import read_cells
 from gpunet.data.source import Source
 from gpunet.data.targets import Target, places
@@ -62,6 +63,8 @@ def class_factors(
 
 
 def _as_asked(asked: tuple[str, ...], target: Target) -> np.ndarray:
+    if BALANCED in asked:
+        raise UsageError(f"--class-weight {joined(asked)}: {BALANCED} stands alone")
     factors = np.full(len(target.labels), np.nan)
     for text in asked:
         label, sign, number = text.rpartition("=")

@@ -56,7 +56,7 @@ def resolve(name: str = "auto") -> Choice:
         except Unavailable as reason:
             return Choice(Cpu(), reason.message)
     kind, _, index = name.partition(":")
-    if kind != "cuda" or not (index.isdigit() or name == "cuda"):
+    if kind != "cuda" or not ((index.isascii() and index.isdigit()) or name == "cuda"):
         raise UsageError(f"no device {name!r}", "use auto, cpu, cuda or cuda:N")
     return Choice(_cuda(int(index or 0)), "asked for")
 

@@ -131,7 +131,7 @@ def _threads(names: tuple[str, ...], otherwise: int) -> int:
     """What the first of these variables that is set says, at most the machine's cores."""
     for name in names:
         value = os.environ.get(name, "")
-        if value.isdigit() and int(value) > 0:
+        if value.isascii() and value.isdigit() and int(value) > 0:
             return min(int(value), os.cpu_count() or 1)
     return otherwise
 

@@ -35,7 +35,9 @@ def write(path: Path, content: bytes | str) -> None:
     NotPermitted, and then leaves nothing behind.
     """
     data = content.encode() if isinstance(content, str) else content
-    path = path.resolve() if path.is_symlink() else path
+    if path.is_symlink():
+        with system_errors(path):
+            path = _led(path)
     if _is_stream(path):
         _pour(path, data)
         return
@@ -115,7 +117,7 @@ def check_place(path: Path, named: Path | None = None) -> None:
     """
     named = path if named is None else named
     with system_errors(named):
-        folder = path.resolve().parent
+        folder = _led(path).parent
         if path.is_dir() or not folder.is_dir():
             number = errno.EISDIR if path.is_dir() else errno.ENOENT
             is_below_a_file = number == errno.ENOENT and folder.exists()
@@ -175,6 +177,16 @@ def _temporary(path: Path) -> Path:
     """A new name beside a path; not of the process's number, which others have had or will have."""
     start = f"{TEMPORARY}{token_hex(4)}-".encode()
     return path.with_name(os.fsdecode((start + os.fsencode(path.name))[:LONGEST]))
+
+
+def _led(path: Path) -> Path:
+    """Where links lead; OSError where they go round."""
+    try:
+        os.stat(path)
+    except OSError as reason:
+        if reason.errno == errno.ELOOP:
+            raise
+    return Path(os.path.realpath(path))
 
 
 def _is_stream(path: Path) -> bool:
