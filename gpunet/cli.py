@@ -41,6 +41,7 @@ app = typer.Typer(
     name="gpunet",
     help="Train, check and use neural networks on tables and arrays, on CUDA or any CPU.",
     cls=Group,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -77,6 +78,9 @@ ConfigPath = Annotated[
         "--config", "-c", help="TOML file of settings; flags win.", rich_help_panel=OUTPUT
     ),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan alone.", rich_help_panel=OUTPUT)
+]
 TrainJson = Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Warnings alone.", rich_help_panel=OUTPUT)
@@ -97,9 +101,7 @@ MovedData = Annotated[
 DropMissing = Annotated[
     bool, typer.Option("--drop-missing-target", help="Leave out rows that have no target.")
 ]
-MaxMemory = Annotated[
-    str, typer.Option(metavar="SIZE", help="Memory for data: 512M, 1.5GiB. Default: auto.")
-]
+MaxMemory = Annotated[str, typer.Option(metavar="SIZE", help="Memory for data: 512M, 1.5GiB.")]
 Inputs = Annotated[
     Optional[list[str]],
     typer.Argument(
@@ -137,9 +139,7 @@ def train(
     data: TrainData = None,
     out: OutPath = None,
     config: ConfigPath = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan alone.", rich_help_panel=OUTPUT)
-    ] = False,
+    dry_run: DryRun = False,
     seeds: Annotated[
         Optional[int],
         typer.Option("--seeds", help="Runs of as many seeds.", rich_help_panel=REPEATS, min=2),
@@ -157,11 +157,13 @@ def train(
     """Train a network on DATA and save the run.
 
     DATA is a CSV, TSV, Parquet, JSON-lines, NPZ, NPY or IDX file, a folder of
-    MNIST-named IDX files, or a built-in set (gpunet data list). Without DATA: the
-    lecture's two-layer network.
+    x.npy and y.npy or of MNIST-named IDX files, or a built-in set (gpunet data
+    list). Without DATA: the lecture's two-layer network.
 
-    For example: gpunet train penguins, or
-    gpunet train prices.csv --target price --hidden 256,128 --epochs 50
+    \b
+    For example:
+      gpunet train penguins
+      gpunet train prices.csv --target price --hidden 256,128 --epochs 50
     """
     data = _data(data, given, config)
     if seeds is not None or cv is not None:
@@ -650,8 +652,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments in (["--help"], ["-h"]):
-        app.rich_markup_mode = None  # the list of commands is plain: Rich's help doubles the wait
     try:
         return int(app(arguments, prog_name="gpunet", standalone_mode=False) or 0)
     except GpunetError as fault:
