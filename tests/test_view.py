@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -147,3 +148,73 @@ def test_every_metric_is_shown_in_its_order(capsys: pytest.CaptureFixture[str]) 
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == ["train", "pinball", "coverage", "mae"]
     assert lines[1] == ["pinball", "1.500", "2.500"]
+
+
+class Terminal(io.StringIO):
+    """A stream that looks like a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def lines(self) -> list[str]:
+        return re.sub(r"\x1b\[\d*m", "", self.getvalue()).splitlines()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch):
+    def of(width: int) -> Terminal:
+        made = Terminal()
+        monkeypatch.setattr(sys, "stderr", made)
+        for name, value in (("COLUMNS", str(width)), ("TERM", "xterm"), ("NO_COLOR", "1")):
+            monkeypatch.setenv(name, value)
+        return made
+
+    return of
+
+
+def test_talk_wraps_at_words(terminal) -> None:
+    made = terminal(40)
+    view.warn("no better than the trivial baseline beyond noise")
+    assert made.lines == [
+        "gpunet: warning: no better than the",
+        "trivial baseline beyond noise",
+    ]
+
+
+def test_a_terminal_too_narrow_for_words_gets_longer_lines(terminal) -> None:
+    made = terminal(5)
+    view.facts([("training", "batch 64")])
+    view.table(["column", "kind"], [["flipper_length_mm", "numeric"]], console=view.err())
+    assert made.lines == ["training  batch 64", "flipper_length_mm: kind", "numeric"]
+
+
+def test_where_there_is_room_for_its_words_no_cell_is_broken(terminal) -> None:
+    made = terminal(73)
+    row = ["accuracy", "0.9918", *["0.9760 (0.9589...0.9897)"] * 2, "0.4423", "0.9808"]
+    head = ["", "train", "validation", "test", "trivial, test", "linear, test"]
+    view.table(head, [row], right=range(1, 6), console=view.err())
+    assert max(map(len, made.lines)) <= 73
+    assert made.lines[-1].split() == ["(0.9589...0.9897)"] * 2
+
+
+def test_a_stream_of_ascii_gets_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = {}
+    for name in ("stdout", "stderr"):
+        streams[name] = io.TextIOWrapper(io.BytesIO(), "ascii", "backslashreplace")
+        monkeypatch.setattr(sys, name, streams[name])
+    view.metrics({"test": {"auc": 0.5, "r2": None}}, {"test": {"auc": (0.25, 0.75)}})
+    view.warn("64 → 128 · é")
+    view.facts([("sizes", "3 × 4")])
+    said = {}
+    for name, stream in streams.items():
+        stream.flush()
+        said[name] = stream.buffer.getvalue().decode("ascii").splitlines()
+    assert said["stdout"] == [
+        "                         test",
+        "auc  0.5000 (0.2500...0.7500)",
+        "r2                          -",
+    ]
+    assert said["stderr"] == ["gpunet: warning: 64 -> 128 | \\xe9", "sizes  3 x 4"]
