@@ -471,7 +471,10 @@ def importance(
         columns = [{**vars(each), "growth": vars(each.growth)} for each in found]
         view.print_json({**report, "columns": columns})
         return
-    rows = [[each.column, view.figure(each.growth.value, each.growth.interval)] for each in found]
+    rows = [
+        [view.short(each.column), view.figure(each.growth.value, each.growth.interval)]
+        for each in found
+    ]
     view.table(["column", f"{found[0].metric} grows by"], rows, right=(1,))
 
 
@@ -506,8 +509,8 @@ def slices(
         return
     rows = [
         [
-            each.column,
-            each.slice,
+            view.short(each.column),
+            view.short(each.slice),
             f"{each.rows:,}",
             view.figure(each.value, each.interval),
             "worse" if each.is_worse else "",
@@ -1116,7 +1119,7 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
     weights = counted(planned.parameters, "parameter")
     steps, epochs = counted(planned.steps, "step"), counted(planned.epochs, "epoch")
     length = steps if config.steps else epochs
-    target = ", ".join(schema.target.names)
+    target = ", ".join(map(view.short, schema.target.names))
     classes = len(schema.target.labels)
     labels = f", {counted(classes, 'class')}" if classes else ""
     sent = ", rows sent there in windows" if planned.sends_rows else ""

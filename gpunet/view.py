@@ -5,6 +5,7 @@ Results go to stdout, everything else to stderr. Text that came from data passes
 
 import json
 import os
+import re
 import select
 import sys
 from collections import Counter
@@ -28,6 +29,8 @@ MANY_COLUMNS = 30
 """Above it the columns of a table are told by kind."""
 MOST = 4000
 """Characters of an error or a warning: names that data made may be as long as they like."""
+LONG = 60
+"""Characters of a name in a table, or of a word in a warning."""
 MARKS = {"…": "...", "→": "->", "·": "|", "–": "-", "×": "x", "µ": "u", "∥": "||"}
 """Marks that are written here, and what stands for them where a stream has ASCII alone."""
 
@@ -60,6 +63,12 @@ def _stand_ins(encoding: str) -> dict[int, str]:
         except UnicodeEncodeError:
             lacking[ord(mark)] = words
     return lacking
+
+
+def short(name: object) -> str:
+    """A name that may be as long as it likes: of a long one its ends."""
+    text = str(name)
+    return text if len(text) <= LONG else f"{text[: LONG - 21]}…{text[-20:]}"
 
 
 def put(content: str | bytes) -> None:
@@ -112,8 +121,9 @@ def error(message: str) -> None:
 
 
 def warn(message: str) -> None:
-    """One line on stderr that is not fatal."""
-    say(f"gpunet: warning: {_cut(show(message))}")
+    """One line on stderr that is not fatal; of long words in it, but for paths, the ends."""
+    seen = re.sub(rf"[^\s/,]{{{LONG},}}", lambda found: short(found[0]), show(message))
+    say(f"gpunet: warning: {_cut(seen)}")
 
 
 def say(message: str) -> None:
@@ -238,7 +248,7 @@ def profile(name: str, rows: int, columns: Iterable[Any]) -> None:
     """What a file holds, a line a column."""
     lines = [
         [
-            c.name,
+            short(c.name),
             c.kind,
             "" if c.missing is None else f"{c.missing:,}",
             "" if c.distinct is None else f"{c.distinct:,}",
@@ -262,7 +272,7 @@ def columns(seen: Sequence[Any], console: Console) -> None:
     if not shown:
         return
     rows = [
-        [each.name, each.kind, f"{each.values:,}", f"{each.missing:,}", each.evidence]
+        [short(each.name), each.kind, f"{each.values:,}", f"{each.missing:,}", each.evidence]
         for each in shown
     ]
     head = ["column", "kind", "values", "missing", "evidence"]
@@ -336,7 +346,7 @@ def _shape(slot: Sequence[Any]) -> str:
 def _values(column: Any) -> str:
     """The range and middle of numbers, or the commonest levels."""
     if column.top:
-        return ", ".join(f"{level} {count:,}" for level, count in column.top)
+        return ", ".join(f"{short(level)} {count:,}" for level, count in column.top)
     ends = (column.minimum, column.median, column.maximum)
     words = [number(end) if isinstance(end, float) else str(end) for end in ends if end is not None]
     return " … ".join(words)

@@ -82,11 +82,26 @@ def test_control_and_direction_characters_are_made_visible() -> None:
 
 def test_errors_and_warnings_made_of_long_names_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
     view.error("x" * 1_000_000)
-    view.warn("y" * 1_000_000)
+    view.warn("y " * 500_000)
     lines = capsys.readouterr().err.splitlines()
     assert all(line.endswith("…") and len(line) < 2 * view.MOST for line in lines)
     view.error("z" * view.MOST)
     assert capsys.readouterr().err.endswith("z\n")
+
+
+def test_long_names_are_shortened_in_tables_and_warnings(capsys) -> None:
+    question = "how often " * 20 + "in March"
+    for name in (question, "n" * 300):
+        column = looks(1)[0]
+        column.name = name
+        view.columns([column], view.err())
+    view.warn(f"{'n' * 300}: odd; leave out --drop {'n' * 300},b; {'/folder' * 20} has more")
+    *tables, warning = capsys.readouterr().err.splitlines()
+    assert max(map(len, tables)) < 140
+    assert "often in March  category" in tables[1]
+    cut = f"{'n' * 39}…{'n' * 19}"
+    said = f"{cut}: odd; leave out --drop {cut}n,b; {'/folder' * 20} has more"
+    assert warning == f"gpunet: warning: {said}"
 
 
 def looks(count: int) -> list[SimpleNamespace]:
