@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpunet.errors import WriteError
-from gpunet.sizes import counted, shown
+from gpunet.sizes import counted, plain, shown
 
 WIDE, NARROW = 1000, 24
 """Columns of lines off a terminal, and at least: a terminal that is narrower wraps them."""
@@ -348,7 +348,7 @@ def _values(column: Any) -> str:
     if column.top:
         return ", ".join(f"{short(level)} {count:,}" for level, count in column.top)
     ends = (column.minimum, column.median, column.maximum)
-    words = [number(end) if isinstance(end, float) else str(end) for end in ends if end is not None]
+    words = [plain(end) if isinstance(end, float) else str(end) for end in ends if end is not None]
     return " … ".join(words)
 
 

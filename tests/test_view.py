@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from gpunet import view
+from gpunet.data import ColumnProfile
 
 REPORT = SimpleNamespace(
     step=8,
@@ -102,6 +103,14 @@ def test_long_names_are_shortened_in_tables_and_warnings(capsys) -> None:
     cut = f"{'n' * 39}…{'n' * 19}"
     said = f"{cut}: odd; leave out --drop {cut}n,b; {'/folder' * 20} has more"
     assert warning == f"gpunet: warning: {said}"
+
+
+def test_a_range_is_written_as_its_column_is(capsys) -> None:
+    ends = [(1879.0, 1950.5, 2010.0), (0.0, 2.0, 4.0), ("2024-01-01", "2024-01-02", "2024-01-03")]
+    columns = [ColumnProfile("c", "numeric", 0, 9, *each) for each in ends]
+    view.profile("t", 9, columns)
+    values = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert values == ["1879 … 1950.5 … 2010", "0 … 2 … 4", "2024-01-01 … 2024-01-02 … 2024-01-03"]
 
 
 def looks(count: int) -> list[SimpleNamespace]:
