@@ -927,8 +927,8 @@ def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
     view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
     if not quiet:
         view.gap()
-        view.facts([("best", f"trial {best.number}"), *_judged_facts(summary)])
-        view.facts(_next_steps(summary))
+        best_trial = ("best", f"trial {best.number}")
+        view.facts([best_trial, *_judged_facts(summary), *_next_steps(summary)])
     _warn_of(summary, notes)
 
 
