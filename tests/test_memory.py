@@ -27,7 +27,7 @@ class Small(Cpu):
         self.free, self.kind, self.name = free, kind, kind if kind == "cpu" else "cuda:0"
 
     def memory(self) -> Memory:
-        return Memory(80 * GIB, self.free, 0)
+        return Memory(80 * GIB, self.free)
 
 
 def plan(monkeypatch: pytest.MonkeyPatch, device: Cpu, **settings: object) -> job.Job:
