@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpunet.data.files import Bytes, check_text, line_of
-from gpunet.data.limits import check_fits, shown
+from gpunet.data.limits import check_fits
 from gpunet.data.source import Source, check_names
 from gpunet.data.words import HEADERLESS, like_data, listed, quoted
 from gpunet.errors import DataError, UsageError
-from gpunet.sizes import counted
+from gpunet.sizes import counted, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
