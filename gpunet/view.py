@@ -385,14 +385,14 @@ def _talk(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def number(value: float | None) -> str:
     """Four decimals below 1, else four digits or more, and a dash for what is not known."""
     if value is None:
         return "–"
-    if value == 0 or 1e-4 <= abs(value) < 10 ** (digits + 2):
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
         whole = len(str(int(abs(value))))
-        return f"{value:,.{max(0, digits - whole)}f}" if abs(value) >= 1 else f"{value:.{digits}f}"
-    return f"{value:.{digits - 1}e}"
+        return f"{value:,.{max(0, 4 - whole)}f}" if abs(value) >= 1 else f"{value:.4f}"
+    return f"{value:.3e}"
 
 
 def duration(seconds: float) -> str:
