@@ -1069,8 +1069,6 @@ def _model_and_rows(run: Path, data: str | None, source: Any, device: str) -> tu
     from gpunet import rerun
 
     model = predicting.load(run)
-    if source is None and not rerun.is_run(run):
-        raise UsageError(f"{run}: a model file does not say which rows it has seen", "give DATA")
     if data is not None:
         _warn_of_seen(run, data)
     return model, rerun.held_out(run, device)[1] if source is None else source
