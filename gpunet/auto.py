@@ -260,8 +260,8 @@ def _check_micro_batch(settings: Settings) -> None:
         raise UsageError(message, hint)
 
 
-def check_device(settings: Settings, device: Device) -> None:
-    """Set the device up as asked, or say what it cannot do."""
+def set_up(settings: Settings, device: Device) -> None:
+    """Set the device up as asked. Raises UsageError for what it cannot do."""
     config, precision = settings.config, settings.config.precision
     if device.kind == "cpu":
         device.kernels = config.kernels

@@ -353,7 +353,7 @@ def plan(
     settings = auto.with_memory(settle(source, flags, file))
     choice = auto.asked(settings)  # what is not there is told before data are read
     if choice is not None:
-        auto.check_device(settings, choice.device)
+        auto.set_up(settings, choice.device)
     place = location(source, folder)
     source = read(source, settings, folder)
     settings = auto.with_encoding(presets.of_data(settings, source))
@@ -383,7 +383,7 @@ def _decided(
             members = ensemble.members(prepared, decided.config)
         if choice is None:
             choice = auto.weigh(decided.config, members)
-            auto.check_device(decided, choice.device)
+            auto.set_up(decided, choice.device)
         decided = auto.decide_on(decided, schema, choice)
         members = ensemble.settled(members, decided.config)
         device, dtype = choice.device, _dtype(decided.config)
