@@ -277,8 +277,7 @@ def verify(
     """Make epochs of a run again and compare every number; exit 6 where one differs."""
     from gpunet import rerun
 
-    names = [name.strip() for name in devices.split(",")] if devices else []
-    found = list(rerun.verify(run, _numbers(epochs, "--epochs"), names, data))
+    found = list(rerun.verify(run, _numbers(epochs, "--epochs"), devices or (), data))
     wrong = [each for each in found if each.wrong]
     if json:
         report = {"schema": "gpunet.verify/1", "run": str(run), "ok": not wrong}
@@ -1110,8 +1109,7 @@ def _training_view(planned: "Job", quiet: bool) -> view.Training:
 def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
     config, schema, data = planned.settings.config, planned.prepared.schema, planned.prepared
     device = planned.choice.device
-    parts = {"train": data.train, "validation": data.validation, "test": data.test}
-    sizes = " · ".join(f"{name} {part.rows:,}" for name, part in parts.items() if part)
+    sizes = " · ".join(f"{name} {part.rows:,}" for name, part in data.parts.items() if part)
     widths = " → ".join(map(str, (schema.width, *config.hidden, planned.outputs)))
     widths = f"{len(planned.members):,} of {widths}" if len(planned.members) > 1 else widths
     weights = counted(planned.parameters, "parameter")
