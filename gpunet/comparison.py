@@ -103,8 +103,11 @@ def verdict(found: Mapping[str, Difference], names: tuple[str, str]) -> str:
 
 def _check_targets(a: Any, b: Any) -> None:
     words = {
-        **{"names": "target", "task": "task", "labels": "classes"},
-        **{"quantiles": "quantiles", "weight": "weights"},
+        "names": "target",
+        "task": "task",
+        "labels": "classes",
+        "quantiles": "quantiles",
+        "weight": "weights",
     }
     for what, word in words.items():
         if getattr(a, what) != getattr(b, what):

@@ -33,17 +33,15 @@ MOST_NETWORKS = 10_000
 Answers = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 """Targets of rows, raw predictions (n, k) for them, and what each row counts (n,)."""
 NETWORK_SETTINGS = (
-    *(
-        "numeric_embedding",
-        "input_scale",
-        "hidden",
-        "activation",
-        "parametric",
-        "norm",
-        "dropout",
-        "bias",
-        "init",
-    ),
+    "numeric_embedding",
+    "input_scale",
+    "hidden",
+    "activation",
+    "parametric",
+    "norm",
+    "dropout",
+    "bias",
+    "init",
     "loss",
     "quantiles",
 )
