@@ -1006,7 +1006,7 @@ def _measured(found: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, st
     names = ["cpu", *(gpu["name"] for gpu in found["gpus"][:1])]
     speeds = {name: speed.measure(resolve(name).device) for name in names}
     facts = [line for name, each in speeds.items() for line in speed.lines(name, each)]
-    return {"bench": {name: speed.to_json(each) for name, each in speeds.items()}}, facts
+    return {"bench": {name: vars(each) for name, each in speeds.items()}}, facts
 
 
 def _expected(planned: "Job") -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -1017,7 +1017,7 @@ def _expected(planned: "Job") -> tuple[dict[str, Any], list[tuple[str, str]]]:
     found = speed.measure(device)
     step = speed.expected(planned.launches, found, precision)
     facts = [*speed.lines(device.name, found), ("expected", speed.expected_line(step))]
-    return {"bench": speed.to_json(found), "expected": vars(step)}, facts
+    return {"bench": vars(found), "expected": vars(step)}, facts
 
 
 def _outlook_facts(found: "Outlook") -> list[tuple[str, str]]:

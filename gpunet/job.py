@@ -114,7 +114,7 @@ class Job:
     @property
     def is_over(self) -> bool:
         """Whether a resumed run had come to its end, and nothing was added."""
-        if self.start is None or self.start.state["ended"] not in ("done", "patience"):
+        if self.start is None or self.start.state["ended"] not in loop.FINISHED:
             return False
         return self.start.step not in {first for first, _ in self.legs}
 
@@ -260,9 +260,8 @@ class Job:
     def _is_worth_judging(self) -> bool:
         """A run that was stopped may go on; of one that broke a validated model may be good."""
         has_best = self.members[0].data.validation is not None and self.best is not None
-        return self.control.ended in ("done", "patience") or (
-            self.control.ended == "diverged" and has_best
-        )
+        ended = self.control.ended
+        return ended in loop.FINISHED or (ended == "diverged" and has_best)
 
     def _note(self, report: Report) -> None:
         self.last = report

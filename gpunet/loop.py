@@ -99,6 +99,10 @@ class Control:
     runs_on: str = ""
 
 
+FINISHED = ("done", "patience")
+"""Why a run ended that was not cut short."""
+
+
 @dataclass(frozen=True)
 class Member:
     """A network of an ensemble, the rows that train and judge it, and its settings: they differ by

@@ -19,7 +19,7 @@ from gpunet.config import Settings, gather
 from gpunet.data import BUILTIN, Source
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError, warn
 from gpunet.job import METRICS, TIMING, Job, lasting
-from gpunet.loop import Report, Snapshot, steps_an_epoch
+from gpunet.loop import FINISHED, Report, Snapshot, steps_an_epoch
 from gpunet.predict import MODEL_FILE, Model
 from gpunet.run import (
     SETTINGS,
@@ -328,7 +328,7 @@ def _extend(resumed: Job, more: str) -> None:
         raise UsageError(f"--epochs {more}: must be + and a number, as +50")
     rows, config, start = resumed.training_rows, resumed.model.config, resumed.start
     per_epoch = steps_an_epoch(config, rows)
-    has_ended = start is not None and start.state["ended"] in ("done", "patience")
+    has_ended = start is not None and start.state["ended"] in FINISHED
     first = start.step if start is not None and has_ended else resumed.steps
     added = int(more[1:]) * per_epoch
     memory.check_steps(f"--epochs {more}", first + added)
