@@ -8,13 +8,14 @@ from typing import Any
 from gpunet import loop, model, optim
 from gpunet.config import Config, Settings
 from gpunet.data import Prepared, Schema
-from gpunet.data.limits import automatic, available, shown
+from gpunet.data.limits import automatic, available
 from gpunet.data.targets import NUMBERS
 from gpunet.device import Choice, Device, has_driver, resolve
 from gpunet.device.cpu import Cpu
 from gpunet.errors import UsageError
 from gpunet.kernels import native
 from gpunet.loop import Member
+from gpunet.sizes import shown
 from gpunet.view import duration
 
 UPDATES, MIN_EPOCHS, MAX_EPOCHS = 6000, 20, 200
@@ -267,8 +268,8 @@ def _check_micro_batch(settings: Settings) -> None:
         raise UsageError(message, hint)
 
 
-def check_device(settings: Settings, device: Device) -> None:
-    """Set the device up as asked, or say what it cannot do."""
+def set_up(settings: Settings, device: Device) -> None:
+    """Set the device up as asked. Raises UsageError for what it cannot do."""
     config, precision = settings.config, settings.config.precision
     if device.kind == "cpu":
         device.kernels = config.kernels

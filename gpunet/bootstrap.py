@@ -90,9 +90,7 @@ class Difference:
 def differences(a: RowValues, b: RowValues, seed: int) -> dict[str, Difference]:
     """b's metrics less a's, of the same n rows in the same order and with the same weights, by a
     paired bootstrap."""
-    drawn = draws(np.hstack([a.values, b.values]), seed, a.weight)
-    width = a.values.shape[1]
-    first, second = a.combine(drawn[:, :width]), b.combine(drawn[:, width:])
+    first, second = (each.combine(draws(each.values, seed, each.weight)) for each in (a, b))
     points = a.metrics, b.metrics
     found = {}
     for name in (name for name in first if name in second):
@@ -122,7 +120,7 @@ def _unseen(found: Interval, n: int) -> Interval:
     return {(1.0, 1.0): (rest, 1.0), (0.0, 0.0): (0.0, 1 - rest)}.get(found, found)
 
 
-def draws(values: np.ndarray, seed: int, weight: Weight = None) -> np.ndarray:
+def draws(values: np.ndarray, seed: int, weight: Weight) -> np.ndarray:
     """Means (RESAMPLES, m) of values (n, m) over rows drawn with replacement.
 
     The draws follow from n and the seed alone, so that equal rows are drawn for all that are asked.

@@ -41,6 +41,7 @@ app = typer.Typer(
     name="gpunet",
     help="Train, check and use neural networks on tables and arrays, on CUDA or any CPU.",
     cls=Group,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -77,6 +78,9 @@ ConfigPath = Annotated[
         "--config", "-c", help="TOML file of settings; flags win.", rich_help_panel=OUTPUT
     ),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan alone.", rich_help_panel=OUTPUT)
+]
 TrainJson = Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Warnings alone.", rich_help_panel=OUTPUT)
@@ -97,9 +101,7 @@ MovedData = Annotated[
 DropMissing = Annotated[
     bool, typer.Option("--drop-missing-target", help="Leave out rows that have no target.")
 ]
-MaxMemory = Annotated[
-    str, typer.Option(metavar="SIZE", help="Memory for data: 512M, 1.5GiB. Default: auto.")
-]
+MaxMemory = Annotated[str, typer.Option(metavar="SIZE", help="Memory for data: 512M, 1.5GiB.")]
 Inputs = Annotated[
     Optional[list[str]],
     typer.Argument(
@@ -137,9 +139,7 @@ def train(
     data: TrainData = None,
     out: OutPath = None,
     config: ConfigPath = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan alone.", rich_help_panel=OUTPUT)
-    ] = False,
+    dry_run: DryRun = False,
     seeds: Annotated[
         Optional[int],
         typer.Option("--seeds", help="Runs of as many seeds.", rich_help_panel=REPEATS, min=2),
@@ -157,11 +157,13 @@ def train(
     """Train a network on DATA and save the run.
 
     DATA is a CSV, TSV, Parquet, JSON-lines, NPZ, NPY or IDX file, a folder of
-    MNIST-named IDX files, or a built-in set (gpunet data list). Without DATA: the
-    lecture's two-layer network.
+    x.npy and y.npy or of MNIST-named IDX files, or a built-in set (gpunet data
+    list). Without DATA: the lecture's two-layer network.
 
-    For example: gpunet train penguins, or
-    gpunet train prices.csv --target price --hidden 256,128 --epochs 50
+    \b
+    For example:
+      gpunet train penguins
+      gpunet train prices.csv --target price --hidden 256,128 --epochs 50
     """
     data = _data(data, given, config)
     if seeds is not None or cv is not None:
@@ -275,8 +277,7 @@ def verify(
     """Make epochs of a run again and compare every number; exit 6 where one differs."""
     from gpunet import rerun
 
-    names = [name.strip() for name in devices.split(",")] if devices else []
-    found = list(rerun.verify(run, _numbers(epochs, "--epochs"), names, data))
+    found = list(rerun.verify(run, _numbers(epochs, "--epochs"), devices or (), data))
     wrong = [each for each in found if each.wrong]
     if json:
         report = {"schema": "gpunet.verify/1", "run": str(run), "ok": not wrong}
@@ -470,7 +471,10 @@ def importance(
         columns = [{**vars(each), "growth": vars(each.growth)} for each in found]
         view.print_json({**report, "columns": columns})
         return
-    rows = [[each.column, view.figure(each.growth.value, each.growth.interval)] for each in found]
+    rows = [
+        [view.short(each.column), view.figure(each.growth.value, each.growth.interval)]
+        for each in found
+    ]
     view.table(["column", f"{found[0].metric} grows by"], rows, right=(1,))
 
 
@@ -504,8 +508,8 @@ def slices(
         return
     rows = [
         [
-            each.column,
-            each.slice,
+            view.short(each.column),
+            view.short(each.slice),
             f"{each.rows:,}",
             view.figure(each.value, each.interval),
             "worse" if each.is_worse else "",
@@ -559,9 +563,10 @@ def gradcheck(
     json: Json = False,
 ) -> None:
     """Compare gradients with central differences in float64; exit 6 when one does not hold."""
+    from gpunet import gradcases
     from gpunet import gradcheck as checking
 
-    results = checking.run(text, inputs or [], everything, seed)
+    results = gradcases.run(text, inputs or [], everything, seed)
     if json:
         view.print_json(checking.to_json(results))
     else:
@@ -650,8 +655,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments in (["--help"], ["-h"]):
-        app.rich_markup_mode = None  # the list of commands is plain: Rich's help doubles the wait
     try:
         return int(app(arguments, prog_name="gpunet", standalone_mode=False) or 0)
     except GpunetError as fault:
@@ -924,8 +927,8 @@ def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
     view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
     if not quiet:
         view.gap()
-        view.facts([("best", f"trial {best.number}"), *_judged_facts(summary)])
-        view.facts(_next_steps(summary))
+        best_trial = ("best", f"trial {best.number}")
+        view.facts([best_trial, *_judged_facts(summary), *_next_steps(summary)])
     _warn_of(summary, notes)
 
 
@@ -1004,7 +1007,7 @@ def _measured(found: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, st
     names = ["cpu", *(gpu["name"] for gpu in found["gpus"][:1])]
     speeds = {name: speed.measure(resolve(name).device) for name in names}
     facts = [line for name, each in speeds.items() for line in speed.lines(name, each)]
-    return {"bench": {name: speed.to_json(each) for name, each in speeds.items()}}, facts
+    return {"bench": {name: vars(each) for name, each in speeds.items()}}, facts
 
 
 def _expected(planned: "Job") -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -1015,7 +1018,7 @@ def _expected(planned: "Job") -> tuple[dict[str, Any], list[tuple[str, str]]]:
     found = speed.measure(device)
     step = speed.expected(planned.launches, found, precision)
     facts = [*speed.lines(device.name, found), ("expected", speed.expected_line(step))]
-    return {"bench": speed.to_json(found), "expected": vars(step)}, facts
+    return {"bench": vars(found), "expected": vars(step)}, facts
 
 
 def _outlook_facts(found: "Outlook") -> list[tuple[str, str]]:
@@ -1066,8 +1069,6 @@ def _model_and_rows(run: Path, data: str | None, source: Any, device: str) -> tu
     from gpunet import rerun
 
     model = predicting.load(run)
-    if source is None and not rerun.is_run(run):
-        raise UsageError(f"{run}: a model file does not say which rows it has seen", "give DATA")
     if data is not None:
         _warn_of_seen(run, data, source)
     return model, rerun.held_out(run, device)[1] if source is None else source
@@ -1117,14 +1118,13 @@ def _training_view(planned: "Job", quiet: bool) -> view.Training:
 def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
     config, schema, data = planned.settings.config, planned.prepared.schema, planned.prepared
     device = planned.choice.device
-    parts = {"train": data.train, "validation": data.validation, "test": data.test}
-    sizes = " · ".join(f"{name} {part.rows:,}" for name, part in parts.items() if part)
+    sizes = " · ".join(f"{name} {part.rows:,}" for name, part in data.parts.items() if part)
     widths = " → ".join(map(str, (schema.width, *config.hidden, planned.outputs)))
     widths = f"{len(planned.members):,} of {widths}" if len(planned.members) > 1 else widths
     weights = counted(planned.parameters, "parameter")
     steps, epochs = counted(planned.steps, "step"), counted(planned.epochs, "epoch")
     length = steps if config.steps else epochs
-    target = ", ".join(schema.target.names)
+    target = ", ".join(map(view.short, schema.target.names))
     classes = len(schema.target.labels)
     labels = f", {counted(classes, 'class')}" if classes else ""
     sent = ", rows sent there in windows" if planned.sends_rows else ""

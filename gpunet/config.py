@@ -43,13 +43,6 @@ def pace(text: str) -> int | float:
     raise ValueError(f"{text!r} is neither a number of steps nor a time")
 
 
-def _is_pace(text: str) -> bool:
-    with suppress(ValueError):
-        pace(text)
-        return True
-    return False
-
-
 def fold(text: str) -> tuple[int, int]:
     """`2/5` as (2, 5), the second fold of five. ValueError for what is no fold of several."""
     which, slash, count = text.partition("/")
@@ -60,15 +53,18 @@ def fold(text: str) -> tuple[int, int]:
     raise ValueError(f"{text!r} is no fold of several")
 
 
-def _is_fold(text: str) -> bool:
-    with suppress(ValueError):
-        fold(text)
-        return True
-    return False
+def _read_by(parse: Callable[[str], object]) -> Predicate:
+    def reads(text: str) -> bool:
+        with suppress(ValueError):
+            parse(text)
+            return True
+        return False
+
+    return Predicate(reads)
 
 
-Pace = Annotated[str, Predicate(_is_pace)]
-Fold = Annotated[str, Predicate(_is_fold)]
+Pace = Annotated[str, _read_by(pace)]
+Fold = Annotated[str, _read_by(fold)]
 Task = Literal["auto", "regression", "count", "binary", "multiclass", "multilabel"]
 Scaling = Literal["auto", "robust", "standard"]
 Norm = Literal["none", "layer", "batch"]
@@ -287,6 +283,11 @@ class Config:
     def has_bins(self) -> bool:
         """Whether numbers of a table take shares of bins."""
         return self.numeric_embedding in ("piecewise", "both")
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether nothing says while it trains how good a network is."""
+        return self.validation == 0 and not self.folds
 
     @property
     def column_types(self) -> dict[str, str]:
@@ -551,7 +552,6 @@ def _shown(value: Any) -> str:
 
 def _check_conflicts(settings: Settings) -> None:
     config = settings.config
-    is_blind = config.validation == 0 and not config.folds
     if config.folds == 1:
         raise UsageError("--folds 1: wants 2 or more, or 0 for none")
     _ = config.column_types
@@ -568,12 +568,12 @@ def _check_conflicts(settings: Settings) -> None:
         ("activation", "hidden", config.hidden == ()),
         ("init", "hidden", config.hidden == () and config.init not in ("normal", "data", "lecun")),
         ("parametric", "hidden", config.hidden == () and config.parametric),
-        ("best_by", "validation", is_blind),
+        ("best_by", "validation", config.is_blind),
         ("folds", "validation", config.folds > 0 and config.validation != 0),
         ("folds", "split_column", config.folds > 0),
-        ("patience", "validation", is_blind and config.patience != 0),
-        ("schedule", "validation", is_blind and config.schedule == "plateau"),
-        ("calibrate", "validation", is_blind and config.calibrate is True),
+        ("patience", "validation", config.is_blind and config.patience != 0),
+        ("schedule", "validation", config.is_blind and config.schedule == "plateau"),
+        ("calibrate", "validation", config.is_blind and config.calibrate is True),
         ("warmup", "schedule", config.schedule == "onecycle" and config.warmup > 0),
         ("split", "kernels", config.kernels == "numpy" and config.split == "columns"),
         ("split", "deterministic", config.deterministic and config.split == "columns"),

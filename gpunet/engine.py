@@ -750,8 +750,5 @@ _BACKWARD: dict[type, Callable[[_Lowering, Node], None]] = {
     gates.BatchNorm: _batch_norm_backward,
     gates.Loss: _loss_backward,
 }
-_WINDOWED = (
-    *(gates.Columns, gates.Concatenate, gates.Periodic, gates.Piecewise),
-    gates.Embedding,
-)
+_WINDOWED = (gates.Columns, gates.Concatenate, gates.Periodic, gates.Piecewise, gates.Embedding)
 """Gates that read a window of a slot where it is."""

@@ -33,6 +33,11 @@ def warn(texts: Iterable[str], depth: int = 1) -> None:
         warnings.warn(text, GpunetWarning, stacklevel=depth + 2)
 
 
+def first_line(reason: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return (str(reason).strip() or type(reason).__name__).splitlines()[0]
+
+
 class GpunetError(Exception):
     """A fault that the user can mend.
 

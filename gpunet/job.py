@@ -114,7 +114,7 @@ class Job:
     @property
     def is_over(self) -> bool:
         """Whether a resumed run had come to its end, and nothing was added."""
-        if self.start is None or self.start.state["ended"] not in ("done", "patience"):
+        if self.start is None or self.start.state["ended"] not in loop.FINISHED:
             return False
         return self.start.step not in {first for first, _ in self.legs}
 
@@ -260,9 +260,8 @@ class Job:
     def _is_worth_judging(self) -> bool:
         """A run that was stopped may go on; of one that broke a validated model may be good."""
         has_best = self.members[0].data.validation is not None and self.best is not None
-        return self.control.ended in ("done", "patience") or (
-            self.control.ended == "diverged" and has_best
-        )
+        ended = self.control.ended
+        return ended in loop.FINISHED or (ended == "diverged" and has_best)
 
     def _note(self, report: Report) -> None:
         self.last = report
@@ -353,7 +352,7 @@ def plan(
     settings = auto.with_memory(settle(source, flags, file))
     choice = auto.asked(settings)  # what is not there is told before data are read
     if choice is not None:
-        auto.check_device(settings, choice.device)
+        auto.set_up(settings, choice.device)
     place = location(source, folder)
     source = read(source, settings, folder)
     settings = auto.with_encoding(presets.of_data(settings, source))
@@ -383,7 +382,7 @@ def _decided(
             members = ensemble.members(prepared, decided.config)
         if choice is None:
             choice = auto.weigh(decided.config, members)
-            auto.check_device(decided, choice.device)
+            auto.set_up(decided, choice.device)
         decided = auto.decide_on(decided, schema, choice)
         members = ensemble.settled(members, decided.config)
         device, dtype = choice.device, _dtype(decided.config)

@@ -99,6 +99,10 @@ class Control:
     runs_on: str = ""
 
 
+FINISHED = ("done", "patience")
+"""Why a run ended that was not cut short."""
+
+
 @dataclass(frozen=True)
 class Member:
     """A network of an ensemble, the rows that train and judge it, and its settings: they differ by
@@ -181,7 +185,7 @@ def judge(
 
 
 def in_units(
-    schema: Schema, y: np.ndarray, raw: np.ndarray, temperature: float = 1.0
+    schema: Schema, y: np.ndarray, raw: np.ndarray, temperature: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Targets, and what raw predictions (n, k) mean: probabilities, or values in their units, of
     quantiles (n, targets, quantiles)."""
@@ -248,7 +252,7 @@ def lower(
     return store, launches
 
 
-def rates(config: Config, rows: int, legs: Legs = ()) -> np.ndarray:
+def rates(config: Config, rows: int, legs: Legs) -> np.ndarray:
     """Learning rate, decay and share of dropout of every update from 1 on, (steps + 1, 3); each
     leg runs through the schedule anew."""
     table = _rates(config, steps_in_all(config, rows))

@@ -194,7 +194,7 @@ class ClassRows:
     score: Callable[[int], np.ndarray]
 
 
-def class_rows(target: np.ndarray, raw: np.ndarray, temperature: float = 1.0) -> ClassRows:
+def class_rows(target: np.ndarray, raw: np.ndarray, temperature: float) -> ClassRows:
     """Class codes (n,) and logits (n, k), which are divided by the temperature."""
     top, total = np.empty(len(raw)), np.empty(len(raw))
     right, chosen = np.empty(len(raw), bool), np.empty(len(raw))

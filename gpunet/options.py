@@ -4,6 +4,7 @@ and command lines that lose nothing: an option that is given twice is an error.
 Values stay text here; config.py alone checks them.
 """
 
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, fields
@@ -23,10 +24,29 @@ SHORT_OPTION = len("--epoch")
 SHORT = {"target": "-t", "epochs": "-e", "batch_size": "-b", "device": "-d"}
 LIST = "A,B"
 """How the help writes a value that may be several."""
+NARROW, WIDE = 60, 100
+"""Columns of a terminal: below the first the help says what an option means under its name, and
+above the second it leaves the rest free."""
 
 
 class Command(TyperCommand):
-    """A command whose options are given once each, and whose faults read as all of gpunet's."""
+    """A command whose options are given once each, and whose faults read as all of gpunet's. Its
+    help is plain text, in which no name is cut."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.width = _width()
+        super().format_help(ctx, formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for each in self.get_params(ctx):
+            own = "Arguments" if each.param_type_name == "argument" else "Options"
+            panel = getattr(each, "rich_help_panel", None) or own
+            if (row := each.get_help_record(ctx)) is not None:
+                panels.setdefault(panel, []).append((row[0].lstrip(" /"), row[1]))
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(rows, col_max=30 if formatter.width > NARROW else 4)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         values = _once(self, ctx, args)
@@ -39,13 +59,21 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """Commands by name; without one the help is printed, on stderr."""
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.width = _width()
+        super().format_help(ctx, formatter)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
-            self.rich_markup_mode = None
             sys.stderr.write(ctx.get_help() + "\n")
             raise typer.Exit(UsageError.exit_code)
         _once(self, ctx, args)
         return super().parse_args(ctx, args)
+
+
+def _width() -> int:
+    """Columns that the help may fill."""
+    return min(max(shutil.get_terminal_size().columns, 30), WIDE) - 1
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:

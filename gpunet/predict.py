@@ -33,17 +33,15 @@ MOST_NETWORKS = 10_000
 Answers = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 """Targets of rows, raw predictions (n, k) for them, and what each row counts (n,)."""
 NETWORK_SETTINGS = (
-    *(
-        "numeric_embedding",
-        "input_scale",
-        "hidden",
-        "activation",
-        "parametric",
-        "norm",
-        "dropout",
-        "bias",
-        "init",
-    ),
+    "numeric_embedding",
+    "input_scale",
+    "hidden",
+    "activation",
+    "parametric",
+    "norm",
+    "dropout",
+    "bias",
+    "init",
     "loss",
     "quantiles",
 )
@@ -237,8 +235,8 @@ def load(path: Path | str) -> Model:
         each = (model.build(config, schema.layout, target.outputs, target.task) for _ in names)
         networks = Ensemble(tuple(each))
         networks.load(weights)
-        temperature = _number(state, "temperature", 1.0, inf)
-        threshold = _number(state, "threshold", 0.5, 1.0)
+        temperature = _number(state, "temperature", inf)
+        threshold = _number(state, "threshold", 1.0)
     except ModelInvalid:
         raise
     except (GpunetError, KeyError, TypeError, ValueError) as reason:
@@ -246,9 +244,9 @@ def load(path: Path | str) -> Model:
     return Model(networks, schema, config, temperature, threshold)
 
 
-def _number(state: dict[str, Any], name: str, default: float, below: float) -> float:
-    """A number above 0 and below a limit; older files have none."""
-    value = state.get(name, default)
+def _number(state: dict[str, Any], name: str, below: float) -> float:
+    """A number above 0 and below a limit."""
+    value = state[name]
     if type(value) is not float or not 0 < value < below:
         raise ValueError(f"{name} {value!r}")
     return value

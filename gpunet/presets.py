@@ -59,10 +59,15 @@ MEANINGLESS: Mapping[str, Callable[[Config], bool]] = {
     "lr": lambda config: config.optimizer != "adamw",
     "betas": lambda config: config.optimizer not in USES_BETAS,
     "epochs": lambda config: config.steps is not None,
-    "best_by": lambda config: _is_blind(config),
-    "patience": lambda config: _is_blind(config),
+    "best_by": lambda config: config.is_blind,
+    "patience": lambda config: config.is_blind,
 }
 """Where a piece is left out."""
+
+
+def has_meaning(name: str, config: Config) -> bool:
+    """Whether a setting says anything beside the others."""
+    return name not in MEANINGLESS or not MEANINGLESS[name](config)
 
 
 def of_data(settings: Settings, source: Source) -> Settings:
@@ -132,15 +137,6 @@ def _can_fold(settings: Settings, source: Source) -> bool:
 
 def _taken(settings: Settings, values: Mapping[str, Any]) -> Settings:
     for name, value in values.items():
-        if settings.is_open(name) and not MEANINGLESS.get(name, _never)(settings.config):
+        if settings.is_open(name) and has_meaning(name, settings.config):
             settings = settings.preset(name, value)
     return settings
-
-
-def _is_blind(config: Config) -> bool:
-    """Whether nothing says while it trains how good a network is."""
-    return config.validation == 0 and not config.folds
-
-
-def _never(config: Config) -> bool:
-    return False

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from gpunet import about, commas, job, memory
-from gpunet.config import gather
+from gpunet.config import Settings, gather
 from gpunet.data import BUILTIN, Source
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError, warn
 from gpunet.job import METRICS, TIMING, Job, lasting
-from gpunet.loop import Report, Snapshot, steps_an_epoch
+from gpunet.loop import FINISHED, Report, Snapshot, steps_an_epoch
 from gpunet.predict import MODEL_FILE, Model
 from gpunet.run import (
     SETTINGS,
@@ -71,7 +71,7 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
     flags: dict[str, Any] = {}
     if device is not None:
         flags = {"device": device} | dict.fromkeys(ON_ANOTHER_DEVICE, "auto")
-    _check_settings(path / SETTINGS)
+    _settings(path)
     try:
         reopened = job.plan(source, flags, path / SETTINGS, found["folder"])
     except OutOfMemory as fault:  # its settings are what they were
@@ -86,12 +86,13 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
 def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
     """The job of a run whose data have not changed, and the rows of its test part.
 
-    Raises UsageError where nothing was held out.
+    Raises UsageError where nothing was held out, or nothing says what was: of a model file.
     """
+    if os.path.isfile(path):
+        raise UsageError(f"{path}: a model file does not say which rows it has seen", "give DATA")
     path = Path(path)
     found = identity(path)
-    _check_settings(path / SETTINGS)
-    settings, folder = gather(file=path / SETTINGS), found["folder"]
+    settings, folder = _settings(path), found["folder"]
     if found["data"] is None:
         raise UsageError(f"{path}: was trained on data in memory", "give DATA")
     _check_there(path, found["data"], "give DATA that it was not trained on")
@@ -133,12 +134,13 @@ def _check_there(path: Path, place: str, hint: str) -> None:
         raise InputMissing(f"{path}: its data are no longer at {place}", hint)
 
 
-def _check_settings(path: Path) -> None:
-    """Settings that gpunet did not write are the run's fault, not the user's."""
+def _settings(path: Path) -> Settings:
+    """A run's settings. Those that gpunet did not write are the run's fault, not the user's."""
     try:
-        gather(file=path)
+        return gather(file=path / SETTINGS)
     except GpunetError as reason:
-        raise ModelInvalid(f"{path}: not as gpunet wrote it: {reason.message}") from None
+        said = f"{path / SETTINGS}: not as gpunet wrote it: {reason.message}"
+        raise ModelInvalid(said) from None
 
 
 def resume(
@@ -342,7 +344,7 @@ def _extend(resumed: Job, more: str) -> None:
         raise UsageError(f"--epochs {more}: must be + and a number, as +50")
     rows, config, start = resumed.training_rows, resumed.model.config, resumed.start
     per_epoch = steps_an_epoch(config, rows)
-    has_ended = start is not None and start.state["ended"] in ("done", "patience")
+    has_ended = start is not None and start.state["ended"] in FINISHED
     first = start.step if start is not None and has_ended else resumed.steps
     added = int(more[1:]) * per_epoch
     memory.check_steps(f"--epochs {more}", first + added)

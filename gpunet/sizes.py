@@ -1,5 +1,5 @@
-"""Sizes in words: bytes, and back (1.5 GiB), and so many of a thing. Refuses to count bytes in
-powers of ten."""
+"""Sizes in words: bytes, and back (1.5 GiB), so many of a thing, and a table's numbers. Refuses to
+count bytes in powers of ten."""
 
 import re
 
@@ -37,3 +37,9 @@ def counted(number: int, noun: str) -> str:
     if noun.endswith("y"):
         return f"{number:,} {noun[:-1]}ies"
     return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def plain(value: float) -> str:
+    """A number of a table: a whole one in full, of others six digits; no commas, which years have
+    not."""
+    return f"{value:.0f}" if value % 1 == 0 and abs(value) < 1e15 else f"{value:.6g}"

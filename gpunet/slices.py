@@ -15,6 +15,7 @@ from gpunet.errors import DataError
 from gpunet.importance import sample
 from gpunet.metrics import Weight
 from gpunet.predict import Model
+from gpunet.sizes import plain
 
 SCHEMA = "gpunet.slices/1"
 LEAST_ROWS = 30
@@ -106,4 +107,4 @@ def _shown(cells: Cells, value: float) -> str:
         return {1.0: "true", 0.0: "false"}.get(value, "other")
     if cells.kind == "date":
         return cells.shown(value)
-    return f"{value:,.6g}"
+    return plain(value)

@@ -82,7 +82,7 @@ def _is_free(name: str, asked: Settings, first: Job) -> bool:
     has_layers = first.settings.config.hidden != ()
     if asked.given(setting) or (name in OF_LAYERS and not has_layers):
         return False
-    if setting in presets.MEANINGLESS and presets.MEANINGLESS[setting](config):
+    if not presets.has_meaning(setting, config):
         return False
     if name in ("batch_size", "norm") and asked.given("micro_batch_size"):
         return False

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from statistics import median
@@ -82,11 +82,6 @@ def expected(launches: LaunchList, speed: Speed, precision: str) -> Expected:
     spent = speed.within * len(pairs)
     products, memory = (sum(part) for part in zip(*pairs))
     return Expected(products, memory, spent, sum(map(max, pairs)) + spent)
-
-
-def to_json(speed: Speed) -> dict[str, Any]:
-    """A speed in plain values."""
-    return asdict(speed)
 
 
 def lines(name: str, speed: Speed) -> list[tuple[str, str]]:

@@ -185,7 +185,7 @@ class Tuner:
             return None
         with suppress(OSError, ValueError):
             found = json.loads(files.read(self.out / BEST / SUMMARY))
-            return found if found["ended"] in ("done", "patience") else None
+            return found if found["ended"] in loop.FINISHED else None
         return None
 
     def to_dict(self, summary: Mapping[str, Any]) -> dict[str, Any]:

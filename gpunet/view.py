@@ -5,10 +5,12 @@ Results go to stdout, everything else to stderr. Text that came from data passes
 
 import json
 import os
+import re
 import select
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal
 
 from rich.cells import cell_len
@@ -17,15 +19,20 @@ from rich.table import Table
 from rich.text import Text
 
 from gpunet.errors import WriteError
-from gpunet.sizes import counted, shown
+from gpunet.sizes import counted, plain, shown
 
-WIDE = 1000
+WIDE, NARROW = 1000, 24
+"""Columns of lines off a terminal, and at least: a terminal that is narrower wraps them."""
 ROOM = 16
 """Columns for a bar that can be seen, and the time left."""
 MANY_COLUMNS = 30
 """Above it the columns of a table are told by kind."""
 MOST = 4000
 """Characters of an error or a warning: names that data made may be as long as they like."""
+LONG = 60
+"""Characters of a name in a table, or of a word in a warning."""
+MARKS = {"…": "...", "→": "->", "·": "|", "–": "-", "×": "x", "µ": "u", "∥": "||"}
+"""Marks that are written here, and what stands for them where a stream has ASCII alone."""
 
 
 def out() -> Console:
@@ -39,9 +46,29 @@ def err() -> Console:
     return Console(stderr=True, markup=False, highlight=False, emoji=False, force_interactive=live)
 
 
-def show(text: object) -> str:
-    """Text that came from data, with control and direction characters made visible."""
-    return "".join(c if c.isprintable() else _escape(c) for c in str(text))
+def show(text: object, stream: object = None) -> str:
+    """Text that came from data, with control and direction characters made visible, and marks as
+    a stream has them."""
+    seen = "".join(c if c.isprintable() else _escape(c) for c in str(text))
+    return seen.translate(_stand_ins(getattr(stream, "encoding", None) or "utf-8"))
+
+
+@cache
+def _stand_ins(encoding: str) -> dict[int, str]:
+    """What stands for the marks that an encoding lacks."""
+    lacking = {}
+    for mark, words in MARKS.items():
+        try:
+            mark.encode(encoding)
+        except UnicodeEncodeError:
+            lacking[ord(mark)] = words
+    return lacking
+
+
+def short(name: object) -> str:
+    """A name that may be as long as it likes: of a long one its ends."""
+    text = str(name)
+    return text if len(text) <= LONG else f"{text[: LONG - 21]}…{text[-20:]}"
 
 
 def put(content: str | bytes) -> None:
@@ -90,17 +117,22 @@ def finite(value: Any) -> Any:
 
 def error(message: str) -> None:
     """One line on stderr."""
-    _talk(f"gpunet: error: {_cut(show(message))}\n")
+    say(f"gpunet: error: {_cut(show(message))}")
 
 
 def warn(message: str) -> None:
-    """One line on stderr that is not fatal."""
-    _talk(f"gpunet: warning: {_cut(show(message))}\n")
+    """One line on stderr that is not fatal; of long words in it, but for paths, the ends."""
+    seen = re.sub(rf"[^\s/,]{{{LONG},}}", lambda found: short(found[0]), show(message))
+    say(f"gpunet: warning: {_cut(seen)}")
 
 
 def say(message: str) -> None:
-    """One line of talk on stderr."""
-    _talk(show(message) + "\n")
+    """One line of talk on stderr, which wraps at words in a terminal."""
+    line = show(message, sys.stderr)
+    if _is_terminal():
+        _print(err(), Text(line, overflow="fold"))
+    else:
+        _talk(line + "\n")
 
 
 def gap() -> None:
@@ -114,9 +146,10 @@ def facts(rows: Iterable[tuple[str, str]], console: Console | None = None) -> No
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
+    console = console or err()
     for word, text in rows:
-        grid.add_row(Text(show(word)), Text(show(text)))
-    _print(console or err(), grid)
+        grid.add_row(Text(show(word, console.file)), Text(show(text, console.file)))
+    _print(console, grid)
 
 
 def table(
@@ -129,31 +162,42 @@ def table(
     """A table on stdout, or on a console; columns in `right` are numbers. In a terminal that is too
     narrow for its words a row becomes a sentence."""
     console, numbers = console or out(), set(right)
-    lines = [[show(cell) for cell in row] for row in rows]
-    if console.is_terminal and _narrowest([header, *lines]) > console.width:
-        said = [*([title] if title else []), *(_sentence(header, line) for line in lines)]
+    header, *lines = [[show(cell, console.file) for cell in row] for row in (header, *rows)]
+    room, least = _room(console), _words([header, *lines])
+    widths = [max(map(cell_len, column)) for column in zip(header, *lines, strict=True)]
+    if console.is_terminal and sum(least) + 2 * len(least) - 2 > room:
+        sentences = [show(_sentence(header, line), console.file) for line in lines]
+        said = [*([title] if title else []), *sentences]
         _print(console, Text("\n".join(said), overflow="fold"))
         return
     grid = Table(box=None, pad_edge=False, title=title, title_justify="left", padding=(0, 2, 0, 0))
-    for i, word in enumerate(header):
+    for i, (word, width) in enumerate(zip(header, _narrowed(widths, least, room), strict=True)):
         side: Literal["left", "right"] = "right" if i in numbers else "left"
-        grid.add_column(Text(show(word)), justify=side, overflow="fold", no_wrap=i == 0)
+        grid.add_column(Text(word), width=width, justify=side, overflow="fold")
     for line in lines:
         grid.add_row(*map(Text, line))
     _print(console, grid)
 
 
-def _narrowest(lines: Sequence[Sequence[str]]) -> int:
-    """How wide a table is with each word on a line of its own; the first column's stay together."""
+def _words(lines: Sequence[Sequence[str]]) -> list[int]:
+    """How wide columns are with each word on a line of its own; the first one's stay together."""
     first, *others = zip(*lines, strict=True)
     words = ((word for cell in column for word in cell.split()) for column in others)
-    widths = [max(map(cell_len, each), default=0) for each in (first, *words)]
-    return sum(widths) + 2 * (len(widths) - 1)
+    return [max(map(cell_len, each), default=0) for each in (first, *words)]
+
+
+def _narrowed(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """Widths of columns that are together in a room: the widest of those that can give way do."""
+    fitted = list(widths)
+    while sum(fitted) + 2 * len(fitted) - 2 > room and fitted != least:
+        _, i = max((width, i) for i, width in enumerate(fitted) if width > least[i])
+        fitted[i] -= 1
+    return fitted
 
 
 def _sentence(header: Sequence[str], line: Sequence[str]) -> str:
     """A row in words: what it is of, and each cell that is not empty behind its column's name."""
-    said = [f"{show(word)} {cell}" for word, cell in zip(header[1:], line[1:], strict=True) if cell]
+    said = [f"{word} {cell}" for word, cell in zip(header[1:], line[1:], strict=True) if cell]
     return f"{line[0]}: {' · '.join(said)}"
 
 
@@ -204,7 +248,7 @@ def profile(name: str, rows: int, columns: Iterable[Any]) -> None:
     """What a file holds, a line a column."""
     lines = [
         [
-            c.name,
+            short(c.name),
             c.kind,
             "" if c.missing is None else f"{c.missing:,}",
             "" if c.distinct is None else f"{c.distinct:,}",
@@ -228,7 +272,7 @@ def columns(seen: Sequence[Any], console: Console) -> None:
     if not shown:
         return
     rows = [
-        [each.name, each.kind, f"{each.values:,}", f"{each.missing:,}", each.evidence]
+        [short(each.name), each.kind, f"{each.values:,}", f"{each.missing:,}", each.evidence]
         for each in shown
     ]
     head = ["column", "kind", "values", "missing", "evidence"]
@@ -302,16 +346,15 @@ def _shape(slot: Sequence[Any]) -> str:
 def _values(column: Any) -> str:
     """The range and middle of numbers, or the commonest levels."""
     if column.top:
-        return ", ".join(f"{level} {count:,}" for level, count in column.top)
+        return ", ".join(f"{short(level)} {count:,}" for level, count in column.top)
     ends = (column.minimum, column.median, column.maximum)
-    words = [number(end) if isinstance(end, float) else str(end) for end in ends if end is not None]
+    words = [plain(end) if isinstance(end, float) else str(end) for end in ends if end is not None]
     return " … ".join(words)
 
 
 def _print(console: Console, thing: Any) -> None:
     """A grid as wide as the terminal, or off one as wide as it likes; no spaces at line ends."""
-    if not console.is_terminal:
-        console.width = WIDE
+    console.width = _room(console)
     with console.capture() as captured:
         console.print(thing)
     lines = captured.get().splitlines()
@@ -322,6 +365,10 @@ def _print(console: Console, thing: Any) -> None:
         put(text)
     else:
         console.file.write(text)
+
+
+def _room(console: Console) -> int:
+    return max(NARROW, console.width) if console.is_terminal else WIDE
 
 
 def _is_terminal() -> bool:
@@ -338,14 +385,14 @@ def _talk(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def number(value: float | None) -> str:
     """Four decimals below 1, else four digits or more, and a dash for what is not known."""
     if value is None:
         return "–"
-    if value == 0 or 1e-4 <= abs(value) < 10 ** (digits + 2):
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
         whole = len(str(int(abs(value))))
-        return f"{value:,.{max(0, digits - whole)}f}" if abs(value) >= 1 else f"{value:.{digits}f}"
-    return f"{value:.{digits - 1}e}"
+        return f"{value:,.{max(0, 4 - whole)}f}" if abs(value) >= 1 else f"{value:.4f}"
+    return f"{value:.3e}"
 
 
 def duration(seconds: float) -> str:
@@ -386,7 +433,7 @@ class Training:
         """A report is in."""
         if self.bar is not None:
             said = _fitting(self._parts(report), self.console.width - ROOM)
-            self.bar.update(self.bar.task_ids[0], said=said)
+            self.bar.update(self.bar.task_ids[0], said=show(said, sys.stderr))
         elif not self.quiet:
             say("  ".join(self._parts(report).values()))
 

@@ -112,8 +112,17 @@ def test_differences_are_paired() -> None:
     assert not found.is_noise  # unpaired, the intervals of a and b overlap
     assert 0 < found.share < 0.01
     assert a.intervals(0)["rmse"][0] < b.intervals(0)["rmse"][1]
-    same = bootstrap.differences(a, a, seed=0)["rmse"]
-    assert (same.value, same.interval, same.share, same.is_noise) == (0.0, (0.0, 0.0), 1.0, True)
+
+
+@pytest.mark.parametrize("n", [2, 16, 17, 52, 300])
+def test_what_is_the_same_differs_by_nothing_not_even_by_rounding(n: int) -> None:
+    random = np.random.default_rng(n)
+    y = random.standard_normal((n, 1))
+    for weight in (None, random.random(n)):
+        rows = bootstrap.of_task("regression", y, y + random.standard_normal((n, 1)), weight)
+        for same in bootstrap.differences(rows, rows, seed=0).values():
+            assert (same.value, same.interval, same.share) == (0.0, (0.0, 0.0), 1.0)
+            assert same.is_noise
 
 
 def test_resamples_of_equal_rows_do_not_count_in_a_difference() -> None:

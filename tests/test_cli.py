@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 import gpunet
 from gpunet import run
 from gpunet.cli import _run
+from gpunet.config import Config, flag
 
 PENGUINS = ["train", "penguins", "--device", "cpu", "--epochs", "3"]
 ROWS = "\n".join(f"{i % 7},{i % 3},{'yes' if i % 7 > 3 else 'no'}" for i in range(60))
@@ -523,6 +525,16 @@ def test_a_result_for_a_closed_stdout_is_exit_74(arguments: list[str]) -> None:
     done = subprocess.run(["bash", "-c", f"{shlex.join(code)} >&-"], stderr=-1, text=True)
     assert done.returncode == 74
     assert re.fullmatch("gpunet: error: stdout: Bad file descriptor\n", done.stderr)
+
+
+@pytest.mark.parametrize("width", [5, 40, 60, 80, 200])
+def test_the_help_cuts_no_name(cli, monkeypatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for command in ("train", "tune", "plan"):
+        words = set(cli(command, "--help").out.split())
+        assert words >= {flag(each.name) for each in fields(Config) if each.default is not True}
+        assert words >= {"--no-shuffle", "--no-header", "--out", "--json"} or command == "plan"
+    assert max(map(len, cli("train", "--help").out.splitlines())) <= max(width, 72)
 
 
 @pytest.mark.parametrize("more", [{}, {"PYTHONUNBUFFERED": "1"}])

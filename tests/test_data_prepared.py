@@ -16,6 +16,7 @@ from gpunet.errors import DataError, UsageError
 VALUES = mixed()
 SOURCE = columns(VALUES)
 WHOLE = {"validation": 0.0, "test": 0.0}
+TIME = list(range(20))
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 5, 4)).astype(np.uint8)
 LABELS = np.arange(60) % 3
 
@@ -204,9 +205,9 @@ def test_targets_of_rows_that_do_not_train_leave_no_trace(transform):
 def test_a_held_out_number_without_a_logarithm_is_named():
     values = {"a": list(range(20)), "y": [f"{v}.5" for v in range(20)]}
     values["y"][19] = "-0.5"
-    options = {"target": ("y",), "shuffle_split": False, "target_transform": "log"}
+    options = {"target": ("y",), "target_transform": "log"}
     with pytest.raises(DataError, match=r"y: 1 of 20 values are 0 or less \(row 21: -0.5\)"):
-        prepare(columns(values), **options)
+        prepare(columns(values | {"t": TIME}), time="t", **options)
     values["y"][19] = "19.5"
     later = columns({"a": [1, 2], "y": ["2.5", "0"]})
     with pytest.raises(DataError, match=r"test part: y: 1 of 2 values are 0 or less \(row 3: 0\)"):
@@ -354,9 +355,9 @@ def test_a_single_class_left_for_training_is_refused():
     source = columns({"a": [1, 2, 3, 4], "y": ["u", "u", "v", "u"], "part": part})
     with pytest.raises(DataError, match=r'the same value in every row \("u"\)'):
         prepare(source, target=("y",), split_column="part")
-    ordered = columns({"a": list(range(20)), "y": ["u"] * 16 + ["v"] * 4})
+    ordered = columns({"a": list(range(20)), "y": ["u"] * 16 + ["v"] * 4, "t": TIME})
     with pytest.raises(DataError, match=r'y: the training part holds a single class \("u"\)'):
-        prepare(ordered, target=("y",), shuffle_split=False)
+        prepare(ordered, target=("y",), time="t")
 
 
 def test_columns_that_say_nothing_are_named():
@@ -404,17 +405,9 @@ def test_rows_held_out_that_also_train_are_counted():
     assert prepared.notes == (f"{count} of 60 rows held out are in the training part as well",)
 
 
-def test_without_shuffling_the_order_is_kept():
-    source = columns({"a": list(range(20)), "y": [f"{v}.5" for v in range(20)]})
-    prepared = prepare(source, target=("y",), shuffle_split=False, standardise=False)
-    assert prepared.train.x[:, 0].tolist() == list(range(14))
-    assert prepared.validation.y[:, 0].tolist() == [14.5, 15.5, 16.5]
-    assert prepared.test.x[:, 0].tolist() == [17, 18, 19]
-
-
 def test_a_class_that_only_held_out_rows_have_is_noted():
-    source = columns({"a": list(range(20)), "y": list("uv" * 8 + "wwww")})
-    prepared = prepare(source, target=("y",), shuffle_split=False)
+    source = columns({"a": list(range(20)), "y": list("uv" * 8 + "wwww"), "t": TIME})
+    prepared = prepare(source, target=("y",), time="t")
     assert 'y: 1 class without a row in the training part: "w"' in prepared.notes
 
 

@@ -28,12 +28,11 @@ def joined(parts):
     st.sampled_from([0.0, 0.1, 0.15, 0.3]),
     st.integers(0, 5),
     st.integers(0, 4),
-    st.booleans(),
 )
-def test_parts_are_disjoint_complete_and_of_the_asked_size(n, validation, test, seed, k, shuffle):
+def test_parts_are_disjoint_complete_and_of_the_asked_size(n, validation, test, seed, k):
     strata = np.random.default_rng(seed).integers(0, k, n) if k else None
     try:
-        parts = parts_of(n, validation, test, seed=seed, shuffle=shuffle, strata=strata)
+        parts = parts_of(n, validation, test, seed=seed, strata=strata)
     except DataError:
         assert n < 20
         return
@@ -41,7 +40,7 @@ def test_parts_are_disjoint_complete_and_of_the_asked_size(n, validation, test, 
     for rows, share in ((parts.validation, validation), (parts.test, test)):
         assert len(rows) == (max(1, round(n * share)) if share else 0)
         assert (np.diff(rows) > 0).all()
-    if strata is not None and shuffle:
+    if strata is not None:
         assert set(strata) == set(strata[parts.train])
 
 
@@ -84,13 +83,6 @@ def test_a_class_of_one_row_trains():
     strata = np.append(np.zeros(50, int), 1)
     for seed in range(20):
         assert 50 in parts_of(51, strata=strata, seed=seed).train
-
-
-def test_without_shuffling_the_last_rows_are_held_out():
-    parts = parts_of(20, 0.2, 0.1, shuffle=False)
-    assert parts.train.tolist() == list(range(14))
-    assert parts.validation.tolist() == [14, 15, 16, 17]
-    assert parts.test.tolist() == [18, 19]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ def test_the_cpu_is_always_there() -> None:
     assert choice.device.name == "cpu"
     assert choice.device.xp is np
     memory = choice.device.memory()
-    assert 0 < memory.used <= memory.total
     assert 0 < memory.free <= memory.total
 
 

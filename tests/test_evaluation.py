@@ -105,13 +105,14 @@ def test_a_file_with_another_kind_of_temperature_is_refused(overfitted, tmp_path
         gpunet.load(path)
 
 
-def test_a_file_without_a_temperature_is_read(overfitted, tmp_path: Path) -> None:
+def test_a_file_without_a_temperature_is_refused(overfitted, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     overfitted[0].model.save(path)
     tensors, state = runs.unpack(path)
-    del state["temperature"], state["threshold"]
+    del state["temperature"]
     runs.write(path, runs.pack(tensors, state))
-    assert (gpunet.load(path).temperature, gpunet.load(path).threshold) == (1.0, 0.5)
+    with pytest.raises(ModelInvalid, match="temperature"):
+        gpunet.load(path)
 
 
 def test_held_out_rows_of_the_test_part_fit_nothing() -> None:

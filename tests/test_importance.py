@@ -11,7 +11,7 @@ import pytest
 import gpunet
 from gpunet import importance, slices
 from gpunet.cli import _run
-from gpunet.data import read
+from gpunet.data import Column, read
 from gpunet.device import resolve
 from gpunet.errors import DataError
 
@@ -123,6 +123,29 @@ def test_slices_part_the_rows_of_each_column(model) -> None:
     missing = next(e for e in found if e.slice == "missing")
     assert (missing.column, missing.rows) == ("useless", gaps)
     assert all(e.rows >= 300 for e in slices.slices(model, read(table), CPU, least=300)[1])
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "words"),
+    [
+        (
+            [f"2024-05-01T{hour:02d}:30" for hour in (0, 6, 12, 18)],
+            "date",
+            [f"2024-05-01T{hour:02d}:30:00" for hour in (0, 6, 12, 18)],
+        ),
+        (
+            [f"2024-05-01T{hour:02d}:00" for hour in range(0, 17, 2)],
+            "date",
+            [f"2024-05-01T{h:02d}:00:00 … 2024-05-01T{h + 4:02d}:00:00" for h in (0, 4, 8, 12)],
+        ),
+        ([2007, 2008, 2009], "numeric", ["2007", "2008", "2009"]),
+        (list(range(2000, 2009)), "numeric", [f"{y} … {y + 2}" for y in range(2000, 2008, 2)]),
+    ],
+    ids=["times", "ranges of times", "years", "ranges of years"],
+)
+def test_slices_are_told_apart_by_their_words(values, kind: str, words: list[str]) -> None:
+    found = slices._slices(Column("when", kind, missing=False), read({"when": values}))
+    assert [word for word, _ in found] == ["missing", *(w.replace("T00:00:00", "") for w in words)]
 
 
 def test_where_no_slice_is_large_enough_it_is_said(run: Path, capsys) -> None:

@@ -179,7 +179,8 @@ def test_a_control_is_optional() -> None:
 
 def test_targets_beyond_the_limits_of_a_clamp_are_judged_as_they_are() -> None:
     y = np.arange(40.0) + 0.5
-    prepared = data.prepare(data.read((X[:40], y)), test=0.0, clamp=True, shuffle_split=False)
+    table = {"x": list(X[:40, 0]), "y": y, "part": ["train"] * 34 + ["validation"] * 6}
+    prepared = data.prepare(data.read(table), target=("y",), split_column="part", clamp=True)
     part, schema = prepared.validation, prepared.schema
     assert part is not None
     found = loop.judge(schema, part.y, np.full((part.rows, 1), 1e6, np.float32))

@@ -27,12 +27,12 @@ class Small(Cpu):
         self.free, self.kind, self.name = free, kind, kind if kind == "cpu" else "cuda:0"
 
     def memory(self) -> Memory:
-        return Memory(80 * GIB, self.free, 0)
+        return Memory(80 * GIB, self.free)
 
 
 def plan(monkeypatch: pytest.MonkeyPatch, device: Cpu, **settings: object) -> job.Job:
     monkeypatch.setattr(auto, "resolve", lambda name: Choice(device, "a test"))
-    monkeypatch.setattr(auto, "check_device", lambda *_: None)
+    monkeypatch.setattr(auto, "set_up", lambda *_: None)
     return job.plan("digits", {**SETTINGS, **settings})
 
 
@@ -192,7 +192,7 @@ def test_whatever_fits_in_some_way_is_planned_and_in_no_small_micro_batches(
     assert 0.4 < wanted.rows / wanted.step < 2.5
     device = Small(int(wanted.total * share), "cuda", "numpy")
     monkeypatch.setattr(auto, "resolve", lambda name: Choice(device, "a test"))
-    monkeypatch.setattr(auto, "check_device", lambda *_: None)
+    monkeypatch.setattr(auto, "set_up", lambda *_: None)
     found = job.plan((x, y), settings)
     size = found.settings.config.micro_batch_size
     assert needed(found, device) <= device.free
@@ -208,7 +208,7 @@ def test_windows_of_a_file_shrink_for_a_device_and_stay_so(
         np.save(tmp_path / f"{name}.npy", array.astype(np.float32))
     monkeypatch.setattr("gpunet.data.limits.available", lambda: 12 << 20)
     monkeypatch.setattr(auto, "available", lambda: 12 << 20)
-    monkeypatch.setattr(auto, "check_device", lambda *_: None)
+    monkeypatch.setattr(auto, "set_up", lambda *_: None)
     settings = {**SETTINGS, "validation": 0, "test": 0, "epochs": 1}
     whole = job.plan(tmp_path, settings)
     assert isinstance(whole.members[0].data.train.x, RowFile)

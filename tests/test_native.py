@@ -360,4 +360,4 @@ def test_what_cannot_be_had_together_is_refused(settings: dict, message: str) ->
 @pytest.mark.parametrize("settings", [{"kernels": "numpy"}, {"split": "rows"}])
 def test_a_gpu_refuses_what_is_for_the_cpu(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="has no meaning on emulated"):
-        auto.check_device(gather(settings), Emulated())
+        auto.set_up(gather(settings), Emulated())

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpunet.sizes import counted, parse_size, shown
+from gpunet.sizes import counted, parse_size, plain, shown
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,18 @@ def test_what_is_shown_is_read_back_to_a_twentieth_of_its_unit(count: int) -> No
 def test_things_are_counted_in_words() -> None:
     assert [counted(n, "epoch") for n in (0, 1, 1200)] == ["0 epochs", "1 epoch", "1,200 epochs"]
     assert [counted(2, noun) for noun in ("class", "category")] == ["2 classes", "2 categories"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2007.0, "2007"),
+        (1e6, "1000000"),
+        (0.0, "0"),
+        (-2.5, "-2.5"),
+        (1 / 3, "0.333333"),
+        (1e99, "1e+99"),
+    ],
+)
+def test_numbers_of_a_table(value: float, text: str) -> None:
+    assert plain(value) == text

@@ -397,6 +397,13 @@ def test_a_signal_ends_the_search_and_it_goes_on(tmp_path: Path, workers: str) -
     assert out.splitlines()[0].split()[:2] == ["trial", "log-loss"]
 
 
+def test_what_is_said_of_the_best_is_aligned(tmp_path: Path) -> None:
+    _, err = command(tmp_path, "--epochs", "3", "--trials", "1").communicate()
+    words = ("best", "calibrated", "kept", "next")
+    lines = [line for line in err.splitlines() if line.startswith(words)]
+    assert [line[:12].rstrip() for line in lines] == list(words)
+
+
 def test_a_timeout_is_a_time(tmp_path: Path) -> None:
     done = command(tmp_path, "--timeout", "10")
     assert "must be a time such as" in done.communicate()[1]

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from gpunet import view
+from gpunet.data import ColumnProfile
 
 REPORT = SimpleNamespace(
     step=8,
@@ -81,11 +83,34 @@ def test_control_and_direction_characters_are_made_visible() -> None:
 
 def test_errors_and_warnings_made_of_long_names_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
     view.error("x" * 1_000_000)
-    view.warn("y" * 1_000_000)
+    view.warn("y " * 500_000)
     lines = capsys.readouterr().err.splitlines()
     assert all(line.endswith("…") and len(line) < 2 * view.MOST for line in lines)
     view.error("z" * view.MOST)
     assert capsys.readouterr().err.endswith("z\n")
+
+
+def test_long_names_are_shortened_in_tables_and_warnings(capsys) -> None:
+    question = "how often " * 20 + "in March"
+    for name in (question, "n" * 300):
+        column = looks(1)[0]
+        column.name = name
+        view.columns([column], view.err())
+    view.warn(f"{'n' * 300}: odd; leave out --drop {'n' * 300},b; {'/folder' * 20} has more")
+    *tables, warning = capsys.readouterr().err.splitlines()
+    assert max(map(len, tables)) < 140
+    assert "often in March  category" in tables[1]
+    cut = f"{'n' * 39}…{'n' * 19}"
+    said = f"{cut}: odd; leave out --drop {cut}n,b; {'/folder' * 20} has more"
+    assert warning == f"gpunet: warning: {said}"
+
+
+def test_a_range_is_written_as_its_column_is(capsys) -> None:
+    ends = [(1879.0, 1950.5, 2010.0), (0.0, 2.0, 4.0), ("2024-01-01", "2024-01-02", "2024-01-03")]
+    columns = [ColumnProfile("c", "numeric", 0, 9, *each) for each in ends]
+    view.profile("t", 9, columns)
+    values = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert values == ["1879 … 1950.5 … 2010", "0 … 2 … 4", "2024-01-01 … 2024-01-02 … 2024-01-03"]
 
 
 def looks(count: int) -> list[SimpleNamespace]:
@@ -147,3 +172,73 @@ def test_every_metric_is_shown_in_its_order(capsys: pytest.CaptureFixture[str]) 
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == ["train", "pinball", "coverage", "mae"]
     assert lines[1] == ["pinball", "1.500", "2.500"]
+
+
+class Terminal(io.StringIO):
+    """A stream that looks like a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def lines(self) -> list[str]:
+        return re.sub(r"\x1b\[\d*m", "", self.getvalue()).splitlines()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch):
+    def of(width: int) -> Terminal:
+        made = Terminal()
+        monkeypatch.setattr(sys, "stderr", made)
+        for name, value in (("COLUMNS", str(width)), ("TERM", "xterm"), ("NO_COLOR", "1")):
+            monkeypatch.setenv(name, value)
+        return made
+
+    return of
+
+
+def test_talk_wraps_at_words(terminal) -> None:
+    made = terminal(40)
+    view.warn("no better than the trivial baseline beyond noise")
+    assert made.lines == [
+        "gpunet: warning: no better than the",
+        "trivial baseline beyond noise",
+    ]
+
+
+def test_a_terminal_too_narrow_for_words_gets_longer_lines(terminal) -> None:
+    made = terminal(5)
+    view.facts([("training", "batch 64")])
+    view.table(["column", "kind"], [["flipper_length_mm", "numeric"]], console=view.err())
+    assert made.lines == ["training  batch 64", "flipper_length_mm: kind", "numeric"]
+
+
+def test_where_there_is_room_for_its_words_no_cell_is_broken(terminal) -> None:
+    made = terminal(73)
+    row = ["accuracy", "0.9918", *["0.9760 (0.9589...0.9897)"] * 2, "0.4423", "0.9808"]
+    head = ["", "train", "validation", "test", "trivial, test", "linear, test"]
+    view.table(head, [row], right=range(1, 6), console=view.err())
+    assert max(map(len, made.lines)) <= 73
+    assert made.lines[-1].split() == ["(0.9589...0.9897)"] * 2
+
+
+def test_a_stream_of_ascii_gets_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = {}
+    for name in ("stdout", "stderr"):
+        streams[name] = io.TextIOWrapper(io.BytesIO(), "ascii", "backslashreplace")
+        monkeypatch.setattr(sys, name, streams[name])
+    view.metrics({"test": {"auc": 0.5, "r2": None}}, {"test": {"auc": (0.25, 0.75)}})
+    view.warn("64 → 128 · é")
+    view.facts([("sizes", "3 × 4")])
+    said = {}
+    for name, stream in streams.items():
+        stream.flush()
+        said[name] = stream.buffer.getvalue().decode("ascii").splitlines()
+    assert said["stdout"] == [
+        "                         test",
+        "auc  0.5000 (0.2500...0.7500)",
+        "r2                          -",
+    ]
+    assert said["stderr"] == ["gpunet: warning: 64 -> 128 | \\xe9", "sizes  3 x 4"]

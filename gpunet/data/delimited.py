@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpunet.data.files import Bytes, check_text, line_of
-from gpunet.data.limits import check_fits, shown
+from gpunet.data.limits import check_fits
 from gpunet.data.source import Source, check_names
 from gpunet.data.words import HEADERLESS, like_data, listed, quoted
 from gpunet.errors import DataError, UsageError
-from gpunet.sizes import counted
+from gpunet.sizes import counted, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +37,7 @@ LF, CR, QUOTE = b'\n\r"'
 
 
 @dataclass
-class Layout:
+class Cut:
     """How the records of a text are cut; blank lines are left out."""
 
     records: int = 0
@@ -100,16 +100,14 @@ def read_delimited(
         data = data + b"\n"
     mark = _checked(delimiter) if delimiter else _sniff(data, budget)
     pieces: list[pa.Table] = []
-    names, notes = _read(
-        data, mark, layout := Layout(), name, budget, header, hand or pieces.append
-    )
+    names, notes = _read(data, mark, cut := Cut(), name, budget, header, hand or pieces.append)
     empty = pa.Table.from_batches([], pa.schema([(title, pa.string()) for title in names]))
     return Source(
         name,
         pa.concat_tables([empty, *pieces]),
         text=True,
         first=2 if header else 1,
-        lines=None if layout.is_plain else layout.numbers()[1 if header else 0 :],
+        lines=None if cut.is_plain else cut.numbers()[1 if header else 0 :],
         notes=notes,
     )
 
@@ -117,7 +115,7 @@ def read_delimited(
 def _read(
     data: Bytes,
     delimiter: bytes,
-    layout: Layout,
+    cut: Cut,
     name: str,
     budget: int,
     header: bool,
@@ -127,19 +125,18 @@ def _read(
     text, begin, read = memoryview(data), 0, 0
     names: list[str] = []
     notes: tuple[str, ...] = ()
-    for end in scan(data, delimiter, layout, name, budget):
-        _check(layout, name)
-        if (end - begin < PIECE and end < len(data)) or read == layout.records:
+    for end in scan(data, delimiter, cut, name, budget):
+        _check(cut, name)
+        if (end - begin < PIECE and end < len(data)) or read == cut.records:
             continue
-        table = _parse(_sound(text[begin:end]), delimiter, layout, name)
-        if table.num_rows != layout.records - read:
+        table = _parse(_sound(text[begin:end]), delimiter, cut, name)
+        if table.num_rows != cut.records - read:
             raise DataError(
-                f"{name}: {layout.records - read:,} records were counted and {table.num_rows:,} "
-                "read"
+                f"{name}: {cut.records - read:,} records were counted and {table.num_rows:,} read"
             )
-        begin, read = end, layout.records
+        begin, read = end, cut.records
         if not names:
-            names = [f"c{i + 1}" for i in range(layout.cells)]
+            names = [f"c{i + 1}" for i in range(cut.cells)]
             if header:
                 titles = [column[0].as_py() for column in table.columns]
                 names, notes = _names(titles, name, delimiter.decode())
@@ -160,9 +157,9 @@ def _sound(piece: memoryview) -> memoryview:
 
 
 def scan(
-    data: Bytes, delimiter: bytes, layout: Layout, name: str, budget: int, strict: bool = True
+    data: Bytes, delimiter: bytes, cut: Cut, name: str, budget: int, strict: bool = True
 ) -> Iterator[int]:
-    """How the records of a text that ends in a line end are cut: `layout` grows as it is learned,
+    """How the records of a text that ends in a line end are cut: `cut` grows as it is learned,
     and where the last of them ends is told block by block.
 
     A quote opens a cell at its very start and closes it at its very end; inside it is doubled.
@@ -179,23 +176,23 @@ def scan(
             lines = np.concatenate(([line], np.searchsorted(breaks, ends) + breaks_seen + 2))
         if len(marks):
             widths = np.diff(marks, prepend=mark) - 1
-            if (width := int(widths.max())) > layout.widest[0]:
+            if (width := int(widths.max())) > cut.widest[0]:
                 record = np.searchsorted(ends, marks[widths.argmax()])
-                layout.widest = width, int(lines[record])
+                cut.widest = width, int(lines[record])
             mark = int(marks[-1])
         if len(ends):
             cells = np.diff(last, prepend=-1 - cells_open)
             sizes = np.diff(ends, prepend=end) - 1
             full = (sizes > 1) | ((sizes == 1) & (text[ends - 1] != CR))
             if full.all():
-                layout.add(cells, sizes, lines[:-1])
+                cut.add(cells, sizes, lines[:-1])
             else:
-                layout.add(cells[full], sizes[full], _array(lines)[:-1][full])
+                cut.add(cells[full], sizes[full], _array(lines)[:-1][full])
             cells_open, end, line = -1 - int(last[-1]), int(ends[-1]), int(lines[-1])
         cells_open += len(marks)
         ends_seen += len(ends)
         breaks_seen += len(breaks)
-        layout.wraps = breaks_seen > ends_seen
+        cut.wraps = breaks_seen > ends_seen
         yield end + 1
 
 
@@ -260,7 +257,7 @@ def _sniff(data: Bytes, budget: int) -> bytes:
     head = data[:stop] if stop else data[:HEAD] + b"\n"
     best, best_score = b",", (False, 0.0, 0)
     for mark in DELIMITERS.encode():
-        found = Layout()
+        found = Cut()
         for _ in scan(head, bytes([mark]), found, "", budget, strict=False):
             pass
         if found.records:
@@ -279,33 +276,33 @@ def _checked(delimiter: str) -> bytes:
     return mark.encode()
 
 
-def _check(layout: Layout, name: str) -> None:
-    if layout.odd is not None:
-        line, cells = layout.odd
+def _check(cut: Cut, name: str) -> None:
+    if cut.odd is not None:
+        line, cells = cut.odd
         raise DataError(
-            f"{name}: line {line:,} has {counted(cells, 'cell')}, line {layout.lines[0][0]:,} has "
-            f"{layout.cells:,}"
+            f"{name}: line {line:,} has {counted(cells, 'cell')}, line {cut.lines[0][0]:,} has "
+            f"{cut.cells:,}"
         )
-    width, line = layout.widest
+    width, line = cut.widest
     if width > MAX_CELL:
         raise DataError(
             f"{name}: a cell near line {line:,} has {shown(width)}; the limit is {shown(MAX_CELL)}"
         )
-    size, line = layout.longest
+    size, line = cut.longest
     if size > MAX_ROW:
         raise DataError(f"{name}: line {line:,} is longer than {shown(MAX_ROW)}")
 
 
-def _parse(text: memoryview, delimiter: bytes, layout: Layout, name: str) -> "pa.Table":
+def _parse(text: memoryview, delimiter: bytes, cut: Cut, name: str) -> "pa.Table":
     import pyarrow as pa
     from pyarrow import csv
 
-    names = [f"f{i}" for i in range(layout.cells)]
+    names = [f"f{i}" for i in range(cut.cells)]
     # Between blocks pyarrow loses a line end inside quotes: such pieces are read as one block.
-    block = max(BLOCK, 2 * layout.longest[0] + 2, CELLS_A_BLOCK * layout.cells)
-    block = len(text) if layout.wraps else block
+    block = max(BLOCK, 2 * cut.longest[0] + 2, CELLS_A_BLOCK * cut.cells)
+    block = len(text) if cut.wraps else block
     reading = csv.ReadOptions(autogenerate_column_names=True, block_size=min(block, MAX_BLOCK))
-    parsing = csv.ParseOptions(delimiter=delimiter.decode(), newlines_in_values=layout.wraps)
+    parsing = csv.ParseOptions(delimiter=delimiter.decode(), newlines_in_values=cut.wraps)
     converting = csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
     )

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpunet import isolation
-from gpunet.data.arrays import from_arrays, is_idx, read_idx, read_idx_folder, read_npy, read_npz
+from gpunet.data.arrays import (
+    NPY_MAGIC,
+    from_arrays,
+    is_idx,
+    read_idx,
+    read_idx_folder,
+    read_npy,
+    read_npz,
+)
 from gpunet.data.builtin import BUILTIN, builtin
 from gpunet.data.delimited import read_delimited
 from gpunet.data.files import Bytes, chunks, is_passing, load, titled
@@ -209,7 +217,7 @@ def _stream(path: str, budget: int) -> Source | None:
         return None
     if head[:4] == b"PAR1":
         return stream_parquet(path, path, budget)
-    return stream_npy(path, path, budget) if head == b"\x93NUMPY" else None
+    return stream_npy(path, path, budget) if head == NPY_MAGIC else None
 
 
 def _parsed(
@@ -228,7 +236,7 @@ def _parsed(
     if content[:2] == b"PK" and content[2:4] in (b"\3\4", b"\5\6"):
         _only_csv(plain, f"{path}: an NPZ file")
         return read_npz(content, path, budget)
-    if content[:6] == b"\x93NUMPY":
+    if content[:6] == NPY_MAGIC:
         _only_csv(plain, f"{path}: an NPY file")
         return read_npy(content, path)
     if is_idx(content):

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpunet.data.files import Bytes, check_text
-from gpunet.data.limits import check_fits, shown
+from gpunet.data.limits import check_fits
 from gpunet.data.source import Source, check_names
 from gpunet.data.words import quoted
 from gpunet.errors import DataError
+from gpunet.sizes import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -4,9 +4,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 from gpunet.errors import DataError, OutOfMemory
-from gpunet.sizes import parse_size, shown
-
-__all__ = ["automatic", "available", "check_fits", "check_ratio", "parse_size", "shown"]
+from gpunet.sizes import shown
 
 CGROUPS = Path("/sys/fs/cgroup")
 UNKNOWN = 8 << 30

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpunet.data.arrays import MAX_POINT
 from gpunet.data.parquet import from_table
 from gpunet.data.source import Source, check_names
 from gpunet.errors import DataError
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KINDS = {"x": "biuf", "y": "biufU", "lines": "i"}
-MAX_POINT = 0x10FFFF
 LONG = 1 << 12  # bytes of a chunk
 
 Part = list[Any]

@@ -16,7 +16,7 @@ from gpunet.data.limits import automatic, check_fits
 from gpunet.data.rows import PER_PLACED_ROW, PER_ROW
 from gpunet.data.source import MAX_ROWS, Source, check_names
 from gpunet.data.words import listed
-from gpunet.errors import DataError
+from gpunet.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -200,8 +200,7 @@ def _unpacked(file: "pa.parquet.ParquetFile") -> int:
 
 
 def _damaged(name: str, error: Exception) -> DataError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return DataError(f"{name}: not a whole Parquet file ({reason[:200]})")
+    return DataError(f"{name}: not a whole Parquet file ({first_line(error)[:200]})")
 
 
 def _unfit(schema: "pa.Schema", name: str) -> dict[str, str]:

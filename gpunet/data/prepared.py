@@ -184,7 +184,6 @@ def prepare(
     time: str | None = None,
     quantiles: tuple[float, ...] = (),
     drop_missing_target: bool = False,
-    shuffle_split: bool = True,
     standardise: bool = True,
     scaling: str = "standard",
     one_hot_levels: int | None = None,
@@ -202,7 +201,7 @@ def prepare(
     file. The other names are those of Ways, of Encoding, of Target, and of class_factors.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels, bins, rough)
-    ways = Ways(split_column, group, time, seed, shuffle_split, types.get(time or ""), _fold(test))
+    ways = Ways(split_column, group, time, seed, types.get(time or ""), _fold(test))
     source, validation, test = (_with_na(each, na) for each in (source, validation, test))
     names = _target_names(source, tuple(target))
     inputs = _feature_names(source, names, features, drop, ways, weight, types)

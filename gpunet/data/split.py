@@ -52,18 +52,16 @@ def split(
     test: float,
     *,
     seed: int,
-    shuffle: bool = True,
     strata: np.ndarray | None = None,
 ) -> Parts:
     """Shares of `rows` (indices); of each class in `strata`, one code a row, alike.
 
-    Without `shuffle` the rows stay in order: the last are the test part, those before them the
-    validation part. Raises DataError when a part would be empty.
+    Raises DataError when a part would be empty.
     """
     n = len(rows)
     wanted = _wanted(n, validation, test)
-    order = permutation(n, seed, Purpose.SPLIT) if shuffle else np.arange(n)[::-1]
-    if shuffle and strata is not None:
+    order = permutation(n, seed, Purpose.SPLIT)
+    if strata is not None:
         order = _stratified(order, strata, wanted, seed)
     if sum(wanted) > min(len(order), n - 1):
         classes = "" if strata is None else f" in {counted(len(np.unique(strata)), 'class')}"
@@ -114,7 +112,6 @@ class Ways:
     group: str | None = None
     time: str | None = None
     seed: int = 0
-    shuffle: bool = True
     time_kind: str | None = None
     fold: Fold | None = None
 
@@ -154,11 +151,10 @@ class Ways:
                 source, self.group, rows, *shares, seed=self.seed, strata=strata
             )
             return parts, f"by {self.group}: whole groups", notes
-        parts = split(rows, *shares, seed=self.seed, shuffle=self.shuffle, strata=strata)
+        parts = split(rows, *shares, seed=self.seed, strata=strata)
         if not any(shares):
             return parts, "all rows train", []
-        words = "at random, each class alike" if strata is not None else "at random"
-        return parts, words if self.shuffle else "in their order", []
+        return parts, "at random" if strata is None else "at random, each class alike", []
 
     def _hold_out(
         self,

@@ -213,11 +213,7 @@ def unanswered(answers: tuple[Answer, ...]) -> np.ndarray:
     return found
 
 
-def check_present(
-    source: Source,
-    answers: tuple[Answer, ...],
-    hint: str = "leave those rows out with --drop-missing-target",
-) -> None:
+def check_present(source: Source, answers: tuple[Answer, ...]) -> None:
     """Raise DataError when any value is missing."""
     for answer in answers:
         gone = np.flatnonzero(answer.missing)
@@ -227,7 +223,7 @@ def check_present(
             raise DataError(
                 f"{answer.name}: {len(gone):,} of {len(answer.codes):,} values of the target are "
                 f"missing ({source.row(int(gone[0]))})",
-                hint,
+                "leave those rows out with --drop-missing-target",
             )
 
 

@@ -56,11 +56,10 @@ class Mirror:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a device: `total`, `free` for a new allocation, and `used` by this process."""
+    """Bytes of a device: `total`, and `free` for a new allocation."""
 
     total: int
     free: int
-    used: int
 
     def __str__(self) -> str:
         return f"{shown(self.free)} of {shown(self.total)} are free"

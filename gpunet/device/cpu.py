@@ -67,7 +67,7 @@ class Cpu(Device):
 
     def memory(self) -> Memory:
         meminfo = _meminfo()
-        return Memory(meminfo.get("MemTotal", 0), meminfo.get("MemAvailable", 0), _resident())
+        return Memory(meminfo.get("MemTotal", 0), meminfo.get("MemAvailable", 0))
 
     def describe(self) -> dict[str, Any]:
         memory = self.memory()
@@ -167,11 +167,3 @@ def _meminfo() -> dict[str, int]:
             return {name.rstrip(":"): int(kib) * 1024 for name, kib, *_ in fields}
     except OSError:
         return {"MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")}
-
-
-def _resident() -> int:
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-from gpunet.errors import Unavailable
+from gpunet.errors import Unavailable, first_line
 
 WORKSPACE_BYTES = 32 << 20
 """What NVIDIA advises for Hopper."""
@@ -110,9 +110,8 @@ def loaded() -> ctypes.CDLL:
 
         found = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path)
     except Exception as reason:
-        first = (str(reason).strip() or type(reason).__name__).splitlines()[0]
         hint = 'install it with: pip install "gpunet[cuda13]" (or [cuda12])'
-        raise Unavailable(f"no cuBLASLt: {first}", hint) from reason
+        raise Unavailable(f"no cuBLASLt: {first_line(reason)}", hint) from reason
     return _declared(found)
 
 

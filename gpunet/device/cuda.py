@@ -131,8 +131,7 @@ class Cuda(Device):
     def memory(self) -> Memory:
         with self._device:
             free, total = self.xp.cuda.runtime.memGetInfo()
-        pool = self.xp.get_default_memory_pool()
-        return Memory(total, free + pool.free_bytes(), pool.used_bytes())
+        return Memory(total, free + self.xp.get_default_memory_pool().free_bytes())
 
     def room_for_rows(self) -> float:
         """Half of what is free, unless told otherwise: networks and their steps want the rest."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.errors import GpunetError, ModelInvalid
+from gpunet.errors import GpunetError, ModelInvalid, first_line
 from gpunet.run.files import missing_is_ours, read
 
 FORMAT = "gpunet.model/1"
@@ -60,7 +60,7 @@ def parse(content: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, A
     except GpunetError:
         raise
     except Exception as reason:
-        raise ModelInvalid(f"{name}: not a gpunet model: {_first_line(reason)}") from None
+        raise ModelInvalid(f"{name}: not a gpunet model: {first_line(reason)}") from None
     return tensors, state
 
 
@@ -120,7 +120,3 @@ def _digest(tensors: Mapping[str, np.ndarray], text: str) -> str:
 
 def _is_finite(array: np.ndarray) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
-
-
-def _first_line(reason: BaseException) -> str:
-    return (str(reason).strip() or type(reason).__name__).splitlines()[0]
