@@ -38,6 +38,11 @@ def first_line(reason: BaseException) -> str:
     return (str(reason).strip() or type(reason).__name__).splitlines()[0]
 
 
+def kind_and_line(reason: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
+    return f"{type(reason).__name__}: {first_line(reason)}"
+
+
 class GpunetError(Exception):
     """A fault that the user can mend.
 

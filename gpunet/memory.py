@@ -63,7 +63,7 @@ def needs(
     """What training the networks of an ensemble side by side takes on a device; rows are on the CPU
     already. Of each launch list it is what NumPy wants: other devices want about as much. Rows of a
     part take `rows_bytes` at most, and windows of them then; None: as many as they are."""
-    member, counted = members[0], Counted(rows_bytes, device.branches)
+    member, counted = members[0], Counted(rows_bytes, device.branches, device.precision)
     config, schema = member.config, member.data.schema
     parts = [loop.training_rows(member.data, config, counted, dtype)]
     store, launches = loop.lower(member.network, parts[0], schema, config, counted, dtype)

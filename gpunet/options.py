@@ -24,6 +24,8 @@ SHORT_OPTION = len("--epoch")
 SHORT = {"target": "-t", "epochs": "-e", "batch_size": "-b", "device": "-d"}
 LIST = "A,B"
 """How the help writes a value that may be several."""
+WHOLE = 1000
+"""Letters of what the list of commands says of one: its first sentence."""
 NARROW, WIDE = 60, 100
 """Columns of a terminal: below the first the help says what an option means under its name, and
 above the second it leaves the rest free."""
@@ -48,6 +50,9 @@ class Command(TyperCommand):
             with formatter.section(panel):
                 formatter.write_dl(rows, col_max=30 if formatter.width > NARROW else 4)
 
+    def get_short_help_str(self, limit: int = 0) -> str:
+        return super().get_short_help_str(WHOLE)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         values = _once(self, ctx, args)
         try:
@@ -62,6 +67,9 @@ class Group(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.width = _width()
         super().format_help(ctx, formatter)
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        return super().get_short_help_str(WHOLE)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:

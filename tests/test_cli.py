@@ -535,6 +535,7 @@ def test_the_help_cuts_no_name(cli, monkeypatch, width: int) -> None:
         assert words >= {flag(each.name) for each in fields(Config) if each.default is not True}
         assert words >= {"--no-shuffle", "--no-header", "--out", "--json"} or command == "plan"
     assert max(map(len, cli("train", "--help").out.splitlines())) <= max(width, 72)
+    assert "..." not in cli("--help").out.partition("Commands:")[2]
 
 
 @pytest.mark.parametrize("more", [{}, {"PYTHONUNBUFFERED": "1"}])

@@ -84,6 +84,18 @@ def test_what_two_branches_take_is_counted() -> None:
     assert (two.rows, two.weights, two.batch) == (one.rows, one.weights, one.batch)
 
 
+def test_what_bf16_wants_beside_is_counted() -> None:
+    done = planned(kernels="numpy", activation="tanh")
+    device = Small(GIB, "cuda")
+    without = memory.needs(done.members, device, "float32")
+    device.precision = "bf16"
+    found = memory.needs(done.members, device, "float32")
+    size = done.members[0].network.graph.parameters
+    numbers = sum(node.value.size for node in size.values())
+    assert 2 * numbers <= found.weights - without.weights < 2 * numbers + 2_000
+    assert found.step > without.step
+
+
 def test_what_products_work_in_is_counted_once() -> None:
     done = planned(kernels="numpy")
     device = Small(GIB, "cuda")

@@ -21,9 +21,12 @@ class Counted(Cpu):
 
     name = "counted"
 
-    def __init__(self, rows_bytes: float | None = None, branches: int = 1) -> None:
+    def __init__(
+        self, rows_bytes: float | None = None, branches: int = 1, precision: str = "fp32"
+    ) -> None:
         super().__init__("numpy", 1)
         self.asked, self.rows_bytes, self.branches = 0, rows_bytes, branches
+        self.precision = precision
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         nbytes = prod(shape) * np.dtype(dtype).itemsize

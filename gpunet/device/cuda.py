@@ -15,7 +15,7 @@ from gpunet.device import cublaslt
 from gpunet.device.base import Array, Device, Epilogue, Launcher, Memory, Mirror, Run, Turn
 from gpunet.device.products import Products
 from gpunet.device.replay import Fork, Replay
-from gpunet.errors import Unavailable
+from gpunet.errors import Unavailable, first_line, kind_and_line
 
 MOST_PINNED = 1 << 30
 """Bytes, of the mirrors of a device: pinned memory is taken from all else that runs. Copies from
@@ -28,7 +28,7 @@ def _import_cupy() -> Any:
     try:
         import cupy
     except Exception as reason:
-        message = f"no CuPy: {type(reason).__name__}: {_first_line(reason)}"
+        message = f"no CuPy: {kind_and_line(reason)}"
         hint = 'install it with: pip install "gpunet[cuda13]" (or [cuda12]), or use --device cpu'
         raise Unavailable(message, hint) from reason
     return cupy
@@ -40,7 +40,7 @@ def count() -> int:
     try:
         found = cupy.cuda.runtime.getDeviceCount()
     except Exception as reason:
-        raise Unavailable(f"no CUDA: {_first_line(reason)}", "use --device cpu") from reason
+        raise Unavailable(f"no CUDA: {first_line(reason)}", "use --device cpu") from reason
     if found == 0:
         raise Unavailable("no CUDA device is visible", "check CUDA_VISIBLE_DEVICES")
     return int(found)
@@ -308,7 +308,3 @@ def _module(index: int, source: str) -> Any:
 
 def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def _first_line(reason: BaseException) -> str:
-    return (str(reason).strip() or type(reason).__name__).splitlines()[0]

@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from gpunet.device.base import Run, Turn
+from gpunet.errors import kind_and_line
 
 MOST_STEPS, MOST_NODES = 32, 1024
 """Of the longest graph. A launch takes the host as long as a few of the smallest kernels, so that
@@ -113,7 +114,7 @@ class Replay:
                 forked = self._forked(size) if self.is_forked else None
                 self.graphs[size] = forked or self._captured(size, self._eagerly)
             except Exception as reason:
-                self.refused = _said(reason)
+                self.refused = kind_and_line(reason)
         if self.refused and not self.has_warned:
             self.has_warned = True
             message = f"no CUDA graph, each launch goes out by itself: {self.refused}"
@@ -133,7 +134,7 @@ class Replay:
             return None
 
     def _stay_straight(self, reason: Exception) -> None:
-        self.is_forked, self.unforked = False, _said(reason)
+        self.is_forked, self.unforked = False, kind_and_line(reason)
         self.rivals.clear()
 
     def _is_worth_trying(self, size: int) -> bool:
@@ -188,10 +189,6 @@ class Replay:
                     self.stream.end_capture()
                 raise
             return self.stream.end_capture()
-
-
-def _said(reason: Exception) -> str:
-    return f"{type(reason).__name__}: {reason}".splitlines()[0]
 
 
 def _power_of_two(n: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gpunet.device import Array, Device
+from gpunet.errors import kind_and_line
 from gpunet.kernels.loss import LOSSES
 from gpunet.kernels.registry import source_text
 from gpunet.kernels.slots import THREADS
@@ -107,7 +108,7 @@ class Persistent:
 
 def _warn(reason: Exception) -> str:
     """Why there is no launch of many steps; it is shown, too."""
-    why = f"{type(reason).__name__}: {reason}".splitlines()[0]
+    why = kind_and_line(reason)
     message = f"no launch of many steps, but one of each kernel: {why}"
     warnings.warn(message, RuntimeWarning, stacklevel=5)
     return why
