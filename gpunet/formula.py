@@ -138,7 +138,7 @@ class _Source:
         return len(self.text) - len(self.text.lstrip())
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Formula(Graph):
     """A circuit that knows its text: inputs that are missing or do not fit are UsageErrors that
     say at which column."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.device import Array, module_of
+from gpunet.sizes import counted
 
 Shape = tuple[int, ...]
 
@@ -89,7 +90,7 @@ class Gate:
         return xp.empty(self.inputs[index].shape, self.output.dtype)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Node:
     """One value of the circuit: an input, a parameter, a constant or a gate's output."""
 
@@ -100,17 +101,25 @@ class Node:
     value: Array = None
     grad: Array = None
 
+    def __repr__(self) -> str:
+        sources = f" of {', '.join(source.name for source in self.inputs)}" if self.inputs else ""
+        return f"<Node {self.name}: {self.op}{sources}>"
+
     @property
     def op(self) -> str:
         return self.gate.op if self.gate is not None else self.kind
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Graph:
     """Nodes in the order in which they are computed; the last one made is the output unless set."""
 
     nodes: list[Node] = field(default_factory=list)
     output: Node | None = None
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(self.inputs) or "nothing"
+        return f"<{type(self).__name__} of {counted(len(self.nodes), 'node')}, from {inputs}>"
 
     def input(self, name: str) -> Node:
         """A value given at each forward."""

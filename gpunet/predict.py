@@ -72,7 +72,7 @@ class Prediction:
         ]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """Trained networks with the schema that encodes their inputs and names their outputs.
 
