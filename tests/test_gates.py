@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpunet
 from gpunet import formula, gates
 from gpunet.device import Device
 from gpunet.gates import Elementwise
@@ -176,6 +177,7 @@ def all_gates() -> set[type[Gate]]:
 
 def test_no_gate_is_left_out() -> None:
     assert all_gates() - {gates.Dropout} == {type(gate) for gate, _, _ in CASES}
+    assert {kind.__name__ for kind in all_gates()} == set(gpunet._GATES)
 
 
 @each_case
