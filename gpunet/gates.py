@@ -7,7 +7,7 @@ broadcast as NumPy does, and sum their gradients back to each input's shape.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -831,16 +831,21 @@ class BatchNorm(Gate):
 class Loss(Gate):
     """z = the loss of a batch of predictions (n, k), by the fused kernel of that name.
 
-    `parameter` is the loss's own number: label smoothing, Huber's delta, pinball's quantile.
+    `parameter` is the loss's own number, if it has one: label smoothing, Huber's delta, pinball's
+    quantile. It is the default, or between 0 and `below`; ValueError where it is not.
     Row weights, a third input, have no gradient. `correct` counts right rows.
     """
 
     saves = ("inputs",)
     mixes_rows = True
-    default = 0.0
+    needs_values = True
+    default = below = 0.0
 
     def __init__(self, parameter: float | None = None) -> None:
         self.parameter = self.default if parameter is None else parameter
+        if self.parameter != self.default and not 0 < self.parameter < self.below:
+            wanted = f"a parameter between 0 and {self.below:g}" if self.below else "none"
+            raise ValueError(f"{self.op} takes {wanted}, not {self.parameter}")
         self.correct = 0
 
     def constants(self, columns: int) -> list[float]:
@@ -857,6 +862,8 @@ class Loss(Gate):
         fits = target == wanted and weight in ([], [(prod(pred[:-1]),)])
         if not fits or (self.indices and not pred):
             raise ValueError(f"a loss of {pred} against {' and '.join(map(str, shapes[1:]))}")
+        if self.needs_values and not prod(pred):
+            raise ValueError(f"the {self.op} of no values, in the shape {pred}")
         return ()
 
     def _forward(
@@ -908,6 +915,7 @@ class SoftmaxCrossEntropy(Loss):
     """z = mean over rows of -log softmax(pred)[target]; dpred = (softmax(pred) - target) / n."""
 
     indices = (1,)
+    below = 1.0
 
     def _forward(
         self, xp: Any, out: Array, pred: Array, target: Array, weight: Array | None = None
@@ -920,12 +928,16 @@ class SigmoidCrossEntropy(Loss):
     """z = mean of log(1 + exp(pred)) - target * pred; dpred = (sigmoid(pred) - target) / n,
     dtarget = -pred / n."""
 
+    below = 1.0
+
     def _pull_target(self, xp: Any, grad: Array, out: Array) -> None:
         self._pull_linear(xp, grad * (1 - self.parameter), out)
 
 
 class SumSquares(Loss):
     """z = sum of (pred - target)²; dpred = 2 (pred - target), dtarget = -dpred."""
+
+    needs_values = False
 
 
 class MeanSquared(Loss):
@@ -940,21 +952,21 @@ class Huber(Loss):
     """z = mean of r²/2 where |r| ≤ δ, else δ(|r| - δ/2), r = pred - target;
     dpred = clip(r, ±δ) / n, dtarget = -dpred."""
 
-    default = 1.0
+    default, below = 1.0, inf
 
 
 class Pinball(Loss):
     """z = mean of max(q r, (q - 1) r), r = target - pred; dpred = -q / n, or (1 - q) / n,
     dtarget = -dpred. The quantiles q may be several, which the columns take in turn."""
 
-    default = 0.5
+    default, below = 0.5, 1.0
     quantiles: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, quantiles: tuple[float, ...]) -> "Pinball":
         """The loss of several quantiles."""
         gate = cls()
-        gate.quantiles = quantiles
+        gate.quantiles = tuple(cls(each).parameter for each in quantiles)
         return gate
 
     def shape(self, *shapes: Shape) -> Shape:

@@ -447,6 +447,9 @@ def test_buffers_must_fit() -> None:
         (gates.Sum(axis=(0, -2)), [(2, 3)]),
         (gates.Max(axis=0), [(0, 3)]),
         (gates.Mean(), [(0, 3)]),
+        (gates.MeanSquared(), [(0,), (0,)]),
+        (gates.MeanSquared(), [(0, 3), (0, 3)]),
+        (gates.SoftmaxCrossEntropy(), [(0, 3), (0,)]),
         (gates.Reshape(4, 2), [(2, 3)]),
         (gates.Reshape(-1, -1), [(2, 3)]),
         (gates.Reshape(-1, 0), [(2, 3)]),
@@ -498,6 +501,7 @@ def test_nothing_taken() -> None:
     assert gate.backward(1.0)[0].tolist() == [[0, 0, 0], [0, 0, 0]]
     assert gates.Sum(axis=0).forward(np.empty((0, 2))).tolist() == [0, 0]
     assert gates.Mean(axis=0).forward(np.empty((3, 0))).shape == (0,)
+    assert gates.SumSquares().forward([], []) == 0
 
 
 def test_only_batch_norm_and_losses_mix_rows() -> None:
@@ -655,6 +659,26 @@ def test_batch_norm_keeps_running_figures() -> None:
     one = np.array([[1.0, 2.0, 3.0]])
     assert gate.forward(one, gain, bias) == pytest.approx((one - mean) / np.sqrt(var + 1e-5))
     assert gate.running_mean == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (gates.Huber, (-2, 0, np.inf, np.nan)),
+        (gates.Pinball, (0, 1, 5, np.nan)),
+        (lambda quantile: gates.Pinball.of((0.5, quantile)), (0, 5)),
+        (gates.SoftmaxCrossEntropy, (-0.1, 1, 5)),
+        (gates.SigmoidCrossEntropy, (-0.1, 1, np.nan)),
+    ],
+)
+def test_losses_refuse_parameters_without_a_meaning(
+    kind: Callable[[float], Gate], wrong: tuple[float, ...]
+) -> None:
+    for each in wrong:
+        with pytest.raises(ValueError, match=f"takes a parameter between 0 and .*, not {each}"):
+            kind(each)
+    with pytest.raises(ValueError, match="mean_squared takes none, not 3"):
+        gates.MeanSquared(3)
 
 
 def test_columns_take_the_quantiles_in_turn() -> None:
