@@ -5,6 +5,7 @@ in the gate's own names: inputs x, y (or a, b, … in the order taken), output z
 broadcast as NumPy does, and sum their gradients back to each input's shape.
 """
 
+import operator
 from collections.abc import Sequence
 from itertools import pairwise
 from math import inf, prod
@@ -417,8 +418,8 @@ class Reduction(Gate):
 
     needs_values = False
 
-    def __init__(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> None:
-        self.axis, self.keepdims = axis, keepdims
+    def __init__(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> None:
+        self.axis, self.keepdims = None if axis is None else _whole(axis), keepdims
 
     def shape(self, *shapes: Shape) -> Shape:
         kept = self._kept_shape(shapes[0])
@@ -429,10 +430,10 @@ class Reduction(Gate):
 
     def _reduced(self, shape: Shape) -> set[int]:
         ndim = len(shape)
-        axes = (self.axis,) if isinstance(self.axis, int) else self.axis
-        found = range(ndim) if axes is None else [a + ndim * (a < 0) for a in axes]
+        found = range(ndim) if self.axis is None else [a + ndim * (a < 0) for a in self.axis]
         if len(set(found)) != len(found) or any(not 0 <= axis < ndim for axis in found):
-            raise ValueError(f"axis {self.axis} of the shape {shape}")
+            wanted = ", ".join(map(str, self.axis or ()))
+            raise ValueError(f"axis {wanted} of the shape {shape}")
         return set(found)
 
     def _kept_shape(self, shape: Shape) -> Shape:
@@ -442,6 +443,12 @@ class Reduction(Gate):
     def _kept(self, array: Array) -> Array:
         """`array`, an output, with the reduced axes as ones."""
         return array.reshape(self._kept_shape(self.inputs[0].shape))
+
+
+def _whole(*given: int | Sequence[int]) -> tuple[int, ...]:
+    """Whole numbers side by side or in one sequence, of any type that NumPy takes for them."""
+    numbers: Any = given[0] if len(given) == 1 and np.ndim(given[0]) else given
+    return tuple(map(operator.index, numbers))
 
 
 class Sum(Reduction):
@@ -486,8 +493,8 @@ class Max(Reduction):
 class Reshape(Gate):
     """The same values in another shape; one -1 is worked out."""
 
-    def __init__(self, *shape: int) -> None:
-        self.target = shape
+    def __init__(self, *shape: int | Sequence[int]) -> None:
+        self.target = _whole(*shape)
 
     def shape(self, *shapes: Shape) -> Shape:
         size, known = prod(shapes[0]), prod(n for n in self.target if n != -1)
@@ -509,8 +516,8 @@ class Reshape(Gate):
 class Transpose(Gate):
     """The axes in another order: reversed, or as given."""
 
-    def __init__(self, *axes: int) -> None:
-        self.axes = axes or None
+    def __init__(self, *axes: int | Sequence[int]) -> None:
+        self.axes = _whole(*axes) or None
 
     def shape(self, *shapes: Shape) -> Shape:
         return np.broadcast_to(np.float64(0), shapes[0]).transpose(self.axes).shape
@@ -527,8 +534,8 @@ class Transpose(Gate):
 class Broadcast(Gate):
     """x repeated to a larger shape; its mirror is a sum over the repeats."""
 
-    def __init__(self, *shape: int) -> None:
-        self.target = shape
+    def __init__(self, *shape: int | Sequence[int]) -> None:
+        self.target = _whole(*shape)
 
     def shape(self, *shapes: Shape) -> Shape:
         return np.broadcast_to(np.broadcast_to(np.float64(0), shapes[0]), self.target).shape

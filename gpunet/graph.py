@@ -7,6 +7,8 @@ order of computing. Nothing here knows a particular gate.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -31,8 +33,17 @@ class Gate:
     mixes_rows = False
     training = True
 
+    least: int
+    most: float
     inputs: tuple[Array, ...]
     output: Array
+
+    def __init_subclass__(cls) -> None:
+        """How many inputs there are at least and at most follows from `_forward`."""
+        taken = list(signature(cls._forward).parameters.values())[3:]
+        is_open = any(p.kind is p.VAR_POSITIONAL for p in taken)
+        cls.least = sum(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in taken)
+        cls.most = inf if is_open else len(taken)
 
     @property
     def op(self) -> str:
@@ -45,6 +56,8 @@ class Gate:
 
     def forward(self, *inputs: Any, out: Array | None = None) -> Array:
         """The output, written to `out` when it is given. Numbers and lists become float64."""
+        if not self.least <= len(inputs) <= self.most:
+            raise TypeError(f"{self.op} takes {counted(self.least, 'value')}, not {len(inputs)}")
         xp = module_of(*inputs)
         arrays = tuple(_array(xp, v, i in self.indices) for i, v in enumerate(inputs))
         shape = self.shape(*(a.shape for a in arrays))

@@ -419,6 +419,35 @@ def test_numbers_and_lists_become_float64_and_print_plainly() -> None:
     assert gates.Exp().forward(np.array([True, False])).tolist() == [np.e, 1]
 
 
+def test_axes_and_shapes_are_taken_as_numpy_takes_them() -> None:
+    x, one = np.arange(6.0).reshape(2, 3), np.int64(1)
+    for axis in (one, [1], (one,), np.array([-1]), 1):
+        assert gates.Sum(axis).forward(x).tolist() == [3, 12]
+    for shape in ((3, 2), ((3, 2),), ([3, one + 1],)):
+        assert gates.Reshape(*shape).forward(x).shape == (3, 2)
+        assert gates.Broadcast(*shape).forward(1).shape == (3, 2)
+    for axes in ((1, 0), ((1, 0),), ([one, 0],), ()):
+        assert gates.Transpose(*axes).forward(x).shape == (3, 2)
+    for gate in (gates.Sum, gates.Reshape, gates.Transpose, gates.Broadcast):
+        with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+            gate(1.0)
+
+
+@pytest.mark.parametrize(
+    ("gate", "count", "said"),
+    [
+        (gates.Multiply(), 1, "multiply takes 2 values, not 1"),
+        (gates.Exp(), 2, "exp takes 1 value, not 2"),
+        (gates.MatMul(), 3, "matmul takes 2 values, not 3"),
+        (gates.MeanSquared(), 1, "mean_squared takes 2 values, not 1"),
+        (gates.MeanSquared(), 4, "mean_squared takes 2 values, not 4"),
+    ],
+)
+def test_a_gate_says_how_many_values_it_takes(gate: Gate, count: int, said: str) -> None:
+    with pytest.raises(TypeError, match=f"^{said}$"):
+        gate.forward(*[1.0] * count)
+
+
 @pytest.mark.parametrize("wrong", ["text", None, 1j, [object()]])
 def test_a_gate_takes_numbers_only(wrong: Any) -> None:
     with pytest.raises(TypeError, match="takes numbers"):
