@@ -187,6 +187,11 @@ class Abs(Elementwise):
         xp.multiply(grad, xp.sign(self.inputs[0]), out=out)
 
 
+def _ahead(xp: Any, x: Array, y: Array) -> Array:
+    """1 where x is larger, 0.5 at a tie, 0 where it is smaller, and NaN where either is."""
+    return xp.where(x == y, 0, xp.sign(x - y)) / 2 + 0.5
+
+
 class Maximum(Elementwise):
     """z = max(x, y); the larger takes dz, at a tie each takes half."""
 
@@ -198,7 +203,7 @@ class Maximum(Elementwise):
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
         mine, other = self.inputs[i], self.inputs[1 - i]
-        xp.multiply(grad, xp.where(mine == other, 0.5, mine > other), out=out)
+        xp.multiply(grad, _ahead(xp, mine, other), out=out)
 
 
 class Minimum(Elementwise):
@@ -212,7 +217,7 @@ class Minimum(Elementwise):
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
         mine, other = self.inputs[i], self.inputs[1 - i]
-        xp.multiply(grad, xp.where(mine == other, 0.5, mine < other), out=out)
+        xp.multiply(grad, _ahead(xp, other, mine), out=out)
 
 
 class Sin(Elementwise):

@@ -565,6 +565,15 @@ def test_at_a_tie_each_side_takes_half() -> None:
     assert largest.backward(1.0)[0].tolist() == [[0, 0.5], [0.5, 0]]
 
 
+@pytest.mark.parametrize("gate", [gates.Maximum(), gates.Minimum()])
+def test_nan_goes_all_the_way_back(gate: Gate) -> None:
+    a, b = np.array([np.nan, 1, np.inf, -np.inf]), np.array([1, np.nan, -np.inf, np.inf])
+    assert np.isnan(gate.forward(a, b)).tolist() == [True, True, False, False]
+    first, second = gate.backward([0.0, 1.0, 1.0, 1.0])
+    assert np.isnan(first).tolist() == np.isnan(second).tolist() == [True, True, False, False]
+    assert sorted((first[2], second[2])) == sorted((first[3], second[3])) == [0, 1]
+
+
 def test_kinks_at_zero() -> None:
     for gate, slope in ((gates.ReLU(), 0), (gates.Abs(), 0)):
         gate.forward([0.0, -0.0])
