@@ -276,7 +276,7 @@ def verify(
     from gpunet import rerun
 
     names = [name.strip() for name in devices.split(",")] if devices else []
-    found = list(rerun.verify(run, _numbers(epochs, "--epochs"), names, data))
+    found = rerun.verify(run, _numbers(epochs, "--epochs"), names, data)
     wrong = [each for each in found if each.wrong]
     if json:
         report = {"schema": "gpunet.verify/1", "run": str(run), "ok": not wrong}
