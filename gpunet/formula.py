@@ -195,6 +195,8 @@ def parse(text: str) -> Formula:
 
     A part that is written twice is two nodes. UsageError says the column of the fault.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"a formula is text, not {type(text).__name__}")
     source = _Source("formula", text)
     return _Builder(source).build(source.tree())
 
