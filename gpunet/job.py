@@ -501,8 +501,8 @@ def train(
 
     source: a pyarrow, pandas or polars table, a dict of columns, a tuple of arrays (x (n, …),
     y (n,)) or of a table and the target y (n,), a path, or a name of `gpunet data list`. target:
-    the column to predict. out: a run directory to
-    save to. Other settings are those of `gpunet train`, with underscores.
+    the column to predict. out: a run directory to save to. config: a TOML file of settings.
+    Other settings are those that `gpunet train --help` lists, as epochs=50, batch_size=64.
     Raises the errors of gpunet.errors; warns of the data and of the model by its GpunetWarning.
     """
     flags = with_target(target, settings)
