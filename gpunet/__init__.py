@@ -26,10 +26,10 @@ _HOMES = {
 }
 _GATES = """
     Add Subtract Multiply Divide Negate Power Exp Log Sqrt Abs Maximum Minimum Sin Cos
-    Softplus Identity Sigmoid Tanh ReLU SELU GELU SiLU Mish MatMul Sum Mean Max Reshape
-    Transpose Broadcast Take Concatenate Columns Periodic Piecewise Embedding Dropout LayerNorm
-    BatchNorm SoftmaxCrossEntropy SigmoidCrossEntropy SumSquares MeanSquared MeanAbsolute
-    Huber Pinball
+    Softplus Identity Sigmoid Tanh ReLU SELU GELU SiLU Mish Parametric MatMul Sum Mean Max
+    Reshape Transpose Broadcast Take Concatenate Columns Periodic Piecewise Embedding Dropout
+    LayerNorm BatchNorm SoftmaxCrossEntropy SigmoidCrossEntropy SumSquares MeanSquared
+    MeanAbsolute Huber Pinball Poisson
 """.split()
 _HOMES.update(dict.fromkeys(_GATES, "gates"))
 

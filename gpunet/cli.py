@@ -277,7 +277,7 @@ def verify(
     """Make epochs of a run again and compare every number; exit 6 where one differs."""
     from gpunet import rerun
 
-    found = list(rerun.verify(run, _numbers(epochs, "--epochs"), devices or (), data))
+    found = rerun.verify(run, _numbers(epochs, "--epochs"), devices or (), data)
     wrong = [each for each in found if each.wrong]
     if json:
         report = {"schema": "gpunet.verify/1", "run": str(run), "ok": not wrong}

@@ -118,9 +118,11 @@ def lower(
 class _Lowering:
     """The walk: what is emitted so far, and where each node's value and gradient lie.
 
-    `firsts` has the first column of those that are windows of wider slots, `narrow` the bfloat16
-    copies that products read; `repeated` which launches a micro-batch takes, and how many of them a
-    batch has. `early` are the moves of weights that do not wait for the whole gradient.
+    `shapes` are those of nodes' values, lowered or not, without what lies beside them in a slot;
+    `wanting` the nodes whose gradient has somewhere to go. `firsts` has the first column of those
+    that are windows of wider slots, `narrow` the bfloat16 copies that products read; `repeated`
+    which launches a micro-batch takes, and how many of them a batch has. `early` are the moves of
+    weights that do not wait for the whole gradient.
     """
 
     def __init__(
@@ -130,6 +132,8 @@ class _Lowering:
         self.batch, self.training, self.dtype = batch, training, dtype
         self.launches: list[Launch] = []
         self.values: dict[Node, Slot] = {}
+        self.shapes: dict[Node, tuple[int, ...]] = {}
+        self.wanting: set[Node] = set()
         self.grads: dict[Node, Slot] = {}
         self.biases: dict[Node, Slot] = {}
         self.saved: dict[Node, tuple[Slot, ...]] = {}
@@ -201,6 +205,19 @@ class _Lowering:
                 self.values[node] = self._input(self.outside("data.x", self.feed.x))
             elif (given := self._given("y" if name == "target" else name)) is not None:
                 self.values[node] = self._beside(name, given)
+        self.shapes = {node: slot.shape for node, slot in self.values.items()}
+        for node in self.graph.nodes:
+            self._look_ahead(node)
+
+    def _look_ahead(self, node: Node) -> None:
+        """Note a node's shape, unless it is of an input that is not given, and its want of a
+        gradient."""
+        if node.kind in ("parameter", "constant"):
+            self.shapes[node] = node.value.shape
+        elif node.gate is not None and all(source in self.shapes for source in node.inputs):
+            self.shapes[node] = node.gate.shape(*(self.shapes[source] for source in node.inputs))
+        if node.kind == "parameter" or not self.wanting.isdisjoint(node.inputs):
+            self.wanting.add(node)
 
     def _is_whole(self, data: Slot) -> bool:
         """Whether every batch is all of the data as it lies, so that there is nothing to gather."""
@@ -254,7 +271,7 @@ class _Lowering:
         """Only windows of the data may be read twice: other values are overwritten in place, and
         no launch adds gradients up."""
         count = sum(other.inputs.count(node) for other in self.graph.nodes)
-        if count > 1 and (self.wants(node) or not self.is_window(node)):
+        if count > 1 and (node in self.wanting or not self.is_window(node)):
             raise TypeError(f"no launch for {node.name}, which is read {count} times")
 
     def is_window(self, node: Node) -> bool:
@@ -274,25 +291,15 @@ class _Lowering:
     def users(self, node: Node) -> list[Node]:
         return [other for other in self.graph.nodes if node in other.inputs]
 
-    def wants(self, node: Node) -> bool:
-        """Whether a gradient has somewhere to go."""
-        return node.kind == "parameter" or any(self.wants(i) for i in node.inputs)
-
-    def shape(self, node: Node) -> tuple[int, ...]:
-        """Of a node's value, lowered or not, without what lies beside it in its slot."""
-        if node.gate is not None:
-            return node.gate.shape(*map(self.shape, node.inputs))
-        return self.values[node].shape if node.kind == "input" else node.value.shape
-
     def joined(self, node: Node) -> Slot:
         """Where the parts of a Concatenate lie side by side."""
         if node not in self.values:
-            self.values[node] = self.slot(node.name, self.shape(node))
+            self.values[node] = self.slot(node.name, self.shapes[node])
         return self.values[node]
 
     def parts(self, node: Node) -> Iterator[tuple[Node, int, int]]:
         """The parts of a Concatenate: which, its first column, how many."""
-        widths = [self.shape(part)[1] for part in node.inputs]
+        widths = [self.shapes[part][1] for part in node.inputs]
         return zip(node.inputs, accumulate(widths, initial=0), widths)
 
     def windows(self, node: Node) -> tuple[int, int]:
@@ -303,7 +310,7 @@ class _Lowering:
         """Where a node's value is written: in the Concatenate that reads it, or alone."""
         users = self.users(node)
         if [type(user.gate) for user in users] != [gates.Concatenate]:
-            self.values[node] = self.slot(node.name, self.shape(node))
+            self.values[node] = self.slot(node.name, self.shapes[node])
         else:
             self.values[node] = self.joined(users[0])
             self.firsts[node] = next(at for part, at, _ in self.parts(users[0]) if part is node)
@@ -451,7 +458,7 @@ def _matmul_forward(work: _Lowering, node: Node) -> None:
 def _matmul_backward(work: _Lowering, node: Node) -> None:
     (x, w), grad = node.inputs, work.grads[node]
     work.product(work.values[x], grad, work.gradient(w), flip_a=True)
-    if work.wants(x):
+    if x in work.wanting:
         dx = work.grads[x] = work.gradient(x)
         work.product(grad, work.values[w], dx, flip_b=True)
     if w.name in work.early:
@@ -535,7 +542,7 @@ def _scale_forward(work: _Lowering, node: Node) -> None:
 
 def _scale_backward(work: _Lowering, node: Node) -> None:
     (x, scale), grad = node.inputs, work.grads[node]
-    if work.wants(x):
+    if x in work.wanting:
         work.grads[x] = grad
     given = (grad, work.values[x], work.values[scale])
     work.launch(REGISTRY["scale_backward"], *given, work.grads.get(x), work.gradient(scale))
@@ -548,13 +555,13 @@ def _columns_forward(work: _Lowering, node: Node) -> None:
     if work.is_window(node):
         work.values[node], work.firsts[node] = x, first
     else:
-        y = work.values[node] = work.slot(node.name, work.shape(node))
+        y = work.values[node] = work.slot(node.name, work.shapes[node])
         work.launch(REGISTRY["copy_columns"], x, y, first, 0, y.shape[1])
 
 
 def _columns_backward(work: _Lowering, node: Node) -> None:
     """Nothing for the data; of what has a gradient, the other columns would need theirs."""
-    if work.wants(node):
+    if node in work.wanting:
         raise TypeError(f"no launch for the gradient of {node.inputs[0].name} by some columns")
 
 
@@ -574,7 +581,7 @@ def _concatenate_backward(work: _Lowering, node: Node) -> None:
     for part, first, width in work.parts(node):
         if work.values[part] is work.values[node]:
             work.grads[part] = grad
-        elif work.wants(part):
+        elif part in work.wanting:
             own = work.grads[part] = work.gradient(part)
             work.launch(REGISTRY["copy_columns"], grad, own, first, 0, width)
 
@@ -588,7 +595,7 @@ def _periodic_backward(work: _Lowering, node: Node) -> None:
     x, *waves = node.inputs
     given = (work.values[i] for i in node.inputs[:-1])
     dx = None
-    if work.wants(x):
+    if x in work.wanting:
         dx = work.grads[x] = work.gradient(x)
     parts = (dx, *map(work.gradient, waves))
     work.launch(
@@ -609,8 +616,8 @@ def _piecewise_forward(work: _Lowering, node: Node) -> None:
 
 
 def _piecewise_backward(work: _Lowering, node: Node) -> None:
-    (x,), (features,) = node.inputs, work.shape(node.inputs[0])[1:]
-    if not work.wants(x):
+    (x,), (features,) = node.inputs, work.shapes[node.inputs[0]][1:]
+    if x not in work.wanting:
         return
     dx = work.grads[x] = work.gradient(x)
     given = (work.grads[node], work.values[x], *work.saved[node], dx)

@@ -138,7 +138,7 @@ class _Source:
         return len(self.text) - len(self.text.lstrip())
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Formula(Graph):
     """A circuit that knows its text: inputs that are missing or do not fit are UsageErrors that
     say at which column."""
@@ -195,6 +195,8 @@ def parse(text: str) -> Formula:
 
     A part that is written twice is two nodes. UsageError says the column of the fault.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"a formula is text, not {type(text).__name__}")
     source = _Source("formula", text)
     return _Builder(source).build(source.tree())
 

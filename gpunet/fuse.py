@@ -34,6 +34,7 @@ class Loss(gates.Loss):
 
     def __init__(self, graph: Graph, is_mean: bool) -> None:
         super().__init__()
+        self.needs_values = is_mean
         self._kernel = _loss_kernel(graph, is_mean)
 
     @property

@@ -5,9 +5,10 @@ in the gate's own names: inputs x, y (or a, b, … in the order taken), output z
 broadcast as NumPy does, and sum their gradients back to each input's shape.
 """
 
+import operator
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,11 @@ class Abs(Elementwise):
         xp.multiply(grad, xp.sign(self.inputs[0]), out=out)
 
 
+def _ahead(xp: Any, x: Array, y: Array) -> Array:
+    """1 where x is larger, 0.5 at a tie, 0 where it is smaller, and NaN where either is."""
+    return xp.where(x == y, 0, xp.sign(x - y)) / 2 + 0.5
+
+
 class Maximum(Elementwise):
     """z = max(x, y); the larger takes dz, at a tie each takes half."""
 
@@ -197,7 +203,7 @@ class Maximum(Elementwise):
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
         mine, other = self.inputs[i], self.inputs[1 - i]
-        xp.multiply(grad, xp.where(mine == other, 0.5, mine > other), out=out)
+        xp.multiply(grad, _ahead(xp, mine, other), out=out)
 
 
 class Minimum(Elementwise):
@@ -211,7 +217,7 @@ class Minimum(Elementwise):
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
         mine, other = self.inputs[i], self.inputs[1 - i]
-        xp.multiply(grad, xp.where(mine == other, 0.5, mine < other), out=out)
+        xp.multiply(grad, _ahead(xp, other, mine), out=out)
 
 
 class Sin(Elementwise):
@@ -417,8 +423,8 @@ class Reduction(Gate):
 
     needs_values = False
 
-    def __init__(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> None:
-        self.axis, self.keepdims = axis, keepdims
+    def __init__(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> None:
+        self.axis, self.keepdims = None if axis is None else _whole(axis), keepdims
 
     def shape(self, *shapes: Shape) -> Shape:
         kept = self._kept_shape(shapes[0])
@@ -429,10 +435,10 @@ class Reduction(Gate):
 
     def _reduced(self, shape: Shape) -> set[int]:
         ndim = len(shape)
-        axes = (self.axis,) if isinstance(self.axis, int) else self.axis
-        found = range(ndim) if axes is None else [a + ndim * (a < 0) for a in axes]
+        found = range(ndim) if self.axis is None else [a + ndim * (a < 0) for a in self.axis]
         if len(set(found)) != len(found) or any(not 0 <= axis < ndim for axis in found):
-            raise ValueError(f"axis {self.axis} of the shape {shape}")
+            wanted = ", ".join(map(str, self.axis or ()))
+            raise ValueError(f"axis {wanted} of the shape {shape}")
         return set(found)
 
     def _kept_shape(self, shape: Shape) -> Shape:
@@ -442,6 +448,12 @@ class Reduction(Gate):
     def _kept(self, array: Array) -> Array:
         """`array`, an output, with the reduced axes as ones."""
         return array.reshape(self._kept_shape(self.inputs[0].shape))
+
+
+def _whole(*given: int | Sequence[int]) -> tuple[int, ...]:
+    """Whole numbers side by side or in one sequence, of any type that NumPy takes for them."""
+    numbers: Any = given[0] if len(given) == 1 and np.ndim(given[0]) else given
+    return tuple(map(operator.index, numbers))
 
 
 class Sum(Reduction):
@@ -486,8 +498,8 @@ class Max(Reduction):
 class Reshape(Gate):
     """The same values in another shape; one -1 is worked out."""
 
-    def __init__(self, *shape: int) -> None:
-        self.target = shape
+    def __init__(self, *shape: int | Sequence[int]) -> None:
+        self.target = _whole(*shape)
 
     def shape(self, *shapes: Shape) -> Shape:
         size, known = prod(shapes[0]), prod(n for n in self.target if n != -1)
@@ -509,8 +521,8 @@ class Reshape(Gate):
 class Transpose(Gate):
     """The axes in another order: reversed, or as given."""
 
-    def __init__(self, *axes: int) -> None:
-        self.axes = axes or None
+    def __init__(self, *axes: int | Sequence[int]) -> None:
+        self.axes = _whole(*axes) or None
 
     def shape(self, *shapes: Shape) -> Shape:
         return np.broadcast_to(np.float64(0), shapes[0]).transpose(self.axes).shape
@@ -527,8 +539,8 @@ class Transpose(Gate):
 class Broadcast(Gate):
     """x repeated to a larger shape; its mirror is a sum over the repeats."""
 
-    def __init__(self, *shape: int) -> None:
-        self.target = shape
+    def __init__(self, *shape: int | Sequence[int]) -> None:
+        self.target = _whole(*shape)
 
     def shape(self, *shapes: Shape) -> Shape:
         return np.broadcast_to(np.broadcast_to(np.float64(0), shapes[0]), self.target).shape
@@ -831,16 +843,21 @@ class BatchNorm(Gate):
 class Loss(Gate):
     """z = the loss of a batch of predictions (n, k), by the fused kernel of that name.
 
-    `parameter` is the loss's own number: label smoothing, Huber's delta, pinball's quantile.
+    `parameter` is the loss's own number, if it has one: label smoothing, Huber's delta, pinball's
+    quantile. It is the default, or between 0 and `below`; ValueError where it is not.
     Row weights, a third input, have no gradient. `correct` counts right rows.
     """
 
     saves = ("inputs",)
     mixes_rows = True
-    default = 0.0
+    needs_values = True
+    default = below = 0.0
 
     def __init__(self, parameter: float | None = None) -> None:
         self.parameter = self.default if parameter is None else parameter
+        if self.parameter != self.default and not 0 < self.parameter < self.below:
+            wanted = f"a parameter between 0 and {self.below:g}" if self.below else "none"
+            raise ValueError(f"{self.op} takes {wanted}, not {self.parameter}")
         self.correct = 0
 
     def constants(self, columns: int) -> list[float]:
@@ -857,6 +874,8 @@ class Loss(Gate):
         fits = target == wanted and weight in ([], [(prod(pred[:-1]),)])
         if not fits or (self.indices and not pred):
             raise ValueError(f"a loss of {pred} against {' and '.join(map(str, shapes[1:]))}")
+        if self.needs_values and not prod(pred):
+            raise ValueError(f"the {self.op} of no values, in the shape {pred}")
         return ()
 
     def _forward(
@@ -908,6 +927,7 @@ class SoftmaxCrossEntropy(Loss):
     """z = mean over rows of -log softmax(pred)[target]; dpred = (softmax(pred) - target) / n."""
 
     indices = (1,)
+    below = 1.0
 
     def _forward(
         self, xp: Any, out: Array, pred: Array, target: Array, weight: Array | None = None
@@ -920,12 +940,16 @@ class SigmoidCrossEntropy(Loss):
     """z = mean of log(1 + exp(pred)) - target * pred; dpred = (sigmoid(pred) - target) / n,
     dtarget = -pred / n."""
 
+    below = 1.0
+
     def _pull_target(self, xp: Any, grad: Array, out: Array) -> None:
         self._pull_linear(xp, grad * (1 - self.parameter), out)
 
 
 class SumSquares(Loss):
     """z = sum of (pred - target)²; dpred = 2 (pred - target), dtarget = -dpred."""
+
+    needs_values = False
 
 
 class MeanSquared(Loss):
@@ -940,21 +964,21 @@ class Huber(Loss):
     """z = mean of r²/2 where |r| ≤ δ, else δ(|r| - δ/2), r = pred - target;
     dpred = clip(r, ±δ) / n, dtarget = -dpred."""
 
-    default = 1.0
+    default, below = 1.0, inf
 
 
 class Pinball(Loss):
     """z = mean of max(q r, (q - 1) r), r = target - pred; dpred = -q / n, or (1 - q) / n,
     dtarget = -dpred. The quantiles q may be several, which the columns take in turn."""
 
-    default = 0.5
+    default, below = 0.5, 1.0
     quantiles: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, quantiles: tuple[float, ...]) -> "Pinball":
         """The loss of several quantiles."""
         gate = cls()
-        gate.quantiles = quantiles
+        gate.quantiles = tuple(cls(each).parameter for each in quantiles)
         return gate
 
     def shape(self, *shapes: Shape) -> Shape:

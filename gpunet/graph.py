@@ -7,11 +7,14 @@ order of computing. Nothing here knows a particular gate.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from gpunet.device import Array, module_of
+from gpunet.sizes import counted
 
 Shape = tuple[int, ...]
 
@@ -30,8 +33,17 @@ class Gate:
     mixes_rows = False
     training = True
 
+    least: int
+    most: float
     inputs: tuple[Array, ...]
     output: Array
+
+    def __init_subclass__(cls) -> None:
+        """How many inputs there are at least and at most follows from `_forward`."""
+        taken = list(signature(cls._forward).parameters.values())[3:]
+        is_open = any(p.kind is p.VAR_POSITIONAL for p in taken)
+        cls.least = sum(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in taken)
+        cls.most = inf if is_open else len(taken)
 
     @property
     def op(self) -> str:
@@ -44,6 +56,8 @@ class Gate:
 
     def forward(self, *inputs: Any, out: Array | None = None) -> Array:
         """The output, written to `out` when it is given. Numbers and lists become float64."""
+        if not self.least <= len(inputs) <= self.most:
+            raise TypeError(f"{self.op} takes {counted(self.least, 'value')}, not {len(inputs)}")
         xp = module_of(*inputs)
         arrays = tuple(_array(xp, v, i in self.indices) for i, v in enumerate(inputs))
         shape = self.shape(*(a.shape for a in arrays))
@@ -89,7 +103,7 @@ class Gate:
         return xp.empty(self.inputs[index].shape, self.output.dtype)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Node:
     """One value of the circuit: an input, a parameter, a constant or a gate's output."""
 
@@ -100,17 +114,25 @@ class Node:
     value: Array = None
     grad: Array = None
 
+    def __repr__(self) -> str:
+        sources = f" of {', '.join(source.name for source in self.inputs)}" if self.inputs else ""
+        return f"<Node {self.name}: {self.op}{sources}>"
+
     @property
     def op(self) -> str:
         return self.gate.op if self.gate is not None else self.kind
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Graph:
     """Nodes in the order in which they are computed; the last one made is the output unless set."""
 
     nodes: list[Node] = field(default_factory=list)
     output: Node | None = None
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(self.inputs) or "nothing"
+        return f"<{type(self).__name__} of {counted(len(self.nodes), 'node')}, from {inputs}>"
 
     def input(self, name: str) -> Node:
         """A value given at each forward."""

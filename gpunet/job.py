@@ -7,13 +7,16 @@ import json
 import os
 import secrets
 import shlex
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from math import ceil, inf
 from pathlib import Path
 from statistics import harmonic_mean
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -191,9 +194,8 @@ class Job:
         except Diverged as fault:
             control.ended = "diverged"
             raise self._keep_what_is_good(fault) from None
-        except Exception:
-            with suppress(GpunetError):  # the disk may be what failed
-                self._status("failed")
+        except BaseException as fault:
+            self._note_end(fault)
             raise
 
     def follow(self, on_report: Callable[[Report], None] | None = None) -> Model:
@@ -201,11 +203,28 @@ class Job:
         called what calls this."""
         known = self.prepared.notes
         warn(known, depth=2)
-        for report in self.reports():
-            if on_report is not None:
-                on_report(report)
-        warn(self.finish()["warnings"][len(known) :], depth=2)
+        warn(self.complete(on_report)["warnings"][len(known) :], depth=2)
         return self.model
+
+    def complete(self, on_report: Callable[[Report], None] | None = None) -> dict[str, Any]:
+        """Train to the end, handing each report on, and return the summary.
+
+        Ctrl-C and what `on_report` raises stop the run after the steps in hand, where it may be
+        taken up again, and are raised then; a second Ctrl-C is raised at once.
+        """
+        faults: list[BaseException] = []
+        with _deferred_interrupts(self.control, faults):
+            for report in self.reports():
+                try:
+                    if on_report is not None:
+                        on_report(report)
+                except BaseException as fault:
+                    faults.append(fault)
+                    self.control.stop = True
+        summary = self.finish()
+        if faults:
+            raise faults[0]
+        return summary
 
     def finish(self) -> dict[str, Any]:
         """Save the model, judge it on every part, and save and return the summary.
@@ -213,6 +232,13 @@ class Job:
         A run that was stopped is not judged: it may go on. The summary warns of the data and of the
         model.
         """
+        try:
+            return self._finished()
+        except BaseException as fault:
+            self._note_end(fault)
+            raise
+
+    def _finished(self) -> dict[str, Any]:
         judged = evaluation.unjudged(self.model, self.prepared)
         if self._is_worth_judging:
             device = self.choice.device
@@ -299,6 +325,11 @@ class Job:
             done = self.control.done if step is None else step
             self.run.status(state, step=done, steps=self.steps)
 
+    def _note_end(self, fault: BaseException) -> None:
+        """Leave word of what ended the run early."""
+        with suppress(GpunetError):  # the disk may be what failed
+            self._status("failed" if isinstance(fault, Exception) else "stopped")
+
     def _keep_what_is_good(self, fault: Diverged) -> Diverged:
         if self.run is None:
             return fault
@@ -325,6 +356,27 @@ class Job:
             if a is not None
         }
         self.run.write(f"{FAULT}.safetensors", pack(present, {"step": fault.step}))
+
+
+@contextmanager
+def _deferred_interrupts(control: Control, faults: list[BaseException]) -> Iterator[None]:
+    """For a while a Ctrl-C that would be raised at once stops a run, and is put among `faults`."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        faults.append(KeyboardInterrupt())
+        control.stop = True
+
+    usual = signal.default_int_handler
+    is_here = threading.current_thread() is threading.main_thread()
+    if not is_here or signal.getsignal(signal.SIGINT) is not usual:
+        yield
+        return
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def lasting(report: Report) -> dict[str, Any]:
@@ -448,8 +500,8 @@ def train(
 
     source: a pyarrow, pandas or polars table, a dict of columns, a tuple of arrays (x (n, …),
     y (n,)) or of a table and the target y (n,), a path, or a name of `gpunet data list`. target:
-    the column to predict. out: a run directory to
-    save to. Other settings are those of `gpunet train`, with underscores.
+    the column to predict. out: a run directory to save to. config: a TOML file of settings.
+    Other settings are those that `gpunet train --help` lists, as epochs=50, batch_size=64.
     Raises the errors of gpunet.errors; warns of the data and of the model by its GpunetWarning.
     """
     flags = with_target(target, settings)

@@ -51,7 +51,7 @@ MOST_LOG = 709.0
 """Of a count: exp of more is infinite."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """A graph from the input `x` (n, d) to `loss`, by way of the `prediction` (n, k).
 
@@ -97,7 +97,7 @@ class Network:
             setattr(self.graph.node(owner).gate, which, weights[name])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ensemble:
     """Networks whose predictions are averaged; one alone is an ensemble too."""
 

@@ -75,7 +75,7 @@ def unseen_notes(unseen: Mapping[str, int]) -> list[str]:
     ]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """Trained networks with the schema that encodes their inputs and names their outputs.
 

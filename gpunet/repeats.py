@@ -162,10 +162,7 @@ def repeat(
         with nullcontext() if out is None else Run.create(each.out, planned.name) as run:
             if run is not None:
                 planned.begin(run)
-            for report in planned.reports():
-                if on_report is not None:
-                    on_report(report)
-            summary = planned.finish()
+            summary = planned.complete(on_report)
             found.add(each, summary)
         warn(f"{each.label}: {text}" for text in summary["warnings"] if text not in told)
         found.models.append(planned.model)

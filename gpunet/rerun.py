@@ -197,7 +197,7 @@ def verify(
     epochs: int | Sequence[int] = (),
     devices: str | Sequence[str] = (),
     data: Any = None,
-) -> Iterator[Compared]:
+) -> list[Compared]:
     """Make epochs of a run again and compare: every report's hash chain and numbers.
 
     epochs: one, several, or all when empty; each is reached from the newest checkpoint before it,
@@ -213,8 +213,11 @@ def verify(
         raise UsageError(f"{path}: no record of epoch {min(missing)}", f"{len(recorded):,} are")
     if not wanted:
         raise ModelInvalid(f"{path}: no epoch was finished: nothing to compare")
-    for device in devices or (None,):
-        yield from _compare(Path(path), wanted, device, data, is_whole=not epochs)
+    return [
+        each
+        for device in devices or (None,)
+        for each in _compare(Path(path), wanted, device, data, is_whole=not epochs)
+    ]
 
 
 def _compare(

@@ -113,6 +113,14 @@ def test_the_list_gives_the_graphs_loss_and_gradients(task: str, config: Config)
         np.testing.assert_allclose(found, grads[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
+def test_depth_is_no_limit() -> None:
+    config = replace(BASE, hidden=(2,) * 300, dropout=0.1)
+    network, x, y = build("multiclass", config)
+    launches, _ = lower(network, Feed(x, y), config, ROWS)
+    launches.run()
+    assert np.isfinite(launches.totals[0])
+
+
 @pytest.mark.parametrize(("task", "config"), GRAPHS, ids=label)
 def test_a_short_batch_is_as_if_the_other_rows_were_not_there(task: str, config: Config) -> None:
     network, x, y = build(task, replace(config, dropout=0.0))

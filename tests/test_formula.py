@@ -195,6 +195,12 @@ def test_a_fault_points_at_its_column(text: str, column: int, words: str) -> Non
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("wrong", [None, 3, b"x + y", ["x"]])
+def test_a_formula_is_text(wrong: object) -> None:
+    with pytest.raises(TypeError, match=f"a formula is text, not {type(wrong).__name__}"):
+        parse(wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("text", ["", "  ", "\n"])
 def test_nothing_is_no_formula(text: str) -> None:
     with pytest.raises(UsageError, match="nothing is written"):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpunet
 from gpunet import formula, gates
 from gpunet.device import Device
 from gpunet.gates import Elementwise
@@ -176,6 +177,7 @@ def all_gates() -> set[type[Gate]]:
 
 def test_no_gate_is_left_out() -> None:
     assert all_gates() - {gates.Dropout} == {type(gate) for gate, _, _ in CASES}
+    assert {kind.__name__ for kind in all_gates()} == set(gpunet._GATES)
 
 
 @each_case
@@ -417,6 +419,35 @@ def test_numbers_and_lists_become_float64_and_print_plainly() -> None:
     assert gates.Exp().forward(np.array([True, False])).tolist() == [np.e, 1]
 
 
+def test_axes_and_shapes_are_taken_as_numpy_takes_them() -> None:
+    x, one = np.arange(6.0).reshape(2, 3), np.int64(1)
+    for axis in (one, [1], (one,), np.array([-1]), 1):
+        assert gates.Sum(axis).forward(x).tolist() == [3, 12]
+    for shape in ((3, 2), ((3, 2),), ([3, one + 1],)):
+        assert gates.Reshape(*shape).forward(x).shape == (3, 2)
+        assert gates.Broadcast(*shape).forward(1).shape == (3, 2)
+    for axes in ((1, 0), ((1, 0),), ([one, 0],), ()):
+        assert gates.Transpose(*axes).forward(x).shape == (3, 2)
+    for gate in (gates.Sum, gates.Reshape, gates.Transpose, gates.Broadcast):
+        with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+            gate(1.0)
+
+
+@pytest.mark.parametrize(
+    ("gate", "count", "said"),
+    [
+        (gates.Multiply(), 1, "multiply takes 2 values, not 1"),
+        (gates.Exp(), 2, "exp takes 1 value, not 2"),
+        (gates.MatMul(), 3, "matmul takes 2 values, not 3"),
+        (gates.MeanSquared(), 1, "mean_squared takes 2 values, not 1"),
+        (gates.MeanSquared(), 4, "mean_squared takes 2 values, not 4"),
+    ],
+)
+def test_a_gate_says_how_many_values_it_takes(gate: Gate, count: int, said: str) -> None:
+    with pytest.raises(TypeError, match=f"^{said}$"):
+        gate.forward(*[1.0] * count)
+
+
 @pytest.mark.parametrize("wrong", ["text", None, 1j, [object()]])
 def test_a_gate_takes_numbers_only(wrong: Any) -> None:
     with pytest.raises(TypeError, match="takes numbers"):
@@ -445,6 +476,9 @@ def test_buffers_must_fit() -> None:
         (gates.Sum(axis=(0, -2)), [(2, 3)]),
         (gates.Max(axis=0), [(0, 3)]),
         (gates.Mean(), [(0, 3)]),
+        (gates.MeanSquared(), [(0,), (0,)]),
+        (gates.MeanSquared(), [(0, 3), (0, 3)]),
+        (gates.SoftmaxCrossEntropy(), [(0, 3), (0,)]),
         (gates.Reshape(4, 2), [(2, 3)]),
         (gates.Reshape(-1, -1), [(2, 3)]),
         (gates.Reshape(-1, 0), [(2, 3)]),
@@ -496,6 +530,7 @@ def test_nothing_taken() -> None:
     assert gate.backward(1.0)[0].tolist() == [[0, 0, 0], [0, 0, 0]]
     assert gates.Sum(axis=0).forward(np.empty((0, 2))).tolist() == [0, 0]
     assert gates.Mean(axis=0).forward(np.empty((3, 0))).shape == (0,)
+    assert gates.SumSquares().forward([], []) == 0
 
 
 def test_only_batch_norm_and_losses_mix_rows() -> None:
@@ -528,6 +563,15 @@ def test_at_a_tie_each_side_takes_half() -> None:
     largest = gates.Max()
     largest.forward([[1.0, 3.0], [3.0, 0.0]])
     assert largest.backward(1.0)[0].tolist() == [[0, 0.5], [0.5, 0]]
+
+
+@pytest.mark.parametrize("gate", [gates.Maximum(), gates.Minimum()])
+def test_nan_goes_all_the_way_back(gate: Gate) -> None:
+    a, b = np.array([np.nan, 1, np.inf, -np.inf]), np.array([1, np.nan, -np.inf, np.inf])
+    assert np.isnan(gate.forward(a, b)).tolist() == [True, True, False, False]
+    first, second = gate.backward([0.0, 1.0, 1.0, 1.0])
+    assert np.isnan(first).tolist() == np.isnan(second).tolist() == [True, True, False, False]
+    assert sorted((first[2], second[2])) == sorted((first[3], second[3])) == [0, 1]
 
 
 def test_kinks_at_zero() -> None:
@@ -653,6 +697,26 @@ def test_batch_norm_keeps_running_figures() -> None:
     one = np.array([[1.0, 2.0, 3.0]])
     assert gate.forward(one, gain, bias) == pytest.approx((one - mean) / np.sqrt(var + 1e-5))
     assert gate.running_mean == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (gates.Huber, (-2, 0, np.inf, np.nan)),
+        (gates.Pinball, (0, 1, 5, np.nan)),
+        (lambda quantile: gates.Pinball.of((0.5, quantile)), (0, 5)),
+        (gates.SoftmaxCrossEntropy, (-0.1, 1, 5)),
+        (gates.SigmoidCrossEntropy, (-0.1, 1, np.nan)),
+    ],
+)
+def test_losses_refuse_parameters_without_a_meaning(
+    kind: Callable[[float], Gate], wrong: tuple[float, ...]
+) -> None:
+    for each in wrong:
+        with pytest.raises(ValueError, match=f"takes a parameter between 0 and .*, not {each}"):
+            kind(each)
+    with pytest.raises(ValueError, match="mean_squared takes none, not 3"):
+        gates.MeanSquared(3)
 
 
 def test_columns_take_the_quantiles_in_turn() -> None:

@@ -57,6 +57,16 @@ def test_the_first_circuit_of_the_lecture() -> None:
     assert [node.op for node in g.nodes] == ["input", "input", "input", "add", "multiply"]
 
 
+def test_a_circuit_is_shown_in_a_line_and_is_a_key_as_it_is() -> None:
+    f = parse("(x + y)*z")
+    assert repr(f) == "<Formula of 5 nodes, from x, y, z>"
+    assert repr(f.last) == "<Node f: multiply of q1, z>"
+    assert repr(f.nodes[0]) == "<Node x: input>"
+    assert repr(Graph()) == "<Graph of 0 nodes, from nothing>"
+    assert {f, Graph()} != {f}
+    assert f != parse("(x + y)*z")
+
+
 def test_the_neuron_of_the_lecture() -> None:
     g = lecture_neuron()
     assert g.forward(WEIGHTS) == pytest.approx(0.73, abs=0.005)

@@ -263,6 +263,16 @@ def test_nan_in_nan_out(dtype: str):
             assert np.isnan(run(f"f_{name}", dtype, one, nan)).all(), name
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nan_goes_all_the_way_back(dtype: str):
+    nan, one = np.array([np.nan]), np.ones(1)
+    assert np.isnan(run("f_abs_grad", dtype, one, nan, nan))
+    for name in ("maximum", "minimum"):
+        for i in (0, 1):
+            for pair in ((nan, one), (one, nan)):
+                assert np.isnan(run(f"f_{name}_grad{i}", dtype, one, *pair, nan)), (name, i)
+
+
 def test_ties_and_kinks():
     one, zero = np.ones(1), np.zeros(1)
     for name in ("maximum", "minimum"):

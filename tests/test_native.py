@@ -1,5 +1,6 @@
 """The native loops against the NumPy path: the same list, the same numbers, on any team."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -187,6 +188,33 @@ def test_without_the_extension_numpy_runs_and_info_says_why(tmp_path: Path) -> N
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout == "69\n"
+
+
+FORKED = """
+import os, signal, threading, numpy as np, gpunet
+x = np.random.default_rng(0).normal(size=(512, 8))
+settings = {"device": "cpu", "kernels": "native", "threads": 2, "hidden": (32,)}
+model = gpunet.train((x, x[:, 0]), epochs=1, **settings)
+expected = model.predict(x)
+longer = {"epochs": 10**5, "patience": 0, **settings}
+busy = threading.Thread(target=gpunet.train, args=((x, x[:, 0]),), kwargs=longer, daemon=True)
+for is_at_work in (False, True):
+    if is_at_work:
+        busy.start()
+    for _ in range(4):
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            os._exit(not (model.predict(x) == expected).all())
+        assert os.waitpid(child, 0)[1] == 0
+        assert busy.is_alive() == is_at_work
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_has_a_team_of_its_own_though_the_parents_is_at_work() -> None:
+    subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", FORKED], check=True, timeout=120)
 
 
 def test_a_weight_moves_block_by_block_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,10 @@ def model(run: Path) -> predict.Model:
     return gpunet.load(run)
 
 
+def test_a_model_is_a_key_as_it_is(run: Path) -> None:
+    assert len({gpunet.load(run), gpunet.load(run)}) == 2
+
+
 def test_a_loaded_model_is_the_trained_one(run: Path) -> None:
     again = gpunet.train(TABLE, target="kind", drop=("id",), epochs=30, device="cpu")
     loaded = gpunet.load(run / "model.safetensors")

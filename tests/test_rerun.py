@@ -247,7 +247,7 @@ def test_what_is_not_a_run(tmp_path: Path) -> None:
 
 def test_verify_makes_every_epoch_again(tmp_path: Path) -> None:
     path = train(tmp_path / "a")
-    found = list(rerun.verify(path))
+    found = rerun.verify(path)
     assert [(each.epoch, each.wrong) for each in found] == [(i, "") for i in range(1, 7)]
 
 
@@ -303,7 +303,7 @@ def test_each_command_says_what_it_has_where_data_have_changed(tmp_path: Path) -
     data.write_text(f"a,b,y\n{rows.replace('3', '4')}")
     told = {
         rerun.take_up: "--allow-inexact goes on all the same",
-        lambda path: list(rerun.verify(path)): "bring back what the run was trained with",
+        rerun.verify: "bring back what the run was trained with",
         rerun.held_out: "give DATA that it was not trained on",
     }
     for made, hint in told.items():
@@ -330,7 +330,7 @@ def test_data_that_have_moved_are_asked_for(tmp_path: Path) -> None:
         rerun.take_up(tmp_path / "a")
     with pytest.raises(InputMissing, match=gone + "give DATA that it was not trained on"):
         rerun.held_out(tmp_path / "a")
-    found = list(rerun.verify(tmp_path / "a", data=tmp_path / "u.csv"))
+    found = rerun.verify(tmp_path / "a", data=tmp_path / "u.csv")
     assert found[0].wrong == ""
 
 
@@ -341,6 +341,6 @@ def test_a_study_points_to_its_best_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=begun):
         gpunet.load(tmp_path / "st")
     train(tmp_path / "st/best")
-    for made in (gpunet.load, rerun.take_up, rerun.held_out, lambda path: list(rerun.verify(path))):
+    for made in (gpunet.load, rerun.take_up, rerun.held_out, rerun.verify):
         with pytest.raises(UsageError, match=r"is a study, no run; its best run is .*st/best$"):
             made(tmp_path / "st")

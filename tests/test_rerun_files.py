@@ -198,7 +198,7 @@ def test_rows_are_found_by_the_step_whatever_the_clock_says(
 def test_metrics_that_are_none_cannot_be_verified(ended: Path, content: bytes) -> None:
     (ended / "metrics.jsonl").write_bytes(content)
     with pytest.raises(ModelInvalid):
-        list(gpunet.verify(ended))
+        gpunet.verify(ended)
 
 
 def test_verify_sees_a_changed_number_and_a_line_that_was_taken_out(ended: Path) -> None:
@@ -222,7 +222,7 @@ def test_chosen_epochs_are_made_again_from_the_checkpoint_before_them(ended: Pat
     (found,) = gpunet.verify(ended, epochs=[6])
     assert "chain" in found.wrong
     with pytest.raises(UsageError, match="no record of epoch 7"):
-        list(gpunet.verify(ended, epochs=[7]))
+        gpunet.verify(ended, epochs=[7])
 
 
 def test_a_finished_run_is_left_as_it_is(ended: Path) -> None:

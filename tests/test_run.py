@@ -49,6 +49,24 @@ def test_a_directory_that_is_read_only_is_told_by_the_name_given(
         assert str(caught.value) == f"{place}: {tmp_path} cannot be written to"
 
 
+def test_a_run_keeps_its_place_as_the_process_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Run.create("run", "x") as made:
+        (tmp_path / "run" / "taken").mkdir()
+        for at, shown in ((tmp_path, "run/taken"), (tmp_path / "run", tmp_path / "run/taken")):
+            monkeypatch.chdir(at)
+            made.save(1, TENSORS, STATE)
+            made.append("log", STATE)
+            made.status("running")
+            with pytest.raises(WriteError, match=f"^{shown}: Is a directory"):
+                made.write("taken", "x")
+    assert sorted(each.name for each in tmp_path.rglob("*") if each.is_file()) == sorted(
+        [".lock", "log", "status.json", "step-000000000001.safetensors"]
+    )
+
+
 def test_a_write_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     run.write(path, "old")

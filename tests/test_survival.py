@@ -21,9 +21,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import SETTINGS, begin, follow, results
 
-from gpunet import job, rerun
+import gpunet
+from gpunet import evaluation, job, rerun
 from gpunet.device.cpu import Cpu
 from gpunet.errors import GpunetError, ModelInvalid, WriteError
+from gpunet.launches import LaunchList
+from gpunet.loop import Report
 from gpunet.predict import MODEL_FILE
 from gpunet.run import Run, checkpoints, files, pack, unpack
 from gpunet.run.tensors import parse
@@ -108,7 +111,7 @@ class Faulty:
 
         def call(*given: object, **more: object) -> object:
             self.left -= 1
-            if self.left == 0:
+            if self.left == 0 or (self.left < 0 and self.fails is kill):
                 self.fails()
             return real(*given, **more)
 
@@ -116,7 +119,7 @@ class Faulty:
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: nothing after it may touch the disk."""
+    """Stands for the end of the process, which calls nothing more."""
 
 
 def refuse(code: int) -> Callable[[], None]:
@@ -135,30 +138,11 @@ def interrupted(path: Path, fails: Callable[[], None], number: int, patch) -> bo
     faulty = Faulty(number, fails)
     with patch.context() as inner:
         inner.setattr(files, "os", faulty)
-        if fails is kill:
-            inner.setattr(files, "suppress", _nothing_more(faulty))
         try:
             follow(begin(path))
         except (GpunetError, Killed):
             return True
     return faulty.left <= 0
-
-
-def _nothing_more(faulty: Faulty) -> type:
-    """A killed process cleans nothing up: what follows a kill is not run."""
-
-    class Suppress:
-        def __init__(self, *kinds: type[BaseException]) -> None:
-            self.kinds = kinds
-
-        def __enter__(self) -> None:
-            if faulty.left <= 0:
-                raise Killed
-
-        def __exit__(self, kind: type | None, *rest: object) -> bool:
-            return kind is not None and issubclass(kind, self.kinds)
-
-    return Suppress
 
 
 @pytest.mark.parametrize("fails", [kill, refuse(errno.ENOSPC), refuse(errno.EIO)])
@@ -302,6 +286,90 @@ def test_a_signal_stops_a_run_that_goes_on_to_the_same_bytes(
     assert results(path) == results(uninterrupted)
 
 
+# Calls of the library
+
+
+def raises(report: Report) -> None:
+    if report.epoch == 2:
+        raise LookupError("the caller's own")
+
+
+def interrupts(report: Report) -> None:
+    if report.epoch == 2:
+        signal.raise_signal(signal.SIGINT)
+
+
+def press(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """So many Ctrl-C as the first network, not yet the others, has made its 17th step."""
+    real, left = LaunchList.run, [None] * times
+
+    def run(self: LaunchList, steps: int = 1) -> None:
+        real(self, steps)
+        while left and self.step >= 17:
+            left.pop()
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(LaunchList, "run", run)
+
+
+def from_python(path: Path, on_report: Callable[[Report], None] | None = None) -> None:
+    gpunet.train(
+        "penguins", out=path, patience=0, checkpoint_every="7", **SETTINGS, on_report=on_report
+    )
+
+
+def state_of(path: Path) -> str:
+    return json.loads((path / "status.json").read_text())["state"]
+
+
+@pytest.mark.parametrize(
+    ("on_report", "kind"), [(raises, LookupError), (interrupts, KeyboardInterrupt)]
+)
+def test_what_comes_with_a_report_is_raised_after_a_checkpoint(
+    tmp_path: Path, whole: Path, on_report: Callable[[Report], None], kind: type[BaseException]
+) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(kind):
+        from_python(path, on_report)
+    assert state_of(path) == "stopped"
+    epochs = [
+        json.loads(line)["epoch"] for line in (path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert epochs == [1, 2]
+    assert unpack(checkpoints(path)[0])[1]["loop"]["reported"] == 2
+    gpunet.resume(path)
+    assert results(path) == results(whole)
+
+
+@pytest.mark.parametrize(("times", "least"), [(1, 17), (2, 14)])
+def test_ctrl_c_ends_a_call_behind_the_steps_in_hand_and_a_second_one_at_once(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, times: int, least: int
+) -> None:
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        press(patch, times)
+        with pytest.raises(KeyboardInterrupt):
+            from_python(path)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert state_of(path) == "stopped"
+    assert least <= unpack(checkpoints(path)[0])[1]["loop"]["done"] <= least + 4
+    gpunet.resume(path)
+    assert results(path) == results(whole)
+
+
+def test_a_run_that_is_ended_as_it_is_judged_says_so_and_goes_on(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "judge", lambda *given: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            from_python(path)
+    assert state_of(path) == "stopped"
+    gpunet.resume(path)
+    assert (state_of(path), results(path)) == ("done", results(whole))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on files here")
 def test_a_file_that_may_not_grow_is_exit_74_and_the_run_goes_on_with_room(
     tmp_path: Path, uninterrupted: Path
@@ -379,7 +447,7 @@ def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None
             assert running.returncode in (73, 75), err
         assert f"process {os.getpid()}" in err
         planned.follow()
-        assert next(rerun.verify(path, [1])).wrong == ""
+        assert rerun.verify(path, [1])[0].wrong == ""
 
 
 def states() -> Iterator[str]:

@@ -30,10 +30,10 @@ class Cpu(Device):
         self.kernels, self.threads = kernels, threads or wanted_threads()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        return _aligned(np.empty, shape, dtype)
+        return aligned(np.empty, shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        return _aligned(np.zeros, shape, dtype)
+        return aligned(np.zeros, shape, dtype)
 
     def asarray(self, values: Any, dtype: Any = None) -> np.ndarray:
         if hasattr(values, "get") and hasattr(values, "__cuda_array_interface__"):
@@ -97,7 +97,7 @@ def _nothing(part: slice) -> None:
     """What there is to do to send what is there."""
 
 
-def _aligned(
+def aligned(
     make: Callable[[int, np.dtype], np.ndarray], shape: tuple[int, ...], dtype: Any
 ) -> np.ndarray:
     """An array at the start of a cache line: wide loads that straddle two lines take twice as long,

@@ -218,10 +218,12 @@ HD T f_sqrt(T a) { return BUILTIN(sqrt)(a); }
 HD T f_sqrt_grad(T g, T a, T y) { return T(0.5) * g / y; }
 
 HD T f_abs(T a) { return magnitude(a); }
-HD T f_abs_grad(T g, T a, T y) { return a > 0 ? g : (a < 0 ? -g : T(0)); }
+HD T f_abs_grad(T g, T a, T y) { return a > 0 ? g : (a < 0 ? -g : a * 0); }  // NaN stays one
 
 HD T f_maximum(T a, T b) { return a >= b || a != a ? a : b; }
-HD T f_maximum_grad0(T g, T a, T b, T y) { return a > b ? g : (a == b ? T(0.5) * g : T(0)); }
+HD T f_maximum_grad0(T g, T a, T b, T y) {
+    return a > b ? g : (a < b ? T(0) : (a == b ? T(0.5) * g : y));  // y is NaN where a or b is
+}
 HD T f_maximum_grad1(T g, T a, T b, T y) { return f_maximum_grad0(g, b, a, y); }
 
 HD T f_minimum(T a, T b) { return a <= b || a != a ? a : b; }

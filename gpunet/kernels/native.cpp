@@ -11,6 +11,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
 
 #include "native.h"
 
@@ -173,16 +176,21 @@ public:
     }
 };
 
-Team& team() {
-    static Team* one = new Team;               // lives as long as the process: threads are never joined
-    return *one;
-}
+Team* team = new Team;                         // lives as long as the process: threads are never joined
+
+// A forked child has none of the threads, and locks as they were: it leaves the team behind.
+void renew_team() { team = new Team; }
 
 }  // namespace
 
-extern "C" void run_program(Program* program, long long steps) { team().run(*program, steps); }
+extern "C" void run_program(Program* program, long long steps) { team->run(*program, steps); }
 
 static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", nullptr, -1, nullptr,
                                  nullptr, nullptr, nullptr, nullptr};
 
-PyMODINIT_FUNC PyInit__native() { return PyModule_Create(&definition); }
+PyMODINIT_FUNC PyInit__native() {
+#if !defined(_WIN32)
+    pthread_atfork(nullptr, nullptr, renew_team);
+#endif
+    return PyModule_Create(&definition);
+}

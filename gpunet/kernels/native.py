@@ -13,6 +13,7 @@ import numpy as np
 
 from gpunet import random
 from gpunet.device import Array
+from gpunet.device.cpu import aligned
 from gpunet.errors import Unavailable
 from gpunet.kernels.loss import LOSSES
 from gpunet.kernels.update import OPTIMIZERS
@@ -25,8 +26,8 @@ LEAST_ROWS, LEAST_COLUMNS = 32, 64
 """Of a slice, for its products to be quick."""
 LEAST_FLOPS = 4_000_000
 """Of a product that is worth two barriers: about 20 µs of a core."""
-LINE = 64
-"""Bytes of a cache line."""
+LINES = 64
+"""Elements, of either precision some whole cache lines: what lanes write is cut at multiples."""
 FIXED_LANES = 8
 """Slices of a batch at most where they must not depend on the threads."""
 BLOCK_BYTES = 1 << 21
@@ -276,7 +277,7 @@ class Program:
             start, (rows, columns) = self._start(step), step.arguments[2].shape
             low, high = self._share(rows, lane, ROWS_OF_WEIGHT)
             found.append((start + low * columns, start + high * columns))
-        low, high = self._share(self.gradient.size - self.matrices, lane, LINE)
+        low, high = self._share(self.gradient.size - self.matrices, lane, LINES)
         return [*found, (self.matrices + low, self.matrices + high)]
 
     def _share(self, size: int, lane: int, unit: int) -> tuple[int, int]:
@@ -385,7 +386,5 @@ def _address(library: ctypes.CDLL, name: str) -> int:
 
 def _lines(lanes: int, size: int, dtype: np.dtype) -> Array:
     """Room for `size` elements a lane, zeroed, each lane's in whole cache lines."""
-    width = max(1, -(-size // LINE)) * LINE
-    raw = np.zeros((lanes * width + LINE) * dtype.itemsize, np.uint8)
-    start = -raw.ctypes.data % LINE
-    return raw[start:][: lanes * width * dtype.itemsize].view(dtype).reshape(lanes, width)
+    width = max(1, -(-size // LINES)) * LINES
+    return aligned(np.zeros, (lanes, width), dtype)

@@ -47,7 +47,7 @@ class Run:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._absolute = path, path.absolute()
         self._lock = _take_lock(path)
         self._clear()
 
@@ -88,37 +88,42 @@ class Run:
         with files.system_errors(path):
             return cls(Path(path))
 
+    @property
+    def _place(self) -> Path:
+        """The directory, by the name that was given for as long as that leads there."""
+        return self.path if files.is_same(self.path, self._absolute) else self._absolute
+
     def write(self, name: str, content: bytes | str) -> None:
         """Put a file into the directory, whole or not at all."""
-        files.write(self.path / name, content)
+        files.write(self._place / name, content)
 
     def write_json(self, name: str, value: Any) -> None:
         """Put a value into the directory as JSON."""
-        files.write_json(self.path / name, value)
+        files.write_json(self._place / name, value)
 
     def append(self, name: str, record: Mapping[str, Any]) -> str:
         """Add a line to a file of the directory."""
-        return files.append(self.path / name, record)
+        return files.append(self._place / name, record)
 
     def status(self, state: str, **facts: Any) -> None:
         """Say what the run is doing, in `status.json`."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         who = {"pid": os.getpid(), "host": socket.gethostname(), "time": now}
         record = {"schema": "gpunet.status/1", "state": state, **facts, **who}
-        files.write_json(self.path / STATUS, record)
+        files.write_json(self._place / STATUS, record)
 
     def save(self, step: int, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
         """Commit a checkpoint, then take away older ones: this and the one before it stay.
 
         Those of later steps are left alone: they are damaged, or of another run.
         """
-        folder = self.path / CHECKPOINTS
+        folder = self._place / CHECKPOINTS
         with files.system_errors(folder):
             if not folder.is_dir():
                 files.make_directory(folder)
         newest = folder / f"step-{step:012d}.safetensors"
         files.write(newest, pack(tensors, state))
-        older = [each for each in checkpoints(self.path) if each.name <= newest.name]
+        older = [each for each in checkpoints(self._place) if each.name <= newest.name]
         for old in older[KEPT:]:
             files.remove(old)
 
