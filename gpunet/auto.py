@@ -244,7 +244,7 @@ def _check_encoding(settings: Settings, schema: Schema) -> None:
 def _check_fade(settings: Settings) -> None:
     config = settings.config
     has_nothing = config.dropout == 0 and config.weight_decay == 0
-    if config.fade != "none" and has_nothing and settings.given("fade"):
+    if config.fade != "none" and has_nothing and settings.origin["fade"] == "flag":
         raise UsageError(f"--fade {config.fade} ends nothing: dropout and weight decay are 0")
 
 

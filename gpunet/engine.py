@@ -6,6 +6,7 @@ state lie in flat vectors. After that a step is the list, run (launches.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -53,7 +54,7 @@ def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store
     paces = [network.paces.get(node.name, usual[node.name]) for node in nodes]
     first = [i for i, pace in enumerate(paces) if i == 0 or pace != paces[i - 1]]
     starts = [*(ends[i] for i in first), ends[-1]]
-    made = Store(
+    return Store(
         device,
         values,
         device.zeros(values.shape, dtype),
@@ -66,11 +67,9 @@ def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store
         device.asarray(starts, np.int64),
         device.asarray([paces[i].rate for i in first], np.float64),
         device.asarray([paces[i].decay for i in first], np.float64),
-        device.zeros(values.shape, np.uint16) if is_narrow else None,
+        device.asarray(narrow.nearest(flat)) if is_narrow else None,
         tuple(node.name for node in early),
     )
-    made.renew_shadow()
-    return made
 
 
 def lower(
@@ -215,7 +214,8 @@ class _Lowering:
         if node.kind in ("parameter", "constant"):
             self.shapes[node] = node.value.shape
         elif node.gate is not None and all(source in self.shapes for source in node.inputs):
-            self.shapes[node] = node.gate.shape(*(self.shapes[source] for source in node.inputs))
+            with suppress(ValueError):  # what does not fit is refused when its turn comes
+                self.shapes[node] = node.gate.shape(*(self.shapes[i] for i in node.inputs))
         if node.kind == "parameter" or not self.wanting.isdisjoint(node.inputs):
             self.wanting.add(node)
 

@@ -717,17 +717,21 @@ def check_nothing_moves_after_a_fault(folder: Path) -> None:
 
 
 def check_handlers_set_flags_and_nothing_else(folder: Path) -> None:
-    planned, old = begin(folder / "run"), signal.getsignal(signal.SIGTERM)
-    there = sorted(os.listdir(folder / "run"))
-    with planned.run, cli._stop_on_signal(planned) as caught:
-        signal.raise_signal(signal.SIGUSR1)
-        assert (planned.control.save, planned.control.stop) == (True, False)
-        signal.raise_signal(signal.SIGTERM)
-        assert (planned.control.stop, caught) == (True, [signal.SIGTERM])
-        assert sorted(os.listdir(folder / "run")) == there
-        with pytest.raises(cli._Ended):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) is old
+    planned, numbers = begin(folder / "run"), {*cli.ENDING, *cli.SAVING}
+    there, before = sorted(os.listdir(folder / "run")), {n: signal.getsignal(n) for n in numbers}
+    try:
+        with planned.run, cli._stop_on_signal(planned) as caught:
+            signal.raise_signal(signal.SIGUSR1)
+            assert (planned.control.save, planned.control.stop) == (True, False)
+            signal.raise_signal(signal.SIGTERM)
+            assert (planned.control.stop, caught) == (True, [signal.SIGTERM])
+            assert sorted(os.listdir(folder / "run")) == there
+            with pytest.raises(cli._Ended):
+                signal.raise_signal(signal.SIGINT)
+        assert {n: signal.getsignal(n) for n in numbers} == before
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check_the_flag_ends_the_loop(folder: Path) -> None:

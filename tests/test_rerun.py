@@ -251,6 +251,16 @@ def test_verify_makes_every_epoch_again(tmp_path: Path) -> None:
     assert [(each.epoch, each.wrong) for each in found] == [(i, "") for i in range(1, 7)]
 
 
+def test_a_fade_of_the_recipe_that_ends_nothing_is_no_fault_of_a_run(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(90, 3)).round(3)
+    rows = "\n".join(",".join(map(str, (*row, row.sum()))) for row in x)
+    (place := tmp_path / "t.csv").write_text(f"a,b,c,y\n{rows}\n")
+    none = {"dropout": 0, "weight_decay": 0, "preset": "fast", "epochs": 2}
+    model = gpunet.train(place, target="y", out=tmp_path / "run", **none)
+    assert model.config.fade != "none"
+    assert all(not each.wrong for each in rerun.verify(tmp_path / "run"))
+
+
 def test_verify_starts_at_a_checkpoint_before_the_epoch(tmp_path: Path, monkeypatch) -> None:
     path = train(tmp_path / "a")
     starts = []
