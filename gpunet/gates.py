@@ -845,7 +845,7 @@ class Loss(Gate):
 
     `parameter` is the loss's own number, if it has one: label smoothing, Huber's delta, pinball's
     quantile. It is the default, or between 0 and `below`; ValueError where it is not.
-    Row weights, a third input, have no gradient. `correct` counts right rows.
+    Row weights, a third input, have no gradient.
     """
 
     saves = ("inputs",)
@@ -858,7 +858,6 @@ class Loss(Gate):
         if self.parameter != self.default and not 0 < self.parameter < self.below:
             wanted = f"a parameter between 0 and {self.below:g}" if self.below else "none"
             raise ValueError(f"{self.op} takes {wanted}, not {self.parameter}")
-        self.correct = 0
 
     def constants(self, columns: int) -> list[float]:
         """What the kernel is given as its parameter, for so many columns."""
@@ -882,7 +881,7 @@ class Loss(Gate):
         self, xp: Any, out: Array, pred: Array, target: Array, weight: Array | None = None
     ) -> None:
         rows = _matrix(pred)
-        self._grad, totals = xp.empty_like(rows, order="C"), xp.zeros(4)
+        self._grad, totals = xp.empty_like(rows, order="C"), xp.zeros(3)
         self.kernel(
             rows,
             target if self.indices else target.astype(rows.dtype).reshape(rows.shape),
@@ -894,7 +893,6 @@ class Loss(Gate):
             totals,
         )
         out[...] = totals[0]
-        self.correct = int(totals[2])
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
         dpred, dtarget, *_ = grads

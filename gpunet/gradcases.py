@@ -405,7 +405,7 @@ def _loss(name: str) -> Callable[[Bench], Difference]:
         parameter = np.array([0.1, 0.3, 0.8] if name == "pinball" else [0.3])
 
         def run(at: Point) -> dict[str, np.ndarray]:
-            buffers = (_clock(VALID=3), np.full((4, 3), nan), np.full(4, nan), np.zeros(4))
+            buffers = (_clock(VALID=3), np.full((4, 3), nan), np.full(4, nan), np.zeros(3))
             return bench.run(name, at["pred"], target, weight, parameter, *buffers)
 
         start = {"pred": pred}

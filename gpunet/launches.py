@@ -17,7 +17,7 @@ from gpunet.kernels.slots import FAULT, ROWS, START, STEP
 
 ALIGNMENT = 256
 """Bytes, of every slot."""
-CLOCK, TOTALS = 8, 4
+CLOCK, TOTALS = 8, 3
 """Elements of the two scalars that the host looks at; they lie side by side and travel together."""
 
 
@@ -202,7 +202,7 @@ class LaunchList:
     A step takes `batch` rows, `micro_batch` of them at a time.
 
     `clock` and `hyper` are the device's own scalars (kernels/slots.py); `totals` holds the last
-    loss, and adds up row losses, right rows and rows until someone zeroes it. `send` brings clock
+    loss, and adds up row losses and rows until someone zeroes it. `send` brings clock
     and totals, as one array, to `seen` on the host.
     """
 
@@ -285,7 +285,7 @@ class LaunchList:
                 part[...] = self.device.to_host(self.prediction.array)[: len(part)]
                 done += len(part)
         totals = self.device.to_host(self.totals)
-        return found, float(totals[1] / max(1.0, totals[3]))
+        return found, float(totals[1] / max(1.0, totals[2]))
 
     @property
     def step(self) -> int:

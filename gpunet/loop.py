@@ -497,7 +497,7 @@ class _Run:
 
     def _report(self, steps: int, seconds: float) -> Report:
         totals = np.array([self.device.to_host(net.list.totals) for net in self.nets])
-        summed, _, rows = totals.sum(axis=0)[1:].tolist()
+        summed, rows = totals.sum(axis=0)[1:].tolist()
         found, costs = self._validate()
         for net, cost in zip(self.nets, costs):
             net.list.totals[1:] = 0

@@ -193,14 +193,6 @@ LOSS_ROWS = {
 }
 
 
-def right_rows(name: str, p: Array, t: Array) -> int:
-    if name == "softmax_cross_entropy":
-        return int((p.argmax(1) == t).sum())
-    if name == "sigmoid_cross_entropy":
-        return int(((p > 0) == (t > 0.5)).all(1).sum())
-    return 0
-
-
 def loss(
     name: str,
     p: Array,
@@ -209,9 +201,9 @@ def loss(
     parameter: Array,
     valid: int,
     before: int = 0,
-) -> tuple[float, Array, Array, int]:
-    """The batch's loss, the weighted rows, the gradient, and the number of right rows; of a batch
-    with `before` rows more, its share of that."""
+) -> tuple[float, Array, Array]:
+    """The batch's loss, the weighted rows, and the gradient; of a batch with `before` rows more,
+    its share of that."""
     n, w = len(p), np.ones(len(p)) if weight is None else weight
     rows, grad = np.zeros(n), np.zeros(p.shape)
     rows[:valid], grad[:valid] = LOSS_ROWS[name](
@@ -220,7 +212,7 @@ def loss(
     rows[:valid] *= w[:valid]
     count = 1 if name == "sum_squares" else max(valid + before, 1)
     grad *= w[:, None] / count
-    return rows.sum() / count, rows, grad, right_rows(name, p[:valid], t[:valid])
+    return rows.sum() / count, rows, grad
 
 
 # Optimisers: one element's new parameter and state. lr, decay and the rest as in `hyper`.

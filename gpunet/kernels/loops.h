@@ -653,7 +653,7 @@ static T row_scale(const Call& call, const Lane& lane, long long i) {
     return call.sizes[2] && rows > 1 ? weight / T(rows) : weight;
 }
 
-static void close_rows(const Call& call, Lane& lane, long long right) {
+static void close_rows(const Call& call, const Lane& lane) {
     long long k = call.sizes[1];
     T *rows = lane.row<T>(call, 6, 1), *grad = lane.row<T>(call, 5, k);
     for (long long i = 0; i < lane.rows(); ++i) {
@@ -664,87 +664,75 @@ static void close_rows(const Call& call, Lane& lane, long long right) {
             rows[i] *= lane.row<T>(call, 2, 1)[i];
         }
     }
-    lane.shared->parts[lane.index].count = right;
 }
 
 // each: whether every column has a constant of its own.
-#define LOSS(name, judged, each) \
-    static CLONES long long name##_rows(const T* pred, const T* target, const T* constants, T* grad, \
-                                        T* rows, const Call& call, const Lane& lane, long long k) { \
+#define LOSS(name, each) \
+    static CLONES void name##_rows(const T* pred, const T* target, const T* constants, T* grad, \
+                                   T* rows, const Call& call, const Lane& lane, long long k) { \
         T divisor = call.sizes[2] ? T(k) : T(1), constant = constants[0]; \
-        long long right = 0; \
         for (long long i = 0; i < lane.valid(); ++i, pred += k, target += k) { \
             T loss = 0, scale = row_scale(call, lane, i) / divisor; \
-            int wrong = 0; \
-            for (long long j = 0; j < k; ++j) { \
+            for (long long j = 0; j < k; ++j) \
                 loss += loss_##name(pred[j], target[j], each ? constants[j] : constant); \
-                wrong += (pred[j] > 0) != (target[j] > T(0.5)); \
-            } \
             if (grad) EVERY(j, k) \
                 grad[i * k + j] = scale * \
                     loss_##name##_grad(pred[j], target[j], each ? constants[j] : constant); \
             rows[i] = loss / divisor; \
-            right += judged && wrong == 0 && loss == loss; \
         } \
-        return right; \
     } \
     ENTRY(name) { \
         long long k = call.sizes[1]; \
-        close_rows(call, lane, name##_rows(lane.row<T>(call, 0, k), lane.row<T>(call, 1, k), \
-                                           call.at<T>(3), lane.row<T>(call, 5, k), \
-                                           lane.row<T>(call, 6, 1), call, lane, k)); \
+        name##_rows(lane.row<T>(call, 0, k), lane.row<T>(call, 1, k), call.at<T>(3), \
+                    lane.row<T>(call, 5, k), lane.row<T>(call, 6, 1), call, lane, k); \
+        close_rows(call, lane); \
     }
 
-LOSS(sigmoid_cross_entropy, true, false)
-LOSS(sum_squares, false, false)
-LOSS(mean_squared, false, false)
-LOSS(mean_absolute, false, false)
-LOSS(huber, false, false)
-LOSS(pinball, false, true)
-LOSS(poisson, false, false)
+LOSS(sigmoid_cross_entropy, false)
+LOSS(sum_squares, false)
+LOSS(mean_squared, false)
+LOSS(mean_absolute, false)
+LOSS(huber, false)
+LOSS(pinball, true)
+LOSS(poisson, false)
 
-static CLONES long long softmax_rows(const T* pred, const int* target, T smoothing, T* grad,
-                                     T* rows, const Call& call, const Lane& lane, long long k) {
-    long long right = 0;
+static CLONES void softmax_rows(const T* pred, const int* target, T smoothing, T* grad, T* rows,
+                                const Call& call, const Lane& lane, long long k) {
     for (long long i = 0; i < lane.valid(); ++i, pred += k) {
-        long long top = 0, hit = target[i];
-        for (long long j = 1; j < k; ++j) top = pred[j] > pred[top] ? j : top;
-        T highest = pred[top], total = 0, below = 0;
+        long long hit = target[i];
+        T highest = pred[0], total = 0, below = 0;
+        for (long long j = 1; j < k; ++j) highest = pred[j] > highest ? pred[j] : highest;
         for (long long j = 0; j < k; ++j) {
             total += f_exp(pred[j] - highest);
             below += pred[j] - highest;
         }
         T picked = (1 - smoothing) * (pred[hit] - highest) + smoothing * (below / k);
         rows[i] = f_log(total) - picked;
-        right += top == hit && rows[i] == rows[i];
         if (!grad) continue;
         T scale = row_scale(call, lane, i);
         EVERY(j, k) grad[i * k + j] =
             softmax_grad(f_exp(pred[j] - highest) / total, j == hit, smoothing, T(k)) * scale;
     }
-    return right;
 }
 
 ENTRY(softmax_cross_entropy) {
     long long k = call.sizes[1];
-    close_rows(call, lane, softmax_rows(lane.row<T>(call, 0, k), lane.row<int>(call, 1, 1),
-                                        call.at<T>(3)[0], lane.row<T>(call, 5, k),
-                                        lane.row<T>(call, 6, 1), call, lane, k));
+    softmax_rows(lane.row<T>(call, 0, k), lane.row<int>(call, 1, 1), call.at<T>(3)[0],
+                 lane.row<T>(call, 5, k), lane.row<T>(call, 6, 1), call, lane, k);
+    close_rows(call, lane);
 }
 
 ENTRY(fold_rows) {
-    long long n = call.sizes[0], valid = lane.clock[VALID], all = lane.batch_rows(), right = 0;
+    long long n = call.sizes[0], valid = lane.clock[VALID], all = lane.batch_rows();
     double sum = 0, *totals = call.at<double>(7);
     const T* rows = call.at<T>(6);
     for (long long i = 0; i < n; ++i) sum += rows[i];
     double loss = call.sizes[2] && all > 1 ? sum / all : sum;
     if (!(loss - loss == 0)) lane.clock[FAULT] |= FAULT_LOSS;
     if (lane.index) return;
-    for (int each = 0; each < lane.count; ++each) right += lane.shared->parts[each].count;
     totals[0] = (lane.clock[BEFORE] ? totals[0] : 0) + loss;
     totals[1] += sum;
-    totals[2] += right;
-    totals[3] += valid < 0 ? 0 : valid < n ? valid : n;
+    totals[2] += valid < 0 ? 0 : valid < n ? valid : n;
 }
 
 // ---- The update: each lane adds its share of the slices' gradients up and moves its parameters.

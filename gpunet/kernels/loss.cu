@@ -1,16 +1,10 @@
 // A loss: a team of threads a row writes its loss, then one block adds the rows up in order.
-// Between the two, rows[i] is not weighted yet; its sign tells a right row (judged losses are never
-// negative).
+// Between the two, rows[i] is not weighted yet.
 
 #if IS_sum_squares || IS_formula_sum
 #define MEAN 0
 #else
 #define MEAN 1                                  // over the columns, and over the valid rows
-#endif
-#if IS_softmax_cross_entropy || IS_sigmoid_cross_entropy
-#define JUDGED 1                                // a row is right or wrong
-#else
-#define JUDGED 0
 #endif
 #if IS_pinball
 #define CONSTANT(column) parameter[column]
@@ -34,20 +28,12 @@ HD T row_scale(const T* weight, const long long* clock, long long i) {
     return (weight ? weight[i] : T(1)) / batch_rows(clock);
 }
 
-HD T marked(T loss, bool right) { return JUDGED && right ? -loss : loss; }
-// The sign bit, which -0 has too; a row whose loss is NaN is not right.
-HD bool is_marked(T row) { return JUDGED && row == row && bits_of(row) >> (T_BITS - 1); }
-
 #if IS_softmax_cross_entropy
 
-// The largest element of a row and its first column.
-struct Top { T value; long long column; };
+HD T higher(T a, T b) { return b > a ? b : a; }
 
-HD Top higher(Top a, Top b) {
-    return b.value > a.value || (b.value == a.value && b.column < a.column) ? b : a;
-}
-
-BLOCK Top highest(Top mine, const RowTeam& team, Top* shared) {
+// The largest element of a row.
+BLOCK T highest(T mine, const RowTeam& team, T* shared) {
     int me = threadIdx.x;
     __syncthreads();
     shared[me] = mine;
@@ -62,21 +48,19 @@ BLOCK Top highest(Top mine, const RowTeam& team, Top* shared) {
 KERNEL row_losses(const T* pred, const Target* target, const T* weight, const T* parameter,
                   long long* clock, T* grad, T* rows, double* totals, long long n, long long k) {
     __shared__ T shared[THREADS];
-    __shared__ Top tops[THREADS];
     RowTeam team(k);
     T smoothing = parameter[0];
     EACH_ROW(i, team, n) {
         bool inside = i < n && i < clock[VALID];
         const T* row = pred + i * k;
         long long wanted = inside ? target[i] : -1;
-        Top top = {-INFINITE, k};
-        T total = 0, picked = 0, below = 0;
+        T top = -INFINITE, total = 0, picked = 0, below = 0;
         if (inside)
-            for (long long j = team.lane; j < k; j += team.lanes) top = higher(top, {row[j], j});
-        top = highest(top, team, tops);
+            for (long long j = team.lane; j < k; j += team.lanes) top = higher(top, row[j]);
+        top = highest(top, team, shared);
         if (inside)
             for (long long j = team.lane; j < k; j += team.lanes) {
-                T shifted = row[j] - top.value;
+                T shifted = row[j] - top;
                 total += f_exp(shifted);
                 below += shifted;
                 if (j == wanted) picked = shifted;
@@ -85,12 +69,11 @@ KERNEL row_losses(const T* pred, const Target* target, const T* weight, const T*
         picked = team.sum(picked, shared);
         if (smoothing != 0)
             picked = (1 - smoothing) * picked + smoothing * (team.sum(below, shared) / k);
-        if (i < n && team.lane == 0)
-            rows[i] = inside ? marked(f_log(total) - picked, top.column == wanted) : T(0);
+        if (i < n && team.lane == 0) rows[i] = inside ? f_log(total) - picked : T(0);
         if (!grad || i >= n) continue;
         T scale = inside ? row_scale(weight, clock, i) : T(0);
         for (long long j = team.lane; j < k; j += team.lanes) {
-            T share = f_exp(row[j] - top.value) / total;
+            T share = f_exp(row[j] - top) / total;
             T slope = softmax_grad(share, j == wanted, smoothing, k) * scale;
             grad[i * k + j] = inside ? slope : T(0);
         }
@@ -109,16 +92,14 @@ KERNEL row_losses(const T* pred, const Target* target, const T* weight, const T*
     T divisor = MEAN ? T(k) : T(1);
     EACH_ROW(i, team, n) {
         bool inside = i < n && i < clock[VALID];
-        T loss = 0, wrong = 0, scale = inside ? row_scale(weight, clock, i) / divisor : T(0);
+        T loss = 0, scale = inside ? row_scale(weight, clock, i) / divisor : T(0);
         for (long long j = i * k + team.lane; i < n && j < (i + 1) * k; j += team.lanes) {
             T p = pred[j], t = target[j], constant = CONSTANT(j - i * k);
             loss += VALUE(p, t, constant);
-            wrong += (p > 0) != (t > T(0.5));
             if (grad) grad[j] = inside ? GRADIENT(p, t, constant) * scale : T(0);
         }
         loss = team.sum(loss, shared) / divisor;
-        bool right = JUDGED && team.sum(wrong, shared) == 0;
-        if (i < n && team.lane == 0) rows[i] = inside ? marked(loss, right) : T(0);
+        if (i < n && team.lane == 0) rows[i] = inside ? loss : T(0);
     }
 }
 
@@ -128,20 +109,16 @@ KERNEL row_losses(const T* pred, const Target* target, const T* weight, const T*
 KERNEL fold_rows(const T* pred, const Target* target, const T* weight, const T* parameter,
                  long long* clock, T* grad, T* rows, double* totals, long long n, long long k) {
     __shared__ double shared[THREADS];
-    double loss = 0, right = 0;
+    double loss = 0;
     long long valid = clock[VALID] < n ? clock[VALID] : n;
     for (long long i = threadIdx.x; i < n; i += THREADS) {
-        T row = rows[i], size = is_marked(row) ? -row : row;
-        right += is_marked(row);
-        rows[i] = weight && i < valid ? size * weight[i] : size;
+        if (weight && i < valid) rows[i] *= weight[i];
         loss += rows[i];
     }
     loss = summed(loss, threadIdx.x, THREADS, 1, shared);
-    right = summed(right, threadIdx.x, THREADS, 1, shared);
     if (threadIdx.x) return;
     totals[0] = (clock[BEFORE] ? totals[0] : 0.0) + loss / batch_rows(clock);
     totals[1] += loss;
-    totals[2] += right;
-    totals[3] += valid < 0 ? 0.0 : (double)valid;
+    totals[2] += valid < 0 ? 0.0 : (double)valid;
     if (!(totals[0] - totals[0] == 0)) clock[FAULT] |= FAULT_LOSS;
 }

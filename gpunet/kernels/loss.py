@@ -2,9 +2,8 @@
 
 All share one signature. pred (n, k) and target; weight (n,) or None; parameter (1,), of pinball
 (k,): a quantile a column; clock; grad (n, k) or None, which may be pred; rows (n,), the weighted
-loss of each row; totals float64 (4,): [0] the loss of this batch (as far as its micro-batches have
-come), then sums over batches of [1] the weighted row losses, [2] the rows predicted right (never
-one whose loss is NaN), [3] the valid rows.
+loss of each row; totals float64 (3,): [0] the loss of this batch (as far as its micro-batches have
+come), then sums over batches of [1] the weighted row losses, [2] the valid rows.
 Rows from clock[VALID] on count for nothing and get a zero gradient. A loss that is not finite sets
 a fault bit.
 """
@@ -20,21 +19,21 @@ from gpunet.kernels.registry import Kernel, Reference, Run, Stage, register
 from gpunet.kernels.slots import BEFORE, FAULT, FAULT_LOSS, VALID
 from gpunet.kernels.tiles import one_block, row_groups, shape2, valid_rows, valid_tiles
 
-Term = Callable[[Array, Array, Any, Array, Array | None], Array | None]
+Term = Callable[[Array, Array, Any, Array, Array | None], None]
 """term(pred, target, parameter, rows, grad) writes the rows' losses and, where asked for, the
-gradient of their sum; returns which rows are predicted right, where that has a meaning."""
+gradient of their sum."""
 
 
 def softmax_cross_entropy(
     p: Array, t: Array, smoothing: float, rows: Array, grad: Array | None
-) -> Array | None:
+) -> None:
     """-sum of q * log softmax(p), q = (1 - smoothing) * [class is t] + smoothing / k; t int32 (n,).
 
     The gradient is softmax(p) - q.
     """
     each, k = np.arange(len(p)), p.shape[1]
-    guess = p.argmax(axis=1)
-    shifted = np.subtract(p, p[each, guess, None], out=grad)
+    top = p[each, p.argmax(axis=1), None]  # in half the time of p.max
+    shifted = np.subtract(p, top, out=grad)
     picked = shifted[each, t]
     if smoothing:
         picked = (1 - smoothing) * picked + smoothing * shifted.mean(axis=1)
@@ -46,17 +45,15 @@ def softmax_cross_entropy(
         if smoothing:
             np.subtract(grad, smoothing / k, out=grad)
         grad[each, t] -= 1 - smoothing
-    return guess == t
 
 
 def sigmoid_cross_entropy(
     p: Array, t: Array, smoothing: float, rows: Array, grad: Array | None
-) -> Array | None:
+) -> None:
     """max(p, 0) - p * q + log(1 + exp(-|p|)), q = t * (1 - smoothing) + smoothing / 2.
 
     The gradient is sigmoid(p) - q; both are means over the columns.
     """
-    right = ((p > 0) == (t > 0.5)).all(axis=1)
     q = np.multiply(t, 1 - smoothing)
     q += smoothing / 2
     tail = np.exp(-np.abs(p))
@@ -68,37 +65,33 @@ def sigmoid_cross_entropy(
         np.divide(np.where(p < 0, tail, 1), 1 + tail, out=grad)
         np.subtract(grad, q, out=grad)
         np.divide(grad, p.shape[1], out=grad)
-    return right
 
 
-def sum_squares(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> Array | None:
+def sum_squares(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> None:
     """The sum, over columns and rows, of (p - t)²; the gradient is 2 * (p - t)."""
     away = np.subtract(p, t, out=grad)
     np.einsum("ij,ij->i", away, away, out=rows)
     if grad is not None:
         np.multiply(grad, 2, out=grad)
-    return None
 
 
-def mean_squared(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> Array | None:
+def mean_squared(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> None:
     """(p - t)², its gradient 2 * (p - t); means over the columns."""
     sum_squares(p, t, 0, rows, grad)
     np.divide(rows, p.shape[1], out=rows)
     if grad is not None:
         np.divide(grad, p.shape[1], out=grad)
-    return None
 
 
-def mean_absolute(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> Array | None:
+def mean_absolute(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> None:
     """|p - t|, its gradient the sign of p - t; means over the columns."""
     away = np.subtract(p, t, out=grad)
     np.mean(np.abs(away), axis=1, out=rows)
     if grad is not None:
         np.divide(np.sign(grad, out=grad), p.shape[1], out=grad)
-    return None
 
 
-def huber(p: Array, t: Array, delta: float, rows: Array, grad: Array | None) -> Array | None:
+def huber(p: Array, t: Array, delta: float, rows: Array, grad: Array | None) -> None:
     """d²/2 where |d| <= delta, else delta * (|d| - delta/2), d = p - t; means over the columns.
 
     The gradient is d, clipped to ±delta.
@@ -108,10 +101,9 @@ def huber(p: Array, t: Array, delta: float, rows: Array, grad: Array | None) -> 
     np.mean(near * (away - 0.5 * near), axis=1, out=rows)
     if grad is not None:
         np.divide(near, p.shape[1], out=grad)
-    return None
 
 
-def pinball(p: Array, t: Array, quantile: Array, rows: Array, grad: Array | None) -> Array | None:
+def pinball(p: Array, t: Array, quantile: Array, rows: Array, grad: Array | None) -> None:
     """max(q * d, (q - 1) * d), d = t - p, q the column's quantile; means over the columns.
 
     The gradient is -q where p < t, 1 - q where p > t, 0 where they are equal.
@@ -122,10 +114,9 @@ def pinball(p: Array, t: Array, quantile: Array, rows: Array, grad: Array | None
         slope = np.where(away > 0, -quantile, 1 - quantile)
         slope[away == 0] = 0
         np.divide(slope, p.shape[1], out=grad)
-    return None
 
 
-def poisson(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> Array | None:
+def poisson(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> None:
     """exp(p) - t * p, the negative log-likelihood of the count t at the rate exp(p) but for log t!;
     its gradient is exp(p) - t; means over the columns.
     """
@@ -134,7 +125,6 @@ def poisson(p: Array, t: Array, _: float, rows: Array, grad: Array | None) -> Ar
     if grad is not None:
         np.subtract(rate, t, out=grad)
         np.divide(grad, p.shape[1], out=grad)
-    return None
 
 
 def loss_of(term: Term, batch_mean: bool) -> Reference:
@@ -150,25 +140,22 @@ def loss_of(term: Term, batch_mean: bool) -> Reference:
         rows: Array,
         totals: Array,
     ) -> Run:
-        right = np.zeros(len(pred), bool)
-        tiles = valid_tiles(pred, target, weight, grad, rows, right)
+        tiles = valid_tiles(pred, target, weight, grad, rows)
 
         def run() -> None:
             valid = valid_rows(clock, len(pred))
             count = max(int(clock[VALID] + clock[BEFORE]), 1) if batch_mean else 1
-            for p, t, share, slope, losses, hits in tiles(valid):
+            for p, t, share, slope, losses in tiles(valid):
                 number = parameter if term is pinball else float(parameter[0])
-                found = term(p, t, number, losses, slope)
-                if found is not None:
-                    np.copyto(hits, found)
+                term(p, t, number, losses, slope)
                 if share is not None:
                     np.multiply(losses, share, out=losses)
                 if slope is not None:
                     _weigh(slope, share, count)
-            rows[valid:], right[valid:] = 0, False
+            rows[valid:] = 0
             if grad is not None:
                 grad[valid:] = 0
-            _total(rows, right, valid, count, clock, totals)
+            _total(rows, valid, count, clock, totals)
 
         return run
 
@@ -183,15 +170,13 @@ def _weigh(grad: Array, share: Array | None, count: int) -> None:
         np.multiply(grad, 1 / count, out=grad)
 
 
-def _total(rows: Array, right: Array, valid: int, count: int, clock: Array, totals: Array) -> None:
+def _total(rows: Array, valid: int, count: int, clock: Array, totals: Array) -> None:
     summed = float(np.add.reduce(rows, dtype=np.float64))
     if not isfinite(summed):
         clock[FAULT] |= FAULT_LOSS
-        np.logical_and(right, ~np.isnan(rows), out=right)
     totals[0] = (totals[0] if clock[BEFORE] else 0) + summed / count
     totals[1] += summed
-    totals[2] += np.count_nonzero(right)
-    totals[3] += valid
+    totals[2] += valid
 
 
 def _register(term: Term, batch_mean: bool = True) -> Kernel:

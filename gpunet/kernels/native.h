@@ -67,10 +67,10 @@ struct alignas(64) Lane {
 
 enum { MOST_LANES = 256 };
 
-struct Part { double value; long long count, apart[6]; };      // a cache line each
+struct Part { double value, apart[7]; };               // a cache line each
 
 struct Shared {
-    Part parts[MOST_LANES];            // one number and one count a lane, for sums over lanes
+    Part parts[MOST_LANES];            // one number a lane, for sums over lanes
     int fault;                         // bits that lanes have set, or-ed in atomically
     void* gemm[2];                     // cblas_sgemm, cblas_dgemm
     int wide;                          // whether these count in 64 bits

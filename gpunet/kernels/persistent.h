@@ -1,8 +1,8 @@
 // What the kernels share whose blocks stay on the GPU for many steps of training: lanes, inputs, the
 // loss of a row, the rates of a step, and what they are given.
 //
-// Given: OUTPUTS, LAYERS; the loss (SOFTMAX, or LOSS and LOSS_GRADIENT with CONSTANT), MEAN and
-// JUDGED; whether inputs are SCALED; Input and Target.
+// Given: OUTPUTS, LAYERS; the loss (SOFTMAX, or LOSS and LOSS_GRADIENT with CONSTANT), MEAN; whether
+// inputs are SCALED; Input and Target.
 
 #ifndef LANES
 #define LANES 32
@@ -67,17 +67,16 @@ template <int lanes> BLOCK void sync_by() {
     if constexpr (lanes > 1) SYNC_LANES();
 }
 
-// The loss of a row from its outputs, which become their gradients; whether it is right. By so many
-// lanes, each of which has its `own` target.
+// The loss of a row from its outputs, which become their gradients. By so many lanes, each of which
+// has its `own` target.
 #if SOFTMAX
 #define TARGETS 1
 template <int lanes>
-BLOCK T row_loss(T* outs, const Target* target, Target own, const T* parameter, T scale,
-                 bool& right) {
+BLOCK T row_loss(T* outs, const Target* target, Target own, const T* parameter, T scale) {
     T smoothing = parameter[0], top = outs[0], total = 0, below = 0;
-    int lane = threadIdx.x % lanes, guess = 0, wanted = own;
+    int lane = threadIdx.x % lanes, wanted = own;
     for (int j = 1; j < OUTPUTS; ++j)
-        if (outs[j] > top) top = outs[j], guess = j;
+        if (outs[j] > top) top = outs[j];
     for (int j = lane; j < OUTPUTS; j += lanes) {
         total += f_exp(outs[j] - top);
         below += outs[j] - top;
@@ -89,15 +88,13 @@ BLOCK T row_loss(T* outs, const Target* target, Target own, const T* parameter, 
     sync_by<lanes>();
     for (int j = lane; j < OUTPUTS; j += lanes)
         outs[j] = softmax_grad(f_exp(outs[j] - top) / total, j == wanted, smoothing, OUTPUTS) * scale;
-    right = guess == wanted;
     return f_log(total) - picked;
 }
 #else
 #define TARGETS OUTPUTS
 template <int lanes>
-BLOCK T row_loss(T* outs, const Target* target, Target own, const T* parameter, T scale,
-                 bool& right) {
-    T divisor = MEAN ? T(OUTPUTS) : T(1), loss = 0, wrong = 0;
+BLOCK T row_loss(T* outs, const Target* target, Target own, const T* parameter, T scale) {
+    T divisor = MEAN ? T(OUTPUTS) : T(1), loss = 0;
     int lane = threadIdx.x % lanes;
     constexpr int each = (OUTPUTS + lanes - 1) / lanes, some = each < AT_ONCE ? each : AT_ONCE;
     for (int first = lane; first < OUTPUTS; first += some * lanes) {
@@ -111,11 +108,9 @@ BLOCK T row_loss(T* outs, const Target* target, Target own, const T* parameter, 
             if (j >= OUTPUTS) break;
             T p = outputs[n], t = targets[n], constant = CONSTANT(j);
             loss += LOSS(p, t, constant);
-            wrong += (p > 0) != (t > T(0.5));
             outs[j] = LOSS_GRADIENT(p, t, constant) * (scale / divisor);
         }
     }
-    right = JUDGED && summed_by<lanes>(wrong) == 0;
     return summed_by<lanes>(loss) / divisor;
 }
 #endif

@@ -376,7 +376,7 @@ BLOCK void add_strips(const Own& own) {
 
 // Of a thread's rows: in the last step, and in all; and how many rows there were.
 struct Losses {
-    double now, sum, hits;
+    double now, sum;
     long long valid, rows;
 };
 
@@ -391,13 +391,11 @@ BLOCK void judge(const Own& own, const T* parameter, Losses& losses) {
             for (int j = 0; j < OUTPUTS; ++j) outs[j] = 0;
             continue;
         }
-        bool right = false;
         const Target* target = own.targets + r * TARGETS;
         T scale = T(1) / batch_rows(own.valid);
-        T loss = row_loss<1>(outs, target, target[0], parameter, scale, right);
+        T loss = row_loss<1>(outs, target, target[0], parameter, scale);
         if (!is_finite(loss)) *own.is_spoilt = 1;
         losses.now += loss;
-        losses.hits += right && loss == loss;
     }
     losses.sum += losses.now;
 }
@@ -633,10 +631,9 @@ KERNEL persistent_train(GIVEN) {
         __syncthreads();
         double now = summed(losses.now, threadIdx.x, THREADS, 1, shared);
         double sum = summed(losses.sum, threadIdx.x, THREADS, 1, shared);
-        double hits = summed(losses.hits, threadIdx.x, THREADS, 1, shared);
         if (threadIdx.x == 0) {
             totals[0] = now / batch_rows(losses.valid);
-            totals[1] += sum, totals[2] += hits, totals[3] += losses.rows;
+            totals[1] += sum, totals[2] += losses.rows;
             clock[STEP] = own.step, clock[START] = own.start, clock[VALID] = own.valid;
             Book book = {table, paces, decays, entries};
             book.set_rates(hyper, own.step, own.rates);

@@ -382,7 +382,7 @@ BLOCK void judge(const Here& here, const T* parameter) {
     int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     T* outs = here.outs + warp * OUTPUTS;
     for (int r = warp * here.workers + blockIdx.x; r < BATCH; r += WARPS * here.workers) {
-        bool is_valid = r < here.valid, right = false;
+        bool is_valid = r < here.valid;
         const Target* target = here.y + (is_valid ? here.taken[r] : 0) * (long long)TARGETS;
         Target own = target[TARGETS > 1 && lane < TARGETS ? lane : 0];
         T held[is_held ? each : 1];
@@ -410,7 +410,7 @@ BLOCK void judge(const Here& here, const T* parameter) {
         SYNC_LANES();
         T loss = 0;
         if (is_valid)
-            loss = row_loss<LANES>(outs, target, own, parameter, T(1) / batch_rows(here.valid), right);
+            loss = row_loss<LANES>(outs, target, own, parameter, T(1) / batch_rows(here.valid));
         SYNC_LANES();
         for (int j = lane; j < OUTPUTS; j += LANES)
             here.work[Own::DZ + r * OUTPUTS + j] = is_valid ? outs[j] : T(0);
@@ -424,7 +424,6 @@ BLOCK void judge(const Here& here, const T* parameter) {
         }
         if (lane == 0) {
             here.work[LOSSES + r] = loss;
-            here.work[HITS + r] = right && loss == loss;
             if (!is_finite(loss)) atomicOr(here.gate.place, FOUND(SPOILT));
         }
         SYNC_LANES();
@@ -556,7 +555,7 @@ BLOCK int work_on(Here& here, const T* parameter, long long steps) {
 
 // The same of the clerk, who arrives early wherever nobody waits for what it does.
 BLOCK int keep_books(Here& here, const Book& book, double* totals, long long steps) {
-    double loss = 0, hits = 0, mean = 0, totalled[3] = {0, 0, 0}, *shared = (double*)here.sums;
+    double mean = 0, sum = 0, rows = 0, *shared = (double*)here.sums;
     auto nothing = [] {};
     bool is_spoilt = false, is_over = false;
     for (long long s = 0; s < steps && !is_over; ++s) {
@@ -568,15 +567,11 @@ BLOCK int keep_books(Here& here, const Book& book, double* totals, long long ste
         for (int layer = 2; layer < LAYERS; ++layer) meet(here);
         is_spoilt = meet(here) & FOUND(SPOILT);
         if (!is_spoilt) here.gate.arrive();
-        loss = hits = 0;
-        EACH_OF(r, here.valid) {
-            loss += fresh(here.work + LOSSES + r);
-            hits += fresh(here.work + HITS + r);
-        }
+        double loss = 0;
+        EACH_OF(r, here.valid) loss += fresh(here.work + LOSSES + r);
         loss = summed(loss, threadIdx.x, THREADS, 1, shared);
-        hits = summed(hits, threadIdx.x, THREADS, 1, shared);
         mean = loss / batch_rows(here.valid);
-        totalled[0] += loss, totalled[1] += hits, totalled[2] += here.valid;
+        sum += loss, rows += here.valid;
         if (is_spoilt) break;
         unsigned found = here.gate.await(here.found, nothing);
         for (int layer = 2; layer < LAYERS; ++layer) found = meet(here);
@@ -584,8 +579,7 @@ BLOCK int keep_books(Here& here, const Book& book, double* totals, long long ste
     }
     if (threadIdx.x == 0) {
         book.set_rates(here.hyper, here.step, here.rates);
-        totals[0] = mean;
-        for (int i = 0; i < 3; ++i) totals[i + 1] += totalled[i];
+        totals[0] = mean, totals[1] += sum, totals[2] += rows;
     }
     return is_spoilt ? FAULT_LOSS : 0;
 }

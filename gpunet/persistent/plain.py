@@ -18,7 +18,6 @@ from gpunet.launches import Launch, Store
 
 RATE_WORDS = 10
 """Numbers of a Rate (kernels/formulas.h): each layer's weight and its bias have one."""
-JUDGED = ("softmax_cross_entropy", "sigmoid_cross_entropy")
 INPUTS = {"uint8": "unsigned char", "float32": "float", "float64": "double"}
 LIST = re.compile(
     r"tick (?:gather )?(?:gather |gather_labels )?gemm (?P<act>\w+)_forward"
@@ -118,7 +117,6 @@ class Network:
             "LOSS_GRADIENT": f"loss_{self.loss}_grad",
             "CONSTANT(column)": f"parameter[{'column' if self.loss == 'pinball' else 0}]",
             "MEAN": int(self.loss != "sum_squares"),
-            "JUDGED": int(self.loss in JUDGED),
             "SCALED": int(self.is_scaled),
             **names,
         }

@@ -75,16 +75,15 @@ class Tiled(Form):
     @property
     def work(self) -> int:
         """Elements that blocks hand to each other."""
-        return self._places()[1] + 2 * (self.rates + self.network.batch)
+        return self._places()[1] + 2 * self.rates + self.network.batch
 
     def definitions(self, store: Store) -> str:
         """The names that the source leaves open."""
-        (places, end), batch = self._places(), self.network.batch
+        places, end = self._places()
         names = {
             "LAST": self.network.layers[-1].ins,
             "RATES": end,
             "LOSSES": end + 2 * self.rates,
-            "HITS": end + 2 * self.rates + batch,
             "TF32": int(self.is_tf32),
         }
         layers = zip(self.network.layers, places)

@@ -103,7 +103,7 @@ class Gpunet:
             self.list.feed.order[...] = self.device.asarray(drawn)
         self.list.rewind()
         self.list.run(self.work.passes * self.list.steps)
-        _, summed, _, rows = self.device.to_host(self.list.totals)
+        _, summed, rows = self.device.to_host(self.list.totals)
         return float(summed / (self.work.steps if self.work.loss == "sum_squares" else rows))
 
     def facts(self) -> dict[str, Any]:
