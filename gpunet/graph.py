@@ -57,7 +57,10 @@ class Gate:
     def forward(self, *inputs: Any, out: Array | None = None) -> Array:
         """The output, written to `out` when it is given. Numbers and lists become float64."""
         if not self.least <= len(inputs) <= self.most:
-            raise TypeError(f"{self.op} takes {counted(self.least, 'value')}, not {len(inputs)}")
+            more = " or more" if self.most == inf else f" to {self.most:g}"
+            wanted = counted(self.least, "value")
+            wanted = wanted if self.most == self.least else f"{self.least}{more} values"
+            raise TypeError(f"{self.op} takes {wanted}, not {len(inputs)}")
         xp = module_of(*inputs)
         arrays = tuple(_array(xp, v, i in self.indices) for i, v in enumerate(inputs))
         shape = self.shape(*(a.shape for a in arrays))

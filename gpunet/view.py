@@ -121,15 +121,18 @@ def error(message: str) -> None:
 
 
 def warn(message: str) -> None:
-    """One line on stderr that is not fatal; of long words in it, but for paths, the ends."""
-    seen = re.sub(rf"[^\s/,]{{{LONG},}}", lambda found: short(found[0]), show(message))
+    """One line on stderr that is not fatal; of long words in it the ends, but for paths and what
+    stands behind an option, which may be copied."""
+    words = rf"(--\S+ )?([^\s/\\,]{{{LONG},}})"
+    seen = re.sub(words, lambda found: found[0] if found[1] else short(found[0]), show(message))
     say(f"gpunet: warning: {_cut(seen)}")
 
 
 def say(message: str) -> None:
-    """One line of talk on stderr, which wraps at words in a terminal."""
+    """One line of talk on stderr, which wraps at words in a terminal that is wide enough for each:
+    a path stays whole."""
     line = show(message, sys.stderr)
-    if _is_terminal():
+    if _is_terminal() and max(map(cell_len, line.split()), default=0) <= _room(err()):
         _print(err(), Text(line, overflow="fold"))
     else:
         _talk(line + "\n")
@@ -197,7 +200,9 @@ def _narrowed(widths: Sequence[int], least: Sequence[int], room: int) -> list[in
 
 def _sentence(header: Sequence[str], line: Sequence[str]) -> str:
     """A row in words: what it is of, and each cell that is not empty behind its column's name."""
-    said = [f"{word} {cell}" for word, cell in zip(header[1:], line[1:], strict=True) if cell]
+    said = [
+        f"{word} {cell}".strip() for word, cell in zip(header[1:], line[1:], strict=True) if cell
+    ]
     return f"{line[0]}: {' · '.join(said)}"
 
 

@@ -534,7 +534,9 @@ def test_the_help_cuts_no_name(cli, monkeypatch, width: int) -> None:
         words = set(cli(command, "--help").out.split())
         assert words >= {flag(each.name) for each in fields(Config) if each.default is not True}
         assert words >= {"--no-shuffle", "--no-header", "--out", "--json"} or command == "plan"
-    assert max(map(len, cli("train", "--help").out.splitlines())) <= max(width, 72)
+    for line in cli("train", "--help").out.splitlines():
+        is_whole = "gpunet train" in line or " / --no-" in line
+        assert is_whole or len(line) <= max(width, 32)
     assert "..." not in cli("--help").out.partition("Commands:")[2]
 
 

@@ -439,8 +439,8 @@ def test_axes_and_shapes_are_taken_as_numpy_takes_them() -> None:
         (gates.Multiply(), 1, "multiply takes 2 values, not 1"),
         (gates.Exp(), 2, "exp takes 1 value, not 2"),
         (gates.MatMul(), 3, "matmul takes 2 values, not 3"),
-        (gates.MeanSquared(), 1, "mean_squared takes 2 values, not 1"),
-        (gates.MeanSquared(), 4, "mean_squared takes 2 values, not 4"),
+        (gates.MeanSquared(), 1, "mean_squared takes 2 to 3 values, not 1"),
+        (gates.MeanSquared(), 4, "mean_squared takes 2 to 3 values, not 4"),
     ],
 )
 def test_a_gate_says_how_many_values_it_takes(gate: Gate, count: int, said: str) -> None:

@@ -101,7 +101,7 @@ def test_long_names_are_shortened_in_tables_and_warnings(capsys) -> None:
     assert max(map(len, tables)) < 140
     assert "often in March  category" in tables[1]
     cut = f"{'n' * 39}…{'n' * 19}"
-    said = f"{cut}: odd; leave out --drop {cut}n,b; {'/folder' * 20} has more"
+    said = f"{cut}: odd; leave out --drop {'n' * 300},b; {'/folder' * 20} has more"
     assert warning == f"gpunet: warning: {said}"
 
 
@@ -206,6 +206,12 @@ def test_talk_wraps_at_words(terminal) -> None:
         "gpunet: warning: no better than the",
         "trivial baseline beyond noise",
     ]
+
+
+def test_a_path_wider_than_the_terminal_stays_whole(terminal) -> None:
+    made, path = terminal(40), "/folder" * 20
+    view.error(f"{path}: no such file")
+    assert made.lines == [f"gpunet: error: {path}: no such file"]
 
 
 def test_a_terminal_too_narrow_for_words_gets_longer_lines(terminal) -> None:
