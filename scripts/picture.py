@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-WIDTH = 96
+WIDTH = 100
 
 
 def output_of(command: list[str]) -> str:
