@@ -119,6 +119,26 @@ def test_training_data_are_known_in_another_place(runs: Path, tmp_path: Path, ki
             comparison.compare(runs / run, runs / "flat", copy)
 
 
+@pytest.mark.parametrize("kind", ["set", "pair", "arrays", "two targets"])
+def test_training_data_that_brought_their_target_are_known_without_it(
+    tmp_path: Path, kind: str
+) -> None:
+    held = table(60, 0)
+    x, y = held.select(["a", "b"]), np.array(held["y"])
+    arrays = np.stack([held["a"], held["b"]], 1)
+    given, copy = {
+        "set": ("penguins", read("penguins").table),
+        "pair": ((x, y), x.append_column("y", held["y"])),
+        "arrays": ("digits", (read("digits").x, read("digits").y)),
+        "two targets": ((arrays, arrays), (arrays, arrays)),
+    }[kind]
+    gpunet.train(given, out=tmp_path / "run", **{**SHORT, "epochs": 1})
+    if isinstance(copy, pa.Table):
+        pa.csv.write_csv(copy, tmp_path / "copy.csv")
+        copy = tmp_path / "copy.csv"
+    assert comparison.has_seen(tmp_path / "run", copy, read(copy))
+
+
 def test_a_link_is_the_place_itself_whatever_it_holds_by_now(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(runs / "t.parquet")
     for place, is_seen in ((tmp_path / "link", True), (runs / "new.parquet", False)):
