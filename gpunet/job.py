@@ -548,7 +548,13 @@ def location(source: Any, folder: Path | str = ".") -> str | None:
 
 
 def read(source: Any, settings: Settings, folder: Path | str) -> Source:
-    """A source read as settings say; a path is seen from `folder`."""
+    """A source read as settings say; a path is seen from `folder`.
+
+    Of one that has been read, the file of a run's settings may say how.
+    """
+    asked = {settings.origin[name] for name in ("delimiter", "header")}
+    if isinstance(source, Source) and "flag" not in asked:
+        return source
     is_path = isinstance(source, (str, Path)) and source not in ("-", *data.BUILTIN)
     if is_path and Path(folder) != Path("."):
         source = os.path.join(folder, source)

@@ -118,7 +118,7 @@ def is_of(path: Path | str, source: Source) -> bool:
     Rows of another number are told apart at once.
     """
     path = Path(path)
-    with suppress(GpunetError):  # what cannot be prepared as the run's data were is other data
+    with suppress(GpunetError, MemoryError):  # what cannot be prepared as its data is other data
         held = sum(map(len, unpack(path / SPLIT)[0].values()))
         leaves_out = gather(file=path / SETTINGS).config.drop_missing_target
         if source.rows != held and not (leaves_out and source.rows > held):

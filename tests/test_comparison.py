@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 import gpunet
-from gpunet import comparison
+from gpunet import comparison, rerun
 from gpunet.bootstrap import Difference
 from gpunet.cli import _run
 from gpunet.data import read
@@ -137,6 +137,30 @@ def test_training_data_that_brought_their_target_are_known_without_it(
         pa.csv.write_csv(copy, tmp_path / "copy.csv")
         copy = tmp_path / "copy.csv"
     assert comparison.has_seen(tmp_path / "run", copy, read(copy))
+
+
+def test_a_run_on_text_without_a_header_knows_its_rows(tmp_path: Path) -> None:
+    text = "".join(f"{i % 7};{i % 5};{i % 3 + i / 100}\n" for i in range(90))
+    for name in ("t.csv", "copy.csv"):
+        (tmp_path / name).write_text(text)
+    written = {"delimiter": ";", "header": False}
+    gpunet.train(tmp_path / "t.csv", "c3", out=tmp_path / "run", **written, **SHORT)
+    copy = read(tmp_path / "copy.csv", **written)
+    assert comparison.has_seen(tmp_path / "run", tmp_path / "copy.csv", copy)
+    assert rerun.held_out(tmp_path / "run")[1].rows == 14
+    with pytest.raises(UsageError, match="are for CSV files"):
+        gpunet.train(copy, "c3", **written)
+
+
+def test_rows_that_memory_is_too_small_to_tell_are_judged_all_the_same(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(rerun, "reopen", full)
+    shutil.copy(runs / "t.parquet", tmp_path / "copy.parquet")
+    assert _run(["evaluate", str(runs / "good"), str(tmp_path / "copy.parquet")]) == 0
 
 
 def test_a_link_is_the_place_itself_whatever_it_holds_by_now(runs: Path, tmp_path: Path) -> None:
