@@ -115,7 +115,9 @@ def test_training_data_are_known_in_another_place(runs: Path, tmp_path: Path, ki
     else:
         copy = table(600, 0)
     for run in ("good", "memory")[: 1 if kind == "symlink" else 2]:
-        with pytest.raises(DataError, match=f"{run} was trained on rows of"):
+        of_rows = f"^these rows are those that {runs / run} was trained on; leave"
+        said = f"{run} was trained on rows of" if kind == "symlink" else of_rows
+        with pytest.raises(DataError, match=said):
             comparison.compare(runs / run, runs / "flat", copy)
 
 
@@ -136,7 +138,7 @@ def test_training_data_that_brought_their_target_are_known_without_it(
     if isinstance(copy, pa.Table):
         pa.csv.write_csv(copy, tmp_path / "copy.csv")
         copy = tmp_path / "copy.csv"
-    assert comparison.has_seen(tmp_path / "run", copy, read(copy))
+    assert comparison.seen_by(tmp_path / "run", copy, read(copy)) == "rows"
 
 
 def test_a_run_on_text_without_a_header_knows_its_rows(tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_a_run_on_text_without_a_header_knows_its_rows(tmp_path: Path) -> None:
     written = {"delimiter": ";", "header": False}
     gpunet.train(tmp_path / "t.csv", "c3", out=tmp_path / "run", **written, **SHORT)
     copy = read(tmp_path / "copy.csv", **written)
-    assert comparison.has_seen(tmp_path / "run", tmp_path / "copy.csv", copy)
+    assert comparison.seen_by(tmp_path / "run", tmp_path / "copy.csv", copy) == "rows"
     assert rerun.held_out(tmp_path / "run")[1].rows == 14
     with pytest.raises(UsageError, match="are for CSV files"):
         gpunet.train(copy, "c3", **written)
@@ -165,8 +167,8 @@ def test_rows_that_memory_is_too_small_to_tell_are_judged_all_the_same(
 
 def test_a_link_is_the_place_itself_whatever_it_holds_by_now(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(runs / "t.parquet")
-    for place, is_seen in ((tmp_path / "link", True), (runs / "new.parquet", False)):
-        assert comparison.has_seen(runs / "good", place, read(table(300, 1))) == is_seen
+    for place, how in ((tmp_path / "link", "place"), (runs / "new.parquet", "")):
+        assert comparison.seen_by(runs / "good", place, read(table(300, 1))) == how
 
 
 def test_evaluate_warns_of_a_copy_of_the_training_data(runs: Path, tmp_path: Path, capsys) -> None:
