@@ -1058,9 +1058,12 @@ def _warn_of_seen(run: Path, data: str, source: Any) -> None:
     from gpunet import comparison
 
     with suppress(GpunetError):  # what else is wrong with the run is nothing to its model
-        if comparison.has_seen(run, data, source):
-            seen = f"{run} was trained on {data}: unless its rows are others now, that flatters it"
-            view.warn(f"{seen}; {run / 'summary.json'} judges it on rows held out")
+        if how := comparison.seen_by(run, data, source):
+            seen = f"these rows are those that {run} was trained on:"
+            if how == "place":
+                seen = f"{run} was trained on {data}: unless its rows are others now,"
+            held_out = f"{run / 'summary.json'} judges it on rows held out"
+            view.warn(f"{seen} that flatters it; {held_out}")
 
 
 def _model_and_rows(run: Path, data: str | None, source: Any, device: str) -> tuple[Any, Any]:

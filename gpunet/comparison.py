@@ -107,13 +107,15 @@ def _check_targets(a: Any, b: Any) -> None:
             raise UsageError(f"the runs do not share the {word}: {shown[0]} and {shown[1]}")
 
 
-def has_seen(run: Path | str, data: Any, source: Source) -> bool:
-    """Whether a run was trained on rows of `data`, by their place, or by all that `source` holds
-    of them: a copy is no other data."""
+def seen_by(run: Path | str, data: Any, source: Source) -> str:
+    """How rows are known to be those that a run was trained on: by the `place` of `data`, which
+    may hold others by now, or all that `source` holds are its `rows`: a copy is no other data. ""
+    where they are not."""
     if not rerun.is_run(run):
-        return False
-    is_there = _is_one(location(data), identity(Path(run))["data"])
-    return is_there or rerun.is_of(run, source)
+        return ""
+    if _is_one(location(data), identity(Path(run))["data"]):
+        return "place"
+    return "rows" if rerun.is_of(run, source) else ""
 
 
 def _is_one(a: str | None, b: str | None) -> bool:
@@ -125,10 +127,10 @@ def _is_one(a: str | None, b: str | None) -> bool:
 
 def _check_unseen(data: Any, source: Source, runs: tuple[Path | str, Path | str]) -> None:
     for run in runs:
-        if has_seen(run, data, source):
-            named = data if isinstance(data, (str, Path)) else "these data"
+        if how := seen_by(run, data, source):
+            said = f"{run} was trained on rows of {data}"
             raise DataError(
-                f"{run} was trained on rows of {named}",
+                said if how == "place" else f"these rows are those that {run} was trained on",
                 "leave DATA out to use the rows that were held out, or give others",
             )
 

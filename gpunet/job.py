@@ -46,6 +46,7 @@ class Job:
     """One training run, from prepared data to a summary.
 
     location: where its data are: a set's name or an absolute path; None for objects in memory.
+    folder: where the paths of its settings are seen from.
     rows_bytes: what the rows of a part may take on the device; None for a CPU.
     identity: what `run.json` holds, {} outside a run directory. start: where a resumed run goes on.
     """
@@ -59,6 +60,7 @@ class Job:
     model: Model
     dtype: str
     rows_bytes: float | None = None
+    folder: Path | str = "."
     control: Control = field(default_factory=Control)
     run: Run | None = None
     identity: dict[str, Any] = field(default_factory=dict)
@@ -144,7 +146,7 @@ class Job:
             "id": secrets.token_hex(8),
             "name": self.name,
             "data": self.location,
-            "folder": os.getcwd(),
+            "folder": os.path.abspath(self.folder),
             "task_reason": self.prepared.schema.target.reason,
             "fingerprints": self.fingerprints(),
             "environment": about.environment(self.choice.device),
@@ -417,7 +419,7 @@ def plan(
     choice.device.precision = config.precision
     trained = Model(ensemble.together(members), schema, config)
     given = (source.name, place, settings, choice, prepared, members, trained, _dtype(config))
-    return Job(*given, rows_bytes=rows_bytes)
+    return Job(*given, rows_bytes=rows_bytes, folder=folder)
 
 
 def _decided(
@@ -548,7 +550,13 @@ def location(source: Any, folder: Path | str = ".") -> str | None:
 
 
 def read(source: Any, settings: Settings, folder: Path | str) -> Source:
-    """A source read as settings say; a path is seen from `folder`."""
+    """A source read as settings say; a path is seen from `folder`.
+
+    Of one that has been read, the file of a run's settings may say how.
+    """
+    asked = {settings.origin[name] for name in ("delimiter", "header")}
+    if isinstance(source, Source) and "flag" not in asked:
+        return source
     is_path = isinstance(source, (str, Path)) and source not in ("-", *data.BUILTIN)
     if is_path and Path(folder) != Path("."):
         source = os.path.join(folder, source)

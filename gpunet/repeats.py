@@ -17,7 +17,7 @@ from gpunet.data import is_passing
 from gpunet.errors import UsageError, warn
 from gpunet.loop import Report
 from gpunet.predict import Model
-from gpunet.run import Run
+from gpunet.run import Run, files
 
 HELD_OUT = ("test", "validation")
 CLASH = ("test", "test_fold", "split_column", "time")
@@ -155,11 +155,14 @@ def repeat(
     repeats = asked(source, flags, config, seeds, cv, out)
     found = Repeats(kind(seeds, cv))
     told: set[str] = set()
+    begun = Path.cwd()  # `on_report` may go elsewhere
     for each in repeats:
-        planned = job.plan(source, each.flags, config)
+        folder = Path() if files.is_same(Path(), begun) else begun
+        planned = job.plan(source, each.flags, config and folder / config, folder)
         warn(note for note in planned.prepared.notes if note not in told)
         told.update(planned.prepared.notes)
-        with nullcontext() if out is None else Run.create(each.out, planned.name) as run:
+        own = each.out and folder / each.out
+        with nullcontext() if own is None else Run.create(own, planned.name) as run:
             if run is not None:
                 planned.begin(run)
             summary = planned.complete(on_report)

@@ -20,7 +20,7 @@ from gpunet.data import BUILTIN, Source
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError, warn
 from gpunet.job import METRICS, TIMING, Job, lasting
 from gpunet.loop import FINISHED, Report, Snapshot, steps_an_epoch
-from gpunet.predict import MODEL_FILE, Model
+from gpunet.predict import MODEL_FILE, Model, load
 from gpunet.run import (
     SETTINGS,
     SPLIT,
@@ -118,14 +118,25 @@ def is_of(path: Path | str, source: Source) -> bool:
     Rows of another number are told apart at once.
     """
     path = Path(path)
-    with suppress(GpunetError):  # what cannot be prepared as the run's data were is other data
+    with suppress(GpunetError, MemoryError):  # what cannot be prepared as its data is other data
         held = sum(map(len, unpack(path / SPLIT)[0].values()))
         leaves_out = gather(file=path / SETTINGS).config.drop_missing_target
         if source.rows != held and not (leaves_out and source.rows > held):
             return False
-        again = reopen(path, source, "cpu")
+        again = reopen(path, _with_target(path, source), "cpu")
         return again.fingerprints()["data"] == again.identity["fingerprints"]["data"]
     return False
+
+
+def _with_target(path: Path, source: Source) -> Source:
+    """A source that does not say what is predicted, with what a run predicts: its own data may
+    have said it."""
+    if source.target:
+        return source
+    names = load(path).schema.target.names
+    if source.table is None and len(names) > 1:
+        names = (names[0].removesuffix("1"),)  # arrays number theirs
+    return replace(source, target=names)
 
 
 def _check_there(path: Path, place: str, hint: str) -> None:

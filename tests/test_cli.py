@@ -182,7 +182,7 @@ def test_long_steps_are_told_in_seconds(seconds: float, said: str) -> None:
     assert facts["steps"] == "3, 1 epoch"
 
 
-def test_rows_that_a_run_has_learned_from_are_warned_of(cli) -> None:
+def test_rows_that_a_run_has_learned_from_are_warned_of(cli, monkeypatch) -> None:
     Path("t.csv").write_text(TABLE)
     Path("new.csv").write_text(f"{TABLE}1,1,no\n")
     cli("train", "t.csv", "-t", "y", "-o", "run", "-e", "1")
@@ -190,6 +190,14 @@ def test_rows_that_a_run_has_learned_from_are_warned_of(cli) -> None:
     for command in ("evaluate", "importance", "slices"):
         assert seen in cli(command, "run", "t.csv").err
         assert cli(command, "run", "new.csv").err == ""
+        Path("copy.csv").write_text(TABLE)
+        for copy in ("copy.csv", "-"):
+            with open("copy.csv") as file:
+                monkeypatch.setattr(sys, "stdin", file)
+                assert cli(command, "run", copy).err == (
+                    "gpunet: warning: these rows are those that run was trained on: "
+                    "that flatters it; run/summary.json judges it on rows held out\n"
+                )
     Path("run/run.json").write_text("{")  # a model needs none
     assert cli("evaluate", "run", "t.csv").code == 0
 

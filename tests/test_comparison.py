@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 import gpunet
-from gpunet import comparison
+from gpunet import comparison, rerun
 from gpunet.bootstrap import Difference
 from gpunet.cli import _run
 from gpunet.data import read
@@ -115,14 +115,60 @@ def test_training_data_are_known_in_another_place(runs: Path, tmp_path: Path, ki
     else:
         copy = table(600, 0)
     for run in ("good", "memory")[: 1 if kind == "symlink" else 2]:
-        with pytest.raises(DataError, match=f"{run} was trained on rows of"):
+        of_rows = f"^these rows are those that {runs / run} was trained on; leave"
+        said = f"{run} was trained on rows of" if kind == "symlink" else of_rows
+        with pytest.raises(DataError, match=said):
             comparison.compare(runs / run, runs / "flat", copy)
+
+
+@pytest.mark.parametrize("kind", ["set", "pair", "arrays", "two targets"])
+def test_training_data_that_brought_their_target_are_known_without_it(
+    tmp_path: Path, kind: str
+) -> None:
+    held = table(60, 0)
+    x, y = held.select(["a", "b"]), np.array(held["y"])
+    arrays = np.stack([held["a"], held["b"]], 1)
+    given, copy = {
+        "set": ("penguins", read("penguins").table),
+        "pair": ((x, y), x.append_column("y", held["y"])),
+        "arrays": ("digits", (read("digits").x, read("digits").y)),
+        "two targets": ((arrays, arrays), (arrays, arrays)),
+    }[kind]
+    gpunet.train(given, out=tmp_path / "run", **{**SHORT, "epochs": 1})
+    if isinstance(copy, pa.Table):
+        pa.csv.write_csv(copy, tmp_path / "copy.csv")
+        copy = tmp_path / "copy.csv"
+    assert comparison.seen_by(tmp_path / "run", copy, read(copy)) == "rows"
+
+
+def test_a_run_on_text_without_a_header_knows_its_rows(tmp_path: Path) -> None:
+    text = "".join(f"{i % 7};{i % 5};{i % 3 + i / 100}\n" for i in range(90))
+    for name in ("t.csv", "copy.csv"):
+        (tmp_path / name).write_text(text)
+    written = {"delimiter": ";", "header": False}
+    gpunet.train(tmp_path / "t.csv", "c3", out=tmp_path / "run", **written, **SHORT)
+    copy = read(tmp_path / "copy.csv", **written)
+    assert comparison.seen_by(tmp_path / "run", tmp_path / "copy.csv", copy) == "rows"
+    assert rerun.held_out(tmp_path / "run")[1].rows == 14
+    with pytest.raises(UsageError, match="are for CSV files"):
+        gpunet.train(copy, "c3", **written)
+
+
+def test_rows_that_memory_is_too_small_to_tell_are_judged_all_the_same(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(rerun, "reopen", full)
+    shutil.copy(runs / "t.parquet", tmp_path / "copy.parquet")
+    assert _run(["evaluate", str(runs / "good"), str(tmp_path / "copy.parquet")]) == 0
 
 
 def test_a_link_is_the_place_itself_whatever_it_holds_by_now(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(runs / "t.parquet")
-    for place, is_seen in ((tmp_path / "link", True), (runs / "new.parquet", False)):
-        assert comparison.has_seen(runs / "good", place, read(table(300, 1))) == is_seen
+    for place, how in ((tmp_path / "link", "place"), (runs / "new.parquet", "")):
+        assert comparison.seen_by(runs / "good", place, read(table(300, 1))) == how
 
 
 def test_evaluate_warns_of_a_copy_of_the_training_data(runs: Path, tmp_path: Path, capsys) -> None:

@@ -1,10 +1,12 @@
 """Profiles: what people see of their data."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from tables import columns, csv, mixed
 
 from gpunet.data import ColumnProfile, profile, read
+from gpunet.data.source import Source
 from gpunet.errors import UsageError
 
 
@@ -33,6 +35,25 @@ def test_numbers_categories_booleans_and_dates():
         ColumnProfile("k", "constant", 0, 1, 5.0, 5.0, 5.0, note="left out: constant"),
         ColumnProfile("e", "empty", 4, 0, note="left out: without values"),
     ]
+
+
+@pytest.mark.parametrize("target", [(), ("n",)])
+@pytest.mark.parametrize(
+    ("cells", "ends"),
+    [
+        (pa.array([2**62 + 3, None, 2**62 + 9, 2**62 + 1]), (2**62 + 1, 2**62 + 9)),
+        (pa.array([2**64 - 1, 7, 2**64 - 2], pa.uint64()), (7, 2**64 - 1)),
+        ([f"-{2**70 + 1}", "NA", f" {2**70 + 9} ", f"-{2**70}"], (-(2**70) - 1, 2**70 + 9)),
+        ([str(2**62 + 1), str(2**62), "1e3", "2.0"], (2, 2**62 + 1)),
+    ],
+)
+def test_large_whole_numbers_are_shown_to_the_last_digit(cells, ends, target):
+    is_text = isinstance(cells, list)
+    source = Source("t", pa.table({"n": cells, "m": range(len(cells))}), text=is_text)
+    found = by_name(source, *target)["n"]
+    assert (found.minimum, found.maximum) == ends
+    assert found.distinct == len(cells) - found.missing
+    assert isinstance(found.median, float)
 
 
 def test_ids_and_mistakes_are_said_and_never_raised():

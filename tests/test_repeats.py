@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from runs import SETTINGS
 from tables import mixed
@@ -43,6 +44,31 @@ def test_seeds_are_runs_of_their_own(tmp_path: Path) -> None:
     assert set(splits[0]) != set(splits[1])
     saved = gpunet.load(tmp_path / "run-seed6")
     np.testing.assert_array_equal(saved.predict("penguins"), found.models[2].predict("penguins"))
+
+
+def test_every_run_is_where_the_first_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = pa.table({"a": [float(i % 7) for i in range(60)], "y": list(range(60))})
+    for name in ("t.parquet", "new.parquet"):
+        pa.parquet.write_table(rows, name)
+    Path("c.toml").write_text('test = "new.parquet"\n')
+    (tmp_path / "elsewhere").mkdir()
+    found = gpunet.repeat(
+        "t.parquet",
+        "y",
+        seeds=3,
+        out="rep",
+        config="c.toml",
+        on_report=lambda _: monkeypatch.chdir(tmp_path / "elsewhere"),
+        **SMALL,
+    )
+    assert found.runs[0]["run"] == "rep-seed0"
+    assert [str(tmp_path / f"rep-seed{i}") for i in (1, 2)] == [r["run"] for r in found.runs[1:]]
+    assert list(Path().iterdir()) == []
+    for i in range(3):
+        assert rerun.reopen(tmp_path / f"rep-seed{i}").prepared.test.rows == 60
 
 
 def test_every_row_is_tested_once_and_fits_nothing_then() -> None:

@@ -1,6 +1,7 @@
 """What a source holds, column by column, for people to look at. Refuses to fail on odd columns."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from gpunet.data.source import Source
 from gpunet.data.targets import array_names, check_present, choose_task, read_answers
 from gpunet.errors import DataError, GpunetError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 TOP = 5
 MANY = 1 << 22  # values; in larger arrays the different ones are not counted
 
@@ -21,8 +25,9 @@ MANY = 1 << 22  # values; in larger arrays the different ones are not counted
 @dataclass(frozen=True)
 class ColumnProfile:
     """One column: kind (as Evidence has it, or `other`: it cannot be learnt from), cells without a
-    value, different values; minimum, median and maximum of numbers (dates as ISO text) or the
-    commonest levels with their counts; and what is notable, in words."""
+    value, different values; minimum, median and maximum of numbers (dates as ISO text; the ends to
+    the last digit, where float64 loses it) or the commonest levels with their counts; and what is
+    notable, in words."""
 
     name: str
     kind: str
@@ -57,21 +62,41 @@ def _column(source: Source, name: str, target: tuple[str, ...]) -> ColumnProfile
     known = ~cells.missing
     kind, *_ = looks(cells, cells.values[known], source.rows)
     if name in target:
-        return _described(name, cells, kind, _task(source, target))
-    column, note = fit(name, cells, np.arange(source.rows))
-    own = None if column is None and cells.kind == "numeric" else cells.note
-    note = f"left out: {note}" if column is None else note
-    found = _described(name, cells, kind, _said(name, note, own))
-    return replace(found, distinct=_distinct(source, name, known)) if cells.loses_digits else found
+        said = _task(source, target)
+    else:
+        column, note = fit(name, cells, np.arange(source.rows))
+        own = None if column is None and cells.kind == "numeric" else cells.note
+        said = _said(name, f"left out: {note}" if column is None else note, own)
+    found = _described(name, cells, kind, said)
+    return _with_digits(found, source, cells) if cells.loses_digits else found
 
 
-def _distinct(source: Source, name: str, known: np.ndarray) -> int:
-    """How many different values a column holds in the rows where `known` (n,)."""
+def _with_digits(found: ColumnProfile, source: Source, cells: Cells) -> ColumnProfile:
+    """The profile of a column of whole numbers, counted and with its ends as they were before they
+    lost their last digits."""
     import pyarrow as pa
     from pyarrow import compute
 
     assert source.table is not None
-    return int(compute.count_distinct(source.table.column(name).filter(pa.array(known))).as_py())
+    column, values = source.table.column(found.name), cells.values
+
+    def different(rows: np.ndarray) -> "pa.Array":
+        return compute.unique(column.filter(pa.array(rows)))
+
+    low, high = (
+        end(map(_whole, different(values == end_of(values)).to_pylist()))
+        for end, end_of in ((min, np.nanmin), (max, np.nanmax))
+    )
+    count = len(different(~cells.missing))
+    return replace(found, distinct=count, minimum=low, maximum=high)
+
+
+def _whole(cell: int | str) -> int:
+    """A cell that is a whole number, to its last digit where it is written as one."""
+    try:
+        return int(cell)
+    except ValueError:
+        return int(float(cell))
 
 
 def _said(name: str, *notes: str | None) -> str:
