@@ -73,8 +73,8 @@ parameter may lie in the memory of the new one."""
 
 
 class Rule(NamedTuple):
-    """An optimiser's formula; whether decay is added to the gradient; whether the new parameter
-    may be finite where the gradient is not."""
+    """An optimiser's formula; whether decay is added to the gradient, else p -= lr * decay * p
+    comes first; whether the new parameter may be finite where the gradient is not."""
 
     formula: Formula
     coupled: bool = True
@@ -297,8 +297,11 @@ def _rmsprop(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> No
 
 
 def _adam(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> None:
-    """Both corrections in one factor: m/c1 / (sqrt(v/c2) + e) = m / (sqrt(v) + e*r) * r/c1, where
-    r = sqrt(c2)."""
+    """m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g²;
+    p -= lr * (m / c1) / (sqrt(v / c2) + epsilon), c1 and c2 the bias corrections.
+
+    Both corrections are one factor, with r = sqrt(c2): m / (sqrt(v) + epsilon * r) * r / c1.
+    """
     (p, m, v), (new_p, new_m, new_v) = olds, news
     root = sqrt(rate.correction2)
     _average(m, g, rate.beta1, new_m, spare)
@@ -308,6 +311,8 @@ def _adam(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> None:
 
 
 def _lion(rate: Rate, g: Array, olds: Moved, news: Moved, spare: Array) -> None:
+    """p -= lr * sign(beta1 * m + (1 - beta1) * g); m = beta2 * m + (1 - beta2) * g; Chen et al.,
+    2023."""
     (p, m), (new_p, new_m) = olds, news
     _average(m, g, rate.beta1, new_m, spare)
     _step(p, np.sign(new_m, out=new_m), rate.lr, new_p, spare)
