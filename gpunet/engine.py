@@ -54,7 +54,7 @@ def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store
     paces = [network.paces.get(node.name, usual[node.name]) for node in nodes]
     first = [i for i, pace in enumerate(paces) if i == 0 or pace != paces[i - 1]]
     starts = [*(ends[i] for i in first), ends[-1]]
-    return Store(
+    made = Store(
         device,
         values,
         device.zeros(values.shape, dtype),
@@ -67,9 +67,11 @@ def store(network: Network, device: Device, dtype: str, slots: int = 0) -> Store
         device.asarray(starts, np.int64),
         device.asarray([paces[i].rate for i in first], np.float64),
         device.asarray([paces[i].decay for i in first], np.float64),
-        device.asarray(narrow.nearest(flat)) if is_narrow else None,
+        device.zeros(values.shape, np.uint16) if is_narrow else None,
         tuple(node.name for node in early),
     )
+    made.renew_shadow()
+    return made
 
 
 def lower(
@@ -156,8 +158,9 @@ class _Lowering:
     def slot(self, name: str, shape: Sequence[int], dtype: str | None = None) -> Slot:
         return Slot(name, tuple(shape), dtype or self.dtype)
 
-    def launch(self, kernel: Kernel, *arguments: Any) -> None:
-        """Emit a kernel; scratch is added where it wants some."""
+    def launch(self, kernel: Kernel, *arguments: Any, follows: bool = False) -> None:
+        """Emit a kernel; scratch is added where it wants some. `follows`: the one before may do it
+        along the way."""
         sizes = kernel.sizes(*arguments)
         if kernel.work is not None:
             size = max(1, kernel.work(*arguments))
@@ -168,7 +171,7 @@ class _Lowering:
         writes = (*writes, named["work"]) if has_work else writes
         dropped = None if kernel.dropped is None else kernel.dropped.bind
         given = (kernel.name, arguments, writes, kernel.bind, sizes, has_work)
-        self.launches.append(Launch(*given, dropped=dropped))
+        self.launches.append(Launch(*given, follows=follows, dropped=dropped))
         for slot in writes:
             self.narrow.pop(slot, None)
 
@@ -490,8 +493,8 @@ def _activation_forward(work: _Lowering, node: Node) -> None:
     z, bias = work.values[source], work.biases.get(source)
     if work.is_narrow(node):
         y = work.values[node] = work.slot(node.name, z.shape, "uint16")
-        work.launch(narrow.RELU[0], z, None if bias is None else work.narrowed(bias), y)
-        work.launches[-1] = replace(work.launches[-1], follows=True)
+        bias = None if bias is None else work.narrowed(bias)
+        work.launch(narrow.RELU[0], z, bias, y, follows=True)
         return
     keeps_z = work.training and "inputs" in gate.saves
     y = work.slot(node.name, z.shape) if keeps_z or source.gate is None else z

@@ -167,7 +167,7 @@ class Store:
 
     def renew_shadow(self) -> None:
         """Have the values in the shadow, where there is one."""
-        if self.shadow is not None:
+        if self.shadow is not None and self.device.runs:
             REGISTRY["narrow"].bind(self.device, self.values, self.shadow)()
 
 

@@ -73,6 +73,7 @@ class Device:
     splits it; `precision` (fp64, fp32, tf32 or bf16) what products of float32 numbers round to.
     `rows_bytes`: what the rows of one part may take; None leaves it to the device. `branches`: how
     many launches of a list may run at once. `workspace_bytes`: what its products take beside.
+    `runs`: whether anything is run there.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Device:
     rows_bytes: float | None = None
     branches: int = 1
     workspace_bytes: int = 0
+    runs: bool = True
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype)

@@ -19,7 +19,7 @@ class Counted(Cpu):
     Its arrays are address space: no memory, until something is written to them.
     """
 
-    name = "counted"
+    name, runs = "counted", False
 
     def __init__(
         self, rows_bytes: float | None = None, branches: int = 1, precision: str = "fp32"
