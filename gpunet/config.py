@@ -125,10 +125,9 @@ ELSEWHERE = {
 }
 """What other programs call a setting, or the option --out → its name here."""
 VALUES_HINT = "a target's values go beside the table: (table, y)"
-OF_A_COMMAND = (
-    *("data", "out", "config", "json", "quiet", "dry_run", "seeds", "cv", "trials", "timeout"),
-    "workers",
-)
+OF_A_COMMAND = """
+    data out config json quiet dry_run seeds cv trials timeout workers
+""".split()
 """What a command is told beside the settings, and no file of settings can say."""
 NEEDS_OTHER = ("momentum", "betas", "scaling")
 INSTEAD = {"steps": "epochs", "epochs": "steps", "test": "test_fold", "test_fold": "test"}

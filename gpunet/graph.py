@@ -57,9 +57,9 @@ class Gate:
     def forward(self, *inputs: Any, out: Array | None = None) -> Array:
         """The output, written to `out` when it is given. Numbers and lists become float64."""
         if not self.least <= len(inputs) <= self.most:
-            more = " or more" if self.most == inf else f" to {self.most:g}"
-            wanted = counted(self.least, "value")
-            wanted = wanted if self.most == self.least else f"{self.least}{more} values"
+            more = "or more" if self.most == inf else f"to {self.most:g}"
+            one, several = counted(self.least, "value"), f"{self.least} {more} values"
+            wanted = one if self.most == self.least else several
             raise TypeError(f"{self.op} takes {wanted}, not {len(inputs)}")
         xp = module_of(*inputs)
         arrays = tuple(_array(xp, v, i in self.indices) for i, v in enumerate(inputs))

@@ -120,7 +120,7 @@ def is_of(path: Path | str, source: Source) -> bool:
     path = Path(path)
     with suppress(GpunetError, MemoryError):  # what cannot be prepared as its data is other data
         held = sum(map(len, unpack(path / SPLIT)[0].values()))
-        leaves_out = gather(file=path / SETTINGS).config.drop_missing_target
+        leaves_out = _settings(path).config.drop_missing_target
         if source.rows != held and not (leaves_out and source.rows > held):
             return False
         again = reopen(path, _with_target(path, source), "cpu")

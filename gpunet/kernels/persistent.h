@@ -1,7 +1,7 @@
 // What the kernels share whose blocks stay on the GPU for many steps of training: lanes, inputs, the
 // loss of a row, the rates of a step, and what they are given.
 //
-// Given: OUTPUTS, LAYERS; the loss (SOFTMAX, or LOSS and LOSS_GRADIENT with CONSTANT), MEAN; whether
+// Given: OUTPUTS, LAYERS; the loss (SOFTMAX, or LOSS and LOSS_GRADIENT with CONSTANT) and MEAN; whether
 // inputs are SCALED; Input and Target.
 
 #ifndef LANES
