@@ -114,13 +114,25 @@ def test_blank_lines_move_row_numbers():
         ),
         ("1,1,x\n1,2,3\n", "more than once: 1$"),
         ("1,1,2.5\n1,2,3\n", "more than once: 1; the first line looks like data; --no-header"),
-        (",a\n0,1\n", "column 1 has no name; a table saved by pandas"),
+        (",a,\n0,1,2\n", "column 1 has no name; name it in the first line, or remove"),
+        (",2.5,3.5\n1,2,3\n", "column 1 has no name; the first line looks like data; --no-header"),
+        ('""\n1\n', "column 1 has no name; name it in the first line"),
         ("a,b\n1,2\x00\n", "line 2 holds a NUL byte"),
     ],
 )
 def test_what_is_refused(text, message):
     with pytest.raises(DataError, match=message):
         csv(text, delimiter=",")
+
+
+@pytest.mark.parametrize("name", ["", '""', " "])
+def test_a_first_column_without_a_name_is_an_index_and_left_out(name):
+    rows = "".join(f'"r{i}",{i},x\n' for i in range(5))
+    source = csv(f'{name},a,"b"\n{rows}')
+    assert source.table.to_pydict() == {"a": list("01234"), "b": ["x"] * 5}
+    assert source.notes == (
+        "t: left out the first column, which has no name, as an index has none",
+    )
 
 
 def test_a_cell_over_one_megabyte_is_refused_and_one_below_is_read():

@@ -86,7 +86,8 @@ def read_delimited(
     """A table of strings.
 
     Without `delimiter` it is a tab, `;`, `|` or a comma, whichever cuts the head most evenly.
-    Blank lines are skipped. `hand` is given the rows as they are read, and the Source then has
+    Blank lines are skipped, and so is a first column without a name: the index that pandas and R
+    write. `hand` is given the rows as they are read, and the Source then has
     none. Raises DataError with the line of the first fault, and OutOfMemory when reading would
     take more than `budget` bytes.
     """
@@ -141,7 +142,7 @@ def _read(
                 titles = [column[0].as_py() for column in table.columns]
                 names, notes = _names(titles, name, delimiter.decode())
                 table = table.slice(1)
-        hand(table.rename_columns(names))
+        hand(table.select(range(cut.cells - len(names), cut.cells)).rename_columns(names))
     if not read:
         raise DataError(f"{name}: no rows, the file is empty")
     if header and read == 1:
@@ -314,11 +315,14 @@ def _parse(text: memoryview, delimiter: bytes, cut: Cut, name: str) -> "pa.Table
 
 def _names(titles: list[str], name: str, mark: str) -> tuple[list[str], tuple[str, ...]]:
     names = [title.strip() for title in titles]
+    notes = []
+    if not names[0] and len(names) > 1 and all(names[1:]) and not like_data(names):
+        titles, names = titles[1:], names[1:]
+        notes.append(f"{name}: left out the first column, which has no name, as an index has none")
     try:
         check_names(names, name)
     except DataError as error:
         raise DataError(error.message, error.hint or _mend(names, mark)) from None
-    notes = []
     if names != titles:
         padded = [new for new, old in zip(names, titles, strict=True) if new != old]
         notes.append(f"{name}: took the spaces around column names away: {listed(padded)}")

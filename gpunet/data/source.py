@@ -137,10 +137,7 @@ def check_names(names: Sequence[str], source: str) -> None:
     """Raise DataError when a column has no name, or shares it."""
     nameless = [i + 1 for i, title in enumerate(names) if not title.strip()]
     if nameless:
-        raise DataError(
-            f"{source}: column {nameless[0]:,} has no name",
-            "a table saved by pandas: to_csv(…, index=False)" if nameless == [1] else None,
-        )
+        raise DataError(f"{source}: column {nameless[0]:,} has no name")
     twice = [title for title, times in Counter(names).items() if times > 1]
     if twice:
         raise DataError(f"{source}: the same column name more than once: {listed(twice)}")
