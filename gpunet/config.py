@@ -66,6 +66,7 @@ def _read_by(parse: Callable[[str], object]) -> Predicate:
 Pace = Annotated[str, _read_by(pace)]
 Fold = Annotated[str, _read_by(fold)]
 Task = Literal["auto", "regression", "count", "binary", "multiclass", "multilabel"]
+Decimal = Literal[",", "."]
 Scaling = Literal["auto", "robust", "standard"]
 Norm = Literal["none", "layer", "batch"]
 Preset = Literal["auto", "fast", "best", "plain"]
@@ -147,6 +148,9 @@ class Config:
     drop: tuple[str, ...] = _setting((), DATA, "Columns to leave out.")
     types: tuple[str, ...] = _setting((), DATA, "Columns that are read as: zip=category,when=date.")
     na: tuple[str, ...] = _setting((), DATA, "More words that mean missing: n/a,-,? as written.")
+    decimal: Decimal | None = _setting(
+        None, DATA, "Decimal mark of numbers in text; the other one may part thousands."
+    )
     task: Task = _setting("auto", DATA, "What is predicted.")
     quantiles: tuple[Share, ...] = _setting(
         (), DATA, "Quantiles of the target instead of its mean, rising: 0.1,0.5,0.9."

@@ -467,6 +467,7 @@ def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepare
         drop=config.drop,
         types=config.column_types,
         na=config.na,
+        decimal=config.decimal,
         task=_task(config),
         validation=0.0 if config.folds else _part(config.validation, settings, folder),
         test=fold(config.test_fold) if config.test_fold else _part(config.test, settings, folder),

@@ -263,7 +263,8 @@ def test_leading_zeros_and_decimal_commas_are_noted():
         assert text(values, kind="numeric").note is None
     assert text(["0", "0.5", "10"]).note is None
     assert text(["1,5", "2,7", "NA"]).note == (
-        'a: numbers with a decimal comma, such as "1,5", were read as text; write them like 1.5'
+        'a: numbers with a decimal comma, such as "1,5", were read as text; write them like 1.5; '
+        "--decimal , reads them as they are"
     )
     assert text(["1,5", "2,5"], kind="category").note is None
     assert text(["a,b", "2,5"]).note is None

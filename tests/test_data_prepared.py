@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tables import columns, csv, mixed, text_of
 
 from gpunet.data import Layout, prepare, read
+from gpunet.data.schema import Schema
 from gpunet.data.source import Source
 from gpunet.errors import DataError, UsageError
 
@@ -71,6 +72,31 @@ def test_numbers_that_were_read_as_text_are_told_of(way):
     assert [note.partition(":")[0] for note in told] == ["all", "few"]
     table = columns({"x": y, "y": [numbers[i % 3] for i in range(99)]})
     assert any("y: numbers with" in note for note in prepare(table, target=("y",), **WHOLE).notes)
+
+
+def test_a_decimal_mark_is_kept_with_the_model():
+    rows = np.arange(1000.0, 1099.0) + 0.5
+    comma = [f"{value:,}".translate(str.maketrans(",.", ".,")) for value in rows]
+    y = np.arange(99) % 2
+    found = prepare(columns({"x": comma, "y": y}), target=("y",), decimal=",", **WHOLE)
+    plain = prepare(columns({"x": rows, "y": y}), target=("y",), **WHOLE)
+    assert found.schema.columns == plain.schema.columns
+    again = Schema.from_dict(json.loads(json.dumps(found.schema.to_dict())))
+    assert again.decimal == ","
+    assert "decimal" not in plain.schema.to_dict()
+    new, _ = again.encode(columns({"x": ["1.001,5", "1001,5", "NA"]}))
+    same, _ = plain.schema.encode(columns({"x": ["1001.5", "1001.5", "NA"]}))
+    np.testing.assert_array_equal(new, same)
+    with pytest.raises(DataError, match=r"not numbers .*; --decimal says that their .* mark is ,"):
+        again.encode(columns({"x": ["1001.5"]}))
+    with pytest.raises(UsageError, match="no text; --decimal is for CSV files"):
+        prepare(read({"x": rows, "y": y}), target=("y",), decimal=",", **WHOLE)
+
+
+def test_missing_words_take_the_decimal_mark_too():
+    table = columns({"x": ["1,5", "-99,0", "2,5"] * 30, "y": np.arange(90) % 2})
+    found = prepare(table, target=("y",), decimal=",", na=("-99,0",), **WHOLE)
+    assert found.seen[0].missing == 30
 
 
 def test_a_column_that_is_not_there_below_a_line_of_data():

@@ -110,5 +110,6 @@ def test_what_is_not_learnt_from_is_shown_with_the_reason():
 def test_every_note_is_said():
     found = by_name(columns({"n": [f"{i},5" for i in range(99)], "m": ["1,5", "2,5", "1,5"] * 33}))
     like = 'numbers with a decimal comma, such as "{},5", were read as text; write them like {}.5'
+    like += "; --decimal , reads them as they are"
     assert found["n"].note == f"left out: a different text in every row; {like.format(0, 0)}"
     assert found["m"].note == like.format(1, 1)

@@ -278,6 +278,8 @@ COLUMN = {name: i for i, name in enumerate(INPUTS)}
         lambda s: s["target"].update(reason=None),
         lambda s: s.update(target=None),
         lambda s: s.update(na="?"),
+        lambda s: s.update(decimal=""),
+        lambda s: s.update(decimal=[","]),
         lambda s: s.update(na=[1]),
     ],
 )

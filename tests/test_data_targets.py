@@ -343,7 +343,9 @@ def test_large_whole_numbers_that_become_alike_are_told_as_such(read, task):
 
 def test_a_target_of_numbers_that_were_read_as_text_says_how_to_write_them():
     answers = read_answers(text([f"{i},5" for i in range(99)]), ("y",))
-    like = r"; numbers with a decimal comma, such as \"0,5\", were read as text; .* like 0\.5$"
+    like = (
+        r"; numbers with a decimal comma, such as \"0,5\", were read as text; .* like 0\.5; --dec"
+    )
     with pytest.raises(DataError, match="99 different texts in 99 rows .*" + like):
         choose_task(answers, "auto", coded=False)
     with pytest.raises(DataError, match="holds text .* regression wants numbers" + like):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpunet.data.source import Source
-from gpunet.data.spelling import MOSTLY, alternatives, readings, told
+from gpunet.data.spelling import MOSTLY, advice, plainly, readings, told
 from gpunet.data.words import (
     FALSE,
     MISSING,
@@ -97,7 +97,8 @@ def read_cells(
         if kind != "category":
             return _typed(source, name, column, kind)
         column = column.cast(large_string())
-    is_plain = source.text and not any(map(is_number, source.na)) and kind in (None, "numeric")
+    has_own_way = source.decimal is not None or any(map(is_number, source.na))
+    is_plain = source.text and not has_own_way and kind in (None, "numeric")
     if is_plain and (plain := _plain_numbers(column)) is not None:
         _check_finite(source, name, plain)
         return Cells("numeric", plain, note=None if kind else _as_written(name, column, plain))
@@ -145,13 +146,14 @@ class Texts:
             texts = again.dictionary
             codes = np.append(again.indices.to_numpy(), -1).astype(np.int32)[codes]
         self.source, self.name, self.texts, self.codes = source, name, texts, codes
+        self.numerals = self._plainly(texts)
 
     def inferred(self, rows: np.ndarray | None) -> Cells:
         """As the first kind that all cells in `rows` are of; numbers only in text formats."""
         held = self._held(self.codes if rows is None else self.codes[rows])
         kinds = ("numeric", "boolean", "date") if self.source.text else ("boolean", "date")
         for kind in kinds:
-            values, state = PARSERS[kind](self.texts, self.source.na)
+            values, state = self._parsed(kind)
             here = set(state[held].tolist())
             is_digits = kind == "boolean" and _within(self.texts, DIGITS)[held].any()
             if GOOD in here and BAD not in here and not is_digits:
@@ -165,7 +167,7 @@ class Texts:
     def of_kind(self, kind: str) -> Cells:
         """As cells of one kind; any text is a category, and true and false pass for numbers."""
         if kind != "category":
-            parsed = PARSERS[kind](self.texts, self.source.na)
+            parsed = self._parsed(kind)
             if kind == "numeric" and BAD in parsed[1]:
                 truths = _booleans(self.texts, self.source.na)
                 parsed = parsed if BAD in truths[1] else truths
@@ -174,6 +176,17 @@ class Texts:
         words = {*(MISSING if self.source.text else ()), *self.source.na}
         absent = np.array([level in words for level in levels], bool)
         return Cells("category", self.codes, levels, absent)
+
+    def _parsed(self, kind: str) -> "Parsed":
+        import pyarrow as pa
+
+        if kind != "numeric":
+            return PARSERS[kind](self.texts, self.source.na)
+        na = pa.array(self.source.na, self.texts.type)
+        return _numbers(self.numerals, tuple(self._plainly(na).to_pylist()))
+
+    def _plainly(self, texts: "pa.Array") -> "pa.Array":
+        return plainly(texts, self.source.decimal) if self.source.decimal else texts
 
     def _of(
         self, kind: str, values: np.ndarray, state: np.ndarray, is_learnt: bool = False
@@ -204,8 +217,10 @@ class Texts:
 
     def _advice(self, kind: str, bad: list[str], is_learnt: bool) -> str:
         them = "it" if len(bad) == 1 else "them"
-        if kind == "numeric" and all(map(readings, bad)):
-            return f"write {them} like {alternatives(bad[0])}"
+        if kind == "numeric" and not self.source.decimal and all(map(readings, bad)):
+            return advice(bad[0], them)
+        if kind == "numeric" and all(map(is_number, bad)):
+            return f"--decimal says that their decimal mark is {self.source.decimal}"
         if not is_learnt:
             return "correct them, or write NA where a value is missing"
         mend = "correct them"
@@ -215,7 +230,7 @@ class Texts:
 
     def _as_written(self, kind: str, values: np.ndarray) -> str | None:
         is_written = kind == "numeric" and self.source.text
-        return _as_written(self.name, self.texts, values) if is_written else None
+        return _as_written(self.name, self.numerals, values) if is_written else None
 
     def _as_numbers(self, cells: Cells) -> str | None:
         """A note where texts are numbers but for how they are written."""
@@ -224,7 +239,7 @@ class Texts:
         if not self.source.text or cells.absent is None:
             return None
         present = self.texts.filter(pa.array(~cells.absent))
-        found = told(present) if len(present) > 1 else None
+        found = told(present, self.source.decimal) if len(present) > 1 else None
         return found and f"{self.name}: {found}"
 
 

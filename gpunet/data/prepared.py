@@ -174,6 +174,7 @@ def prepare(
     drop: Sequence[str] = (),
     types: Mapping[str, str] = MappingProxyType({}),
     na: tuple[str, ...] = (),
+    decimal: str | None = None,
     task: str = "auto",
     validation: float | Source = SHARE,
     test: float | Source | Fold = SHARE,
@@ -196,13 +197,13 @@ def prepare(
 ) -> Prepared:
     """Choose the task, split, fit the schema on the training part, encode every part.
 
-    Of tables `features` (all) less `drop` predict `target`; `types`, `na`: how cells are read.
-    `validation`, `test`: shares or sources; a source's own test part goes first. Over `budget`: a
-    file. The other names are those of Ways, of Encoding, of Target, and of class_factors.
+    Of tables `features` (all) less `drop` predict `target`; `types`, `na`, `decimal`: how cells are
+    read. `validation`, `test`: shares or sources; a source's own test part goes first. Over
+    `budget`: a file. The other names are of Ways, of Encoding, of Target, and of class_factors.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels, bins, rough)
     ways = Ways(split_column, group, time, seed, types.get(time or ""), _fold(test))
-    source, validation, test = (_with_na(each, na) for each in (source, validation, test))
+    source, validation, test = (_read_so(each, na, decimal) for each in (source, validation, test))
     names = _target_names(source, tuple(target))
     inputs = _feature_names(source, names, features, drop, ways, weight, types)
     answers, kept, notes = _with_target(source, names, task, drop_missing_target)
@@ -270,13 +271,15 @@ def _encoding(
     return Encoding(scaling if standardise else "none", one_hot_levels, bins, rough)
 
 
-def _with_na(part: Any, na: tuple[str, ...]) -> Any:
-    """A source with more words for missing; a share of the rows as it is."""
-    if not (na and isinstance(part, Source)):
+def _read_so(part: Any, na: tuple[str, ...], decimal: str | None) -> Any:
+    """A source with more words for missing, and a decimal mark; a share of the rows as it is."""
+    if not isinstance(part, Source):
         return part
-    if part.table is None:
-        raise UsageError(f"{part.name}: arrays hold no words that could mean missing")
-    return replace(part, na=na, test=_with_na(part.test, na))
+    if na and part.table is None:
+        raise UsageError(f"{part.title}: arrays hold no words that could mean missing")
+    if decimal and not part.text:
+        raise UsageError(f"{part.title}: its numbers are no text; --decimal is for CSV files")
+    return replace(part, na=na, decimal=decimal, test=_read_so(part.test, na, decimal))
 
 
 def _target_names(source: Source, target: tuple[str, ...]) -> tuple[str, ...]:
@@ -501,7 +504,7 @@ def _fit(
         return schema, _settled(x, budget), _formula_notes(schema)
     columns, cells, notes = _fit_columns(source, inputs, observer, parts.train, encoding)
     width = Layout.of(columns).width
-    schema = Schema("table", tuple(columns), target, width, na=source.na)
+    schema = Schema("table", tuple(columns), target, width, na=source.na, decimal=source.decimal)
     notes += _formula_notes(schema)
     if source.streams or 4 * width * source.rows > budget:
         return schema, _settled(schema.spool(source, _used(parts), Counter()), budget), notes

@@ -79,7 +79,7 @@ class Schema:
 
     Of tables: `columns`, encoded as float32. Of arrays: `dtype`, `scale` and `shift` (width,)
     float64, by which the network takes x * scale + shift; None leaves x as it is.
-    `na`: words that mean missing beside the built-in ones.
+    `na`, `decimal`: how text is read, as in a Source.
     """
 
     kind: str
@@ -90,6 +90,7 @@ class Schema:
     scale: np.ndarray | None = None
     shift: np.ndarray | None = None
     na: tuple[str, ...] = ()
+    decimal: str | None = None
 
     @property
     def layout(self) -> Layout:
@@ -112,7 +113,7 @@ class Schema:
         hold another type than in training.
         """
         self._check_kind(source)
-        source = replace(source, na=self.na)
+        source = self._read_so(source)
         if source.streams:
             unseen: Counter[str] = Counter()
             x = self.spool(source, {"all": np.arange(source.rows)}, unseen)["all"]
@@ -161,7 +162,6 @@ class Schema:
     def encode_target(self, source: Source, rows: np.ndarray | None = None) -> np.ndarray:
         """y of some rows, or of all, as `Dataset.y` has it; raises DataError for gaps, unknown
         labels, no target at all."""
-        source = replace(source, na=self.na)
         answers = self._answers(source)
         if rows is None:
             check_present(source, answers)
@@ -170,7 +170,7 @@ class Schema:
 
     def answered(self, source: Source) -> np.ndarray:
         """The rows (ascending numbers) that have the target; raises DataError where none has."""
-        answers = self._answers(replace(source, na=self.na))
+        answers = self._answers(source)
         kept = np.flatnonzero(~unanswered(answers))
         if not len(kept):
             raise DataError(f"{source.title}: no row has all of {listed(self.target.names)}")
@@ -179,6 +179,7 @@ class Schema:
     def _answers(self, source: Source) -> tuple[Answer, ...]:
         if source.table is not None:
             check_columns(source, self.target.names)
+        source = self._read_so(source)
         answers = read_answers(source, self.target.names, self.target.task in CLASSES)
         for answer in answers:
             if answer.missing.all():
@@ -195,8 +196,7 @@ class Schema:
         if name is None:
             return None
         check_columns(source, [name])
-        source = replace(source, na=self.na)
-        return scaled(read_weights(source, name, rows)[rows], name, part)
+        return scaled(read_weights(self._read_so(source), name, rows)[rows], name, part)
 
     def decode(self, output: np.ndarray) -> np.ndarray:
         """Regression outputs (n, k) in the target's own units, float64, within its limits."""
@@ -210,6 +210,9 @@ class Schema:
     def target_dtype(self) -> np.dtype:
         """Regression targets are float64 where x is, else float32."""
         return np.dtype("float64" if self.dtype == "float64" else "float32")
+
+    def _read_so(self, source: Source) -> Source:
+        return replace(source, na=self.na, decimal=self.decimal)
 
     def _check_kind(self, source: Source) -> None:
         if self.kind == "table" and source.table is None:
@@ -241,7 +244,7 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers; floats survive JSON exactly."""
-        return {
+        saved = {
             "version": VERSION,
             "kind": self.kind,
             "columns": [_plain(asdict(column)) for column in self.columns],
@@ -252,6 +255,7 @@ class Schema:
             "shift": None if self.shift is None else self.shift.tolist(),
             "na": list(self.na),
         }
+        return saved if self.decimal is None else {**saved, "decimal": self.decimal}
 
     @classmethod
     def from_dict(cls, saved: object) -> "Schema":
@@ -325,6 +329,7 @@ def _lists(value: Any) -> Any:
 
 def _schema(saved: object) -> Schema:
     names = ("version", *(field.name for field in fields(Schema)))
+    saved = {"decimal": None, **saved} if isinstance(saved, dict) else saved
     parts = _record(saved, names, "schema")
     if parts.pop("version") != VERSION:
         raise ModelInvalid(f"the schema is not of version {VERSION}")
@@ -344,7 +349,9 @@ def _schema(saved: object) -> Schema:
     scale, shift = (_affine(parts[key], width, key) for key in ("scale", "shift"))
     na = tuple(_text(word, "na") for word in _sequence(parts["na"], "na"))
     _need(is_table or not na, "na")
-    return Schema(parts["kind"], columns, target, width, parts["dtype"], scale, shift, na)
+    decimal = parts["decimal"]
+    _need(decimal in (None, ",", ".") and (is_table or not decimal), "decimal")
+    return Schema(parts["kind"], columns, target, width, parts["dtype"], scale, shift, na, decimal)
 
 
 def _affine(values: object, width: int, what: str) -> np.ndarray | None:

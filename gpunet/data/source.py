@@ -43,6 +43,7 @@ class Source:
     notes: tuple[str, ...] = ()  # warnings of the reader, in plain words
     streams: bool = False
     na: tuple[str, ...] = ()  # words that mean missing beside the built-in ones, case as written
+    decimal: str | None = None  # the decimal mark of text, , or .; the other may part thousands
     unfit: Mapping[str, str] = field(default_factory=dict)
     """Columns that cannot be learnt from, and why: they are not in the table."""
     aside: "pa.Table | ParquetTable | None" = None

@@ -1,5 +1,5 @@
 """Numbers as people write them: 1,234.50 and 1,5, $3, 20 %, −7. Says how to write them plainly;
-refuses to read them so, because 1,234 is two numbers."""
+refuses to read them so unless the decimal mark is said, because 1,234 is two numbers."""
 
 import re
 from typing import TYPE_CHECKING
@@ -18,15 +18,28 @@ DECIMALS = r"(\d+|\d{1,3}(\.\d{3})+),\d+"
 AMOUNT = rf"({THOUSANDS}|{DECIMALS}|\d+\.?\d*|\.\d+)"
 CURRENCIES, MINUSES = "$€£¥", "−–"
 SIGN = rf"[+\-{MINUSES}]?"
-WAYS = {
+SIGNS = {
     "a percent sign": rf"{SIGN}{AMOUNT}\s?%",
     "a currency sign": rf"{SIGN}([{CURRENCIES}]\s?{SIGN}{AMOUNT}|{AMOUNT}\s?[{CURRENCIES}])",
-    "thousands separators": rf"{SIGN}{THOUSANDS}",
-    "a decimal comma": rf"{SIGN}{DECIMALS}",
     "a typographic minus sign": rf"[{MINUSES}](\d+\.?\d*|\.\d+)([eE][+-]?\d+)?",
 }
+MARKS = {".": rf"{SIGN}{THOUSANDS}", ",": rf"{SIGN}{DECIMALS}"}
+WAYS = {**SIGNS, "thousands separators": MARKS["."], "a decimal comma": MARKS[","]}
 EITHER = re.compile(r"-?[1-9]\d{0,2}[,.]\d{3}", re.ASCII)
 _thousands = re.compile(THOUSANDS, re.ASCII)
+
+
+def plainly(texts: "pa.Array", decimal: str) -> "pa.Array":
+    """Texts with the numbers among them written plainly, which have this decimal mark, and maybe
+    the other one between thousands; a plain number that has not is none any more."""
+    import pyarrow.compute as pc
+
+    texts = pc.replace_substring_regex(texts, rf"^[{MINUSES}]([\d.,])", r"-\1")
+    if decimal == ",":
+        for old, new in ((",", "\0"), (".", ","), ("\0", ".")):
+            texts = pc.replace_substring(texts, old, new)
+    has_thousands = pc.match_substring_regex(texts, f"^[+-]?{THOUSANDS}$")
+    return pc.if_else(has_thousands, pc.replace_substring(texts, ",", ""), texts)
 
 
 def readings(text: str) -> tuple[str, ...]:
@@ -34,10 +47,9 @@ def readings(text: str) -> tuple[str, ...]:
     a point before three digits may divide either; none for other text."""
     if not any(re.fullmatch(way, text, re.ASCII) for way in WAYS.values()):
         return ()
-    text = re.sub(f"[{MINUSES}]", "-", text)
-    if is_number(text):
+    if is_number(text := _minus(text)):
         return (text,)
-    bare = re.sub(rf"[{CURRENCIES}%\s+]", "", text)
+    bare = _bare(text)
     whole, part = bare.replace(",", ""), bare.replace(".", "").replace(",", ".")
     if EITHER.fullmatch(bare):
         return (bare.replace(",", "").replace(".", ""), bare.replace(",", "."))
@@ -46,32 +58,43 @@ def readings(text: str) -> tuple[str, ...]:
     return (part,) if "," in bare else (bare,)
 
 
-def told(texts: "pa.Array") -> str | None:
-    """What to say of different texts that all but a few are numbers, some in one of these ways."""
+def told(texts: "pa.Array", decimal: str | None = None) -> str | None:
+    """What to say of different texts that all but a few are numbers, some in one of these ways;
+    with a `decimal` mark in one that it is not for."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if not any(is_number(text) or readings(text) for text in texts[:FIRST].to_pylist()):
         return None
+    ways, plain = (WAYS, texts) if decimal is None else (SIGNS, plainly(texts, decimal))
 
-    def alike(way: str) -> np.ndarray:
+    def alike(way: str, texts: "pa.Array" = texts) -> np.ndarray:
         found = pc.match_substring_regex(texts, way)
         return np.asarray(found.to_numpy(zero_copy_only=False), bool)
 
-    found = {what: alike(f"^({way})$") for what, way in WAYS.items()}
-    good = np.logical_or.reduce([alike(NUMBER), *found.values()])
+    found = {what: alike(f"^({way})$") for what, way in ways.items()}
+    good = np.logical_or.reduce([alike(NUMBER, plain), *found.values()])
     what = max(found, key=lambda what: np.count_nonzero(found[what]))
     if not found[what].any() or np.count_nonzero(good) < MOSTLY * len(texts):
         return None
     own = texts.filter(pa.array(found[what]))[:MANY].to_pylist()
     example = next((text for text in own if len(readings(text)) == 1), own[0])
-    return (
-        f"numbers with {what}, such as {quoted(example)}, were read as text; "
-        f"write them like {alternatives(example)}"
-    )
+    mend = advice(example) if decimal is None else f"write them like {_bare(example)}"
+    return f"numbers with {what}, such as {quoted(example)}, were read as text; {mend}"
 
 
-def alternatives(text: str) -> str:
-    """The readings of a number, for a message."""
+def advice(text: str, them: str = "them") -> str:
+    """What to do about a number that is written in one of these ways."""
     found = readings(text)
-    return found[0] if len(found) == 1 else f"{' or '.join(found)}, whichever is meant"
+    like = found[0] if len(found) == 1 else f"{' or '.join(found)}, whichever is meant"
+    mend = f"write {them} like {like}"
+    marks = [mark for mark, way in MARKS.items() if re.fullmatch(way, text, re.ASCII)]
+    return f"{mend}; --decimal {' or '.join(marks)} reads them as they are" if marks else mend
+
+
+def _bare(text: str) -> str:
+    return re.sub(rf"[{CURRENCIES}%\s+]", "", _minus(text))
+
+
+def _minus(text: str) -> str:
+    return re.sub(f"[{MINUSES}]", "-", text)
