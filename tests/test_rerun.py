@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -232,6 +235,32 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(RunBusy, match="in use by process"):
         rerun.take_up(path)
     resumed.run.close()
+
+
+FORKED = """
+import os, sys, time
+from gpunet.run import Run
+held = Run.open(sys.argv[1])
+ready, begun = os.pipe()
+child = os.fork()
+if not child:
+    os.write(begun, b"!")
+    time.sleep(60)
+    os._exit(0)
+os.read(ready, 1)
+held.close()
+try:
+    Run.open(sys.argv[1]).close()
+finally:
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_does_not_hold_its_parents_run(tmp_path: Path) -> None:
+    path = train(tmp_path / "a", stop_after=3)
+    subprocess.run([sys.executable, "-P", "-c", FORKED, path], check=True, timeout=60)
 
 
 def test_what_is_not_a_run(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 import numpy as np
 
@@ -43,12 +44,14 @@ KEPT = 2
 class Run:
     """A run directory that this process holds: no other can write to it until `close`.
 
-    The lock is the kernel's (flock): it goes with the process, however that ends.
+    The lock is the kernel's (flock): it goes with the process, however that ends, and no forked
+    child has a share in it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self._absolute = path, path.absolute()
         self._lock = _take_lock(path)
+        _held.add(self)
         self._clear()
 
     @classmethod
@@ -201,6 +204,18 @@ def checkpoints(path: Path) -> list[Path]:
 
 
 Checkpoint = tuple[dict[str, np.ndarray], dict[str, Any]]
+
+
+_held: WeakSet[Run] = WeakSet()
+
+
+def _let_go() -> None:
+    for run in list(_held):
+        run.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def readable(path: Path) -> Iterator[tuple[Path, Checkpoint | GpunetError]]:
