@@ -114,7 +114,7 @@ def test_a_grid_that_is_capped_strides_over_the_rest(blocks: int):
 
 
 DROPPED = ("tanh", "parametric_tanh")
-WIDTHS = ((9, 15), (300, 15), (150, 16), (70, 17), (129, 31), (65, 32), (66, 130))
+WIDTHS = ((9, 15), (300, 15), (150, 16), (70, 17), (129, 31), (65, 32), (256, 33), (270, 130))
 
 
 @emulated
@@ -175,7 +175,7 @@ class Mutant(Emulated):
             "input was changed",
         ),
         ("relu_forward", "row < (tile).last)", "row + 1 < (tile).last)", "y.* is np.float64.nan"),
-        ("column_sums", "out[tile.column] = total", "out[tile.column + 1] = total", "outside"),
+        ("column_sums", "out[tile.column] = sum", "out[tile.column + 1] = sum", "outside"),
         ("column_sums", "if (lane < half)", "if (lane <= half)", "out"),
         ("squared_norm", "half /= 2) {\n        __syncthreads();", "half /= 2) {", "out"),
         ("adam", "return report(clock, fault);", "return;", "clock"),
@@ -185,7 +185,12 @@ class Mutant(Emulated):
         ("adam_narrow", "shadow[i] = narrowed((float)p);", "shadow[i] = 0;", "shadow"),
         ("adam_narrow", "if (shadow) shadow[i] = narrowed((float)p);", "", "shadow"),
         ("gelu_dropped_forward", "if (y) y[i] = value;", "", "y"),
-        ("gelu_dropped_forward", "words);\n        __syncthreads();", "words);", "dropped"),
+        (
+            "gelu_dropped_forward",
+            "words, at);\n        }\n        __syncthreads();",
+            "words, at); }",
+            "dropped",
+        ),
         ("gelu_dropped_backward", "start + down * drift", "start", "dz"),
         ("parametric_selu_dropped_backward", "dropout.before + first", "first", "dz"),
         ("parametric_selu_dropped_backward", "+ tile.column - across", "", "dz"),

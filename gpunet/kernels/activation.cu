@@ -34,14 +34,14 @@ BLOCK void gradients(const Tile& tile, const M& mask, const T* grad, const T* z,
     }
     if (!dbias) return;
     total = tile.sum(total, shared);
-    if (tile.leads(m)) work[blockIdx.x * m + tile.column] = total;
+    store_sum(tile, total, dbias, work, m);
 }
 
 #ifdef DROPOUT
 
 KERNEL forward(const T* z, const T* bias, T* y, DROPOUT, T* dropped, T* work, long long n,
                long long m) {
-    __shared__ unsigned long long words[4 * THREADS];
+    __shared__ unsigned long long words[4 * Mask::DRAWS * THREADS];
     Tile tile(n, m, blockIdx.x, blockIdx.y);
     Mask mask({rate, hyper, key, clock, layer}, tile, m, words);
     values(tile, mask, z, bias, y, dropped, m);
@@ -49,7 +49,7 @@ KERNEL forward(const T* z, const T* bias, T* y, DROPOUT, T* dropped, T* work, lo
 
 KERNEL backward(const T* grad, DROPOUT, const T* z, const T* bias, const T* y, T* dz, T* dbias,
                 T* work, long long n, long long m) {
-    __shared__ unsigned long long words[4 * THREADS];
+    __shared__ unsigned long long words[4 * Mask::DRAWS * THREADS];
     __shared__ T shared[THREADS];
     Tile tile(n, m, blockIdx.x, blockIdx.y);
     Mask mask({rate, hyper, key, clock, layer}, tile, m, words);

@@ -15,7 +15,7 @@ from gpunet.kernels import dropout
 from gpunet.kernels.registry import Kernel, Reference, Run, Stage, register
 from gpunet.kernels.tiles import (
     column_chunks,
-    column_strips,
+    column_folds,
     column_tiles,
     scratch,
     shape2,
@@ -330,7 +330,7 @@ def _register_pair(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
         sizes=shape2,
         stages=(
             Stage("backward", column_tiles),
-            Stage("fold_bias_gradient", column_strips),
+            Stage("fold_bias_gradient", column_folds),
         ),
         work=_backward_work,
         beside=dropout.beside,
@@ -359,7 +359,7 @@ def _register_parametric(name: str, activation: Activation) -> tuple[Kernel, Ker
         outputs="dz dbias dshare",
         typed_by="grad",
         sizes=shape2,
-        stages=(Stage("backward", column_tiles), Stage("fold_gradients", column_strips)),
+        stages=(Stage("backward", column_tiles), Stage("fold_gradients", column_folds)),
         work=lambda grad, *rest: max(5 * tile_size(grad), 2 * column_chunks(grad) * grad.shape[1]),
         beside=dropout.beside,
     )

@@ -35,7 +35,9 @@ KERNEL batch_norm_statistics(const T* x, const T* gain, const T* bias, T* runnin
         mine = merged(mine, {1, x[row * m + tile.column], 0});
     }
     mine = merged_lanes(mine, tile, shared);
-    store_pair(tile, mine.mean, mine.spread, work, m);
+    if (!tile.leads(m)) return;
+    work[blockIdx.x * m + tile.column] = mine.mean;
+    work[(tile.chunks + blockIdx.x) * m + tile.column] = mine.spread;
 }
 
 KERNEL batch_norm_settle(const T* x, const T* gain, const T* bias, T* running_mean, T* running_var,
@@ -101,7 +103,7 @@ KERNEL batch_norm_sums(const T* grad, const T* x, const T* gain, const T* mean, 
         products += grad[i] * ((x[i] - middle) * scale);
     }
     products = tile.sum(products, shared);
-    store_pair(tile, products, tile.sum(total, shared), work, m);
+    store_pair(tile, products, tile.sum(total, shared), dgain, dbias, work, m);
 }
 
 KERNEL batch_norm_fold(const T* grad, const T* x, const T* gain, const T* mean, const T* rstd,

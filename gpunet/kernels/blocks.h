@@ -55,12 +55,14 @@ struct RowTeam {
          i##_first += gridDim.x * (long long)(team).rows, i += gridDim.x * (long long)(team).rows)
 
 // Columns: a tile of a matrix (n, m) is `columns` wide and `rows` high; a thread has one column of
-// it and TILE_ROUNDS rows. Grids: (chunks of rows, strips of columns), or (strips) to fold chunks.
+// it and TILE_ROUNDS rows. Grids: (chunks of rows, strips of columns), or (strips) to fold chunks,
+// if there are several: FEW_ROWS rows are one.
 struct Tile {
     int columns, lanes, lane, rows;
     long long column, first, last, chunks;
     BLOCK Tile(long long n, long long m, long long chunk, long long strip) {
         columns = power_of_two(m, TILE_COLUMNS);
+        while (n <= FEW_ROWS && THREADS / columns * TILE_ROUNDS < n) columns /= 2;
         lanes = THREADS / columns;
         lane = threadIdx.x / columns;
         rows = lanes * TILE_ROUNDS;
@@ -100,6 +102,14 @@ struct Whole {
     BLOCK T of(T x, long long row) const { return x; }
 };
 
+// The sum of a tile's column: of a single chunk it is out[column], if that is wanted; of several
+// one of the parts that fold_chunks adds up.
+BLOCK void store_sum(const Tile& tile, T sum, T* out, T* parts, long long m) {
+    if (!tile.leads(m)) return;
+    if (tile.chunks > 1) parts[blockIdx.x * m + tile.column] = sum;
+    else if (out) out[tile.column] = sum;
+}
+
 // out (m,) = the sum of parts (chunks, m), the tile sums of n rows. Grid: strips.
 BLOCK void fold_chunks(const T* parts, T* out, long long n, long long m, T* shared) {
     Tile tile(n, m, 0, blockIdx.x);
@@ -111,11 +121,11 @@ BLOCK void fold_chunks(const T* parts, T* out, long long n, long long m, T* shar
     if (tile.leads(m)) out[tile.column] = total;
 }
 
-// Two sums over the same columns: parts (2, chunks, m).
-BLOCK void store_pair(const Tile& tile, T first, T second, T* parts, long long m) {
-    if (!tile.leads(m)) return;
-    parts[blockIdx.x * m + tile.column] = first;
-    parts[(tile.chunks + blockIdx.x) * m + tile.column] = second;
+// The same of two sums over the same columns: parts (2, chunks, m).
+BLOCK void store_pair(const Tile& tile, T first, T second, T* first_out, T* second_out, T* parts,
+                      long long m) {
+    store_sum(tile, first, first_out, parts, m);
+    store_sum(tile, second, second_out, parts + tile.chunks * m, m);
 }
 
 BLOCK void fold_pair(const T* parts, T* first, T* second, long long n, long long m, T* shared) {

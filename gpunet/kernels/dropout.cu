@@ -9,7 +9,7 @@ KERNEL dropout(const T* x, DROPOUT, T* y, long long n, long long m) {
     for (long long first = blockIdx.x * stride; first < size; first += gridDim.x * stride) {
         Words drawn = dropout.drawn(before / LANES + first / LANES + threadIdx.x);
         __syncthreads();
-        share(drawn, words);
+        share(drawn, words, threadIdx.x);
         __syncthreads();
         for (int lane = threadIdx.x; lane < stride && first + lane < size; lane += THREADS) {
             long long i = first + lane - skipped;

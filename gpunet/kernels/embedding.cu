@@ -23,8 +23,9 @@ BLOCK void add_alike(const Number& row_of, long long i, const T* grad, long long
         if (row_of(j) == row) earlier = 1;
     __syncthreads();
     if (earlier) return;
-    for (long long strip = blockIdx.y; strip * TILE_COLUMNS < m; strip += gridDim.y) {
+    for (long long strip = blockIdx.y;; strip += gridDim.y) {
         Tile tile(n, m, 0, strip);
+        if (strip * tile.columns >= m) break;
         T total = 0;
         if (tile.column < m)
             for (long long j = i + tile.lane; j < n; j += tile.lanes)

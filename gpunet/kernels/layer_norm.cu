@@ -54,7 +54,7 @@ KERNEL layer_norm_sums(const T* grad, const T* x, const T* gain, const T* mean, 
         products += grad[i] * ((x[i] - mean[row]) * rstd[row]);
     }
     products = tile.sum(products, shared);
-    store_pair(tile, products, tile.sum(total, shared), work, m);
+    store_pair(tile, products, tile.sum(total, shared), dgain, dbias, work, m);
 }
 
 KERNEL layer_norm_fold(const T* grad, const T* x, const T* gain, const T* mean, const T* rstd,

@@ -1,5 +1,5 @@
-// A loss: a team of threads a row writes its loss, then one block adds the rows up in order.
-// Between the two, rows[i] is not weighted yet.
+// A loss: a team of threads a row writes its loss, then one block adds the rows up in order: of few
+// rows the only one there is. Between the two, rows[i] is not weighted yet.
 
 #if IS_sum_squares || IS_formula_sum
 #define MEAN 0
@@ -21,6 +21,24 @@ typedef T Target;
 HD long long batch_rows(const long long* clock) {
     long long rows = clock[VALID] + clock[BEFORE];
     return MEAN && rows > 1 ? rows : 1;
+}
+
+// Weigh the rows, add them up in float64, and report. One block.
+BLOCK void add_up(const T* weight, long long* clock, T* rows, double* totals, long long n,
+                  double* shared) {
+    double loss = 0;
+    __syncthreads();
+    long long valid = clock[VALID] < n ? clock[VALID] : n;
+    for (long long i = threadIdx.x; i < n; i += THREADS) {
+        if (weight && i < valid) rows[i] *= weight[i];
+        loss += rows[i];
+    }
+    loss = summed(loss, threadIdx.x, THREADS, 1, shared);
+    if (threadIdx.x) return;
+    totals[0] = (clock[BEFORE] ? totals[0] : 0.0) + loss / batch_rows(clock);
+    totals[1] += loss;
+    totals[2] += valid < 0 ? 0.0 : (double)valid;
+    if (!(totals[0] - totals[0] == 0)) clock[FAULT] |= FAULT_LOSS;
 }
 
 // What the gradient of row i is multiplied by.
@@ -48,6 +66,7 @@ BLOCK T highest(T mine, const RowTeam& team, T* shared) {
 KERNEL row_losses(const T* pred, const Target* target, const T* weight, const T* parameter,
                   long long* clock, T* grad, T* rows, double* totals, long long n, long long k) {
     __shared__ T shared[THREADS];
+    __shared__ double sums[THREADS];
     RowTeam team(k);
     T smoothing = parameter[0];
     EACH_ROW(i, team, n) {
@@ -78,6 +97,8 @@ KERNEL row_losses(const T* pred, const Target* target, const T* weight, const T*
             grad[i * k + j] = inside ? slope : T(0);
         }
     }
+    if (n * team.lanes > LOSS_ROUNDS * THREADS) return;
+    add_up(weight, clock, rows, totals, n, sums);
 }
 
 #else
@@ -88,6 +109,7 @@ KERNEL row_losses(const T* pred, const Target* target, const T* weight, const T*
 KERNEL row_losses(const T* pred, const Target* target, const T* weight, const T* parameter,
                   long long* clock, T* grad, T* rows, double* totals, long long n, long long k) {
     __shared__ T shared[THREADS];
+    __shared__ double sums[THREADS];
     RowTeam team(k);
     T divisor = MEAN ? T(k) : T(1);
     EACH_ROW(i, team, n) {
@@ -101,24 +123,14 @@ KERNEL row_losses(const T* pred, const Target* target, const T* weight, const T*
         loss = team.sum(loss, shared) / divisor;
         if (i < n && team.lane == 0) rows[i] = inside ? loss : T(0);
     }
+    if (n * team.lanes > LOSS_ROUNDS * THREADS) return;
+    add_up(weight, clock, rows, totals, n, sums);
 }
 
 #endif
 
-// Weigh the rows, add them up in float64, and report.
 KERNEL fold_rows(const T* pred, const Target* target, const T* weight, const T* parameter,
                  long long* clock, T* grad, T* rows, double* totals, long long n, long long k) {
-    __shared__ double shared[THREADS];
-    double loss = 0;
-    long long valid = clock[VALID] < n ? clock[VALID] : n;
-    for (long long i = threadIdx.x; i < n; i += THREADS) {
-        if (weight && i < valid) rows[i] *= weight[i];
-        loss += rows[i];
-    }
-    loss = summed(loss, threadIdx.x, THREADS, 1, shared);
-    if (threadIdx.x) return;
-    totals[0] = (clock[BEFORE] ? totals[0] : 0.0) + loss / batch_rows(clock);
-    totals[1] += loss;
-    totals[2] += valid < 0 ? 0.0 : (double)valid;
-    if (!(totals[0] - totals[0] == 0)) clock[FAULT] |= FAULT_LOSS;
+    __shared__ double sums[THREADS];
+    add_up(weight, clock, rows, totals, n, sums);
 }

@@ -16,8 +16,8 @@ import numpy as np
 
 from gpunet.device import Array
 from gpunet.kernels.registry import Kernel, Reference, Run, Stage, register
-from gpunet.kernels.slots import BEFORE, FAULT, FAULT_LOSS, VALID
-from gpunet.kernels.tiles import one_block, row_groups, shape2, valid_rows, valid_tiles
+from gpunet.kernels.slots import BEFORE, FAULT, FAULT_LOSS, LOSS_ROUNDS, THREADS, VALID
+from gpunet.kernels.tiles import row_groups, row_lanes, shape2, valid_rows, valid_tiles
 
 Term = Callable[[Array, Array, Any, Array, Array | None], None]
 """term(pred, target, parameter, rows, grad) writes the rows' losses and, where asked for, the
@@ -179,6 +179,19 @@ def _total(rows: Array, valid: int, count: int, clock: Array, totals: Array) -> 
     totals[2] += valid
 
 
+def _groups(pred: Array, *rest: Any) -> tuple[int]:
+    return (1,) if _is_one(pred) else row_groups(pred)
+
+
+def _folds(pred: Array, *rest: Any) -> tuple[int]:
+    return (0,) if _is_one(pred) else (1,)
+
+
+def _is_one(pred: Array) -> bool:
+    """Whether one block takes all rows."""
+    return len(pred) * row_lanes(pred) <= LOSS_ROUNDS * THREADS
+
+
 def _register(term: Term, batch_mean: bool = True) -> Kernel:
     return register(
         loss_of(term, batch_mean),
@@ -188,7 +201,7 @@ def _register(term: Term, batch_mean: bool = True) -> Kernel:
         outputs="clock grad rows totals",
         typed_by="pred",
         sizes=shape2,
-        stages=(Stage("row_losses", row_groups), Stage("fold_rows", one_block)),
+        stages=(Stage("row_losses", _groups), Stage("fold_rows", _folds)),
     )
 
 

@@ -27,33 +27,34 @@ struct Dropout {
     }
 };
 
-// This thread's block of lanes, for all threads of its own.
-BLOCK void share(const Words& drawn, unsigned long long* words) {
-    unsigned long long* own = words + 4 * threadIdx.x;
+// A block of lanes, number `at`, for all threads of this thread's own.
+BLOCK void share(const Words& drawn, unsigned long long* words, int at) {
+    unsigned long long* own = words + 4 * at;
     own[0] = drawn.a, own[1] = drawn.b, own[2] = drawn.c, own[3] = drawn.d;
 }
 
 // The dropout of a tile. Each of its rows is a run of lanes, within so many blocks; where the tile
-// is as wide as the matrix, rows lie end to end and are one run. A thread draws one block at most.
+// is as wide as the matrix, rows lie end to end and are one run. A thread draws DRAWS blocks at most.
 struct Mask {
-    enum { BLOCKS = TILE_COLUMNS / LANES + 1 };
+    enum { DRAWS = 2 };
     Dropout dropout;
     const unsigned long long* words;
     long long first;
     unsigned start, across, stride, drift;             // to the next row: in words, within a block
     BLOCK Mask(const Dropout& dropout, const Tile& tile, long long m, unsigned long long* words)
         : dropout(dropout), words(words), first(tile.first) {
-        static_assert(BLOCKS * TILE_ROUNDS <= TILE_COLUMNS, "more blocks than threads");
         bool is_whole = m <= tile.columns;
+        int runs = is_whole ? 1 : tile.rows, size = is_whole ? tile.rows * (int)m : tile.columns;
+        int blocks = (size + LANES - 2) / LANES + 1;   // that a run may lie in
         across = threadIdx.x & (tile.columns - 1);
-        stride = is_whole ? m : BLOCKS * LANES;
+        stride = is_whole ? m : blocks * LANES;
         drift = is_whole ? 0 : m;
-        long long run = is_whole ? 0 : threadIdx.x / BLOCKS;
         long long place = (dropout.before + first) * m + tile.column - across;
-        long long from = place + run * m, size = is_whole ? tile.rows * m : tile.columns;
-        long long block = from / LANES + (is_whole ? threadIdx.x : threadIdx.x % BLOCKS);
         start = (unsigned)place;
-        if (block * LANES < from + size) share(dropout.drawn(block), words);
+        for (int at = threadIdx.x; at < runs * blocks; at += THREADS) {
+            long long from = place + at / blocks * m, block = from / LANES + at % blocks;
+            if (block * LANES < from + size) share(dropout.drawn(block), words, at);
+        }
         __syncthreads();
     }
     BLOCK T of(T x, long long row) const {

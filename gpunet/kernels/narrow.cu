@@ -40,7 +40,7 @@ KERNEL relu_narrow_backward(const float* grad, const unsigned short* y, unsigned
     }
     if (!dbias) return;
     total = tile.sum(total, shared);
-    if (tile.leads(m)) work[blockIdx.x * m + tile.column] = total;
+    store_sum(tile, total, dbias, work, m);
 }
 
 KERNEL fold_narrow_gradient(const float* grad, const unsigned short* y, unsigned short* dz,

@@ -13,6 +13,7 @@ from gpunet.kernels.registry import Run, Stage, register
 from gpunet.kernels.slots import FAULT, NORM_EPSILON, NORM_MOMENTUM
 from gpunet.kernels.tiles import (
     column_chunks,
+    column_folds,
     column_strips,
     column_tiles,
     row_groups,
@@ -216,7 +217,7 @@ LAYER_NORM_BACKWARD = register(
     sizes=shape2,
     stages=(
         Stage("layer_norm_sums", column_tiles),
-        Stage("layer_norm_fold", column_strips),
+        Stage("layer_norm_fold", column_folds),
         Stage("layer_norm_backward", row_groups),
     ),
     work=_work,
@@ -242,7 +243,7 @@ BATCH_NORM_BACKWARD = register(
     sizes=shape2,
     stages=(
         Stage("batch_norm_sums", column_tiles),
-        Stage("batch_norm_fold", column_strips),
+        Stage("batch_norm_fold", column_folds),
         Stage("batch_norm_backward", column_tiles),
     ),
     work=_work,

@@ -22,7 +22,7 @@ BLOCK void values(const Tile& tile, const M& mask, const T* z, const T* bias, co
 
 template <class M>
 BLOCK void gradients(const Tile& tile, const M& mask, const T* grad, const T* z, const T* bias,
-                     const T* share, T* dz, T* work, long long m, T* shared) {
+                     const T* share, T* dz, T* dbias, T* dshare, T* work, long long m, T* shared) {
     T offset = bias && tile.column < m ? bias[tile.column] : T(0);
     T part = tile.column < m ? share[tile.column] : T(0), total = 0, along = 0;
     EACH_SOME(round) {
@@ -36,7 +36,7 @@ BLOCK void gradients(const Tile& tile, const M& mask, const T* grad, const T* z,
         }
     }
     total = tile.sum(total, shared);
-    store_pair(tile, total, tile.sum(along, shared), work, m);
+    store_pair(tile, total, tile.sum(along, shared), dbias, dshare, work, m);
 }
 
 BLOCK void fold(T* dbias, T* dshare, const T* work, long long n, long long m, T* shared) {
@@ -49,7 +49,7 @@ BLOCK void fold(T* dbias, T* dshare, const T* work, long long n, long long m, T*
 
 KERNEL forward(const T* z, const T* bias, const T* share, T* y, DROPOUT, T* dropped, T* work,
                long long n, long long m) {
-    __shared__ unsigned long long words[4 * THREADS];
+    __shared__ unsigned long long words[4 * Mask::DRAWS * THREADS];
     Tile tile(n, m, blockIdx.x, blockIdx.y);
     Mask mask({rate, hyper, key, clock, layer}, tile, m, words);
     values(tile, mask, z, bias, share, y, dropped, m);
@@ -57,11 +57,11 @@ KERNEL forward(const T* z, const T* bias, const T* share, T* y, DROPOUT, T* drop
 
 KERNEL backward(const T* grad, DROPOUT, const T* z, const T* bias, const T* share, T* dz, T* dbias,
                 T* dshare, T* work, long long n, long long m) {
-    __shared__ unsigned long long words[4 * THREADS];
+    __shared__ unsigned long long words[4 * Mask::DRAWS * THREADS];
     __shared__ T shared[THREADS];
     Tile tile(n, m, blockIdx.x, blockIdx.y);
     Mask mask({rate, hyper, key, clock, layer}, tile, m, words);
-    gradients(tile, mask, grad, z, bias, share, dz, work, m, shared);
+    gradients(tile, mask, grad, z, bias, share, dz, dbias, dshare, work, m, shared);
 }
 
 KERNEL fold_gradients(const T* grad, DROPOUT, const T* z, const T* bias, const T* share, T* dz,
@@ -81,7 +81,7 @@ KERNEL backward(const T* grad, const T* z, const T* bias, const T* share, T* dz,
                 T* work, long long n, long long m) {
     __shared__ T shared[THREADS];
     Tile tile(n, m, blockIdx.x, blockIdx.y);
-    gradients(tile, Whole(), grad, z, bias, share, dz, work, m, shared);
+    gradients(tile, Whole(), grad, z, bias, share, dz, dbias, dshare, work, m, shared);
 }
 
 KERNEL fold_gradients(const T* grad, const T* z, const T* bias, const T* share, T* dz, T* dbias,

@@ -56,7 +56,7 @@ KERNEL column_sums(const T* x, T* out, T* work, long long n, long long m) {
     T total = 0;
     EACH_TILE_ROW(row, tile) total += x[row * m + tile.column];
     total = tile.sum(total, shared);
-    if (tile.leads(m)) work[blockIdx.x * m + tile.column] = total;
+    store_sum(tile, total, out, work, m);
 }
 
 KERNEL fold_columns(const T* x, T* out, T* work, long long n, long long m) {

@@ -11,6 +11,7 @@ from gpunet.kernels.registry import Run, Stage, per_element, per_four, register
 from gpunet.kernels.slots import START
 from gpunet.kernels.tiles import (
     column_chunks,
+    column_folds,
     column_strips,
     column_tiles,
     scratch,
@@ -191,6 +192,6 @@ COLUMN_SUMS = register(
     outputs="out",
     typed_by="x",
     sizes=shape2,
-    stages=(Stage("column_sums", column_tiles), Stage("fold_columns", column_strips)),
+    stages=(Stage("column_sums", column_tiles), Stage("fold_columns", column_folds)),
     work=lambda x, out: column_chunks(x) * x.shape[1],
 )

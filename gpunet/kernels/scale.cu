@@ -22,7 +22,7 @@ KERNEL scale_backward(const T* grad, const T* x, const T* scale, T* dx, T* dscal
         }
     }
     total = tile.sum(total, shared);
-    if (tile.leads(m)) work[blockIdx.x * m + tile.column] = total;
+    store_sum(tile, total, dscale, work, m);
 }
 
 KERNEL fold_scale(const T* grad, const T* x, const T* scale, T* dx, T* dscale, T* work, long long n,

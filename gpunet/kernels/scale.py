@@ -9,7 +9,7 @@ from gpunet.device import Array
 from gpunet.kernels.registry import Run, Stage, register
 from gpunet.kernels.tiles import (
     column_chunks,
-    column_strips,
+    column_folds,
     column_tiles,
     scratch,
     shape2,
@@ -59,6 +59,6 @@ SCALE_BACKWARD = register(
     outputs="dx dscale",
     typed_by="grad",
     sizes=shape2,
-    stages=(Stage("scale_backward", column_tiles), Stage("fold_scale", column_strips)),
+    stages=(Stage("scale_backward", column_tiles), Stage("fold_scale", column_folds)),
     work=_work,
 )

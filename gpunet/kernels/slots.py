@@ -20,6 +20,10 @@ THREADS = 256
 TILE_COLUMNS, TILE_ROUNDS = 32, 8
 """Tiles of columns: the widest, and the rows of one that each thread has."""
 
+FEW_ROWS, LOSS_ROUNDS = 256, 4
+"""Rows that are one tile, however narrow, so that it has whole sums of columns; and the rounds in
+which one block may take all rows of a loss."""
+
 PARTIALS = 512
 """Partial sums of a norm, at most."""
 

@@ -5,7 +5,7 @@ from math import ceil
 from typing import Any
 
 from gpunet.device import Array
-from gpunet.kernels.slots import THREADS, TILE_COLUMNS, TILE_ROUNDS, VALID
+from gpunet.kernels.slots import FEW_ROWS, THREADS, TILE_COLUMNS, TILE_ROUNDS, VALID
 
 TILE = 32_768
 """Elements of a NumPy tile, unless one row has more."""
@@ -58,31 +58,47 @@ def shape2(x: Array, *rest: Any) -> tuple[int, int]:
 
 def column_chunks(x: Array) -> int:
     """Row chunks that a column sum over `x` (n, m) has on CUDA."""
-    return ceil(x.shape[0] / (TILE_ROUNDS * THREADS // _tile_columns(x.shape[1])))
+    return ceil(len(x) / _tile_rows(_tile_columns(*shape2(x))))
 
 
 def column_tiles(x: Array, *rest: Any) -> tuple[int, int]:
     """The grid of a column sum's first stage: row chunks, strips of columns."""
-    return column_chunks(x), ceil(x.shape[1] / _tile_columns(x.shape[1]))
+    return column_chunks(x), *column_strips(x)
 
 
 def column_strips(x: Array, *rest: Any) -> tuple[int]:
-    """The grid of a column sum's last stage: strips of columns."""
-    return (ceil(x.shape[1] / _tile_columns(x.shape[1])),)
+    """A grid of strips of columns."""
+    return (ceil(x.shape[1] / _tile_columns(*shape2(x))),)
+
+
+def column_folds(x: Array, *rest: Any) -> tuple[int]:
+    """The grid of a column sum's last stage, which one chunk does not want."""
+    return (0,) if column_chunks(x) == 1 else column_strips(x)
 
 
 def row_groups(x: Array, *rest: Any) -> tuple[int]:
     """A grid in which each row of `x` (n, m) has as many threads as columns, at most a block."""
-    lanes = min(THREADS, _power_of_two(x.shape[1]))
-    return (min(ceil(x.shape[0] * lanes / THREADS), 65_536),)
+    return (min(ceil(len(x) * row_lanes(x) / THREADS), 65_536),)
+
+
+def row_lanes(x: Array) -> int:
+    """The threads that a row of `x` (n, m) has in `row_groups`."""
+    return min(THREADS, _power_of_two(x.shape[1]))
 
 
 def one_block(*arguments: Any) -> tuple[int]:
     return (1,)
 
 
-def _tile_columns(columns: int) -> int:
-    return min(TILE_COLUMNS, _power_of_two(columns))
+def _tile_columns(rows: int, columns: int) -> int:
+    width = min(TILE_COLUMNS, _power_of_two(columns))
+    while _tile_rows(width) < rows <= FEW_ROWS:
+        width //= 2
+    return width
+
+
+def _tile_rows(columns: int) -> int:
+    return THREADS // columns * TILE_ROUNDS
 
 
 def _power_of_two(n: int) -> int:
