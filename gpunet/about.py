@@ -36,7 +36,8 @@ def environment(device: Device) -> dict[str, str]:
     """What a run's bits depend on, beside its data and settings: versions, BLAS, device."""
     found = {"gpunet": __version__, "numpy": version("numpy"), "device": device.name}
     if device.kind == "cpu":
-        found["kernels"] = _kernels() if device.kernels == "auto" else device.kernels
+        auto = _kernels().partition(" ")[0]
+        found["kernels"] = auto if device.kernels == "auto" else device.kernels
     return {**found, **device.traits()}
 
 

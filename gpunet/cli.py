@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from gpunet import isolation, view
-from gpunet.commas import split
+from gpunet.commas import argument, split
 from gpunet.errors import (
     CheckFailed,
     DataError,
@@ -75,7 +75,11 @@ OutPath = Annotated[
 ConfigPath = Annotated[
     Optional[Path],
     typer.Option(
-        "--config", "-c", help="TOML file of settings; flags win.", rich_help_panel=OUTPUT
+        "--config",
+        "-c",
+        readable=False,
+        help="TOML file of settings; flags win.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 DryRun = Annotated[
@@ -86,7 +90,10 @@ Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Warnings alone.", rich_help_panel=OUTPUT)
 ]
 Json = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a model file.")]
+RunPath = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", readable=False, help="A run directory, or a model file."),
+]
 DataPath = Annotated[str, typer.Argument(metavar="DATA", help="A file, or a built-in set.")]
 DeviceName = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
 Delimiter = Annotated[
@@ -235,7 +242,7 @@ def tune(
 
 @app.command(cls=Command)
 def resume(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", readable=False, help="A run directory.")],
     data: MovedData = None,
     epochs: Annotated[
         Optional[str], typer.Option("-e", "--epochs", help="+50: so many more, anew.")
@@ -264,7 +271,7 @@ def resume(
 
 @app.command(cls=Command)
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", readable=False, help="A run directory.")],
     data: MovedData = None,
     epochs: Annotated[
         Optional[str], typer.Option("-e", "--epochs", metavar=LIST, help="Which. All unless given.")
@@ -279,11 +286,13 @@ def verify(
 
     found = rerun.verify(run, _numbers(epochs, "--epochs"), devices or (), data)
     wrong = [each for each in found if each.wrong]
+    for what in dict.fromkeys(each.unlike for each in found if each.unlike):
+        view.warn(f"only losses are compared, and within {rerun.TOLERANCE:.1%}: {what}")
     if json:
         report = {"schema": "gpunet.verify/1", "run": str(run), "ok": not wrong}
         view.print_json({**report, "epochs": [vars(each) for each in found]})
     else:
-        rows = [[each.epoch, each.step, each.device, each.wrong or "same"] for each in found]
+        rows = [[each.epoch, each.step, each.device, each.said] for each in found]
         view.table(["epoch", "step", "device", ""], rows, right=(0, 1))
     if wrong:
         raise CheckFailed(f"{run}: {len(wrong):,} of {len(found):,} epochs differ")
@@ -406,8 +415,8 @@ OwnData = Annotated[
 
 @app.command(cls=Command)
 def compare(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A")],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B")],
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", readable=False)],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", readable=False)],
     data: OwnData = None,
     device: DeviceName = "cpu",
     delimiter: Delimiter = None,
@@ -668,7 +677,9 @@ def _run(arguments: list[str]) -> int:
         if fault.filename is None:
             _leave_quietly()
         kind = NotPermitted if isinstance(fault, PermissionError) else WriteError
-        said = f"{fault.filename or 'stdout'}: {fault.strerror or fault}"
+        is_nowhere = isinstance(fault, FileNotFoundError)
+        nameless = "the working directory" if is_nowhere else "stdout"
+        said = f"{fault.filename or nameless}: {fault.strerror or fault}"
         return _fail(fault, said, kind.exit_code)
     except _Ended as fault:
         return _fail(fault, "interrupted", 128 + fault.number)
@@ -836,7 +847,7 @@ def _check_ended(planned: "Job", caught: list[int], summary: dict[str, Any]) -> 
     """Raise Interrupted where a signal has stopped a run."""
     if summary["ended"] == "stopped":
         where = f"step {summary['steps']:,} of {planned.steps:,}"
-        hint = f"go on with: gpunet resume {planned.out}"
+        hint = f"go on with: gpunet resume {argument(planned.out)}"
         raise Interrupted(f"stopped after {where}", hint, caught[0])
 
 
@@ -1176,6 +1187,6 @@ def _next_steps(summary: dict[str, Any]) -> list[tuple[str, str]]:
     kept = f"{epoch} of {summary['epochs']:,}{why}"
     return [
         ("kept", f"{kept}, {view.duration(summary['seconds'])} on {summary['runs_on']}"),
-        ("next", f"gpunet evaluate {run} DATA"),
-        ("", f"gpunet predict {run} DATA -o predictions.csv"),
+        ("next", f"gpunet evaluate {argument(run)} DATA"),
+        ("", f"gpunet predict {argument(run)} DATA -o predictions.csv"),
     ]

@@ -1,8 +1,9 @@
-"""Lists with commas, as the command line has them. Refuses nothing: quotes that do not close are
-text."""
+"""Lists with commas, and names, as the command line has them. Refuses nothing: quotes that do not
+close are text."""
 
 import re
 from collections.abc import Iterable
+from shlex import quote
 
 _part = re.compile(r'\s*("(?:[^"]|"")*")?([^,]*)(,|$)')
 
@@ -22,6 +23,12 @@ def split(text: str) -> tuple[str, ...]:
 def joined(parts: Iterable[object]) -> str:
     """What `split` makes these parts of, with quotes where they are needed."""
     return ",".join(map(_quoted, map(str, parts)))
+
+
+def argument(path: object) -> str:
+    """A path as it is typed into a shell, where none is an option."""
+    text = str(path)
+    return quote(f"./{text}" if text.startswith("-") else text)
 
 
 def _quoted(part: str) -> str:

@@ -5,6 +5,7 @@ library read them off. Flags win over the file, the file over a built-in set's r
 over the defaults. A value that was given is never ignored: two that conflict are a UsageError.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -441,6 +442,8 @@ def read_file(path: Path | str | None) -> dict[str, Any]:
     try:
         if str(path) == "-" or Path(path).is_fifo():
             raise UsageError(f"{path}: a pipe; settings are read more than once", "name a file")
+        if Path(path).is_char_device() and str(path) != os.devnull:
+            raise UsageError(f"{path}: a device; wanted a TOML file of settings")
         return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputMissing(f"{path}: no such file") from None

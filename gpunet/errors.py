@@ -111,6 +111,12 @@ class Diverged(GpunetError):
         self.fault = fault
 
 
+def of_code(code: int) -> type[GpunetError]:
+    """The error with that exit code; CheckFailed where none has."""
+    known = {each.exit_code: each for each in GpunetError.__subclasses__()}
+    return known.get(code, CheckFailed)
+
+
 class Interrupted(GpunetError):
     """A signal ended the work early; what was finished is saved."""
 

@@ -171,7 +171,7 @@ class Worker:
 
 def serve(entry: str, parent: int) -> None:
     """Answer requests on standard input until it ends. What runs in the other process."""
-    _die_with(parent)
+    die_with(parent)
     hide_pandas()
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -304,7 +304,7 @@ def _widen(pipe: Any) -> None:
         fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """End when the parent does; now where it was quicker: its request may lie in the pipe."""
     if sys.platform == "linux":
         import ctypes

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
-from os.path import isdir
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from gpunet.data.schema import check_columns
 from gpunet.data.targets import NUMBERS, by_target
 from gpunet.data.words import FORMULA, MISSING_NUMBER, NUMBER
 from gpunet.device import Device, resolve
-from gpunet.errors import DataError, GpunetError, ModelInvalid, UsageError, warn
+from gpunet.errors import DataError, GpunetError, InputMissing, ModelInvalid, UsageError, warn
 from gpunet.metrics import loss_metric
 from gpunet.model import Ensemble, Network
 from gpunet.sizes import counted
@@ -224,6 +224,8 @@ def load(path: Path | str) -> Model:
     """
     path = Path(path)
     run.refuse_study(path)
+    if isfile(path / run.IDENTITY) and not isfile(path / MODEL_FILE):
+        raise InputMissing(f"{path}: the run has no model yet", "its first checkpoint brings one")
     weights, state = run.unpack(path / MODEL_FILE if isdir(path) else path)
     try:
         schema = Schema.from_dict(state["schema"])

@@ -40,12 +40,19 @@ ON_ANOTHER_DEVICE = ("threads", "kernels", "split", "precision", "micro_batch_si
 
 @dataclass(frozen=True)
 class Compared:
-    """One report of a run, made again: what differs, in words; nothing where all is the same."""
+    """One report of a run, made again: what differs, in words; nothing where all is the same, or,
+    in an environment that is `unlike` the run's, the rate and losses within TOLERANCE."""
 
     step: int
     epoch: int
     device: str
     wrong: str
+    unlike: str = ""
+
+    @property
+    def said(self) -> str:
+        """What differs, or how close it is."""
+        return self.wrong or (f"within {TOLERANCE:.1%}" if self.unlike else "same")
 
 
 def is_run(path: object) -> bool:
@@ -237,16 +244,16 @@ def _compare(
     again = reopen(path, data, device)
     if changed := _differences(again, path):
         raise ModelInvalid(changed[0], "bring back what the run was trained with")
-    here, there = about.environment(again.choice.device), again.identity["environment"]
-    if here == there and not is_whole:
+    unlike = "; ".join(_unlike(again))
+    if not unlike and not is_whole:
         again.start = _before(again, path, wanted[0]["step"])
     name = again.choice.device.name
     by_step = {line["step"]: line for line in wanted}
     for report in again.reports():
         line = by_step.pop(report.step, None)
         if line is not None:
-            wrong = _wrong(line, report, exact=here == there)
-            yield Compared(report.step, report.epoch, name, wrong)
+            wrong = _wrong(line, report, exact=not unlike)
+            yield Compared(report.step, report.epoch, name, wrong, unlike)
         elif is_whole:
             yield Compared(report.step, report.epoch, name, f"not in {METRICS}")
         if not by_step:
@@ -262,8 +269,18 @@ def _wrong(line: dict[str, Any], report: Report, exact: bool) -> str:
         return "loss is not a number"
     if exact:
         return ", ".join(name for name in again if line.get(name) != again[name])
-    near = abs(line["loss"] - again["loss"]) <= TOLERANCE * max(abs(line["loss"]), 1e-12)
-    return "" if near else f"loss {again['loss']:g}, recorded {line['loss']:g}"
+    pairs = {"loss": (line["loss"], again["loss"]), "lr": (line["lr"], again["lr"])}
+    if "loss" in line["validation"]:
+        pairs["validation loss"] = line["validation"]["loss"], again["validation"].get("loss")
+    far = (f"{name} {b:g}, recorded {a:g}" for name, (a, b) in pairs.items() if not _near(a, b))
+    return ", ".join(far)
+
+
+def _near(a: float | None, b: float | None) -> bool:
+    """Whether two numbers are alike within TOLERANCE; none is like none alone."""
+    if a is None or b is None:
+        return a is b
+    return abs(a - b) <= TOLERANCE * max(abs(a), 1e-12)
 
 
 def _before(again: Job, path: Path, step: int) -> Snapshot | None:
@@ -292,9 +309,13 @@ def _differences(resumed: Job, path: Path) -> list[str]:
 
 def _surroundings(resumed: Job) -> list[str]:
     """What else differs from the first day, which bits may follow from."""
-    here, there = about.environment(resumed.choice.device), resumed.identity["environment"]
+    return [f"not bit for bit: {what}" for what in _unlike(resumed)]
+
+
+def _unlike(again: Job) -> list[str]:
+    here, there = about.environment(again.choice.device), again.identity["environment"]
     differing = [name for name in sorted(here.keys() | there) if here.get(name) != there.get(name)]
-    return [f"not bit for bit: {n} is {here.get(n)}, was {there.get(n)}" for n in differing]
+    return [f"{n} is {here.get(n)}, was {there.get(n)}" for n in differing]
 
 
 def _is_split_alike(resumed: Job, path: Path) -> bool:
@@ -316,14 +337,24 @@ def _take_newest(resumed: Job) -> list[str]:
             passed.append(f"{file}: not a checkpoint of this run")
         else:
             _restore(resumed, found)
+            _check_fits(resumed, found)
             return [f"{reason}; taking the one before it" for reason in passed]
     if passed:
         count = len(passed)
         raise ModelInvalid(f"{resumed.run.path}: no good checkpoint of {count}: {passed[0]}")
     if (resumed.run.path / MODEL_FILE).exists():
-        anew = f"to train anew: gpunet train DATA --config {resumed.run.path / SETTINGS}"
+        argument = commas.argument(resumed.run.path / SETTINGS)
+        anew = f"to train anew: gpunet train DATA --config {argument}"
         raise ModelInvalid(f"{resumed.run.path}: none of its checkpoints is left", anew)
     return []
+
+
+def _check_fits(resumed: Job, found: Checkpoint) -> None:
+    """Raise ModelInvalid for a checkpoint of other weights, before anything is written."""
+    saved = {n: a.shape for n, a in found[0].items() if n.startswith("weight.")}
+    mine = {f"weight.{n}": a.shape for n, a in resumed.model.network.weights.items()}
+    if wrong := sorted(saved.items() ^ mine.items()):
+        raise ModelInvalid(f"the checkpoint does not fit the network: {wrong[0][0]}")
 
 
 def _is_ours(resumed: Job, found: Checkpoint) -> bool:

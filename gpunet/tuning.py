@@ -6,6 +6,7 @@ once. Trials are judged on their validation rows; no test part is looked at befo
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,12 +17,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gpunet import auto, job, loop, predict, rerun, space
+from gpunet import auto, isolation, job, loop, predict, rerun, space
 from gpunet.config import Settings
 from gpunet.data import is_passing
 from gpunet.data.limits import automatic
 from gpunet.errors import (
-    CheckFailed,
     Diverged,
     GpunetError,
     Interrupted,
@@ -30,6 +30,7 @@ from gpunet.errors import (
     OutputExists,
     Unavailable,
     UsageError,
+    of_code,
 )
 from gpunet.job import SUMMARY, Job
 from gpunet.loop import Control
@@ -46,6 +47,8 @@ REPORTS = 32
 """How often a trial is compared with the others."""
 POLL = 0.3
 """Seconds between two looks at the journal while other processes work."""
+KILLED = -9
+"""How a process ends that a system without memory kills."""
 SERVE = "from gpunet import tuning; tuning.serve()"
 INTERRUPTED, WHY = "interrupted", "why"
 FAILING = (Diverged, OutOfMemory, UsageError)
@@ -326,7 +329,7 @@ class Tuner:
         return least[0], False
 
     def _share(self, study: Any) -> Iterator[Trial]:
-        """Trials of other processes, as they end. Raises CheckFailed where one of them failed."""
+        """Trials of other processes, as they end. Raises what ended one of them early."""
         seen = {each.number for each in _ended(study)}
         crew = [self._start(worker) for worker in range(self.workers)]
         is_told = False
@@ -346,11 +349,9 @@ class Tuner:
         finally:
             _end(crew)
             said = [each.communicate()[1] for each in crew]
-        lost = [text for each, text in zip(crew, said, strict=True) if each.returncode]
+        lost = [(each.returncode, text) for each, text in zip(crew, said) if each.returncode]
         if lost and not self.control.stop:
-            why = (lost[0].strip().splitlines() or ["it was killed"])[-1]
-            message = f"{len(lost)} of {len(crew)} workers ended early: {why}"
-            raise CheckFailed(message, "the same command goes on")
+            raise _early(lost, len(crew))
 
     def _start(self, worker: int) -> "subprocess.Popen[str]":
         """A process that works on the study; cores and memory are shared out."""
@@ -378,17 +379,17 @@ class Tuner:
             start_new_session=True,  # a Ctrl-C is for the one that started them
         )
         assert process.stdin is not None
+        crew = {"worker": worker, "parent": os.getpid()}
         with suppress(BrokenPipeError), process.stdin as pipe:
-            pipe.write(json.dumps({"worker": worker, "tuner": asked}, default=str))
+            pipe.write(json.dumps({**crew, "tuner": asked}, default=str))
         process.stdin = None
         return process
 
 
 def serve() -> None:
     """Work on a study that another process holds: what standard input says; SIGTERM ends it."""
-    import signal
-
     asked = json.load(sys.stdin)
+    isolation.die_with(asked["parent"])
     try:
         tuner = Tuner(**asked["tuner"], held=True)
         signal.signal(signal.SIGTERM, lambda *_: setattr(tuner.control, "stop", True))
@@ -473,6 +474,15 @@ def _trial(ended: Any, settings: dict[str, Any]) -> Trial:
     value, loss = (ended.value, facts["loss"]) if state == "done" else (None, None)
     spent = facts.get("epochs", 0), facts.get("seconds", 0.0)
     return Trial(ended.number, state, value, loss, settings, *spent, facts.get(WHY, ""))
+
+
+def _early(lost: Sequence[tuple[int, str]], crew: int) -> GpunetError:
+    """Why workers ended before their work did: by the first of them."""
+    code, text = lost[0]
+    why = (text.strip().splitlines() or ["it was killed"])[-1]
+    kind = OutOfMemory if code == KILLED else of_code(code)
+    message = f"{len(lost)} of {crew} workers ended early: {why}"
+    return kind(message, "the same command goes on")
 
 
 def _end(crew: Sequence["subprocess.Popen[str]"]) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -42,8 +42,44 @@ def out() -> Console:
 
 def err() -> Console:
     """The console of talk; live pieces only where stderr is a terminal."""
-    live = _is_terminal()
-    return Console(stderr=True, markup=False, highlight=False, emoji=False, force_interactive=live)
+    live, file = _is_terminal(), None if sys.stderr is None else _Talk(sys.stderr)
+    return Console(
+        stderr=True,
+        file=file,  # type: ignore[arg-type]
+        markup=False,
+        highlight=False,
+        emoji=False,
+        force_interactive=live,
+    )
+
+
+class _Talk:
+    """stderr, but for its faults: work goes on where nobody reads it any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+        except OSError:
+            _hush()
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError:
+            _hush()
+
+
+def _hush() -> None:
+    """What is still said, and what stderr holds, is dropped."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def show(text: object, stream: object = None) -> str:
@@ -381,13 +417,8 @@ def _is_terminal() -> bool:
 
 
 def _talk(text: str) -> None:
-    """To stderr; work goes on where nobody reads it any more."""
-    if sys.stderr is None:
-        return
-    try:
-        sys.stderr.write(text)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    if sys.stderr is not None:
+        _Talk(sys.stderr).write(text)
 
 
 def number(value: float | None) -> str:

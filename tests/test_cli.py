@@ -527,6 +527,75 @@ def test_a_full_disk_behind_stdout_is_exit_74() -> None:
     assert done.returncode == 74, done.stderr
 
 
+def test_a_full_disk_behind_stderr_ends_nothing(tmp_path: Path) -> None:
+    code = [sys.executable, "-P", "-m", "gpunet", *PENGUINS, "-o", str(tmp_path / "run"), "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(code, stdout=subprocess.PIPE, stderr=full, text=True)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["ended"]
+
+
+@pytest.mark.parametrize("is_heard", [False, True])
+def test_a_terminal_that_goes_away_is_no_fault_of_the_run(tmp_path: Path, is_heard: bool) -> None:
+    """Its hang-up stops the run cleanly; where that is not heard, the run goes on to its end."""
+    pty = pytest.importorskip("pty")
+    own, theirs = pty.openpty()
+    steps = "100000000" if is_heard else "30000"
+    given = ["lecture", "--device", "cpu", "--steps", steps, "-o", str(tmp_path / "run")]
+    start = "import os, sys, signal; from gpunet.cli import main; "
+    start += "" if is_heard else "signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    code = [sys.executable, "-P", "-c", f"{start}main(sys.argv[1:])", "train", *given]
+    run = subprocess.Popen(code, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    while b"step" not in said and b"epoch" not in said:
+        said += os.read(own, 4096)
+    os.close(own)
+    if is_heard:
+        run.send_signal(signal.SIGHUP)
+    assert run.wait(120) == (128 + signal.SIGHUP if is_heard else 0)
+    status = json.loads((tmp_path / "run/status.json").read_text())
+    assert status["state"] == ("stopped" if is_heard else "done")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")
+def test_what_may_not_be_read_is_exit_77(cli) -> None:
+    cli(*PENGUINS, "-o", "run")
+    Path("own.toml").write_text("epochs = 1")
+    for path in ("run", "own.toml"):
+        os.chmod(path, 0)
+    try:
+        for arguments in (("resume", "run"), ("train", "penguins", "-c", "own.toml")):
+            assert cli(*arguments).code == 77
+    finally:
+        os.chmod("run", 0o700)
+
+
+def test_that_a_path_may_be_read_is_asked_where_it_is_read(cli, monkeypatch) -> None:
+    """Typer's own answer would be a fault of the command line's."""
+    cli(*PENGUINS, "-o", "run")
+    Path("own.toml").write_text("epochs = 1")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
+    assert cli("verify", "run").code == 0
+    assert cli("evaluate", "run", "penguins").code == 0
+    assert cli("compare", "run", "run").code == 0
+    assert cli("train", "penguins", "-c", "own.toml", "--dry-run").code == 0
+    assert cli("resume", "run").code == 0
+
+
+def test_a_run_without_a_model_yet_says_so(cli) -> None:
+    cli(*PENGUINS, "-o", "run")
+    Path("run/model.safetensors").unlink()
+    done = cli("predict", "run", "penguins")
+    assert done.code == 66
+    assert "run: the run has no model yet; its first checkpoint brings one" in done.errors[0]
+
+
+def test_what_can_be_typed_next_is_quoted(cli) -> None:
+    told = cli(*PENGUINS, "-o", "./-one two").err
+    assert "gpunet evaluate './-one two' DATA" in told
+
+
 @pytest.mark.parametrize("arguments", [["info"], ["--help"], ["data", "list", "--json"]])
 def test_a_result_for_a_closed_stdout_is_exit_74(arguments: list[str]) -> None:
     code = [sys.executable, "-P", "-m", "gpunet", *arguments]

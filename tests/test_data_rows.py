@@ -67,6 +67,16 @@ def test_a_spool_leaves_no_file(tmp_path, monkeypatch) -> None:
     np.testing.assert_array_equal(found[:], X)
 
 
+def test_a_folder_for_rows_that_is_none_is_said(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    for name in ("none", "file"):
+        monkeypatch.setenv("TMPDIR", str(tmp_path / name))
+        with pytest.raises(WriteError, match=f"{name}: TMPDIR is no folder to write in"):
+            rows.folder()
+    monkeypatch.delenv("TMPDIR")
+    assert rows.folder() == rows.ROOMY
+
+
 def test_a_full_disk_is_an_error_of_its_own() -> None:
     spool = Spool(5, np.float32)
     with open("/dev/full", "r+b", buffering=0) as full:

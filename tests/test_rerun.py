@@ -12,9 +12,17 @@ import numpy as np
 import pytest
 
 import gpunet
-from gpunet import job, rerun
+from gpunet import about, job, rerun
 from gpunet.cli import main
-from gpunet.errors import CheckFailed, InputMissing, ModelInvalid, RunBusy, UsageError
+from gpunet.device.cpu import Cpu
+from gpunet.errors import (
+    CheckFailed,
+    InputMissing,
+    ModelInvalid,
+    RunBusy,
+    Unavailable,
+    UsageError,
+)
 from gpunet.job import METRICS
 from gpunet.predict import MODEL_FILE
 from gpunet.run import SPLIT, Run, checkpoints, pack, unpack
@@ -184,6 +192,44 @@ def test_another_environment_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     resumed, notes = rerun.take_up(path)
     assert notes == ["not bit for bit: gpunet is 9.9, was 0.1.0"]
     run_until(resumed)
+
+
+@pytest.mark.parametrize("name", ["", "loss", "lr", "validation"])
+def test_verify_in_another_environment_says_how_close_it_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = train(tmp_path / "a")
+    lines = [json.loads(line) for line in (path / METRICS).read_text().splitlines()]
+    if name:
+        where = lines[3] if name in ("loss", "lr") else lines[3][name]
+        where["loss" if name == "validation" else name] *= 1.01
+    (path / METRICS).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    monkeypatch.setattr("gpunet.about.__version__", "9.9")
+    found = rerun.verify(path)
+    assert {each.unlike for each in found} == {"gpunet is 9.9, was 0.1.0"}
+    wrong = [each.epoch for each in found if each.wrong]
+    assert wrong == ([4] if name else [])
+    assert found[0].said == "within 0.1%"
+    assert name in found[3].said
+
+
+def test_a_way_without_native_loops_is_one_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise Unavailable("no module below /one/place")
+
+    monkeypatch.setattr("gpunet.about.native.load", refuse)
+    assert about.environment(Cpu("auto", 1))["kernels"] == "numpy"
+
+
+def test_a_checkpoint_of_another_network_changes_nothing(tmp_path: Path) -> None:
+    rows = [f"{i % 7},{i % 5},{i % 2}" for i in range(60)]
+    (data := tmp_path / "t.csv").write_text("\n".join(["a,b,y", *rows]))
+    gpunet.train(data, "y", out=tmp_path / "a", **SETTINGS)
+    before = {p: p.read_bytes() for p in (tmp_path / "a").glob("*.json*")}
+    data.write_text("\n".join(["a,y", *(row[0] + row[3:] for row in rows)]))
+    with pytest.raises(ModelInvalid, match="does not fit the network: weight"):
+        rerun.take_up(tmp_path / "a", more="+5", allow_inexact=True)
+    assert before == {p: p.read_bytes() for p in (tmp_path / "a").glob("*.json*")}
 
 
 def test_data_in_memory_must_be_given_again(tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ from gpunet.errors import (
     CheckFailed,
     Diverged,
     ModelInvalid,
+    OutOfMemory,
     OutputExists,
     Unavailable,
     UsageError,
+    WriteError,
 )
 from gpunet.space import Range
 from gpunet.tuning import Tuner
@@ -351,6 +353,12 @@ def test_what_a_worker_died_of_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     made = Tuner("penguins", SMALL, None, tmp_path / "study", 2, workers=2)
     with pytest.raises(CheckFailed, match="2 of 2 workers ended early: no room"):
         list(made.search())
+    monkeypatch.setattr(tuning, "SERVE", "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(OutOfMemory, match="2 of 2 workers ended early: it was killed"):
+        list(made.search())
+    monkeypatch.setattr(tuning, "SERVE", "raise SystemExit(74)")
+    with pytest.raises(WriteError, match="2 of 2 workers ended early"):
+        list(made.search())
     made.close()
 
 
@@ -395,6 +403,28 @@ def test_a_signal_ends_the_search_and_it_goes_on(tmp_path: Path, workers: str) -
     out, err = again.communicate()
     assert again.returncode == 0, err
     assert out.splitlines()[0].split()[:2] == ["trial", "log-loss"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    done = command(tmp_path, "--epochs", "100000", "--patience", "0", "--workers", "2", "-q")
+    crew = Path(f"/proc/{done.pid}/task/{done.pid}/children")
+    journal = tmp_path / "study" / "journal.log"
+    while not (journal.exists() and journal.read_text().count("worker") > 1):
+        assert done.poll() is None
+        time.sleep(0.05)
+    workers = [Path(f"/proc/{number}/stat") for number in crew.read_text().split()]
+    done.kill()
+    done.communicate()
+
+    def alive() -> bool:
+        return any(each.exists() and each.read_text().split()[2] != "Z" for each in workers)
+
+    assert len(workers) >= 2
+    late = time.monotonic() + 20
+    while alive() and time.monotonic() < late:
+        time.sleep(0.05)
+    assert not alive()
 
 
 def test_what_is_said_of_the_best_is_aligned(tmp_path: Path) -> None:

@@ -301,16 +301,19 @@ def _parse(text: memoryview, delimiter: bytes, cut: Cut, name: str) -> "pa.Table
     names = [f"f{i}" for i in range(cut.cells)]
     # Between blocks pyarrow loses a line end inside quotes: such pieces are read as one block.
     block = max(BLOCK, 2 * cut.longest[0] + 2, CELLS_A_BLOCK * cut.cells)
-    block = len(text) if cut.wraps else block
-    reading = csv.ReadOptions(autogenerate_column_names=True, block_size=min(block, MAX_BLOCK))
+    block = min(len(text) if cut.wraps else block, MAX_BLOCK)
+    how = {"block_size": block, "autogenerate_column_names": True}
     parsing = csv.ParseOptions(delimiter=delimiter.decode(), newlines_in_values=cut.wraps)
     converting = csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
     )
-    try:
-        return csv.read_csv(pa.BufferReader(text), reading, parsing, converting)
-    except pa.ArrowException as error:
-        raise DataError(f"{name}: could not be read as CSV ({error})") from None
+    for has_threads in (True, False):  # a system may refuse more of them
+        reading = csv.ReadOptions(use_threads=has_threads, **how)
+        try:
+            return csv.read_csv(pa.BufferReader(text), reading, parsing, converting)
+        except pa.ArrowException as error:
+            reason = error
+    raise DataError(f"{name}: could not be read as CSV ({reason})")
 
 
 def _names(titles: list[str], name: str, mark: str) -> tuple[list[str], tuple[str, ...]]:

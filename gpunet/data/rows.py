@@ -145,10 +145,15 @@ class Spool:
 
 
 def folder() -> str:
-    """Where spools are made: `TMPDIR`, else /var/tmp, which is on disk where /tmp may be memory."""
-    if os.environ.get("TMPDIR") or not os.access(ROOMY, os.W_OK | os.X_OK):
-        return tempfile.gettempdir()
-    return ROOMY
+    """Where spools are made: `TMPDIR`, else /var/tmp, which is on disk where /tmp may be memory.
+
+    Raises WriteError where the first is no folder to write in.
+    """
+    if given := os.environ.get("TMPDIR"):
+        if not os.path.isdir(given) or not os.access(given, os.W_OK | os.X_OK):
+            raise WriteError(f"{given}: TMPDIR is no folder to write in", "set it to another")
+        return given
+    return ROOMY if os.access(ROOMY, os.W_OK | os.X_OK) else tempfile.gettempdir()
 
 
 def check_room(wanted: int) -> None:

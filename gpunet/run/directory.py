@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 import numpy as np
 
+from gpunet.commas import argument
 from gpunet.errors import (
     GpunetError,
     InputMissing,
@@ -270,7 +271,7 @@ def _taken(path: Path) -> OutputExists:
             os.close(descriptor)
     hint = "name another with -o, or leave -o out"
     if (path / IDENTITY).is_file():
-        hint = f"go on with it: gpunet resume {path}; or name another with -o"
+        hint = f"go on with it: gpunet resume {argument(path)}; or name another with -o"
     return OutputExists(f"{path}: is there already", hint)
 
 
