@@ -339,14 +339,25 @@ def check_weights_are_of_the_network_that_is_named(folder: Path) -> None:
 
 
 def check_a_checkpoint_has_the_networks_shapes(folder: Path) -> None:
-    path = folder / "run"
+    path = turned(folder / "run", "state0.hidden2.weight")
+    with pytest.raises(ModelInvalid, match="does not fit"):
+        follow(rerun.take_up(path)[0])
+
+
+def check_a_checkpoint_of_other_weights_is_not_taken_up(folder: Path) -> None:
+    path = turned(folder / "run", "weight.hidden2.weight")
+    with pytest.raises(ModelInvalid, match="does not fit"):
+        rerun.take_up(path)
+
+
+def turned(path: Path, name: str) -> Path:
+    """A run with a tensor of another shape in its checkpoints."""
     follow(begin(path, hidden=(6, 4)))
     for each in checkpoints(path):
         found, state = unpack(each)
-        found["weight.hidden2.weight"] = found["weight.hidden2.weight"].T
+        found[name] = found[name].T
         each.write_bytes(tensors.pack(found, state))
-    with pytest.raises(ModelInvalid, match="does not fit"):
-        follow(rerun.take_up(path)[0])
+    return path
 
 
 LOADING = {
@@ -393,6 +404,10 @@ LOADING = {
     "tensors of any shape that has the size": (
         line(loop._check_layout, "layouts[0] != layouts[1]", "False"),
         check_a_checkpoint_has_the_networks_shapes,
+    ),
+    "weights of any shape are taken up": (
+        line(rerun._check_fits, "saved.items() ^ mine.items()", "()"),
+        check_a_checkpoint_of_other_weights_is_not_taken_up,
     ),
 }
 
@@ -633,7 +648,7 @@ GOING_ON = {
         check_changed_data_and_settings_are_refused,
     ),
     "another environment is passed over": (
-        line(rerun._surroundings, "here.get(name) != there.get(name)", "False"),
+        line(rerun._unlike, "here.get(name) != there.get(name)", "False"),
         check_another_environment_is_told,
     ),
     "the last weights are kept": (
