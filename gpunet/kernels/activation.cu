@@ -59,7 +59,7 @@ KERNEL backward(const T* grad, DROPOUT, const T* z, const T* bias, const T* y, T
 KERNEL fold_bias_gradient(const T* grad, DROPOUT, const T* z, const T* bias, const T* y, T* dz,
                           T* dbias, T* work, long long n, long long m) {
     __shared__ T shared[THREADS];
-    if (dbias) fold_chunks(work, dbias, n, m, shared);
+    fold_chunks(work, dbias, n, m, shared);
 }
 
 #else
@@ -79,7 +79,7 @@ KERNEL backward(const T* grad, const T* z, const T* bias, const T* y, T* dz, T* 
 KERNEL fold_bias_gradient(const T* grad, const T* z, const T* bias, const T* y, T* dz, T* dbias,
                           T* work, long long n, long long m) {
     __shared__ T shared[THREADS];
-    if (dbias) fold_chunks(work, dbias, n, m, shared);
+    fold_chunks(work, dbias, n, m, shared);
 }
 
 #endif

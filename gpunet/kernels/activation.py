@@ -14,6 +14,7 @@ from gpunet.device import Array
 from gpunet.kernels import dropout
 from gpunet.kernels.registry import Kernel, Reference, Run, Stage, register
 from gpunet.kernels.tiles import (
+    bias_folds,
     column_chunks,
     column_folds,
     column_tiles,
@@ -330,7 +331,7 @@ def _register_pair(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
         sizes=shape2,
         stages=(
             Stage("backward", column_tiles),
-            Stage("fold_bias_gradient", column_folds),
+            Stage("fold_bias_gradient", bias_folds),
         ),
         work=_backward_work,
         beside=dropout.beside,

@@ -9,7 +9,7 @@ outside the windows stays.
 from collections.abc import Iterator
 from itertools import accumulate
 from math import pi
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -277,6 +277,12 @@ def _shapes(x: Array, y: Array, weight: Array) -> tuple[int, ...]:
     return x.shape[0], x.shape[1], y.shape[1], *weight.shape
 
 
+def _inputs_wanted(
+    grad: Array, x: Array, frequency: Array, phase: Array, weight: Array, dx: Any, *rest: Any
+) -> tuple[int, ...]:
+    return (0,) if dx is None else per_thread(len(x) * len(frequency))
+
+
 PERIODIC_FORWARD = register(
     periodic_forward,
     "periodic.cu",
@@ -303,9 +309,7 @@ PERIODIC_BACKWARD = register(
             "periodic_backward",
             lambda grad, x, frequency, *rest: (frequency.size + len(frequency),),
         ),
-        Stage(
-            "periodic_inputs", lambda grad, x, frequency, *rest: per_thread(len(x) * len(frequency))
-        ),
+        Stage("periodic_inputs", _inputs_wanted),
     ),
 )
 PIECEWISE_FORWARD = register(

@@ -46,5 +46,5 @@ KERNEL relu_narrow_backward(const float* grad, const unsigned short* y, unsigned
 KERNEL fold_narrow_gradient(const float* grad, const unsigned short* y, unsigned short* dz,
                             T* dbias, T* work, long long n, long long m) {
     __shared__ T shared[THREADS];
-    if (dbias) fold_chunks(work, dbias, n, m, shared);
+    fold_chunks(work, dbias, n, m, shared);
 }

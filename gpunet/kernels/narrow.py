@@ -5,7 +5,7 @@ import numpy as np
 
 from gpunet.device import Array
 from gpunet.kernels.registry import Run, Stage, per_four, register
-from gpunet.kernels.tiles import column_chunks, column_folds, column_tiles, shape2
+from gpunet.kernels.tiles import bias_folds, column_chunks, column_tiles, shape2
 
 
 def narrow(x: Array, y: Array) -> Run:
@@ -79,7 +79,7 @@ RELU = (
         sizes=shape2,
         stages=(
             Stage("relu_narrow_backward", column_tiles),
-            Stage("fold_narrow_gradient", column_folds),
+            Stage("fold_narrow_gradient", bias_folds),
         ),
         work=lambda grad, *rest: column_chunks(grad) * grad.shape[1],
     ),

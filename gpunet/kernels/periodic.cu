@@ -60,7 +60,7 @@ KERNEL periodic_inputs(const T* grad, const T* x, const T* frequency, const T* p
                        const T* weight, T* dx, T* dfrequency, T* dphase, T* dweight, T* dbias,
                        long long x_first, long long y_first, long long n, long long d, long long m,
                        long long f, long long k, long long e) {
-    EACH(i, dx ? n * f : 0) {
+    EACH(i, n * f) {
         long long row = i / f, j = i % f;
         const T* given = grad + row * m + y_first + j * (e + 1);
         T total = 0;

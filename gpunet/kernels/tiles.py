@@ -76,6 +76,11 @@ def column_folds(x: Array, *rest: Any) -> tuple[int]:
     return (0,) if column_chunks(x) == 1 else column_strips(x)
 
 
+def bias_folds(x: Array, *rest: Any) -> tuple[int]:
+    """The same of a kernel whose last arguments are the sum, which may be None, and scratch."""
+    return (0,) if rest[-2] is None else column_folds(x)
+
+
 def row_groups(x: Array, *rest: Any) -> tuple[int]:
     """A grid in which each row of `x` (n, m) has as many threads as columns, at most a block."""
     return (min(ceil(len(x) * row_lanes(x) / THREADS), 65_536),)
