@@ -37,6 +37,7 @@ BLOCK void share(const Words& drawn, unsigned long long* words, int at) {
 // is as wide as the matrix, rows lie end to end and are one run. A thread draws DRAWS blocks at most.
 struct Mask {
     enum { DRAWS = 2 };
+    static_assert(2 * FEW_ROWS <= DRAWS * THREADS, "a narrow tile has two blocks a row");
     Dropout dropout;
     const unsigned long long* words;
     long long first;
