@@ -526,6 +526,30 @@ def test_other_arrays_are_scaled_column_by_column(dtype):
     np.testing.assert_allclose(scaled[:, live].std(axis=0), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("largest", "kind", "dtype", "is_lost"),
+    [
+        (2**24, "int32", "float32", False),
+        (2**24 + 1, "int32", "float64", False),
+        (-(2**24) - 1, "int64", "float64", False),
+        (1_700_000_000, "uint32", "float64", False),
+        (2**53, "int64", "float64", False),
+        (-(2**63), "int64", "float64", True),
+        (2**64 - 1, "uint64", "float64", True),
+        (2**16 - 1, "uint16", "float32", False),
+    ],
+)
+def test_whole_numbers_keep_the_digits_that_floats_can_hold(largest, kind, dtype, is_lost):
+    x = np.array([largest - (i % 8 if largest > 0 else -(i % 8)) for i in range(80)], kind)[:, None]
+    y = np.arange(80) / 2
+    prepared, as_floats = (prepare(read((each, y))) for each in (x, x.astype(np.float64)))
+    assert prepared.train.x.dtype == prepared.schema.dtype == dtype
+    assert (prepared.train.x == as_floats.train.x).all()
+    assert (prepared.schema.scale == as_floats.schema.scale).all()
+    assert (prepared.schema.shift == as_floats.schema.shift).all()
+    assert any("x: whole numbers above" in note for note in prepared.notes) == is_lost
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=6))
 @example([0.0, 2.2e-311])

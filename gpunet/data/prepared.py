@@ -4,6 +4,7 @@ Everything that is fitted is fitted on the training part alone. Refuses to guess
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.config import VALUES_HINT
-from gpunet.data.cells import Cells
+from gpunet.data.cells import EXACT, LOST_DIGITS, Cells
 from gpunet.data.columns import (
     ALIKE,
     ALMOST_NAMES,
@@ -30,7 +31,7 @@ from gpunet.data.columns import (
 from gpunet.data.kinds import Evidence, Observer, check_types
 from gpunet.data.limits import automatic, check_fits
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
-from gpunet.data.schema import Layout, Schema, check_columns, encode_cells, flat
+from gpunet.data.schema import DTYPES, Layout, Schema, check_columns, encode_cells, flat
 from gpunet.data.source import Source, check_fit
 from gpunet.data.split import Fold, Parts, Ways, fold_of, groups_of, overlap
 from gpunet.data.targets import (
@@ -57,6 +58,7 @@ from gpunet.sizes import counted
 SHARE = 0.15
 THIN = 5  # rows a class, below which it is told
 BLOCK = 1 << 22
+EXACT_SINGLE = 2**24  # above it float32 skips whole numbers
 GOLDEN = 0x9E3779B97F4A7C15
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -500,8 +502,9 @@ def _fit(
         row += 0 if target.weight is None else 3 * 8  # as read, of a part, on the device
         check_fits(source.title, source.rows * row, budget, "use fewer rows or fewer classes")
     if source.x is not None:
-        schema, x = _fit_arrays(source, target, parts, encoding.scaling != "none", budget)
-        return schema, _settled(x, budget), _formula_notes(schema)
+        dtype, notes = _dtype(source.x)
+        schema, x = _fit_arrays(source, target, parts, dtype, encoding.scaling != "none", budget)
+        return schema, _settled(x, budget), notes + _formula_notes(schema)
     columns, cells, notes = _fit_columns(source, inputs, observer, parts.train, encoding)
     width = Layout.of(columns).width
     schema = Schema("table", tuple(columns), target, width, na=source.na, decimal=source.decimal)
@@ -567,18 +570,28 @@ def _drop_notes(dropped: dict[str, str | None]) -> list[str]:
     return notes
 
 
+def _dtype(x: Rows) -> tuple[str, list[str]]:
+    """What arrays are learnt from as, and a note where that loses digits: whole numbers but for
+    bytes are float32 where that has all of their digits, else float64."""
+    if str(x.dtype) in DTYPES:
+        return str(x.dtype), []
+    ends = (end for _, part in blocks(x) for end in (part.min(), part.max()))
+    largest = max(abs(int(end)) for end in ends)
+    notes = [f"x: {LOST_DIGITS}"] if largest > EXACT else []
+    return "float64" if largest > EXACT_SINGLE else "float32", notes
+
+
 def _fit_arrays(
-    source: Source, target: Target, parts: Parts, standardise: bool, budget: int
+    source: Source, target: Target, parts: Parts, dtype: str, standardise: bool, budget: int
 ) -> tuple[Schema, Mapping[str, Rows]]:
     assert source.x is not None
-    used, probe = _used(parts), flat(np.asarray(source.x[:1]))
-    dtype, width = str(probe.dtype), probe.shape[1]
+    used, width = _used(parts), math.prod(source.x.shape[1:])
     plain = Schema("arrays", (), target, width, dtype)
     if isinstance(source.x, RowFile) or source.x.nbytes > budget:
         x: Mapping[str, Rows] = plain.spool(source, used, Counter())
     else:
         whole = len(parts.train) == len(source.x)
-        x = {part: flat(source.x, None if whole else rows) for part, rows in used.items()}
+        x = {part: flat(source.x, dtype, None if whole else rows) for part, rows in used.items()}
     if not standardise:
         return plain, x
     means, stds = _byte_moments(x["train"]) if dtype == "uint8" else _float_moments(x["train"])
