@@ -293,6 +293,15 @@ def test_lost_digits_of_typed_numbers_are_noted_of_whole_ones():
     assert typed([2**53 - 1, 1]).note is None
 
 
+def test_times_without_a_zone_among_others_with_one_are_noted():
+    times = ["2024-01-31T10:00+05:00", "2024-01-31T10:00", "2024-01-31T10:00Z", "2024-01-31", "NA"]
+    note = "a: 1 of 3 times have no zone and were read as UTC"
+    assert text(times).note == typed(times).note == note
+    assert text(times, kind="date").note is None
+    for alike in (times[1::2], times[::2], [times[1]] * 3):
+        assert text(alike).note is None
+
+
 @pytest.mark.parametrize(
     ("bad", "hint"),
     [

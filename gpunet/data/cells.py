@@ -20,6 +20,7 @@ from gpunet.data.words import (
     NUMBER,
     TRUE,
     is_number,
+    listed,
     option,
     quoted,
 )
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 ENOUGH = 20  # from this number of good cells, and the share MOSTLY, the rest are mistakes
 EXACT = 2.0**53  # above it float64 skips whole numbers
 FEW_WORDS = 3  # that are told to be named with --na
+SOME_WORDS = 10  # as many where half of the cells are none of them
 DAY = 86_400_000_000  # microseconds
 DATE = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d(:?\d\d)?)?)?$"
+ZONE = r":.*(Z|[+-]\d\d(:?\d\d)?)$"
 NOUNS = {"numeric": "numbers", "boolean": "true or false", "date": "dates", "category": "text"}
 ABSENT, GOOD, BAD = 0, 1, 2
 LOST_DIGITS = f"whole numbers above {int(EXACT):,} lose their last digits"
@@ -150,7 +153,8 @@ class Texts:
 
     def inferred(self, rows: np.ndarray | None) -> Cells:
         """As the first kind that all cells in `rows` are of; numbers only in text formats."""
-        held = self._held(self.codes if rows is None else self.codes[rows])
+        counts = self._counts(self.codes if rows is None else self.codes[rows])
+        held, notes = np.flatnonzero(counts), []
         kinds = ("numeric", "boolean", "date") if self.source.text else ("boolean", "date")
         for kind in kinds:
             values, state = self._parsed(kind)
@@ -158,11 +162,13 @@ class Texts:
             is_digits = kind == "boolean" and _within(self.texts, DIGITS)[held].any()
             if GOOD in here and BAD not in here and not is_digits:
                 cells = self._of(kind, values, state, is_learnt=rows is not None)
-                return replace(cells, note=self._as_written(kind, values))
+                return replace(cells, note=self._as_written(kind, values, state))
             if self.source.text and kind != "boolean":
                 self._check_mostly(kind, state, is_learnt=rows is not None)
+            if kind != "boolean":
+                notes.append(self._but_for(kind, state, counts, is_learnt=rows is not None))
         cells = self.of_kind("category")
-        return replace(cells, note=self._as_numbers(cells))
+        return replace(cells, note=self._as_numbers(cells) or next(filter(None, notes), None))
 
     def of_kind(self, kind: str) -> Cells:
         """As cells of one kind; any text is a category, and true and false pass for numbers."""
@@ -197,14 +203,33 @@ class Texts:
         _check_finite(self.source, self.name, values)
         return Cells(kind, values)
 
-    def _held(self, codes: np.ndarray) -> np.ndarray:
-        return np.flatnonzero(np.bincount(codes[codes >= 0], minlength=len(self.texts)))
+    def _counts(self, codes: np.ndarray) -> np.ndarray:
+        """How often each text is among these."""
+        return np.bincount(codes[codes >= 0], minlength=len(self.texts))
 
     def _check_mostly(self, kind: str, state: np.ndarray, is_learnt: bool) -> None:
-        counts = np.bincount(self.codes[self.codes >= 0], minlength=len(state))
+        counts = self._counts(self.codes)
         good, bad = counts[state == GOOD].sum(), counts[state == BAD].sum()
         if bad and good >= max(ENOUGH, MOSTLY * (good + bad)):
             self._fail(kind, state, is_learnt)
+
+    def _but_for(
+        self, kind: str, state: np.ndarray, counts: np.ndarray, is_learnt: bool
+    ) -> str | None:
+        """A note where half of the cells, and many different ones, are of a kind, and a few words
+        in the others are not."""
+        good, bad = (np.flatnonzero((state == each) & (counts > 0)) for each in (GOOD, BAD))
+        fit, others = int(counts[good].sum()), int(counts[bad].sum())
+        if len(good) < ENOUGH or fit < others or not 0 < len(bad) <= SOME_WORDS:
+            return None
+        bad = bad[np.argsort(-counts[bad], kind="stable")]
+        words = self.texts.take(bad).to_pylist()
+        shown = (f"{count:,} {quoted(word)}" for word, count in zip(words, counts[bad].tolist()))
+        mend = self._advice(kind, words, is_learnt, SOME_WORDS)
+        return (
+            f"{self.name}: {fit:,} of {fit + others:,} values are {NOUNS[kind]}, but for "
+            f"{listed(shown, FEW_WORDS)}; all were read as text: {mend}"
+        )
 
     def _fail(self, kind: str, state: np.ndarray, is_learnt: bool) -> None:
         bad = np.flatnonzero(np.append(state == BAD, False)[self.codes])
@@ -215,7 +240,7 @@ class Texts:
             self._advice(kind, self.texts.filter(state == BAD).to_pylist(), is_learnt),
         )
 
-    def _advice(self, kind: str, bad: list[str], is_learnt: bool) -> str:
+    def _advice(self, kind: str, bad: list[str], is_learnt: bool, most: int = FEW_WORDS) -> str:
         them = "it" if len(bad) == 1 else "them"
         if kind == "numeric" and not self.source.decimal and all(map(readings, bad)):
             return advice(bad[0], them)
@@ -224,13 +249,24 @@ class Texts:
         if not is_learnt:
             return "correct them, or write NA where a value is missing"
         mend = "correct them"
-        if len(bad) <= FEW_WORDS:
+        if len(bad) <= most:
             mend = f"read {them} as missing with {option('--na', *bad)}"
         return f"{mend}, or the column as text with {option('--types', f'{self.name}=category')}"
 
-    def _as_written(self, kind: str, values: np.ndarray) -> str | None:
+    def _as_written(self, kind: str, values: np.ndarray, state: np.ndarray) -> str | None:
+        if kind == "date":
+            return self._without_zone(state == GOOD)
         is_written = kind == "numeric" and self.source.text
         return _as_written(self.name, self.numerals, values) if is_written else None
+
+    def _without_zone(self, good: np.ndarray) -> str | None:
+        """A note where some times have a zone and others have not."""
+        counts, zoned = self._counts(self.codes), _like(self.texts, ZONE)
+        timed = good & _like(self.texts, ":")
+        bare, every = int(counts[timed & ~zoned].sum()), int(counts[timed].sum())
+        if not 0 < bare < every:
+            return None
+        return f"{self.name}: {bare:,} of {every:,} times have no zone and were read as UTC"
 
     def _as_numbers(self, cells: Cells) -> str | None:
         """A note where texts are numbers but for how they are written."""
@@ -279,10 +315,8 @@ def _dates(texts: "pa.Array", na: Words) -> Parsed:
     import pyarrow.compute as pc
 
     absent = _within(texts, (*MISSING_NUMBER, *na))
-    alike = pc.match_substring_regex(texts, DATE).to_numpy(zero_copy_only=False)
-    zoned = alike & pc.match_substring_regex(texts, r":.*(Z|[+-]\d\d(:?\d\d)?)$").to_numpy(
-        zero_copy_only=False
-    )
+    alike = _like(texts, DATE)
+    zoned = alike & _like(texts, ZONE)
     values = np.full(len(texts), np.nan)
     short = pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1")
     for chosen, zone in ((alike & ~zoned, None), (zoned, "UTC")):
@@ -301,12 +335,13 @@ def _days(texts: "pa.Array", zone: str | None) -> np.ndarray:
     try:
         moments = pc.cast(texts, kind)
     except pa.ArrowInvalid:
-        moments = pa.array([text if _is_day(text) else None for text in texts.to_pylist()])
+        moments = pa.array([text if is_day(text) else None for text in texts.to_pylist()])
         moments = pc.cast(moments, kind)
     return moments.cast(pa.int64()).to_numpy(zero_copy_only=False) / DAY
 
 
-def _is_day(text: str) -> bool:
+def is_day(text: str) -> bool:
+    """Whether a calendar has a day that is written as DATE has it."""
     try:
         return datetime.fromisoformat(text) is not None
     except ValueError:
@@ -318,6 +353,13 @@ PARSERS: dict[str, Callable[["pa.Array", Words], Parsed]] = {
     "boolean": _booleans,
     "date": _dates,
 }
+
+
+def _like(texts: "pa.Array", pattern: str) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    found = pc.match_substring_regex(texts, pattern)
+    return np.asarray(found.to_numpy(zero_copy_only=False), bool)
 
 
 def _within(texts: "pa.Array", words: tuple[str, ...]) -> np.ndarray:
