@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import decimal
 
 import numpy as np
 import pyarrow as pa
@@ -290,6 +291,9 @@ def test_lost_digits_of_typed_numbers_are_noted_of_whole_ones():
     assert "lose their last digits" in typed([2**53 + 1, 1, None]).note
     assert typed([2**60, 2**60]).note is None
     assert typed([2.0**60, 1.0]).note is None
+    large = [decimal.Decimal(10**20 + i) for i in range(3)]
+    assert typed(large).loses_digits
+    assert typed(large[:1] * 2).note is None
     assert typed([2**53 - 1, 1]).note is None
 
 

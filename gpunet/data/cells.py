@@ -423,7 +423,8 @@ def _typed(source: Source, name: str, column: "pa.ChunkedArray", kind: str | Non
     if source.na and own != "boolean":
         missing, state = PARSERS[own](pa.array(source.na), ())
         values = np.where(np.isin(values, missing[state == GOOD]), np.nan, values)
-    is_large = types.is_integer(column.type) and np.any(np.abs(values) >= EXACT)
+    is_exact = types.is_integer(column.type) or types.is_decimal(column.type)
+    is_large = is_exact and np.any(np.abs(values) >= EXACT)
     is_lost = kind is None and is_large and not _is_one(column, values)
     note = f"{name}: {LOST_DIGITS}" if is_lost else None
     kind = kind or own
