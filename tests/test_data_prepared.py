@@ -228,6 +228,17 @@ def test_targets_of_rows_that_do_not_train_leave_no_trace(transform):
     assert saved(again) == saved(prepare(marks, target=("y",), **options))
 
 
+def test_codes_that_were_taken_for_numbers_are_told_unless_the_task_was_given():
+    values = {"a": list(range(60)), "y": [f"{i:05d}" for i in range(500, 560)]}
+    told = {
+        task: prepare(columns(values), target=("y",), task=task) for task in ("auto", "regression")
+    }
+    assert any("--task multiclass" in note for note in told["auto"].notes)
+    assert not any("--task" in note for note in told["regression"].notes)
+    ones = prepare(read((np.arange(60.0), np.eye(3)[np.arange(60) % 3])))
+    assert any(note.endswith("give y.argmax(axis=1)") for note in ones.notes)
+
+
 def test_a_held_out_number_without_a_logarithm_is_named():
     values = {"a": list(range(20)), "y": [f"{v}.5" for v in range(20)]}
     values["y"][19] = "-0.5"

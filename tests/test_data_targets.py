@@ -14,6 +14,7 @@ from gpunet.data.targets import (
     choose_task,
     decode_answers,
     decode_values,
+    doubts,
     encode_answers,
     fit_target,
     read_answers,
@@ -106,6 +107,22 @@ COUNTS = "; if they are counts, --task count"
 )
 def test_the_task_that_values_suggest(source, task, reason):
     assert chosen(source) == (task, reason)
+
+
+def test_numbers_that_may_be_classes_are_doubted():
+    zips = answers_of(text(["00500", "00537", "10001"]))
+    assert doubts(zips, "regression", False) == [
+        "y: numbers that begin with 0, as codes do, were read as numbers; --task multiclass takes "
+        "them for classes"
+    ]
+    assert doubts(zips, "multiclass", False) == []
+    assert doubts(answers_of(text([500, 537])), "regression", False) == []
+    ones = np.eye(3)[[0, 2, 1, 1]]
+    several = read_answers(Source("t", x=np.zeros((4, 1)), y=ones), ("a", "b", "c"))
+    assert doubts(several, "multilabel", True) == [
+        "a, b, c: each row has exactly one 1; for classes give y.argmax(axis=1)"
+    ]
+    assert doubts(several[:2], "multilabel", False) == []
 
 
 def test_several_targets():

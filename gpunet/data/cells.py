@@ -39,6 +39,7 @@ ZONE = r":.*(Z|[+-]\d\d(:?\d\d)?)$"
 NOUNS = {"numeric": "numbers", "boolean": "true or false", "date": "dates", "category": "text"}
 ABSENT, GOOD, BAD = 0, 1, 2
 LOST_DIGITS = f"whole numbers above {int(EXACT):,} lose their last digits"
+ZEROS = "numbers that begin with 0, as codes do, were read as numbers"
 DIGITS = ("0", "1")  # true and false where a column is said to be, never a reason to think so
 
 
@@ -391,10 +392,7 @@ def _as_written(name: str, texts: "pa.Array | pa.ChunkedArray", values: np.ndarr
             return f"{name}: {LOST_DIGITS}"
     if pc.any(pc.match_substring_regex(texts, r"^0\d")).as_py():
         keeps = option("--types", f"{name}=category")
-        return (
-            f"{name}: numbers that begin with 0, as codes do, were read as numbers; "
-            f"{keeps} keeps the zeros"
-        )
+        return f"{name}: {ZEROS}; {keeps} keeps the zeros"
     return None
 
 

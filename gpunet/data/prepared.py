@@ -45,6 +45,7 @@ from gpunet.data.targets import (
     check_present,
     check_transform,
     choose_task,
+    doubts,
     encode_answers,
     fit_target,
     read_answers,
@@ -236,6 +237,7 @@ def _divide(
     """The target, the rows `kept` of each part, how they were chosen, and notes."""
     marked = ways.marked(source, kept)
     seen = marked.train if marked else kept
+    asked = task
     task, reason, strata = _task(source, answers, seen, task, transform)
     if task == "count":
         _check_counts(source, answers, kept, marked)
@@ -245,6 +247,8 @@ def _divide(
     fitted = fit_target(answers, seen, parts.train, *learnt)
     if task in CLASSES:
         notes += _class_notes(answers[0], seen, parts.train)
+    if asked == "auto":
+        notes += doubts(tuple(each.take(seen) for each in answers), task, source.table is None)
     return fitted, parts, how, notes
 
 
