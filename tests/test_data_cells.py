@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import columns
 
-from gpunet.data.cells import read_cells
+from gpunet.data.cells import read_cells, unmet
 from gpunet.data.source import Source
 from gpunet.errors import DataError
 
@@ -338,7 +338,8 @@ def with_na(values, na, kind=None, type=None):
     [
         (["1", "none", "3"], ("none",), "numeric", [1, NAN, 3]),
         (["1", "-999", "3"], ("-999",), "numeric", [1, NAN, 3]),
-        (["1", "-999.0", "3"], ("-999",), "numeric", [1, -999, 3]),
+        (["1", "-999.0", "3", "-9990"], ("-999",), "numeric", [1, NAN, 3, -9990]),
+        (["1", "-999", "3"], ("-999.0",), "numeric", [1, NAN, 3]),
         (["yes", "unsure", "no"], ("unsure",), "boolean", [1, NAN, 0]),
         (["yes", "no", "yes"], ("no",), "boolean", [1, NAN, 1]),
         (["2020-01-01", "never"], ("never",), "date", [18262, NAN]),
@@ -348,6 +349,23 @@ def test_words_that_were_added_mean_missing(values, na, kind, wanted):
     cells = with_na(values, na)
     assert cells.kind == kind
     np.testing.assert_array_equal(cells.values, wanted)
+
+
+def test_added_words_that_no_cell_is_are_found_out():
+    source = columns(
+        {"a": ["1", " -9.0", "3"], "b": ["x", "unknown", ""], "c": ["never", "2020-01-01", "NA"]}
+    )
+    words = ("-9", "unknown", "never", "Unknown", "0", "x y")
+    source = dataclasses.replace(source, na=words)
+    assert unmet(source, ["a", "b", "c"]) == ["Unknown", "0", "x y"]
+    assert unmet(source, ["b"]) == ["-9", "never", "Unknown", "0", "x y"]
+    day = datetime.date(2999, 12, 31)
+    parts = {"a": [1, -9, None], "b": [day, None, None], "c": [True, False, None], "d": [None] * 3}
+    parts["e"] = pa.array(["u", "v", None]).dictionary_encode()
+    parts["f"] = pa.array([7, 8, 7]).dictionary_encode()
+    words = ("-9", "2999-12-31", "true", "v", "2998-12-31", "8.0", "9")
+    typed = Source("t", pa.table(parts), na=words)
+    assert unmet(typed, list(parts)) == ["true", "2998-12-31", "9"]
 
 
 def test_added_words_count_as_written_and_among_categories():

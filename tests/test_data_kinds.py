@@ -91,6 +91,17 @@ def test_words_for_missing_are_kept_with_the_schema():
     assert again.encode(columns(values))[0].tobytes() == plain.schema.encode(SOURCE)[0].tobytes()
 
 
+def test_words_for_missing_that_no_cell_is_are_told():
+    found = prepared(na=("York", "never", "-9"))
+    assert "--na never,-9: found in no column that is used" in found.notes
+    assert (
+        "--na York: found in no column that is used" in prepared(na=("York",), drop=["town"]).notes
+    )
+    assert not any(
+        "--na" in note for note in prepared(na=("York", "flat"), target=("rooms",)).notes
+    )
+
+
 def test_words_for_missing_count_in_the_target_and_in_parts_of_their_own():
     values = {**VALUES, "kind": ["unsaid", *VALUES["kind"][1:]]}
     with pytest.raises(

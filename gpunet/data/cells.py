@@ -4,7 +4,7 @@ The type of a text column is inferred here, by our rules and never by a library'
 values, and columns that are numbers or dates but for a few cells.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -110,6 +110,32 @@ def read_cells(
     return texts.inferred(rows) if kind is None else texts.of_kind(kind)
 
 
+def unmet(source: Source, names: Sequence[str]) -> list[str]:
+    """Of the words for missing that were given, those that no cell of these columns is."""
+    from pyarrow import types
+
+    assert source.table is not None
+    left, plain = list(source.na), replace(source, na=())
+    for name in names:
+        column = source.table.column(name)
+        if types.is_dictionary(column.type) and not is_text(column.type):
+            column = column.cast(column.type.value_type)
+        if is_text(column.type):
+            left = Texts(plain, name, column).without(left)
+        elif not (types.is_null(column.type) or types.is_boolean(column.type)):
+            cells = _typed(plain, name, column, None)
+            left = _without(cells.kind, cells.values, left)
+    return left
+
+
+def _without(kind: str, values: np.ndarray, words: list[str]) -> list[str]:
+    """The words that are none of these numbers or dates."""
+    import pyarrow as pa
+
+    own, _ = PARSERS[kind](pa.array(words, pa.string()), ())
+    return [word for word, is_here in zip(words, np.isin(own, values)) if not is_here]
+
+
 def is_text(kind: "pa.DataType") -> bool:
     """Whether an Arrow type is a string type, or a dictionary of strings."""
     from pyarrow import types
@@ -183,6 +209,14 @@ class Texts:
         words = {*(MISSING if self.source.text else ()), *self.source.na}
         absent = np.array([level in words for level in levels], bool)
         return Cells("category", self.codes, levels, absent)
+
+    def without(self, words: list[str]) -> list[str]:
+        """The words that are none of the texts, nor of the numbers among them."""
+        import pyarrow as pa
+
+        held = _within(pa.array(words, self.texts.type), self.texts)
+        left = [word for word, is_here in zip(words, held) if not is_here]
+        return _without("numeric", self._parsed("numeric")[0], left)
 
     def _parsed(self, kind: str) -> "Parsed":
         import pyarrow as pa
@@ -298,6 +332,8 @@ def _numbers(texts: "pa.Array", na: Words) -> Parsed:
         values = pc.cast(pc.if_else(alike, texts, pa.scalar(None, texts.type)), pa.float64())
         bad = ~absent & ~alike.to_numpy(zero_copy_only=False)
     values = values.to_numpy(zero_copy_only=False).astype(float)
+    if gone := [float(word) for word in na if is_number(word)]:
+        values[np.isin(values, gone)] = np.nan
     return values, np.where(bad, BAD, np.where(np.isnan(values), ABSENT, GOOD))
 
 
@@ -363,7 +399,7 @@ def _like(texts: "pa.Array", pattern: str) -> np.ndarray:
     return np.asarray(found.to_numpy(zero_copy_only=False), bool)
 
 
-def _within(texts: "pa.Array", words: tuple[str, ...]) -> np.ndarray:
+def _within(texts: "pa.Array", words: "tuple[str, ...] | pa.Array") -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.config import VALUES_HINT
-from gpunet.data.cells import EXACT, LOST_DIGITS, Cells
+from gpunet.data.cells import EXACT, LOST_DIGITS, Cells, unmet
 from gpunet.data.columns import (
     ALIKE,
     ALMOST_NAMES,
@@ -200,9 +200,8 @@ def prepare(
 ) -> Prepared:
     """Choose the task, split, fit the schema on the training part, encode every part.
 
-    Of tables `features` (all) less `drop` predict `target`; `types`, `na`, `decimal`: how cells are
-    read. `validation`, `test`: shares or sources; a source's own test part goes first. Over
-    `budget`: a file. The other names are of Ways, of Encoding, of Target, and of class_factors.
+    `features` (all) less `drop` predict `target`. `validation`, `test`: shares or sources; its own
+    test part goes first. Over `budget`: a file. Others: Source, Ways, Encoding, Target, weights.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels, bins, rough)
     ways = Ways(split_column, group, time, seed, types.get(time or ""), _fold(test))
@@ -218,6 +217,7 @@ def prepare(
     own = _own_parts(schema, source, answers, parts, x)
     held = _weighed(own | _other_parts(schema, others, drop_missing_target), fitted, class_weight)
     notes += [*source.notes, *told, *more, *_twice(source, ways, parts, others, held)]
+    notes += _unmet(source, [*inputs, *names, weight, group, time])
     return Prepared(schema, *_three(held), tuple(notes), parts, how, tuple(observer.seen))
 
 
@@ -368,6 +368,12 @@ def _twice(
             raise DataError(f"{part} part: {error.message}", error.hint) from None
     groups = overlap(name, groups_of(source, name, parts.train), np.concatenate(held))
     return [*groups, *_duplicates(data)]
+
+
+def _unmet(source: Source, used: Sequence[str | None]) -> list[str]:
+    """A note of words for missing that no cell of these columns is."""
+    words = unmet(source, list(filter(None, used))) if source.na else ()
+    return [f"{option('--na', *words)}: found in no column that is used"] if words else []
 
 
 def _with_target(
