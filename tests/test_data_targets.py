@@ -56,6 +56,14 @@ def encoded(target, source, dtype="float32"):
     return encode_answers(target, source, answers, rows, np.dtype(dtype))
 
 
+@pytest.mark.parametrize("low", [-1.7e308, 0.5])
+def test_values_that_cannot_be_added_up_are_refused(low):
+    with pytest.raises(DataError, match=r"y: values of up to 1.7e\+308 are too large to be added"):
+        encoded(fitted(typed([low, 1.7e308, 2.5])), typed([low, 1.7e308, 2.5]))
+    fine = typed([low / 100, 1e306, 2.5])
+    assert np.isfinite(encoded(fitted(fine), fine)).all()
+
+
 COUNTS = "; if they are counts, --task count"
 
 

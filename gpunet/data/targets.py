@@ -22,6 +22,7 @@ NUMBERS = ("regression", "count")
 TASKS = ("regression", "count", "binary", "multiclass", "multilabel")
 TRANSFORMS = ("none", "log")
 LARGEST = float(np.finfo(np.float64).max)
+SPARE = 16.0  # errors, and sums of resampled rows, are not larger than the values by more
 FEW = 20  # whole numbers with no more different values than this are taken for classes
 
 Label = str | int | bool
@@ -421,6 +422,7 @@ def encode_answers(
     values = np.stack([answer.numbers[rows] for answer in answers], axis=1)  # type: ignore[index]
     if target.task == "multilabel":
         return values.astype(np.float32)
+    _check_sums(target, values)
     if target.task == "count":
         return values.astype(dtype)
     if target.transform == "log":
@@ -431,6 +433,16 @@ def encode_answers(
     if not np.isfinite(y).all():
         raise DataError(f"{listed(target.names)}: values too large for {dtype}")
     return np.repeat(y, target.each, axis=1)
+
+
+def _check_sums(target: Target, values: np.ndarray) -> None:
+    """Raise DataError for values (n, k) of which the sums, and those of errors, would overflow."""
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest * SPARE * len(values) > LARGEST:
+        raise DataError(
+            f"{listed(target.names)}: values of up to {largest:.3g} are too large to be added up",
+            "learn them in a larger unit: divided by 1e10, say",
+        )
 
 
 def check_counts(source: Source, answer: Answer, rows: np.ndarray) -> None:
