@@ -387,6 +387,18 @@ def test_a_class_of_one_row_trains_with_a_note():
     )
 
 
+def test_a_class_that_the_test_part_lacks_is_named():
+    kinds = ["u", "v", "w"] * 10
+    told = 'y: 1 class without a row in the test part, which has no AUC then: "w"'
+    for lacks, is_told in (("w", True), ("", False)):
+        part = ["test" if i > 20 and kind != lacks else "train" for i, kind in enumerate(kinds)]
+        source = columns({"a": range(30), "y": kinds, "part": part})
+        found = prepare(source, target=("y",), split_column="part")
+        assert (told in found.notes) == is_told
+    alone = prepare(columns({"a": range(30), "y": kinds}), target=("y",), test=0.0)
+    assert not any("AUC" in note for note in alone.notes)
+
+
 def test_a_single_class_left_for_training_is_refused():
     part = ["train", "train", "test", "test"]
     source = columns({"a": [1, 2, 3, 4], "y": ["u", "u", "v", "u"], "part": part})

@@ -246,7 +246,7 @@ def _divide(
     learnt = (task, reason, standardise, clamp, transform, weight, quantiles)
     fitted = fit_target(answers, seen, parts.train, *learnt)
     if task in CLASSES:
-        notes += _class_notes(answers[0], seen, parts.train)
+        notes += _class_notes(answers[0], seen, parts.train, parts.test)
     if asked == "auto":
         notes += doubts(tuple(each.take(seen) for each in answers), task, source.table is None)
     return fitted, parts, how, notes
@@ -438,9 +438,11 @@ def _check_counts(
         check_counts(source, answer, used)
 
 
-def _class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray) -> list[str]:
-    counts = np.bincount(answer.codes[seen], minlength=len(answer.labels))
-    here = np.bincount(answer.codes[train], minlength=len(answer.labels))
+def _class_notes(
+    answer: Answer, seen: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> list[str]:
+    codes, size = answer.codes, len(answer.labels)
+    counts, here, there = (np.bincount(codes[rows], minlength=size) for rows in (seen, train, test))
     if (here > 0).sum() < 2:
         raise DataError(
             f"{answer.name}: the training part holds a single class "
@@ -462,6 +464,12 @@ def _class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray) -> list[st
         notes.append(
             f"{answer.name}: {counted(len(absent), 'class')} without a row in the training part: "
             f"{listed(map(quoted, absent))}"
+        )
+    untested = [answer.labels[code] for code in np.flatnonzero((counts > 1) & (there == 0))]
+    if untested and len(test):
+        notes.append(
+            f"{answer.name}: {counted(len(untested), 'class')} without a row in the test part, "
+            f"which has no AUC then: {listed(map(quoted, untested))}"
         )
     return notes
 
