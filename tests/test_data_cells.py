@@ -359,6 +359,8 @@ def test_added_words_that_no_cell_is_are_found_out():
     source = dataclasses.replace(source, na=words)
     assert unmet(source, ["a", "b", "c"]) == ["Unknown", "0", "x y"]
     assert unmet(source, ["b"]) == ["-9", "never", "Unknown", "0", "x y"]
+    commas = dataclasses.replace(columns({"a": ["1,5", "-9,50"]}), na=("-9,5", "3"), decimal=",")
+    assert unmet(commas, ["a"]) == ["3"]
     day = datetime.date(2999, 12, 31)
     parts = {"a": [1, -9, None], "b": [day, None, None], "c": [True, False, None], "d": [None] * 3}
     parts["e"] = pa.array(["u", "v", None]).dictionary_encode()

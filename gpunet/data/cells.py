@@ -112,28 +112,26 @@ def read_cells(
 
 def unmet(source: Source, names: Sequence[str]) -> list[str]:
     """Of the words for missing that were given, those that no cell of these columns is."""
+    import pyarrow as pa
     from pyarrow import types
 
     assert source.table is not None
-    left, plain = list(source.na), replace(source, na=())
+    left, plain = pa.array(source.na, pa.string()), replace(source, na=())
     for name in names:
+        if not len(left):
+            break
         column = source.table.column(name)
         if types.is_dictionary(column.type) and not is_text(column.type):
             column = column.cast(column.type.value_type)
         if is_text(column.type):
-            left = Texts(plain, name, column).without(left)
-        elif not (types.is_null(column.type) or types.is_boolean(column.type)):
+            met = Texts(plain, name, column).holds(left)
+        elif types.is_null(column.type) or types.is_boolean(column.type):
+            continue
+        else:
             cells = _typed(plain, name, column, None)
-            left = _without(cells.kind, cells.values, left)
-    return left
-
-
-def _without(kind: str, values: np.ndarray, words: list[str]) -> list[str]:
-    """The words that are none of these numbers or dates."""
-    import pyarrow as pa
-
-    own, _ = PARSERS[kind](pa.array(words, pa.string()), ())
-    return [word for word, is_here in zip(words, np.isin(own, values)) if not is_here]
+            met = np.isin(PARSERS[cells.kind](left, ())[0], cells.values)
+        left = left.filter(pa.array(~met))
+    return list(left.to_pylist())
 
 
 def is_text(kind: "pa.DataType") -> bool:
@@ -210,13 +208,10 @@ class Texts:
         absent = np.array([level in words for level in levels], bool)
         return Cells("category", self.codes, levels, absent)
 
-    def without(self, words: list[str]) -> list[str]:
-        """The words that are none of the texts, nor of the numbers among them."""
-        import pyarrow as pa
-
-        held = _within(pa.array(words, self.texts.type), self.texts)
-        left = [word for word, is_here in zip(words, held) if not is_here]
-        return _without("numeric", self._parsed("numeric")[0], left)
+    def holds(self, words: "pa.Array") -> np.ndarray:
+        """Whether each word is one of the texts, or one of the numbers among them."""
+        numbers = _numbers(self._plainly(words), ())[0]
+        return _within(words, self.texts) | np.isin(numbers, self._parsed("numeric")[0])
 
     def _parsed(self, kind: str) -> "Parsed":
         import pyarrow as pa
