@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import decimal
+import math
 
 import numpy as np
 import pyarrow as pa
@@ -364,6 +365,7 @@ def test_added_words_that_no_cell_is_are_found_out():
     day = datetime.date(2999, 12, 31)
     parts = {"a": [1, -9, None], "b": [day, None, None], "c": [True, False, None], "d": [None] * 3}
     parts["e"] = pa.array(["u", "v", None]).dictionary_encode()
+    parts["g"] = [math.inf, 1.0, None]
     parts["f"] = pa.array([7, 8, 7]).dictionary_encode()
     words = ("-9", "2999-12-31", "true", "v", "2998-12-31", "8.0", "9")
     typed = Source("t", pa.table(parts), na=words)

@@ -128,8 +128,8 @@ def unmet(source: Source, names: Sequence[str]) -> list[str]:
         elif types.is_null(column.type) or types.is_boolean(column.type):
             continue
         else:
-            cells = _typed(plain, name, column, None)
-            met = np.isin(PARSERS[cells.kind](left, ())[0], cells.values)
+            kind, values = _values(column)
+            met = np.isin(PARSERS[kind](left, ())[0], values)
         left = left.filter(pa.array(~met))
     return list(left.to_pylist())
 
@@ -440,14 +440,8 @@ def _typed(source: Source, name: str, column: "pa.ChunkedArray", kind: str | Non
     import pyarrow as pa
     from pyarrow import types
 
-    if types.is_date(column.type) or types.is_timestamp(column.type):
-        own = "date"
-        zone = getattr(column.type, "tz", None)
-        moments = column.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
-        values = moments.cast(pa.float64(), safe=False).to_numpy() / DAY
-    else:
-        own = "boolean" if types.is_boolean(column.type) else "numeric"
-        values = column.cast(pa.float64(), safe=False).to_numpy()
+    own, values = _values(column)
+    if own == "numeric":
         _check_finite(source, name, values)
     if source.na and own != "boolean":
         missing, state = PARSERS[own](pa.array(source.na), ())
@@ -462,6 +456,19 @@ def _typed(source: Source, name: str, column: "pa.ChunkedArray", kind: str | Non
     if kind == "boolean":
         values = np.where(np.isnan(values) | (values == 0) | (values == 1), values, -1.0)
     return Cells(kind, values, note=note)
+
+
+def _values(column: "pa.ChunkedArray") -> tuple[str, np.ndarray]:
+    """What kind a typed column is of, and its cells as float64."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_date(column.type) or types.is_timestamp(column.type):
+        zone = getattr(column.type, "tz", None)
+        moments = column.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
+        return "date", moments.cast(pa.float64(), safe=False).to_numpy() / DAY
+    own = "boolean" if types.is_boolean(column.type) else "numeric"
+    return own, column.cast(pa.float64(), safe=False).to_numpy()
 
 
 def _empty(rows: int, kind: str | None) -> Cells:
