@@ -6,7 +6,7 @@ import numpy as np
 
 from gpunet import loop, model
 from gpunet.config import Config
-from gpunet.data import Dataset, Prepared
+from gpunet.data import Dataset, Prepared, Target
 from gpunet.data.rows import blocks
 from gpunet.device import Device
 from gpunet.errors import Diverged
@@ -49,6 +49,8 @@ def trivial(prepared: Prepared, config: Config) -> Predictor:
     shares = target.quantiles or ((0.5,) if config.loss == "mean_absolute" else ())
     if shares:
         raw = _quantiles(y.astype(np.float64), shares * len(target.names), weight)
+    elif target.transform == "log":
+        raw = _mean_of_logs(y, target, weight)
     elif target.task == "regression":
         raw = _mean(y, weight)
     elif target.task == "count":
@@ -63,6 +65,14 @@ def trivial(prepared: Prepared, config: Config) -> Predictor:
 
 def _mean(y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
     return np.asarray(np.average(y, axis=0, weights=weight), np.float64)
+
+
+def _mean_of_logs(y: np.ndarray, target: Target, weight: np.ndarray | None) -> np.ndarray:
+    """The mean of targets in their own units, among their standardised logarithms y."""
+    logs = y.astype(np.float64) * target.std + target.mean
+    top = logs.max(axis=0)
+    mean = top + np.log(_mean(np.exp(logs - top), weight))
+    return (mean - target.mean) / target.std
 
 
 def _quantiles(y: np.ndarray, shares: tuple[float, ...], weight: np.ndarray | None) -> np.ndarray:

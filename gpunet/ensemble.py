@@ -7,7 +7,7 @@ import numpy as np
 
 from gpunet import initial, loop, model
 from gpunet.config import Config
-from gpunet.data import Dataset, Prepared
+from gpunet.data import Dataset, Prepared, joined
 from gpunet.device import Device
 from gpunet.loop import Member
 from gpunet.model import Ensemble
@@ -52,15 +52,13 @@ def judged(
     given: Sequence[Member], trained: Model, device: Device
 ) -> dict[str, tuple[Dataset, np.ndarray]]:
     """Each part, and the raw predictions (n, k) for it: of folds the validation part is all rows
-    that train, each predicted by the networks that did not learn from it."""
+    that train too, each predicted by the networks that did not learn from it."""
     first = given[0].data
-    found = {
-        name: (part, trained.run(part, device))
-        for name, part in first.parts.items()
-        if part is not None
-    }
+    whole = {name: part for name, part in first.parts.items() if part is not None}
     if not given[0].config.folds:
-        return found
+        return {name: (part, trained.run(part, device)) for name, part in whole.items()}
+    whole["train"] = joined([whole["train"], whole.pop("validation")])
+    found = {name: (part, trained.run(part, device)) for name, part in whole.items()}
     parts = [member.data.validation for member in given]
     raws = [
         trained.of(member.network).run(part, device)

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import pairwise
 from math import inf
 from os.path import isdir, isfile
@@ -439,5 +440,13 @@ def _encode(table: dict[str, Any], ending: str) -> bytes:
     else:
         plain = pa.table([*map(_plain, arrow.columns)], names=arrow.column_names)
         for row in plain.to_pylist():
-            sink.write(json.dumps(view.finite(row), default=str, allow_nan=False).encode() + b"\n")
+            sink.write(
+                json.dumps(view.finite(row), default=_json, allow_nan=False).encode() + b"\n"
+            )
     return sink.getvalue()
+
+
+def _json(value: Any) -> int | str:
+    """What JSON has no other word for: whole numbers of more than 64 bits as they are."""
+    is_whole = isinstance(value, Decimal) and value.as_tuple().exponent == 0
+    return int(value) if is_whole else str(value)

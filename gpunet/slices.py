@@ -99,7 +99,10 @@ def _quarters(cells: Cells) -> Iterator[tuple[str, np.ndarray]]:
     edges = np.unique(np.nanquantile(cells.values, (0, 0.25, 0.5, 0.75, 1)))
     for low, high in pairwise(edges.tolist()):
         above = cells.values >= low if low == edges[0] else cells.values > low
-        yield f"{_shown(cells, low)} … {_shown(cells, high)}", above & (cells.values <= high)
+        chosen = above & (cells.values <= high)
+        if len(held := cells.values[chosen]):
+            ends = (_shown(cells, end) for end in (held.min(), held.max()))
+            yield " … ".join(dict.fromkeys(ends)), chosen
 
 
 def _shown(cells: Cells, value: float) -> str:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import datetime
+import decimal
+import math
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import columns
 
-from gpunet.data.cells import read_cells
+from gpunet.data.cells import read_cells, unmet
 from gpunet.data.source import Source
 from gpunet.errors import DataError
 
@@ -290,7 +292,19 @@ def test_lost_digits_of_typed_numbers_are_noted_of_whole_ones():
     assert "lose their last digits" in typed([2**53 + 1, 1, None]).note
     assert typed([2**60, 2**60]).note is None
     assert typed([2.0**60, 1.0]).note is None
+    large = [decimal.Decimal(10**20 + i) for i in range(3)]
+    assert typed(large).loses_digits
+    assert typed(large[:1] * 2).note is None
     assert typed([2**53 - 1, 1]).note is None
+
+
+def test_times_without_a_zone_among_others_with_one_are_noted():
+    times = ["2024-01-31T10:00+05:00", "2024-01-31T10:00", "2024-01-31T10:00Z", "2024-01-31", "NA"]
+    note = "a: 1 of 3 times have no zone and were read as UTC"
+    assert text(times).note == typed(times).note == note
+    assert text(times, kind="date").note is None
+    for alike in (times[1::2], times[::2], [times[1]] * 3):
+        assert text(alike).note is None
 
 
 @pytest.mark.parametrize(
@@ -325,7 +339,8 @@ def with_na(values, na, kind=None, type=None):
     [
         (["1", "none", "3"], ("none",), "numeric", [1, NAN, 3]),
         (["1", "-999", "3"], ("-999",), "numeric", [1, NAN, 3]),
-        (["1", "-999.0", "3"], ("-999",), "numeric", [1, -999, 3]),
+        (["1", "-999.0", "3", "-9990"], ("-999",), "numeric", [1, NAN, 3, -9990]),
+        (["1", "-999", "3"], ("-999.0",), "numeric", [1, NAN, 3]),
         (["yes", "unsure", "no"], ("unsure",), "boolean", [1, NAN, 0]),
         (["yes", "no", "yes"], ("no",), "boolean", [1, NAN, 1]),
         (["2020-01-01", "never"], ("never",), "date", [18262, NAN]),
@@ -335,6 +350,26 @@ def test_words_that_were_added_mean_missing(values, na, kind, wanted):
     cells = with_na(values, na)
     assert cells.kind == kind
     np.testing.assert_array_equal(cells.values, wanted)
+
+
+def test_added_words_that_no_cell_is_are_found_out():
+    source = columns(
+        {"a": ["1", " -9.0", "3"], "b": ["x", "unknown", ""], "c": ["never", "2020-01-01", "NA"]}
+    )
+    words = ("-9", "unknown", "never", "Unknown", "0", "x y")
+    source = dataclasses.replace(source, na=words)
+    assert unmet(source, ["a", "b", "c"]) == ["Unknown", "0", "x y"]
+    assert unmet(source, ["b"]) == ["-9", "never", "Unknown", "0", "x y"]
+    commas = dataclasses.replace(columns({"a": ["1,5", "-9,50"]}), na=("-9,5", "3"), decimal=",")
+    assert unmet(commas, ["a"]) == ["3"]
+    day = datetime.date(2999, 12, 31)
+    parts = {"a": [1, -9, None], "b": [day, None, None], "c": [True, False, None], "d": [None] * 3}
+    parts["e"] = pa.array(["u", "v", None]).dictionary_encode()
+    parts["g"] = [math.inf, 1.0, None]
+    parts["f"] = pa.array([7, 8, 7]).dictionary_encode()
+    words = ("-9", "2999-12-31", "true", "v", "2998-12-31", "8.0", "9")
+    typed = Source("t", pa.table(parts), na=words)
+    assert unmet(typed, list(parts)) == ["true", "2998-12-31", "9"]
 
 
 def test_added_words_count_as_written_and_among_categories():

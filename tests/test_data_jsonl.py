@@ -1,5 +1,7 @@
 """JSON lines: typed columns, gaps, and faults by line."""
 
+import math
+
 import pytest
 from tables import ROOM
 
@@ -31,9 +33,11 @@ def test_strings_that_look_like_numbers_or_dates_stay_strings():
     assert table.to_pydict() == {"a": ["1"], "b": ["2020-01-01"]}
 
 
-def test_nan_is_missing_and_huge_whole_numbers_become_floats():
+def test_nan_is_missing_and_large_whole_numbers_keep_their_digits():
     table = read('{"a": NaN, "b": 123456789012345678901234567890}\n{"a": 1, "b": 2}\n').table
-    assert table.to_pydict() == {"a": [None, 1.0], "b": [1.2345678901234568e29, 2.0]}
+    assert table.to_pydict() == {"a": [None, 1.0], "b": [123456789012345678901234567890, 2]}
+    table = read(f'{{"a": {10**40 + 1}, "b": {10**400}}}\n{{"a": 1}}\n').table
+    assert table.to_pydict() == {"a": [1e40, 1.0], "b": [math.inf, None]}
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,17 @@ def test_words_for_missing_are_kept_with_the_schema():
     assert again.encode(columns(values))[0].tobytes() == plain.schema.encode(SOURCE)[0].tobytes()
 
 
+def test_words_for_missing_that_no_cell_is_are_told():
+    found = prepared(na=("York", "never", "-9"))
+    assert "--na never,-9: found in no column that is used" in found.notes
+    assert (
+        "--na York: found in no column that is used" in prepared(na=("York",), drop=["town"]).notes
+    )
+    assert not any(
+        "--na" in note for note in prepared(na=("York", "flat"), target=("rooms",)).notes
+    )
+
+
 def test_words_for_missing_count_in_the_target_and_in_parts_of_their_own():
     values = {**VALUES, "kind": ["unsaid", *VALUES["kind"][1:]]}
     with pytest.raises(
@@ -146,6 +157,10 @@ def seen(values, target=CLASSES, **options):
         (["x"] * 400, "constant", '"x" in every row'),
         (["NA"] * 400, "empty", "no value in 400 rows"),
         ([f"name {i}" for i in range(400)], "id", "a different text in every row"),
+        ([*range(300), *(f"n{i}" for i in range(100))], "id",
+         "a different text in every row; 300 of 400 values are numbers"),
+        ([*range(300), *["<9"] * 100], "text",
+         "301 different texts in 400 values; 300 of 400 values are numbers"),
         (np.cumsum(RNG.integers(1, 9, 400)), "id", "whole numbers that rise from row to row.*"),
     ],
 )  # fmt: skip
@@ -176,6 +191,7 @@ def test_confidence_follows_the_evidence():
     assert seen(np.arange(400) % 7)[0].confidence < many.confidence
     mixed, said = (seen(["a", "1", "2", "3"] * 100, types=t)[0] for t in ({}, {"a": "category"}))
     assert mixed.confidence < 0.3
+    assert seen([*range(300), *["<9"] * 100])[0].confidence < 0.3
     assert said.confidence == 1.0
     assert said.evidence.startswith("as --types says; 4 different texts")
 
@@ -240,6 +256,7 @@ def mean_ranks(values):
     ("values", "said"),
     [
         (np.arange(400), "rises by one from row to row, like a row number; --drop a leaves it out"),
+        (["" if i % 9 == 4 else i for i in range(400)], "rises by one from row to row, like a"),
         (np.cumsum(RNG.integers(1, 9, 400)), "whole numbers that rise like ids; --drop a leaves"),
         (ALMOST_NAMES, "hardly a text comes twice, like names; --drop a leaves it out"),
     ],
@@ -259,7 +276,77 @@ def test_dates_in_several_formats_are_told_with_their_counts():
         "100 like 01/03/2024; write them all like 2024-01-31"
     ]
     assert "1 format" in seen([f"{i % 28 + 1}.1.2024" for i in range(400)])[1][0]
+    for way in ("02/{:02d}/2021 10:03", "{}.1.2024, 10:03:15", "1/{}/2021 9:05 PM"):
+        notes = seen([way.format(i % 28 + 1) for i in range(400)])[1]
+        assert "1 format" in notes[0]
+        assert notes[0].endswith("write them all like 2024-01-31T12:30")
+    assert "400 like 2021-01" in seen([f"2021-{i % 12 + 1:02d}" for i in range(400)])[1][0]
+    assert seen([f"2021-{i % 20 + 13}" for i in range(400)])[1] == []
     assert seen(["1.2.3", "4.5.6"] * 200)[1] == []
+
+
+WORD = "read it as missing with --na {0}, or the column as text with --types a=category"
+
+
+@pytest.mark.parametrize(
+    ("good", "noun"),
+    [
+        (AMOUNTS.round(6), "numbers"),
+        (np.arange(400) % 90, "numbers"),
+        ([f"2024-{i % 12 + 1:02d}-{i % 28 + 1:02d}" for i in range(400)], "dates"),
+    ],
+)
+@pytest.mark.parametrize("every", [2, 20])
+def test_numbers_and_dates_but_for_a_word_are_told_with_the_way_out(good, noun, every):
+    values = ["na" if i % every == 1 else value for i, value in enumerate(good)]
+    found, notes = seen(values)
+    others = 400 // every
+    assert (
+        f'a: {400 - others} of 400 values are {noun}, but for {others} "na"; all were read as '
+        f"text: {WORD.format('na')}" in notes
+    )
+    assert set(notes) == set(found.warnings)
+    assert not any("names" in note for note in notes)
+    for options in ({"types": {"a": "category"}}, {"na": ("na",)}):
+        assert not any("but for" in note for note in seen(values, **options)[1])
+
+
+def test_numbers_but_for_words_are_told_of_a_column_that_is_left_out_too():
+    n = 1500
+    values = [f"w{i % 4}" if i % 15 == 2 else i for i in range(n)]
+    found, notes = seen(values, RNG.integers(0, 3, n), one_hot_levels=8)
+    assert found.evidence.endswith("1,400 of 1,500 values are numbers")
+    assert notes == [
+        'a: 1,400 of 1,500 values are numbers, but for 25 "w2", 25 "w1", 25 "w0" and 1 more; all '
+        "were read as text: read them as missing with --na w2,w1,w0,w3, or the column as text with "
+        "--types a=category"
+    ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["A" if i % 5 == 0 else i % 4 for i in range(400)],
+        [f"A{i}" if i % 3 == 0 else i for i in range(400)],
+        ["x" if i % 5 < 3 else i for i in range(400)],
+    ],
+)
+def test_codes_and_texts_with_numbers_among_them_are_not_told_as_numbers(values):
+    assert not any("but for" in note for note in seen(values)[1])
+
+
+def test_days_that_no_calendar_has_are_named():
+    days = [str(np.datetime64("2022-01-01") + i) for i in range(400)]
+    (note,) = [
+        note
+        for note in seen(["2022-02-30" if i % 20 == 7 else day for i, day in enumerate(days)])[1]
+        if "dates" in note
+    ]
+    assert note.startswith('a: 380 of 400 values are dates, but for 20 "2022-02-30"; all were read')
+    assert "--na 2022-02-30," in note
+    many = [f"2022-13-{i % 60:02d}" if i % 4 == 0 else day for i, day in enumerate(days)]
+    (note,) = [note for note in seen(many)[1] if "dates" in note]
+    assert note.startswith('a: dates were read as text, since no calendar has "2022-13-00", "2022-')
 
 
 def test_a_word_after_four_hundred_thousand_numbers_is_named():

@@ -228,6 +228,17 @@ def test_targets_of_rows_that_do_not_train_leave_no_trace(transform):
     assert saved(again) == saved(prepare(marks, target=("y",), **options))
 
 
+def test_codes_that_were_taken_for_numbers_are_told_unless_the_task_was_given():
+    values = {"a": list(range(60)), "y": [f"{i:05d}" for i in range(500, 560)]}
+    told = {
+        task: prepare(columns(values), target=("y",), task=task) for task in ("auto", "regression")
+    }
+    assert any("--task multiclass" in note for note in told["auto"].notes)
+    assert not any("--task" in note for note in told["regression"].notes)
+    ones = prepare(read((np.arange(60.0), np.eye(3)[np.arange(60) % 3])))
+    assert any(note.endswith("give y.argmax(axis=1)") for note in ones.notes)
+
+
 def test_a_held_out_number_without_a_logarithm_is_named():
     values = {"a": list(range(20)), "y": [f"{v}.5" for v in range(20)]}
     values["y"][19] = "-0.5"
@@ -374,6 +385,18 @@ def test_a_class_of_one_row_trains_with_a_note():
     assert prepared.notes == (
         'kind: 1 class with a single row, which is in the training part: "castle"',
     )
+
+
+def test_a_class_that_the_test_part_lacks_is_named():
+    kinds = ["u", "v", "w"] * 10
+    told = 'y: 1 class without a row in the test part, which has no AUC then: "w"'
+    for lacks, is_told in (("w", True), ("", False)):
+        part = ["test" if i > 20 and kind != lacks else "train" for i, kind in enumerate(kinds)]
+        source = columns({"a": range(30), "y": kinds, "part": part})
+        found = prepare(source, target=("y",), split_column="part")
+        assert (told in found.notes) == is_told
+    alone = prepare(columns({"a": range(30), "y": kinds}), target=("y",), test=0.0)
+    assert not any("AUC" in note for note in alone.notes)
 
 
 def test_a_single_class_left_for_training_is_refused():
@@ -524,6 +547,30 @@ def test_other_arrays_are_scaled_column_by_column(dtype):
     live = [i for i in (0, 2) if np.ptp(train[:, i])]
     np.testing.assert_allclose(scaled[:, live].mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(scaled[:, live].std(axis=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("largest", "kind", "dtype", "is_lost"),
+    [
+        (2**24, "int32", "float32", False),
+        (2**24 + 1, "int32", "float64", False),
+        (-(2**24) - 1, "int64", "float64", False),
+        (1_700_000_000, "uint32", "float64", False),
+        (2**53, "int64", "float64", False),
+        (-(2**63), "int64", "float64", True),
+        (2**64 - 1, "uint64", "float64", True),
+        (2**16 - 1, "uint16", "float32", False),
+    ],
+)
+def test_whole_numbers_keep_the_digits_that_floats_can_hold(largest, kind, dtype, is_lost):
+    x = np.array([largest - (i % 8 if largest > 0 else -(i % 8)) for i in range(80)], kind)[:, None]
+    y = np.arange(80) / 2
+    prepared, as_floats = (prepare(read((each, y))) for each in (x, x.astype(np.float64)))
+    assert prepared.train.x.dtype == prepared.schema.dtype == dtype
+    assert (prepared.train.x == as_floats.train.x).all()
+    assert (prepared.schema.scale == as_floats.schema.scale).all()
+    assert (prepared.schema.shift == as_floats.schema.shift).all()
+    assert any("x: whole numbers above" in note for note in prepared.notes) == is_lost
 
 
 @settings(max_examples=100, deadline=None)

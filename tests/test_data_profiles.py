@@ -94,6 +94,8 @@ def test_arrays_are_x_and_y():
     both = profile(read((x, np.array([[0.5, 1], [2, 3]]))))
     assert [column.name for column in both] == ["x", "y1", "y2"]
     assert both[1].note == "target: regression, 2 targets of numbers"
+    codes = profile(columns({"zip": [f"{i:05d}" for i in range(90)]}), ("zip",))
+    assert codes[0].note.endswith("were read as numbers; --task multiclass takes them for classes")
 
 
 def test_top_levels_come_by_count():

@@ -180,6 +180,9 @@ def test_arrays_fit_the_type_of_training_or_are_refused():
     assert single.encode(read(IMAGES))[0].dtype == np.float32
     with pytest.raises(DataError, match="does not fit float32"):
         single.encode(read(np.full((1, 24), 1e300)))
+    seconds = 1_700_000_000 + np.arange(240).reshape(10, 24)
+    double = prepare(read((seconds.astype(np.float64), LABELS)), **WHOLE).schema
+    assert (double.encode(read(seconds))[0] == seconds).all()
 
 
 def test_encoding_targets():

@@ -224,6 +224,8 @@ def test_no_row_trains_that_is_later_than_one_held_out(times, share):
 def test_times_are_split_at_their_shares_with_gaps_in_any_order():
     days = np.append(np.arange(60), np.arange(400, 440))[::-1]
     dates = [str(np.datetime64("2020-01-01") + np.timedelta64(int(day), "D")) for day in days]
+    zoned = [f"{date}T10:00{'Z' * (i % 2)}" for i, date in enumerate(dates)]
+    assert "have no zone and were read as UTC" in timed(zoned)[2][0]
     parts, how, notes = timed(dates)
     assert (len(parts.train), len(parts.validation), len(parts.test)) == (60, 20, 20)
     assert parts.test.tolist() == list(range(20))

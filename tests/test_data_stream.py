@@ -156,7 +156,16 @@ def test_a_window_of_neighbours_would_not_do(tmp_path) -> None:
 @pytest.mark.parametrize("kind", [np.uint8, np.float32, np.float64, np.int16, np.bool_])
 def test_arrays_of_every_type_are_those_of_memory(tmp_path, kind) -> None:
     x = np.random.default_rng(0).integers(0, 2 if kind is np.bool_ else 200, (900, 16, 20))
-    path = arrays(tmp_path, x.astype(kind), np.arange(900) % 5)
+    check_the_same(arrays(tmp_path, x.astype(kind), np.arange(900) % 5))
+
+
+@pytest.mark.parametrize("first", [0, 1_700_000_000])
+def test_whole_numbers_that_stream_have_the_digits_of_memory(tmp_path, first) -> None:
+    x = first + np.random.default_rng(0).integers(0, 200, (900, 16, 20))
+    check_the_same(arrays(tmp_path, x, np.arange(900) % 5))
+
+
+def check_the_same(path) -> None:
     held, streamed = read(path), read(path, budget=130_000)
     assert streamed.streams
     want, found = prepare(held), prepare(streamed, budget=130_000)

@@ -14,6 +14,7 @@ from gpunet.data.targets import (
     choose_task,
     decode_answers,
     decode_values,
+    doubts,
     encode_answers,
     fit_target,
     read_answers,
@@ -53,6 +54,14 @@ def encoded(target, source, dtype="float32"):
     rows = np.arange(source.rows)
     answers = answers_of(source, *target.names)
     return encode_answers(target, source, answers, rows, np.dtype(dtype))
+
+
+@pytest.mark.parametrize("low", [-1.7e308, 0.5])
+def test_values_that_cannot_be_added_up_are_refused(low):
+    with pytest.raises(DataError, match=r"y: values of up to 1.7e\+308 are too large to be added"):
+        encoded(fitted(typed([low, 1.7e308, 2.5])), typed([low, 1.7e308, 2.5]))
+    fine = typed([low / 100, 1e306, 2.5])
+    assert np.isfinite(encoded(fitted(fine), fine)).all()
 
 
 COUNTS = "; if they are counts, --task count"
@@ -106,6 +115,22 @@ COUNTS = "; if they are counts, --task count"
 )
 def test_the_task_that_values_suggest(source, task, reason):
     assert chosen(source) == (task, reason)
+
+
+def test_numbers_that_may_be_classes_are_doubted():
+    zips = answers_of(text(["00500", "00537", "10001"]))
+    assert doubts(zips, "regression", False) == [
+        "y: numbers that begin with 0, as codes do, were read as numbers; --task multiclass takes "
+        "them for classes"
+    ]
+    assert doubts(zips, "multiclass", False) == []
+    assert doubts(answers_of(text([500, 537])), "regression", False) == []
+    ones = np.eye(3)[[0, 2, 1, 1]]
+    several = read_answers(Source("t", x=np.zeros((4, 1)), y=ones), ("a", "b", "c"))
+    assert doubts(several, "multilabel", True) == [
+        "a, b, c: each row has exactly one 1; for classes give y.argmax(axis=1)"
+    ]
+    assert doubts(several[:2], "multilabel", False) == []
 
 
 def test_several_targets():

@@ -82,8 +82,10 @@ def test_predictions_are_the_mean_of_the_networks(kind: str, settings: dict) -> 
 @pytest.mark.parametrize("members", [1, 2])
 def test_rows_of_a_fold_are_judged_by_networks_that_did_not_learn_them(members: int) -> None:
     planned = trained(members=members, **FOLDS)
-    part, raw = ensemble.judged(planned.members, planned.model, planned.choice.device)["validation"]
+    judged = ensemble.judged(planned.members, planned.model, planned.choice.device)
+    part, raw = judged["validation"]
     whole = planned.prepared.train
+    assert sorted(map(bytes, judged["train"][0].x)) == sorted(map(bytes, whole.x))
     assert sorted(map(bytes, part.x)) == sorted(map(bytes, whole.x))
     seen = [{bytes(row) for row in member.data.train.x} for member in planned.members]
     first = 0
@@ -96,6 +98,15 @@ def test_rows_of_a_fold_are_judged_by_networks_that_did_not_learn_them(members: 
         networks = [planned.members[j].network for j in blind]
         raws = [planned.model.of(n).run(held, planned.choice.device) for n in networks]
         np.testing.assert_array_equal(raw[rows], model.combined("multiclass", raws))
+
+
+def test_the_training_part_is_judged_whole() -> None:
+    planned = trained(calibrate=False, **FOLDS)
+    part = planned.prepared.train
+    raw = planned.model.run(part, planned.choice.device)
+    found = loop.judge(planned.prepared.schema, part.y, raw)
+    told = planned.finish()["metrics"]["train"]
+    assert told == pytest.approx(found, rel=1e-6)
 
 
 def test_the_report_is_of_the_ensemble() -> None:

@@ -203,6 +203,17 @@ def test_the_trivial_model_of_absolute_errors_is_the_median() -> None:
     assert value == pytest.approx(np.median(train))
 
 
+@pytest.mark.parametrize("weight", [None, "w"])
+def test_the_trivial_model_of_logarithms_is_the_mean_of_the_values(weight) -> None:
+    skewed = pa.table({"a": X[:, 0], "w": rng.integers(1, 4, N), "y": np.exp(2 * X[:, 1])})
+    done = planned(skewed, target_transform="log", weight=weight)
+    part, schema = done.prepared.train, done.prepared.schema
+    predict = baselines.trivial(done.prepared, done.model.config)
+    value = schema.decode(predict(done.prepared.test))[0, 0]
+    mean = np.average(schema.decode_target(part.y)[:, 0], weights=part.sample_weight)
+    assert value == pytest.approx(mean, rel=1e-6)
+
+
 @pytest.mark.parametrize("threshold", ["auto", 0.2])
 def test_a_threshold_is_kept_and_used(threshold, tmp_path: Path) -> None:
     done, found = summary(NOISY, threshold=threshold)

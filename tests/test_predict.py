@@ -210,6 +210,14 @@ def test_kept_text_is_numbers_where_it_loses_nothing(
     assert found == [dict(zip(cells, row, strict=True)) for row in zip(*cells.values())]
 
 
+def test_kept_whole_numbers_of_more_than_64_bits_lose_nothing(tmp_path: Path, run: Path) -> None:
+    rows = WITHOUT.drop_columns(["id"]).slice(0, 3).to_pylist()
+    text = "".join(json.dumps({**row, "long": 10**20 + i}) + "\n" for i, row in enumerate(rows))
+    (path := tmp_path / "t.jsonl").write_text(text)
+    found = kept(run, path, "long", ".jsonl")
+    assert found == [{"long": 10**20 + i} for i in range(3)]
+
+
 @pytest.mark.isolated
 @pytest.mark.parametrize("more", [[], ["--max-memory", "160K"]], ids=["whole", "streams"])
 def test_times_and_durations_are_kept_though_nothing_learns_from_them(

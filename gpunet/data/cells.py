@@ -4,7 +4,7 @@ The type of a text column is inferred here, by our rules and never by a library'
 values, and columns that are numbers or dates but for a few cells.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from gpunet.data.words import (
     NUMBER,
     TRUE,
     is_number,
+    listed,
     option,
     quoted,
 )
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
 ENOUGH = 20  # from this number of good cells, and the share MOSTLY, the rest are mistakes
 EXACT = 2.0**53  # above it float64 skips whole numbers
 FEW_WORDS = 3  # that are told to be named with --na
+SOME_WORDS = 10  # as many where half of the cells are none of them
 DAY = 86_400_000_000  # microseconds
 DATE = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d(:?\d\d)?)?)?$"
+ZONE = r":.*(Z|[+-]\d\d(:?\d\d)?)$"
 NOUNS = {"numeric": "numbers", "boolean": "true or false", "date": "dates", "category": "text"}
 ABSENT, GOOD, BAD = 0, 1, 2
 LOST_DIGITS = f"whole numbers above {int(EXACT):,} lose their last digits"
+ZEROS = "numbers that begin with 0, as codes do, were read as numbers"
 DIGITS = ("0", "1")  # true and false where a column is said to be, never a reason to think so
 
 
@@ -106,6 +110,30 @@ def read_cells(
     return texts.inferred(rows) if kind is None else texts.of_kind(kind)
 
 
+def unmet(source: Source, names: Sequence[str]) -> list[str]:
+    """Of the words for missing that were given, those that no cell of these columns is."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    assert source.table is not None
+    left, plain = pa.array(source.na, pa.string()), replace(source, na=())
+    for name in names:
+        if not len(left):
+            break
+        column = source.table.column(name)
+        if types.is_dictionary(column.type) and not is_text(column.type):
+            column = column.cast(column.type.value_type)
+        if is_text(column.type):
+            met = Texts(plain, name, column).holds(left)
+        elif types.is_null(column.type) or types.is_boolean(column.type):
+            continue
+        else:
+            kind, values = _values(column)
+            met = np.isin(PARSERS[kind](left, ())[0], values)
+        left = left.filter(pa.array(~met))
+    return list(left.to_pylist())
+
+
 def is_text(kind: "pa.DataType") -> bool:
     """Whether an Arrow type is a string type, or a dictionary of strings."""
     from pyarrow import types
@@ -150,7 +178,8 @@ class Texts:
 
     def inferred(self, rows: np.ndarray | None) -> Cells:
         """As the first kind that all cells in `rows` are of; numbers only in text formats."""
-        held = self._held(self.codes if rows is None else self.codes[rows])
+        counts = self._counts(self.codes if rows is None else self.codes[rows])
+        held, notes = np.flatnonzero(counts), []
         kinds = ("numeric", "boolean", "date") if self.source.text else ("boolean", "date")
         for kind in kinds:
             values, state = self._parsed(kind)
@@ -158,11 +187,13 @@ class Texts:
             is_digits = kind == "boolean" and _within(self.texts, DIGITS)[held].any()
             if GOOD in here and BAD not in here and not is_digits:
                 cells = self._of(kind, values, state, is_learnt=rows is not None)
-                return replace(cells, note=self._as_written(kind, values))
+                return replace(cells, note=self._as_written(kind, values, state))
             if self.source.text and kind != "boolean":
                 self._check_mostly(kind, state, is_learnt=rows is not None)
+            if kind != "boolean":
+                notes.append(self._but_for(kind, state, counts, is_learnt=rows is not None))
         cells = self.of_kind("category")
-        return replace(cells, note=self._as_numbers(cells))
+        return replace(cells, note=self._as_numbers(cells) or next(filter(None, notes), None))
 
     def of_kind(self, kind: str) -> Cells:
         """As cells of one kind; any text is a category, and true and false pass for numbers."""
@@ -176,6 +207,11 @@ class Texts:
         words = {*(MISSING if self.source.text else ()), *self.source.na}
         absent = np.array([level in words for level in levels], bool)
         return Cells("category", self.codes, levels, absent)
+
+    def holds(self, words: "pa.Array") -> np.ndarray:
+        """Whether each word is one of the texts, or one of the numbers among them."""
+        numbers = _numbers(self._plainly(words), ())[0]
+        return _within(words, self.texts) | np.isin(numbers, self._parsed("numeric")[0])
 
     def _parsed(self, kind: str) -> "Parsed":
         import pyarrow as pa
@@ -197,14 +233,33 @@ class Texts:
         _check_finite(self.source, self.name, values)
         return Cells(kind, values)
 
-    def _held(self, codes: np.ndarray) -> np.ndarray:
-        return np.flatnonzero(np.bincount(codes[codes >= 0], minlength=len(self.texts)))
+    def _counts(self, codes: np.ndarray) -> np.ndarray:
+        """How often each text is among these."""
+        return np.bincount(codes[codes >= 0], minlength=len(self.texts))
 
     def _check_mostly(self, kind: str, state: np.ndarray, is_learnt: bool) -> None:
-        counts = np.bincount(self.codes[self.codes >= 0], minlength=len(state))
+        counts = self._counts(self.codes)
         good, bad = counts[state == GOOD].sum(), counts[state == BAD].sum()
         if bad and good >= max(ENOUGH, MOSTLY * (good + bad)):
             self._fail(kind, state, is_learnt)
+
+    def _but_for(
+        self, kind: str, state: np.ndarray, counts: np.ndarray, is_learnt: bool
+    ) -> str | None:
+        """A note where half of the cells, and many different ones, are of a kind, and a few words
+        in the others are not."""
+        good, bad = (np.flatnonzero((state == each) & (counts > 0)) for each in (GOOD, BAD))
+        fit, others = int(counts[good].sum()), int(counts[bad].sum())
+        if len(good) < ENOUGH or fit < others or not 0 < len(bad) <= SOME_WORDS:
+            return None
+        bad = bad[np.argsort(-counts[bad], kind="stable")]
+        words = self.texts.take(bad).to_pylist()
+        shown = (f"{count:,} {quoted(word)}" for word, count in zip(words, counts[bad].tolist()))
+        mend = self._advice(kind, words, is_learnt, SOME_WORDS)
+        return (
+            f"{self.name}: {fit:,} of {fit + others:,} values are {NOUNS[kind]}, but for "
+            f"{listed(shown, FEW_WORDS)}; all were read as text: {mend}"
+        )
 
     def _fail(self, kind: str, state: np.ndarray, is_learnt: bool) -> None:
         bad = np.flatnonzero(np.append(state == BAD, False)[self.codes])
@@ -215,7 +270,7 @@ class Texts:
             self._advice(kind, self.texts.filter(state == BAD).to_pylist(), is_learnt),
         )
 
-    def _advice(self, kind: str, bad: list[str], is_learnt: bool) -> str:
+    def _advice(self, kind: str, bad: list[str], is_learnt: bool, most: int = FEW_WORDS) -> str:
         them = "it" if len(bad) == 1 else "them"
         if kind == "numeric" and not self.source.decimal and all(map(readings, bad)):
             return advice(bad[0], them)
@@ -224,13 +279,24 @@ class Texts:
         if not is_learnt:
             return "correct them, or write NA where a value is missing"
         mend = "correct them"
-        if len(bad) <= FEW_WORDS:
+        if len(bad) <= most:
             mend = f"read {them} as missing with {option('--na', *bad)}"
         return f"{mend}, or the column as text with {option('--types', f'{self.name}=category')}"
 
-    def _as_written(self, kind: str, values: np.ndarray) -> str | None:
+    def _as_written(self, kind: str, values: np.ndarray, state: np.ndarray) -> str | None:
+        if kind == "date":
+            return self._without_zone(state == GOOD)
         is_written = kind == "numeric" and self.source.text
         return _as_written(self.name, self.numerals, values) if is_written else None
+
+    def _without_zone(self, good: np.ndarray) -> str | None:
+        """A note where some times have a zone and others have not."""
+        counts, zoned = self._counts(self.codes), _like(self.texts, ZONE)
+        timed = good & _like(self.texts, ":")
+        bare, every = int(counts[timed & ~zoned].sum()), int(counts[timed].sum())
+        if not 0 < bare < every:
+            return None
+        return f"{self.name}: {bare:,} of {every:,} times have no zone and were read as UTC"
 
     def _as_numbers(self, cells: Cells) -> str | None:
         """A note where texts are numbers but for how they are written."""
@@ -261,6 +327,8 @@ def _numbers(texts: "pa.Array", na: Words) -> Parsed:
         values = pc.cast(pc.if_else(alike, texts, pa.scalar(None, texts.type)), pa.float64())
         bad = ~absent & ~alike.to_numpy(zero_copy_only=False)
     values = values.to_numpy(zero_copy_only=False).astype(float)
+    if gone := [float(word) for word in na if is_number(word)]:
+        values[np.isin(values, gone)] = np.nan
     return values, np.where(bad, BAD, np.where(np.isnan(values), ABSENT, GOOD))
 
 
@@ -279,10 +347,8 @@ def _dates(texts: "pa.Array", na: Words) -> Parsed:
     import pyarrow.compute as pc
 
     absent = _within(texts, (*MISSING_NUMBER, *na))
-    alike = pc.match_substring_regex(texts, DATE).to_numpy(zero_copy_only=False)
-    zoned = alike & pc.match_substring_regex(texts, r":.*(Z|[+-]\d\d(:?\d\d)?)$").to_numpy(
-        zero_copy_only=False
-    )
+    alike = _like(texts, DATE)
+    zoned = alike & _like(texts, ZONE)
     values = np.full(len(texts), np.nan)
     short = pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1")
     for chosen, zone in ((alike & ~zoned, None), (zoned, "UTC")):
@@ -301,12 +367,13 @@ def _days(texts: "pa.Array", zone: str | None) -> np.ndarray:
     try:
         moments = pc.cast(texts, kind)
     except pa.ArrowInvalid:
-        moments = pa.array([text if _is_day(text) else None for text in texts.to_pylist()])
+        moments = pa.array([text if is_day(text) else None for text in texts.to_pylist()])
         moments = pc.cast(moments, kind)
     return moments.cast(pa.int64()).to_numpy(zero_copy_only=False) / DAY
 
 
-def _is_day(text: str) -> bool:
+def is_day(text: str) -> bool:
+    """Whether a calendar has a day that is written as DATE has it."""
     try:
         return datetime.fromisoformat(text) is not None
     except ValueError:
@@ -320,7 +387,14 @@ PARSERS: dict[str, Callable[["pa.Array", Words], Parsed]] = {
 }
 
 
-def _within(texts: "pa.Array", words: tuple[str, ...]) -> np.ndarray:
+def _like(texts: "pa.Array", pattern: str) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    found = pc.match_substring_regex(texts, pattern)
+    return np.asarray(found.to_numpy(zero_copy_only=False), bool)
+
+
+def _within(texts: "pa.Array", words: "tuple[str, ...] | pa.Array") -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -349,10 +423,7 @@ def _as_written(name: str, texts: "pa.Array | pa.ChunkedArray", values: np.ndarr
             return f"{name}: {LOST_DIGITS}"
     if pc.any(pc.match_substring_regex(texts, r"^0\d")).as_py():
         keeps = option("--types", f"{name}=category")
-        return (
-            f"{name}: numbers that begin with 0, as codes do, were read as numbers; "
-            f"{keeps} keeps the zeros"
-        )
+        return f"{name}: {ZEROS}; {keeps} keeps the zeros"
     return None
 
 
@@ -369,19 +440,14 @@ def _typed(source: Source, name: str, column: "pa.ChunkedArray", kind: str | Non
     import pyarrow as pa
     from pyarrow import types
 
-    if types.is_date(column.type) or types.is_timestamp(column.type):
-        own = "date"
-        zone = getattr(column.type, "tz", None)
-        moments = column.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
-        values = moments.cast(pa.float64(), safe=False).to_numpy() / DAY
-    else:
-        own = "boolean" if types.is_boolean(column.type) else "numeric"
-        values = column.cast(pa.float64(), safe=False).to_numpy()
+    own, values = _values(column)
+    if own == "numeric":
         _check_finite(source, name, values)
     if source.na and own != "boolean":
         missing, state = PARSERS[own](pa.array(source.na), ())
         values = np.where(np.isin(values, missing[state == GOOD]), np.nan, values)
-    is_large = types.is_integer(column.type) and np.any(np.abs(values) >= EXACT)
+    is_exact = types.is_integer(column.type) or types.is_decimal(column.type)
+    is_large = is_exact and np.any(np.abs(values) >= EXACT)
     is_lost = kind is None and is_large and not _is_one(column, values)
     note = f"{name}: {LOST_DIGITS}" if is_lost else None
     kind = kind or own
@@ -390,6 +456,19 @@ def _typed(source: Source, name: str, column: "pa.ChunkedArray", kind: str | Non
     if kind == "boolean":
         values = np.where(np.isnan(values) | (values == 0) | (values == 1), values, -1.0)
     return Cells(kind, values, note=note)
+
+
+def _values(column: "pa.ChunkedArray") -> tuple[str, np.ndarray]:
+    """What kind a typed column is of, and its cells as float64."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_date(column.type) or types.is_timestamp(column.type):
+        zone = getattr(column.type, "tz", None)
+        moments = column.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
+        return "date", moments.cast(pa.float64(), safe=False).to_numpy() / DAY
+    own = "boolean" if types.is_boolean(column.type) else "numeric"
+    return own, column.cast(pa.float64(), safe=False).to_numpy()
 
 
 def _empty(rows: int, kind: str | None) -> Cells:

@@ -220,8 +220,8 @@ def fit(
     note = cells.note
     if (
         kind == "numeric"
-        and len(known) == len(values) > ID_ROWS
-        and np.all(np.diff(known) == np.diff(rows))
+        and len(known) > ID_ROWS
+        and np.all(np.diff(known) == np.diff(rows[~gone]))
     ):
         drop = option("--drop", name)
         note = f"{name}: rises by one from row to row, like a row number; {drop} leaves it out"

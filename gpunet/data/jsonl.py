@@ -2,6 +2,7 @@
 mixed columns."""
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,11 +101,10 @@ def _column(key: str, values: list[object], lines: list[int]) -> "pa.Array":
             else f"{key}: wanted numbers, text, true or false, null "
             f"(line {lines[odd]:,}: {quoted(json.dumps(values[odd]))})"
         )
-    try:
-        kind = pa.float64() if float in types else None
-        return pa.array(values, kind, from_pandas=True)
-    except (pa.ArrowException, OverflowError):
-        return pa.array([None if v is None else float(v) for v in values])  # type: ignore[arg-type]
+    for kind in [pa.float64()] if float in types else [None, pa.decimal128(38)]:
+        with suppress(pa.ArrowException, OverflowError):
+            return pa.array(values, kind, from_pandas=True)
+    return pa.array([None if v is None else float(str(v)) for v in values])
 
 
 def _odd(values: list[object]) -> int:

@@ -11,7 +11,7 @@ from re import fullmatch
 
 import numpy as np
 
-from gpunet.data.cells import DATE, NOUNS, Cells, read_cells
+from gpunet.data.cells import DATE, NOUNS, Cells, is_day, read_cells
 from gpunet.data.columns import ID_ROWS, MOST_LEVELS
 from gpunet.data.roughness import memberships, own_values
 from gpunet.data.rows import evenly
@@ -32,15 +32,17 @@ NEARLY_ALL = 0.9
 """A share of different texts above which they name the rows."""
 FEW_SURE = 0.8
 """Of few whole numbers it is less sure that they are amounts, and no codes."""
+TIME = r"(,?[ T]\d{1,2}:\d\d(:\d\d([.,]\d+)?)?( ?[AaPp][Mm])?(Z|[+-]\d\d(:?\d\d)?)?)?"
 DATE_WAYS = (
     DATE,
-    r"\d{1,2}\.\d{1,2}\.\d{2,4}",
-    r"\d{1,2}/\d{1,2}/\d{2,4}",
-    r"\d{1,2}-\d{1,2}-\d{2,4}",
-    r"\d{4}/\d{1,2}/\d{1,2}",
-    r"\d{4}\.\d{1,2}\.\d{1,2}",
-    r"\d{1,2}[ -][A-Z][a-z]{2,8}[ -]\d{2,4}",
-    r"[A-Z][a-z]{2,8} \d{1,2}, \d{4}",
+    rf"\d{{1,2}}\.\d{{1,2}}\.\d{{2,4}}{TIME}",
+    rf"\d{{1,2}}/\d{{1,2}}/\d{{2,4}}{TIME}",
+    rf"\d{{1,2}}-\d{{1,2}}-\d{{2,4}}{TIME}",
+    rf"\d{{4}}/\d{{1,2}}/\d{{1,2}}{TIME}",
+    rf"\d{{4}}\.\d{{1,2}}\.\d{{1,2}}{TIME}",
+    rf"\d{{1,2}}[ -][A-Z][a-z]{{2,8}}[ -]\d{{2,4}}{TIME}",
+    rf"[A-Z][a-z]{{2,8}} \d{{1,2}}, \d{{4}}{TIME}",
+    r"(19|20)\d\d[-/](0[1-9]|1[0-2])",
 )
 """How dates are written; of these the first alone is read as dates."""
 
@@ -138,7 +140,9 @@ class Observer:
         if cells.note and cells.note not in notes and not (is_left_out and cells.kind == "numeric"):
             warnings.append(cells.note)
         if not is_left_out:
-            warnings += [*_like_an_id(name, kind, known, rows), *self._leaks(name, cells, rows)]
+            is_read_wrong = cells.kind == "category" and cells.note
+            warnings += [] if is_read_wrong else _like_an_id(name, kind, known, rows)
+            warnings += self._leaks(name, cells, rows)
         warnings += _date_formats(name, cells, known)
         count = len(known)
         found = Evidence(
@@ -235,15 +239,16 @@ def _looks_of_text(cells: Cells, counts: np.ndarray, sure: float) -> tuple[str, 
     n, counts = int(counts.sum()), counts[levels]
     texts = [cells.levels[level] for level in levels.tolist()]
     if len(levels) == n > ID_ROWS:
-        return "id", "a different text in every row", sure
-    if len(levels) > MOST_LEVELS and len(levels) > n // 2:
-        return "text", f"{len(levels):,} different texts in {n:,} values", sure
+        kind, words = "id", "a different text in every row"
+    elif len(levels) > MOST_LEVELS and len(levels) > n // 2:
+        kind, words = "text", f"{len(levels):,} different texts in {n:,} values"
+    else:
+        top, texts_held = int(counts.argmax()), counted(len(levels), "different text")
+        kind, words = "category", f"{texts_held}, {quoted(texts[top])} {counts[top] / n:.0%}"
     numbers = sum(int(count) for text, count in zip(texts, counts, strict=True) if is_number(text))
-    top = int(counts.argmax())
-    words = f"{counted(len(levels), 'different text')}, {quoted(texts[top])} {counts[top] / n:.0%}"
     if 0 < numbers < n:
         words += f"; {numbers:,} of {n:,} values are numbers"
-    return "category", words, sure * (1 - numbers / n if numbers < n else FEW_SURE)
+    return kind, words, sure * (1 - numbers / n if numbers < n else FEW_SURE)
 
 
 def _shown(cells: Cells, value: float) -> str:
@@ -283,8 +288,21 @@ def _date_formats(name: str, cells: Cells, known: np.ndarray) -> list[str]:
             example.setdefault(way, text)
     if sum(held.values()) < MOSTLY * len(known):
         return []
+    if list(held) == [DATE]:
+        return [] if cells.note else [_not_in_calendars(name, cells, counts)]
+    like = "2024-01-31T12:30" if any(":" in text for text in example.values()) else "2024-01-31"
     shown = ", ".join(f"{count:,} like {example[way]}" for way, count in held.most_common())
     return [
         f"{name}: dates in {counted(len(held), 'format')} were read as text: {shown}; "
-        "write them all like 2024-01-31"
+        f"write them all like {like}"
     ]
+
+
+def _not_in_calendars(name: str, cells: Cells, counts: np.ndarray) -> str:
+    """A warning where texts are no dates only because no calendar has some of their days."""
+    held = (cells.levels[code] for code in np.flatnonzero(counts).tolist())
+    wrong = [quoted(text) for text in held if fullmatch(DATE, text) and not is_day(text)]
+    return (
+        f"{name}: dates were read as text, since no calendar has {listed(wrong, 3)}; correct "
+        "them, or write NA where a value is missing"
+    )

@@ -4,6 +4,7 @@ Everything that is fitted is fitted on the training part alone. Refuses to guess
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.config import VALUES_HINT
-from gpunet.data.cells import Cells
+from gpunet.data.cells import EXACT, LOST_DIGITS, Cells, unmet
 from gpunet.data.columns import (
     ALIKE,
     ALMOST_NAMES,
@@ -30,7 +31,7 @@ from gpunet.data.columns import (
 from gpunet.data.kinds import Evidence, Observer, check_types
 from gpunet.data.limits import automatic, check_fits
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
-from gpunet.data.schema import Layout, Schema, check_columns, encode_cells, flat
+from gpunet.data.schema import DTYPES, Layout, Schema, check_columns, encode_cells, flat
 from gpunet.data.source import Source, check_fit
 from gpunet.data.split import Fold, Parts, Ways, fold_of, groups_of, overlap
 from gpunet.data.targets import (
@@ -44,6 +45,7 @@ from gpunet.data.targets import (
     check_present,
     check_transform,
     choose_task,
+    doubts,
     encode_answers,
     fit_target,
     read_answers,
@@ -57,6 +59,7 @@ from gpunet.sizes import counted
 SHARE = 0.15
 THIN = 5  # rows a class, below which it is told
 BLOCK = 1 << 22
+EXACT_SINGLE = 2**24  # above it float32 skips whole numbers
 GOLDEN = 0x9E3779B97F4A7C15
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -197,9 +200,8 @@ def prepare(
 ) -> Prepared:
     """Choose the task, split, fit the schema on the training part, encode every part.
 
-    Of tables `features` (all) less `drop` predict `target`; `types`, `na`, `decimal`: how cells are
-    read. `validation`, `test`: shares or sources; a source's own test part goes first. Over
-    `budget`: a file. The other names are of Ways, of Encoding, of Target, and of class_factors.
+    `features` (all) less `drop` predict `target`. `validation`, `test`: shares or sources; its own
+    test part goes first. Over `budget`: a file. Others: Source, Ways, Encoding, Target, weights.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels, bins, rough)
     ways = Ways(split_column, group, time, seed, types.get(time or ""), _fold(test))
@@ -215,6 +217,7 @@ def prepare(
     own = _own_parts(schema, source, answers, parts, x)
     held = _weighed(own | _other_parts(schema, others, drop_missing_target), fitted, class_weight)
     notes += [*source.notes, *told, *more, *_twice(source, ways, parts, others, held)]
+    notes += _unmet(source, [*inputs, *names, weight, group, time])
     return Prepared(schema, *_three(held), tuple(notes), parts, how, tuple(observer.seen))
 
 
@@ -234,6 +237,7 @@ def _divide(
     """The target, the rows `kept` of each part, how they were chosen, and notes."""
     marked = ways.marked(source, kept)
     seen = marked.train if marked else kept
+    asked = task
     task, reason, strata = _task(source, answers, seen, task, transform)
     if task == "count":
         _check_counts(source, answers, kept, marked)
@@ -242,7 +246,9 @@ def _divide(
     learnt = (task, reason, standardise, clamp, transform, weight, quantiles)
     fitted = fit_target(answers, seen, parts.train, *learnt)
     if task in CLASSES:
-        notes += _class_notes(answers[0], seen, parts.train)
+        notes += _class_notes(answers[0], seen, parts.train, parts.test)
+    if asked == "auto":
+        notes += doubts(tuple(each.take(seen) for each in answers), task, source.table is None)
     return fitted, parts, how, notes
 
 
@@ -364,6 +370,12 @@ def _twice(
     return [*groups, *_duplicates(data)]
 
 
+def _unmet(source: Source, used: Sequence[str | None]) -> list[str]:
+    """A note of words for missing that no cell of these columns is."""
+    words = unmet(source, list(filter(None, used))) if source.na else ()
+    return [f"{option('--na', *words)}: found in no column that is used"] if words else []
+
+
 def _with_target(
     source: Source, targets: tuple[str, ...], task: str, drop_missing: bool
 ) -> tuple[tuple[Answer, ...], np.ndarray, list[str]]:
@@ -426,9 +438,11 @@ def _check_counts(
         check_counts(source, answer, used)
 
 
-def _class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray) -> list[str]:
-    counts = np.bincount(answer.codes[seen], minlength=len(answer.labels))
-    here = np.bincount(answer.codes[train], minlength=len(answer.labels))
+def _class_notes(
+    answer: Answer, seen: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> list[str]:
+    codes, size = answer.codes, len(answer.labels)
+    counts, here, there = (np.bincount(codes[rows], minlength=size) for rows in (seen, train, test))
     if (here > 0).sum() < 2:
         raise DataError(
             f"{answer.name}: the training part holds a single class "
@@ -450,6 +464,12 @@ def _class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray) -> list[st
         notes.append(
             f"{answer.name}: {counted(len(absent), 'class')} without a row in the training part: "
             f"{listed(map(quoted, absent))}"
+        )
+    untested = [answer.labels[code] for code in np.flatnonzero((counts > 1) & (there == 0))]
+    if untested and len(test):
+        notes.append(
+            f"{answer.name}: {counted(len(untested), 'class')} without a row in the test part, "
+            f"which has no AUC then: {listed(map(quoted, untested))}"
         )
     return notes
 
@@ -500,8 +520,9 @@ def _fit(
         row += 0 if target.weight is None else 3 * 8  # as read, of a part, on the device
         check_fits(source.title, source.rows * row, budget, "use fewer rows or fewer classes")
     if source.x is not None:
-        schema, x = _fit_arrays(source, target, parts, encoding.scaling != "none", budget)
-        return schema, _settled(x, budget), _formula_notes(schema)
+        dtype, notes = _dtype(source.x)
+        schema, x = _fit_arrays(source, target, parts, dtype, encoding.scaling != "none", budget)
+        return schema, _settled(x, budget), notes + _formula_notes(schema)
     columns, cells, notes = _fit_columns(source, inputs, observer, parts.train, encoding)
     width = Layout.of(columns).width
     schema = Schema("table", tuple(columns), target, width, na=source.na, decimal=source.decimal)
@@ -567,18 +588,28 @@ def _drop_notes(dropped: dict[str, str | None]) -> list[str]:
     return notes
 
 
+def _dtype(x: Rows) -> tuple[str, list[str]]:
+    """What arrays are learnt from as, and a note where that loses digits: whole numbers but for
+    bytes are float32 where that has all of their digits, else float64."""
+    if str(x.dtype) in DTYPES:
+        return str(x.dtype), []
+    ends = (end for _, part in blocks(x) for end in (part.min(), part.max()))
+    largest = max(abs(int(end)) for end in ends)
+    notes = [f"x: {LOST_DIGITS}"] if largest > EXACT else []
+    return "float64" if largest > EXACT_SINGLE else "float32", notes
+
+
 def _fit_arrays(
-    source: Source, target: Target, parts: Parts, standardise: bool, budget: int
+    source: Source, target: Target, parts: Parts, dtype: str, standardise: bool, budget: int
 ) -> tuple[Schema, Mapping[str, Rows]]:
     assert source.x is not None
-    used, probe = _used(parts), flat(np.asarray(source.x[:1]))
-    dtype, width = str(probe.dtype), probe.shape[1]
+    used, width = _used(parts), math.prod(source.x.shape[1:])
     plain = Schema("arrays", (), target, width, dtype)
     if isinstance(source.x, RowFile) or source.x.nbytes > budget:
         x: Mapping[str, Rows] = plain.spool(source, used, Counter())
     else:
         whole = len(parts.train) == len(source.x)
-        x = {part: flat(source.x, None if whole else rows) for part, rows in used.items()}
+        x = {part: flat(source.x, dtype, None if whole else rows) for part, rows in used.items()}
     if not standardise:
         return plain, x
     means, stds = _byte_moments(x["train"]) if dtype == "uint8" else _float_moments(x["train"])

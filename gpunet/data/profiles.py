@@ -12,7 +12,7 @@ from gpunet.data.rows import blocks
 from gpunet.data.scales import median
 from gpunet.data.schema import check_columns
 from gpunet.data.source import Source
-from gpunet.data.targets import array_names, check_present, choose_task, read_answers
+from gpunet.data.targets import array_names, check_present, choose_task, doubts, read_answers
 from gpunet.errors import DataError, GpunetError
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def _task(source: Source, target: tuple[str, ...]) -> str:
         answers = read_answers(source, target)
         check_present(source, answers)
         task, reason = choose_task(answers, "auto", source.has_codes)
-        return f"target: {task}, {reason}"
+        found = doubts(answers, task, source.table is None)
+        return "; ".join((f"target: {task}, {reason}", *found))
     except GpunetError as error:
         return f"target: {error}"
 

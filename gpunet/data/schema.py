@@ -226,21 +226,20 @@ class Schema:
 
     def _flat(self, source: Source) -> np.ndarray:
         assert isinstance(source.x, np.ndarray)
-        x = flat(source.x)
+        x = source.x.reshape(len(source.x), -1)
         if x.shape[1] != self.width:
             raise DataError(
                 f"{source.title}: {counted(x.shape[1], 'feature')} a row; wanted {self.width:,}"
             )
-        dtype = np.dtype(self.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
-            same = x.astype(dtype, copy=False)
-        exact = dtype.kind == "u" and x.dtype != dtype
+            same = flat(x, self.dtype)
+        exact = same.dtype.kind == "u" and x.dtype != same.dtype
         if (exact and not np.array_equal(same, x)) or not np.isfinite(same).all():
             raise DataError(
                 f"{source.title}: x is {source.x.dtype} and does not fit {self.dtype}, which the "
                 "network was trained on"
             )
-        return np.ascontiguousarray(same)
+        return same
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers; floats survive JSON exactly."""
@@ -312,11 +311,10 @@ def encode_cells(
     return x, unseen
 
 
-def flat(x: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-    """Arrays (n, …) as (n, d); whole numbers other than uint8 become float32."""
+def flat(x: np.ndarray, dtype: str, rows: np.ndarray | None = None) -> np.ndarray:
+    """Arrays (n, …) as (n, d) of `dtype`."""
     x = x.reshape(len(x), -1)
-    x = x if rows is None else x[rows]
-    return np.ascontiguousarray(x if str(x.dtype) in DTYPES else x.astype(np.float32))
+    return np.ascontiguousarray(x if rows is None else x[rows], dtype)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -263,7 +263,9 @@ def split_times(
         low = first + 1
         words.append(f"{NAMES[part]} from {cells.shown(times[first])} on")
     sizes = np.bincount(place[codes], minlength=3)[1:].tolist()
-    notes = [*lost, *_far_notes(name, sizes, wanted, "rows of one time stay together")]
+    zones = [cells.note] if cells.note and cells.kind == "date" else []
+    far = _far_notes(name, sizes, wanted, "rows of one time stay together")
+    notes = [*lost, *zones, *far]
     return _parts(place[codes], rows), f"by {name}: {', '.join(words)}", notes
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.data.arrays import check_finite
-from gpunet.data.cells import EXACT, LOST_DIGITS, distinct, is_text, read_cells
+from gpunet.data.cells import EXACT, LOST_DIGITS, ZEROS, distinct, is_text, read_cells
 from gpunet.data.scales import moments
 from gpunet.data.source import Source
 from gpunet.data.words import MISSING, is_number, listed, quoted
@@ -22,6 +22,7 @@ NUMBERS = ("regression", "count")
 TASKS = ("regression", "count", "binary", "multiclass", "multilabel")
 TRANSFORMS = ("none", "log")
 LARGEST = float(np.finfo(np.float64).max)
+SPARE = 16.0  # errors, and sums of resampled rows, are not larger than the values by more
 FEW = 20  # whole numbers with no more different values than this are taken for classes
 
 Label = str | int | bool
@@ -79,7 +80,7 @@ class Answer:
 
     Text has no numbers, fractions and whole numbers that are not exact have no labels. kind: text,
     boolean, whole (1.0 as 1 is, in every format) or real. `note`: a warning where text looks like
-    numbers, or digits are lost.
+    numbers, or digits are lost. `has_zeros`: numbers begin with 0, as codes do.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Answer:
     labels: tuple[Label, ...]
     numbers: np.ndarray | None
     note: str | None = None
+    has_zeros: bool = False
 
     @property
     def missing(self) -> np.ndarray:
@@ -160,7 +162,8 @@ def _from_column(source: Source, name: str, classes: bool) -> Answer:
         missing = (*(MISSING if source.text else ()), *source.na)
         answer = _from_text(name, column, cells.kind, cells.values, missing)
         is_told = cells.kind == "category" or cells.note == lost
-        return replace(answer, note=cells.note if is_told else None)
+        has_zeros = cells.note is not None and ZEROS in cells.note
+        return replace(answer, note=cells.note if is_told else None, has_zeros=has_zeros)
     return replace(_numbered(name, cells.values, cells.kind == "boolean"), note=cells.note)
 
 
@@ -238,6 +241,17 @@ def choose_task(answers: tuple[Answer, ...], task: str, coded: bool) -> tuple[st
         reason = "as asked"
     _check_task(answers, task)
     return task, reason
+
+
+def doubts(answers: tuple[Answer, ...], task: str, is_array: bool) -> list[str]:
+    """Notes where numbers were taken for this task, and may be classes."""
+    if task == "regression" and answers[0].has_zeros and len(answers) == 1:
+        return [f"{answers[0].name}: {ZEROS}; --task multiclass takes them for classes"]
+    if task != "multilabel" or np.any(sum(map(_numbers, answers)) != 1):
+        return []
+    names = listed(answer.name for answer in answers)
+    give = "y.argmax(axis=1)" if is_array else "one column that names them"
+    return [f"{names}: each row has exactly one 1; for classes give {give}"]
 
 
 def _several(answers: tuple[Answer, ...]) -> tuple[str, str]:
@@ -408,6 +422,7 @@ def encode_answers(
     values = np.stack([answer.numbers[rows] for answer in answers], axis=1)  # type: ignore[index]
     if target.task == "multilabel":
         return values.astype(np.float32)
+    _check_sums(target, values)
     if target.task == "count":
         return values.astype(dtype)
     if target.transform == "log":
@@ -418,6 +433,16 @@ def encode_answers(
     if not np.isfinite(y).all():
         raise DataError(f"{listed(target.names)}: values too large for {dtype}")
     return np.repeat(y, target.each, axis=1)
+
+
+def _check_sums(target: Target, values: np.ndarray) -> None:
+    """Raise DataError for values (n, k) of which the sums, and those of errors, would overflow."""
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest * SPARE * len(values) > LARGEST:
+        raise DataError(
+            f"{listed(target.names)}: values of up to {largest:.3g} are too large to be added up",
+            "learn them in a larger unit: divided by 1e10, say",
+        )
 
 
 def check_counts(source: Source, answer: Answer, rows: np.ndarray) -> None:
