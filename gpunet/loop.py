@@ -430,8 +430,6 @@ class _Run:
     def restore(self, start: Snapshot) -> None:
         """Take the run up where a snapshot was made."""
         state = start.state
-        if len(state["members"]) != len(self.nets):
-            raise ModelInvalid(f"the checkpoint is of {len(state['members'])} networks")
         known = {n for net in self.nets for n in (*net.moving(), *_best_names(net))}
         if foreign := sorted(start.tensors.keys() - known):
             raise ModelInvalid(f"the checkpoint does not fit the network: {foreign[0]}")

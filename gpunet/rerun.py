@@ -350,8 +350,11 @@ def _take_newest(resumed: Job) -> list[str]:
 
 
 def _check_fits(resumed: Job, found: Checkpoint) -> None:
-    """Raise ModelInvalid for a checkpoint of other weights, before anything is written."""
-    saved = {n: a.shape for n, a in found[0].items() if n.startswith("weight.")}
+    """Raise ModelInvalid for a checkpoint of other networks, before anything is written."""
+    tensors, state = found
+    if (count := len(state["loop"]["members"])) != len(resumed.members):
+        raise ModelInvalid(f"the checkpoint is of {count} networks")
+    saved = {n: a.shape for n, a in tensors.items() if n.startswith("weight.")}
     mine = {f"weight.{n}": a.shape for n, a in resumed.model.network.weights.items()}
     if wrong := sorted(saved.items() ^ mine.items()):
         raise ModelInvalid(f"the checkpoint does not fit the network: {wrong[0][0]}")

@@ -140,9 +140,8 @@ def test_a_checkpoint_of_another_number_of_networks_is_refused(tmp_path: Path) -
     config.write_text(config.read_text().replace("members = 2", "members = 3"))
     with pytest.raises(ModelInvalid, match="settings have changed"):
         rerun.take_up(path)
-    resumed, _ = rerun.take_up(path, allow_inexact=True)
     with pytest.raises(ModelInvalid, match="the checkpoint is of 2 networks"):
-        follow(resumed)
+        rerun.take_up(path, allow_inexact=True)
 
 
 def test_a_saved_ensemble_predicts_as_it_did(tmp_path: Path) -> None:
