@@ -121,6 +121,8 @@ class Model:
     ) -> dict[str, float | None]:
         """The task's metrics on data that has the target, or on those of its rows that have it;
         warns of categories that training never saw."""
+        if np.ndim(device):
+            raise UsageError("evaluate takes x and y as one", "evaluate((x, y))")
         source = read(data)
         rows = self.schema.answered(source) if drop_missing_target else None
         answers, unseen = self.answers_and_unseen(source, resolve(device).device, rows)
