@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import os
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +86,25 @@ def test_a_folder_is_no_place_for_a_model(model: predict.Model, tmp_path: Path) 
     for place in (".", tmp_path):
         with pytest.raises(WriteError, match="Is a directory"):
             model.save(place)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"preset": "plain", "precision": "fp64"},
+        {"activation": "x*sigmoid(1.7*x)", "members": 2},
+        {"loss": "mean(sqrt(1 + (pred - target)**2) - 1)"},
+    ],
+)
+def test_models_may_be_pickled(settings: dict[str, Any]) -> None:
+    target = "size" if "loss" in settings else "kind"
+    model = gpunet.train(TABLE, target, epochs=2, device="cpu", baselines=False, **settings)
+    again = pickle.loads(pickle.dumps(model))
+    assert again.config == model.config
+    assert again.outcome(read(TABLE), CPU).output.tobytes() == (
+        model.outcome(read(TABLE), CPU).output.tobytes()
+    )
+    assert again.evaluate(TABLE) == model.evaluate(TABLE)
 
 
 def test_a_model_of_a_table_and_its_target_predicts_for_tables() -> None:
