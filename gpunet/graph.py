@@ -313,9 +313,10 @@ class Graph:
 
 
 class Group(Gate):
-    """A big gate: a whole circuit inside one node."""
+    """A big gate: a whole circuit inside one node, and made for its place."""
 
     saves = ("inputs",)
+    is_placed = True
 
     def __init__(self, members: list[Node], outside: list[Node], last: Node) -> None:
         self.indices = tuple(i for i, node in enumerate(outside) if _only_index(node, members))

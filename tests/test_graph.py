@@ -439,6 +439,10 @@ def test_a_gate_is_in_one_graph_alone() -> None:
     y = first.input("y")
     with pytest.raises(ValueError, match="make a new multiply a node"):
         first.apply(gate, y, y)
+    big = second.group(second.nodes[1:]).gate
+    assert big is not None
+    with pytest.raises(ValueError, match="make a new group a node"):
+        first.apply(big, y)
 
 
 def test_a_copy_of_a_graph_shares_nothing_with_it() -> None:

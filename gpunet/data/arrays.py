@@ -96,7 +96,7 @@ def check_finite(what: str, array: Rows, missing: bool = False) -> None:
 
 
 def _plain(what: str, array: np.ndarray, kinds: str) -> np.ndarray:
-    hint = None if "U" in kinds else TABULAR
+    hint = TABULAR if array.dtype.kind in "OT" and "U" not in kinds else None
     if array.dtype.kind == "S" and "U" in kinds:
         array = np.char.decode(array, "utf-8", "replace")
     if array.dtype.kind == "U" and array.view(np.uint32).max(initial=0) > MAX_POINT:
