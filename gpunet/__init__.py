@@ -33,10 +33,12 @@ _GATES = """
 """.split()
 _HOMES.update(dict.fromkeys(_GATES, "gates"))
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", "errors", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("gpunet.errors")
     if name not in _HOMES:
         raise AttributeError(f"module 'gpunet' has no attribute {name!r}")
     return getattr(import_module(f"gpunet.{_HOMES[name]}"), name)

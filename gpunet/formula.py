@@ -6,7 +6,6 @@ ever run as Python.
 
 import ast
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,10 @@ from gpunet.random import Purpose, stream
 LONGEST = 10_000
 DEEPEST = 400
 LARGEST = 10**8
+MEANINGLESS = "#\\\"'"
+GLUED = re.compile(r"(?<![\w.])\.?\d[\w.]*?(and|else|for|if|in|is|not|or)")
+"""A word of Python behind a number. Python warns of it, and of what may stand in quotes: it must
+not come to that, since warnings can only be silenced for all threads at once."""
 
 OPERATORS: dict[type[ast.AST], type[Gate]] = {
     ast.Add: gates.Add,
@@ -79,14 +82,14 @@ class _Source:
             raise UsageError(f"{self.name}: {len(self.text):,} characters, more than {LONGEST:,}")
         line = "".join(" " if c.isspace() else c for c in self.text)
         for index, character in enumerate(line):
-            if character == "#" or not character.isprintable():
+            if character in MEANINGLESS or not character.isprintable():
                 raise self.fault(index, f"{character!a} has no meaning here")
+        if found := GLUED.search(line):
+            raise self.fault(found.start(1), f"{found[1]!r} cannot stand here")
         if not line.strip():
             raise UsageError(f"{self.name}: nothing is written")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return ast.parse(line.strip(), mode="eval").body
+            return ast.parse(line.strip(), mode="eval").body
         except SyntaxError as error:
             raise self._misspelt(error) from None
         except (RecursionError, MemoryError):
@@ -146,10 +149,11 @@ class Formula(Graph):
     source: _Source | None = None
     places: dict[Node, ast.AST] = field(default_factory=dict)
 
-    def forward(self, values: Mapping[str, Any] | None = None, **more: Any) -> Any:
+    def forward(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> Any:
+        self._forget()
         given = {**(values or {}), **more}
-        self.check({name: np.shape(value) for name, value in given.items()})
         try:
+            self.check({name: np.shape(value) for name, value in given.items()})
             return super().forward(given)
         except (IndexError, TypeError, ValueError) as error:
             raise UsageError(f"formula: {error}") from None
@@ -193,7 +197,8 @@ def _known(graph: Graph, names: Iterable[str]) -> None:
 def parse(text: str) -> Formula:
     """The circuit of a formula: its free names are the inputs, in order of first appearance.
 
-    A part that is written twice is two nodes. UsageError says the column of the fault.
+    A part that is written twice is two nodes. UsageError says the column of the fault. A circuit is
+    for one thread at a time, as every Graph.
     """
     if not isinstance(text, str):
         raise TypeError(f"a formula is text, not {type(text).__name__}")

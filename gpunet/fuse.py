@@ -4,7 +4,10 @@ For formulas that are given at run time. Refuses gates that are not elementwise:
 has looked at them before.
 """
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from gpunet import gates
 from gpunet.device import Array
 from gpunet.graph import Graph, Node
 from gpunet.kernels import REGISTRY, Kernel, activation, dropout, loss
-from gpunet.kernels.registry import Reference
+from gpunet.kernels.registry import Reference, Run
 
 
 class Activation(gates.Activation):
@@ -43,30 +46,36 @@ class Loss(gates.Loss):
 
 
 class Tiles:
-    """Runs a circuit over tiles of its inputs, in buffers that it makes once and keeps."""
+    """Runs a circuit over tiles of its inputs, in buffers that it makes once and keeps.
+
+    Gates, which keep what their backward needs, and values are its own: others run the circuit too.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self.gates = {node: copy(node.gate) for node in graph.nodes if node.gate is not None}
+        self.values: dict[Node, Array] = {}
         self.buffers: dict[tuple[Any, ...], Array] = {}
 
     def forward(self, **tiles: Array) -> Array:
         """The output's tile; it is overwritten by the next call."""
-        like = next(iter(tiles.values()))
+        like, values = next(iter(tiles.values())), self.values
         for node in self.graph.nodes:
             if node.kind == "input":
-                node.value = tiles[node.name]
-            elif node.gate is not None:
-                out = self._buffer(node, "value", like)
-                node.gate.forward(*(_typed(i, like) for i in node.inputs), out=out)
-                node.value = out
-        return self.graph.last.value
+                values[node] = tiles[node.name]
+            elif node.kind == "constant":  # a float64 one would raise all that it meets
+                values[node] = like.dtype.type(node.value)
+            else:
+                values[node] = self._buffer(node, "value", like)
+                self.gates[node].forward(*(values[i] for i in node.inputs), out=values[node])
+        return values[self.graph.last]
 
     def backward(self, wrt: str) -> Array | None:
         """The gradient of the output's tile for one input, after `forward`."""
-        output = self.graph.last
+        output, like = self.graph.last, self.values[self.graph.last]
         if output.gate is None:
-            return np.ones_like(output.value) if output.name == wrt else None
-        like, grads = output.value, {output: np.ones_like(output.value)}
+            return np.ones_like(like) if output.name == wrt else None
+        grads = {output: np.ones_like(like)}
         for node in reversed(self.graph.nodes):
             if node.gate is None or node not in grads:
                 continue
@@ -74,7 +83,7 @@ class Tiles:
                 self._buffer(node, f"grad{i}", like) if source.kind != "constant" else None
                 for i, source in enumerate(node.inputs)
             )
-            node.gate.backward(grads[node], out=outs)
+            self.gates[node].backward(grads[node], out=outs)
             for source, part in zip(node.inputs, outs, strict=True):
                 if part is not None:
                     grads[source] = np.add(grads[source], part) if source in grads else part
@@ -88,6 +97,28 @@ class Tiles:
 
 
 def _activation_pair(graph: Graph) -> tuple[Kernel, Kernel]:
+    text = _c_function(graph, "f_formula", "T x")
+    text += _c_gradient(graph, "f_formula_grad", "T g, T x, T y", "x", "g")
+    forward, backward = activation.PAIRS["mish"]
+    value = _own(lambda: activation.forward_of(_activation(graph)))
+    slope = _own(lambda: activation.backward_of(_activation(graph)))
+    return (
+        _dropping(_variant(forward, "formula", value, text)),
+        _dropping(_variant(backward, "formula", slope, text)),
+    )
+
+
+def _own(make: Callable[[], Reference]) -> Reference:
+    """A reference that is made anew for each binding, so that bindings may run side by side."""
+
+    @wraps(make())
+    def reference(*arguments: Any) -> Run:
+        return make()(*arguments)
+
+    return reference
+
+
+def _activation(graph: Graph) -> activation.Activation:
     tiles = Tiles(graph)
 
     def value(y: Array, work: activation.Work) -> None:
@@ -98,17 +129,20 @@ def _activation_pair(graph: Graph) -> tuple[Kernel, Kernel]:
         found = tiles.backward("x")
         np.copyto(out, 0 if found is None else found)
 
-    made = activation.Activation(value, slope, reads_input=True)
-    text = _c_function(graph, "f_formula", "T x")
-    text += _c_gradient(graph, "f_formula_grad", "T g, T x, T y", "x", "g")
-    forward, backward = activation.PAIRS["mish"]
-    return (
-        _dropping(_variant(forward, "formula", activation.forward_of(made), text)),
-        _dropping(_variant(backward, "formula", activation.backward_of(made), text)),
-    )
+    return activation.Activation(value, slope, reads_input=True)
 
 
 def _loss_kernel(graph: Graph, is_mean: bool) -> Kernel:
+    known = REGISTRY["mean_squared" if is_mean else "sum_squares"]
+    variant = "formula_mean" if is_mean else "formula_sum"
+    given = "T pred, T target, T constant"
+    text = _c_function(graph, f"loss_{variant}", given)
+    text += _c_gradient(graph, f"loss_{variant}_grad", given, "pred", "T(1)")
+    mine = _own(lambda: loss.loss_of(_term(graph, is_mean), is_mean))
+    return _variant(known, variant, mine, text)
+
+
+def _term(graph: Graph, is_mean: bool) -> loss.Term:
     tiles = Tiles(graph)
 
     def term(p: Array, t: Array, unused: float, rows: Array, grad: Array | None) -> None:
@@ -120,12 +154,7 @@ def _loss_kernel(graph: Graph, is_mean: bool) -> Kernel:
             np.copyto(grad, 0 if found is None else found)
             np.divide(grad, columns, out=grad)
 
-    known = REGISTRY["mean_squared" if is_mean else "sum_squares"]
-    variant = "formula_mean" if is_mean else "formula_sum"
-    given = "T pred, T target, T constant"
-    text = _c_function(graph, f"loss_{variant}", given)
-    text += _c_gradient(graph, f"loss_{variant}_grad", given, "pred", "T(1)")
-    return _variant(known, variant, loss.loss_of(term, is_mean), text)
+    return term
 
 
 def _variant(known: Kernel, variant: str, reference: Reference, text: str) -> Kernel:
@@ -136,11 +165,6 @@ def _variant(known: Kernel, variant: str, reference: Reference, text: str) -> Ke
 
 def _dropping(kernel: Kernel) -> Kernel:
     return replace(kernel, dropped=dropout.beside(kernel))
-
-
-def _typed(node: Node, like: Array) -> Array:
-    """A constant in the tile's precision: a float64 one would raise all that it meets."""
-    return like.dtype.type(node.value) if node.kind == "constant" else node.value
 
 
 def _c_function(graph: Graph, name: str, given: str) -> str:

@@ -564,6 +564,8 @@ class Take(Gate):
         return shapes[1] + shapes[0][1:]
 
     def _forward(self, xp: Any, out: Array, x: Array, index: Array) -> None:
+        if index.dtype.kind == "b":
+            raise TypeError("rows are taken by their numbers, not by true and false")
         _check_index(index, len(x))
         table, rows = (len(x), prod(x.shape[1:])), (index.size, prod(x.shape[1:]))
         REGISTRY["take"](x.reshape(table), _row_numbers(index), out.reshape(rows))
@@ -591,6 +593,8 @@ class Concatenate(Gate):
         self.axis = axis
 
     def shape(self, *shapes: Shape) -> Shape:
+        if not shapes:
+            raise ValueError("a join of nothing")
         shape, axis = list(shapes[0]), self.axis + len(shapes[0]) * (self.axis < 0)
         rests = {(*s[:axis], *s[axis + 1 :], len(s)) for s in shapes}
         if len(rests) != 1 or not 0 <= axis < len(shape):
@@ -813,8 +817,9 @@ class BatchNorm(Gate):
         self.running_var = np.ones(columns)
 
     def shape(self, *shapes: Shape) -> Shape:
-        if len(shapes[0]) != 2:
-            raise ValueError(f"a batch norm of {shapes[0]}, not of rows and columns")
+        wanted = len(self.running_mean)
+        if len(shapes[0]) != 2 or shapes[0][1] != wanted:
+            raise ValueError(f"a batch norm of {shapes[0]}, not of rows of {wanted} columns")
         return _norm_shape(*shapes)
 
     def _forward(self, xp: Any, out: Array, x: Array, gain: Array, bias: Array) -> None:

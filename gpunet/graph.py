@@ -6,6 +6,7 @@ order of computing. Nothing here knows a particular gate.
 """
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from inspect import signature
 from math import inf
@@ -25,13 +26,15 @@ class Gate:
     A subclass writes `_forward(xp, out, *inputs)` and `_backward(xp, grad, *grads)`, both into
     given buffers; a gradient that nobody wants is None. `saves` says what backward reads of
     `self.inputs` and `self.output`. `indices` are the inputs that hold whole numbers and have no
-    gradient. A gate that `mixes_rows` needs the whole batch at once.
+    gradient. A gate that `mixes_rows` needs the whole batch at once. One that `is_placed` stands in
+    a graph, and no other may take it.
     """
 
     saves: tuple[str, ...] = ()
     indices: tuple[int, ...] = ()
     mixes_rows = False
     training = True
+    is_placed = False
 
     least: int
     most: float
@@ -55,7 +58,10 @@ class Gate:
         return np.broadcast_shapes(*shapes)
 
     def forward(self, *inputs: Any, out: Array | None = None) -> Array:
-        """The output, written to `out` when it is given. Numbers and lists become float64."""
+        """The output, written to `out` when it is given. Numbers and lists become float64.
+
+        Backward reads the inputs and the output again: they must not be written to before it.
+        """
         if not self.least <= len(inputs) <= self.most:
             more = "or more" if self.most == inf else f"to {self.most:g}"
             one, several = counted(self.least, "value"), f"{self.least} {more} values"
@@ -76,11 +82,12 @@ class Gate:
         if not hasattr(self, "output"):
             raise RuntimeError(f"backward of {self.op} before its forward")
         xp = module_of(self.output)
-        grad = xp.broadcast_to(xp.asarray(grad, self.output.dtype), self.output.shape)
+        grad = xp.asarray(_array(xp, grad), self.output.dtype)
+        grad = xp.broadcast_to(grad, self.output.shape)
         if out is None:
             buffers = tuple(self._gradient_buffer(xp, i) for i in range(len(self.inputs)))
         else:
-            pairs = zip(out, self.inputs)
+            pairs = zip(out, self.inputs, strict=True)
             buffers = tuple(g if g is None else _checked(g, x.shape) for g, x in pairs)
         with np.errstate(all="ignore"):
             self._backward(xp, grad, *buffers)
@@ -88,7 +95,8 @@ class Gate:
 
     def forget(self) -> None:
         """Let go of the arrays of the last `forward`."""
-        del self.inputs, self.output
+        for name in ("inputs", "output"):
+            vars(self).pop(name, None)
 
     def _forward(self, xp: Any, out: Array, *inputs: Array) -> None:
         raise NotImplementedError
@@ -128,10 +136,17 @@ class Node:
 
 @dataclass(eq=False, repr=False)
 class Graph:
-    """Nodes in the order in which they are computed; the last one made is the output unless set."""
+    """Nodes in the order in which they are computed; the last one made is the output unless set.
+
+    Nodes and gates keep what backward needs, so a graph is for one thread at a time: others take a
+    copy, which shares nothing with it.
+    """
 
     nodes: list[Node] = field(default_factory=list)
     output: Node | None = None
+
+    def __copy__(self) -> "Graph":
+        return deepcopy(self)
 
     def __repr__(self) -> str:
         inputs = ", ".join(self.inputs) or "nothing"
@@ -143,19 +158,22 @@ class Graph:
 
     def parameter(self, name: str, value: Any) -> Node:
         """A value that the graph keeps and that training changes."""
-        value = _array(np, value)
-        return self._add(Node(name, "parameter", value=value))
+        return self._add(Node(name, "parameter", value=_array(np, value).copy()))
 
     def constant(self, value: Any, name: str | None = None) -> Node:
         """A value that never changes and has no gradient."""
-        value, name = _array(np, value), name or f"c{len(self.nodes)}"
+        value, name = _array(np, value).copy(), name or f"c{len(self.nodes)}"
         return self._add(Node(name, "constant", value=value))
 
     def apply(self, gate: Gate, *inputs: Node, name: str | None = None) -> Node:
         """The output of `gate` on nodes of this graph."""
-        if any(node.gate is gate for node in self.nodes):
+        if not isinstance(gate, Gate) or not all(isinstance(node, Node) for node in inputs):
+            raise TypeError("a graph takes a gate, as Exp(), and nodes of its own")
+        if gate.is_placed:
             raise ValueError(f"a gate keeps what its backward needs: make a new {gate.op} a node")
-        return self._add(Node(name or f"{gate.op}{len(self.nodes)}", "gate", gate, inputs))
+        node = self._add(Node(name or f"{gate.op}{len(self.nodes)}", "gate", gate, inputs))
+        gate.is_placed = True
+        return node
 
     def node(self, name: str) -> Node:
         """The node of that name; KeyError when there is none."""
@@ -169,17 +187,22 @@ class Graph:
     def inputs(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes if node.kind == "input"}
 
-    def forward(self, values: Mapping[str, Any] | None = None, **more: Any) -> Array:
-        """The output's value, gate by gate. Every input is given by name; KeyError when not."""
+    def forward(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> Array:
+        """The output's value, gate by gate. Every input is given by name; KeyError when not.
+
+        Backward reads the inputs and the output again: they must not be written to before it.
+        """
+        self._forget()
         given = {**(values or {}), **more}
         if unknown := given.keys() - self.inputs.keys():
             raise KeyError(f"no input {', '.join(sorted(unknown))}")
         for node in self.nodes:
             if node.kind == "input":
-                node.value = module_of(given[node.name]).asarray(given[node.name])[()]
+                node.value = _numbers(module_of(given[node.name]), given[node.name])[()]
             elif node.gate is not None:
                 node.value = node.gate.forward(*(i.value for i in node.inputs))
-        return self.last.value
+        value = self.last.value
+        return value if self.last.gate is not None else value.copy()
 
     def backward(self, grad: Any = 1.0) -> dict[str, Array]:
         """The gradient of the output for every input and parameter, by name, times `grad`.
@@ -190,13 +213,12 @@ class Graph:
         for node in self.nodes:
             node.grad = None
         last = self.last
-        if last.value is None:
-            raise RuntimeError("backward of a graph before its forward")
-        last.grad = module_of(last.value).broadcast_to(grad, last.value.shape)[()]
+        xp = module_of(self._value)
+        last.grad = xp.broadcast_to(_array(xp, grad), last.value.shape)[()]
         for node in reversed(self.nodes):
             if node.gate is None or node.grad is None:
                 continue
-            for source, part in zip(node.inputs, node.gate.backward(node.grad)):
+            for source, part in zip(node.inputs, node.gate.backward(node.grad), strict=True):
                 if part is not None and source.kind != "constant":
                     source.grad = part if source.grad is None else _sum(source.grad, part)
         leaves = [node for node in self.nodes if node.kind in ("input", "parameter")]
@@ -207,7 +229,7 @@ class Graph:
 
         Built row by row, each a vector-Jacobian product; backward itself never builds one.
         """
-        value, wrt = self.last.value, self.node(name)
+        value, wrt = self._value, self.node(name)
         xp = module_of(value)
         result = xp.zeros((*value.shape, *wrt.value.shape), value.dtype)
         for index in np.ndindex(value.shape):
@@ -249,6 +271,18 @@ class Graph:
             raise ValueError("the graph has no nodes")
         return self.output or self.nodes[-1]
 
+    @property
+    def _value(self) -> Array:
+        if self.last.value is None:
+            raise RuntimeError("backward of a graph before its forward")
+        return self.last.value
+
+    def _forget(self) -> None:
+        """Let go of the values of the last `forward`."""
+        for node in self.nodes:
+            if node.kind in ("input", "gate"):
+                node.value = None
+
     def _add(self, node: Node) -> Node:
         if any(other.name == node.name for other in self.nodes):
             raise ValueError(f"two nodes named {node.name!r}")
@@ -279,9 +313,10 @@ class Graph:
 
 
 class Group(Gate):
-    """A big gate: a whole circuit inside one node."""
+    """A big gate: a whole circuit inside one node, and made for its place."""
 
     saves = ("inputs",)
+    is_placed = True
 
     def __init__(self, members: list[Node], outside: list[Node], last: Node) -> None:
         self.indices = tuple(i for i, node in enumerate(outside) if _only_index(node, members))
@@ -290,11 +325,11 @@ class Group(Gate):
         for node in members:
             assert node.gate is not None
             sources = (inner[i] for i in node.inputs)
-            inner[node] = self.graph.apply(node.gate, *sources, name=node.name)
+            inner[node] = self.graph._add(Node(node.name, "gate", node.gate, tuple(sources)))
         self.graph.output = inner[last]
 
     def shape(self, *shapes: Shape) -> Shape:
-        known = dict(zip(self.graph.inputs, shapes))
+        known = dict(zip(self.graph.inputs, shapes, strict=True))
         for node in self.graph.nodes:
             if node.gate is not None:
                 known[node.name] = node.gate.shape(*(known[i.name] for i in node.inputs))
@@ -305,13 +340,13 @@ class Group(Gate):
         parts = tuple(self.graph.backward(grad).values())
         if out is None:
             return parts
-        for part, whole in zip(parts, out):
+        for part, whole in zip(parts, out, strict=True):
             if whole is not None:
                 whole[...] = 0 if part is None else part
         return out
 
     def _forward(self, xp: Any, out: Array, *inputs: Array) -> None:
-        out[...] = self.graph.forward(dict(zip(self.graph.inputs, inputs)))
+        out[...] = self.graph.forward(dict(zip(self.graph.inputs, inputs, strict=True)))
 
 
 def _connected(members: list[Node]) -> bool:
@@ -353,14 +388,23 @@ def _checked(buffer: Array, shape: Shape) -> Array:
     return buffer
 
 
-def _array(xp: Any, value: Any, whole: bool = False) -> Array:
-    """An array of xp: of whole numbers, or of floats (float64 unless it has a float dtype)."""
+def _numbers(xp: Any, value: Any) -> Array:
+    """An array of xp, its floats of the two precisions that kernels take, in native order."""
     array = xp.asarray(value)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"a gate takes numbers, not {array.dtype}")
+    native = array.dtype.newbyteorder("=")
+    if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
+        native = np.dtype(np.float32 if array.dtype.itemsize < 4 else np.float64)
+    return array.astype(native, copy=False)
+
+
+def _array(xp: Any, value: Any, whole: bool = False) -> Array:
+    """An array of xp: of whole numbers, or of floats (float64 unless it has a float dtype)."""
+    array = _numbers(xp, value)
     if not whole:
         return array if array.dtype.kind == "f" else array.astype(np.float64)
-    if array.dtype.kind in "iu":
+    if array.dtype.kind in "biu":
         return array
     with np.errstate(invalid="ignore"):
         rounded = array.astype(np.int64)

@@ -9,6 +9,7 @@ import importlib
 import json
 import mmap
 import os
+import select
 import signal
 import struct
 import subprocess
@@ -27,6 +28,8 @@ HEAD = struct.Struct("<4sI")
 MAX_HEAD = 1 << 24
 PIPE = 1 << 20
 PAGE = 1 << 12  # bytes that a part sent ahead counts at least
+GREETING = 60  # seconds until a process must have begun, on a machine that has other work too
+NOT_POSSIBLE = "this interpreter cannot be started again"
 SLACK = 1 << 29  # address space for threads and allocators, which is never all touched
 CODE = (
     "import sys; sys.path[:] = sys.argv[3:]; "
@@ -42,6 +45,7 @@ Part = list[Any]
 enabled = True
 """Whether there is to be another process at all: the one switch, for tests."""
 _early: dict[str, "Worker"] = {}
+_is_foreign = False  # what was started never answered: it would not the next time either
 
 
 class Crashed(Exception):
@@ -50,7 +54,7 @@ class Crashed(Exception):
 
 def is_possible() -> bool:
     """Whether this interpreter can be started again: not where it is part of another program."""
-    return bool(sys.executable) and not getattr(sys, "frozen", False)
+    return bool(sys.executable) and not getattr(sys, "frozen", False) and not _is_foreign
 
 
 def start_early(entry: str) -> None:
@@ -62,7 +66,7 @@ def start_early(entry: str) -> None:
 
 def take(entry: str) -> "Worker":
     """The process that was started early, or a new one; OSError where none can be started."""
-    return _early.pop(entry, None) or Worker(entry)
+    return (_early.pop(entry, None) or Worker(entry)).greeted()
 
 
 class Worker:
@@ -71,7 +75,7 @@ class Worker:
 
     def __init__(self, entry: str) -> None:
         if not is_possible():
-            raise OSError(errno.ENOSYS, "this interpreter cannot be started again")
+            raise OSError(errno.ENOSYS, NOT_POSSIBLE)
         bare = [sys.executable, "-I", "-S", "-X", f"utf8={sys.flags.utf8_mode}", "-c", CODE]
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         self.process = subprocess.Popen(
@@ -95,6 +99,20 @@ class Worker:
         self, kind: type[BaseException] | None, it: BaseException | None, at: TracebackType | None
     ) -> None:
         self.close()
+
+    def greeted(self) -> "Worker":
+        """Itself, once the process has said that it is one; OSError where it is another program's,
+        as `sys.executable` may be where Python is a part of that."""
+        global _is_foreign
+        try:
+            is_there = _waits(self._from, GREETING)
+            if is_there and self._from.read(len(MAGIC)) == MAGIC:
+                return self
+            _is_foreign = not is_there
+            raise OSError(errno.ENOEXEC, NOT_POSSIBLE)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the process, whatever it is at."""
@@ -175,6 +193,7 @@ def serve(entry: str, parent: int) -> None:
     hide_pandas()
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _write(out, MAGIC)
     work, ahead = importlib.import_module(entry).answer, _Ahead(out)
     try:
         while line := sys.stdin.buffer.readline():
@@ -294,6 +313,16 @@ def _fault(error: Any) -> Exception:
     except (TypeError, ValueError, AttributeError):
         pass
     return Crashed("its answer makes no sense")
+
+
+def _waits(pipe: Any, seconds: int) -> bool:
+    """Whether there is something to read, or the other end is closed, in time; where the system
+    cannot tell, a reader waits for it himself."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    return bool(poll.poll(1000 * seconds))
 
 
 def _widen(pipe: Any) -> None:

@@ -146,7 +146,7 @@ class Job:
             "id": secrets.token_hex(8),
             "name": self.name,
             "data": self.location,
-            "folder": os.path.abspath(self.folder),
+            "folder": _absolute(self.folder),
             "task_reason": self.prepared.schema.target.reason,
             "fingerprints": self.fingerprints(),
             "environment": about.environment(self.choice.device),
@@ -547,7 +547,18 @@ def location(source: Any, folder: Path | str = ".") -> str | None:
     """Where the data can be read again; None for objects in memory, standard input and pipes."""
     if not isinstance(source, (str, Path)) or data.is_passing(source):
         return None
-    return source if source in data.BUILTIN else os.path.abspath(Path(folder) / source)
+    if source in data.BUILTIN:
+        return source
+    path = Path(folder) / source
+    return os.path.abspath(data.seen_from(path) / path)
+
+
+def _absolute(folder: Path | str) -> str:
+    """Of a working directory that is gone, the root: nothing could be seen from it."""
+    try:
+        return os.path.abspath(folder)
+    except FileNotFoundError:
+        return os.path.abspath(os.sep)
 
 
 def read(source: Any, settings: Settings, folder: Path | str) -> Source:

@@ -122,6 +122,8 @@ class Model:
     ) -> dict[str, float | None]:
         """The task's metrics on data that has the target, or on those of its rows that have it;
         warns of categories that training never saw."""
+        if np.ndim(device):
+            raise UsageError("evaluate takes x and y as one", "evaluate((x, y))")
         source = read(data)
         rows = self.schema.answered(source) if drop_missing_target else None
         answers, unseen = self.answers_and_unseen(source, resolve(device).device, rows)
@@ -194,6 +196,10 @@ class Model:
         state = {"schema": self.schema.to_dict(), "network": settings, **decided}
         return run.pack(weights, {**state, "networks": len(self.network.networks)})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as it is saved, with all of its config: the kernels of formulas cannot be."""
+        return _unpickled, (self.packed(self.network.weights), self.config)
+
     def of(self, network: Network) -> "Model":
         """The model of one network alone."""
         return replace(self, network=Ensemble((network,)))
@@ -227,7 +233,14 @@ def load(path: Path | str) -> Model:
     run.refuse_study(path)
     if isfile(path / run.IDENTITY) and not isfile(path / MODEL_FILE):
         raise InputMissing(f"{path}: the run has no model yet", "its first checkpoint brings one")
-    weights, state = run.unpack(path / MODEL_FILE if isdir(path) else path)
+    return _model(*run.unpack(path / MODEL_FILE if isdir(path) else path), path)
+
+
+def _unpickled(content: bytes, config: Config) -> Model:
+    return replace(_model(*run.parse(content, "the pickle"), "the pickle"), config=config)
+
+
+def _model(weights: dict[str, np.ndarray], state: dict[str, Any], name: Path | str) -> Model:
     try:
         schema = Schema.from_dict(state["schema"])
         config = gather(recipe=dict(state["network"])).config
@@ -243,7 +256,7 @@ def load(path: Path | str) -> Model:
     except ModelInvalid:
         raise
     except (GpunetError, KeyError, TypeError, ValueError) as reason:
-        raise ModelInvalid(f"{path}: a model that does not fit together: {reason}") from None
+        raise ModelInvalid(f"{name}: a model that does not fit together: {reason}") from None
     return Model(networks, schema, config, temperature, threshold)
 
 

@@ -35,6 +35,16 @@ def test_objects_that_are_all_alike_are_targets_and_others_are_told_by_their_row
         from_arrays("t", x, np.array(["a", None, "b"], object))
 
 
+def test_objects_that_are_all_numbers_are_numbers():
+    whole, mixed = np.array([3, np.int8(1), 2], object), np.array([1, 2.5, np.float32(3)], object)
+    source = from_arrays("t", np.stack([whole, mixed], axis=1), whole)
+    assert source.x.tolist() == [[3, 1], [1, 2.5], [2, 3]]
+    assert (source.x.dtype, source.y.dtype) == (np.float64, np.int64)
+    hint = "columns of several kinds, or one row, are given as a table: a dict of lists, a frame"
+    with pytest.raises(DataError, match=rf"x: 1 of 3 values are not int .* \(row 2: 'a'\); {hint}"):
+        from_arrays("t", np.array([[1], ["a"], [2]], object))
+
+
 def test_upper_case_keys_and_a_test_part():
     keys = {"X_train": X, "y_train": Y, "X_test": X[:2], "y_test": Y[:2]}
     source = read_npz(npz(*((f"{key}.npy", npy(a)) for key, a in keys.items())), "t", ROOM)

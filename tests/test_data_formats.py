@@ -2,7 +2,9 @@
 
 import gzip
 import io
+import os
 import sys
+from datetime import time, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from tables import idx, npy, npz
 
+from gpunet import isolation
 from gpunet.data import read
 from gpunet.data.source import Source
 from gpunet.errors import DataError, InputMissing, UsageError
@@ -68,6 +71,19 @@ def test_standard_input(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(CSV)))
     source = read("-")
     assert (source.name, source.rows) == ("stdin", 2)
+
+
+@pytest.mark.isolated
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
+def test_a_working_directory_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "t.csv").write_bytes(CSV)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert read(tmp_path / "t.csv").rows == 2
+    monkeypatch.setattr(isolation, "take", pytest.fail)
+    with pytest.raises(InputMissing, match="the working directory is no longer there; give"):
+        read("t.csv")
 
 
 def test_a_missing_file_or_a_misspelt_set(tmp_path, monkeypatch):
@@ -236,6 +252,47 @@ def test_a_table_and_its_target():
         read((table.append_column("y", table["a"]), [1, 2, 3]))
     with pytest.raises(DataError, match=r"y: a single value; wanted a column, as \[3\]"):
         read((table, 3))
+
+
+@pytest.mark.parametrize(
+    ("y", "kind"),
+    [
+        (np.array([b"x", b"y", b"x"]), "binary"),
+        ([timedelta(1)] * 3, "duration"),
+        ([time(1)] * 3, "time64"),
+        ([{"k": 1}] * 3, "struct<k: int64>"),
+        ([[1], [1, 2], [3]], "list<"),
+        (np.transpose([[time(1)] * 3, [1, 2, 3]]), "time64"),
+    ],
+)
+def test_a_target_beside_a_table_is_of_a_plain_type(y, kind):
+    with pytest.raises(DataError, match=kind):
+        read(({"a": [1, 2, 3]}, y))
+
+
+@pytest.mark.parametrize("column", [{0: 1, 1: 2}, {1, 2}, frozenset({1, 2})])
+def test_a_column_is_in_order(column):
+    for data in ({"a": column, "b": [1, 2]}, ({"b": [1, 2]}, column)):
+        with pytest.raises(DataError, match=r"wanted a column of values in order; give a list; a"):
+            read(data)
+    assert read({"a": {1: 0, 2: 0}.keys()}).table.to_pydict() == {"a": [1, 2]}
+
+
+def test_text_as_numpy_has_it_since_2():
+    text, missing = np.dtypes.StringDType(), np.dtypes.StringDType(na_object=None)
+    y = np.array(["p", "q", "p"], text)
+    source = read(({"a": np.array(["x", None, "y"], missing)}, y))
+    assert source.table.to_pydict() == {"a": ["x", None, "y"], "y": ["p", "q", "p"]}
+    assert read((X, y)).y.tolist() == ["p", "q", "p"]
+    with pytest.raises(DataError, match="x holds text; wanted numbers; columns of several kinds"):
+        read(np.array([["x"]], text))
+
+
+def test_a_column_of_a_frame_is_an_array():
+    values = [0.5, 1.5]
+    assert read(pa.chunked_array([values])).x.tolist() == values
+    with pytest.raises(DataError, match="x holds text; wanted numbers; columns of several kinds"):
+        read(pa.chunked_array([["x", "y"]]))
 
 
 def test_columns_of_any_array_and_iterator():

@@ -1,15 +1,19 @@
 """The shim: which device, whose arrays, and no silent fallback."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from gpunet import about
-from gpunet.device import device_of, module_of, resolve
+from gpunet.device import cpu, device_of, module_of, resolve
 from gpunet.device.counted import Counted
 from gpunet.device.cpu import Cpu, available_cores, wanted_threads
 from gpunet.errors import Unavailable, UsageError
@@ -155,6 +159,61 @@ def test_large_products_get_the_threads_asked_for(monkeypatch: pytest.MonkeyPatc
     with Cpu("numpy", 2).working(10**9):
         assert blas_in_use() == {1}
     assert blas_in_use() == before
+
+
+def test_the_least_of_several_at_work_holds_and_the_last_one_restores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    before = blas_in_use()
+    one, two = Cpu("numpy", 1), Cpu("numpy", 2)
+    with ThreadPoolExecutor(1) as other:
+
+        def elsewhere(act: Callable[..., Any], *arguments: Any) -> None:
+            other.submit(act, *arguments).result()
+
+        held = one.working(10**9)
+        elsewhere(held.__enter__)
+        with two.working(10**9):
+            assert blas_in_use() == {1}
+            elsewhere(held.__exit__, None, None, None)
+            assert blas_in_use() == {2}
+            with one.working(10**9), two.working(10**9):
+                assert blas_in_use() == {2}
+            held = two.working(10**9)
+            elsewhere(held.__enter__)
+        elsewhere(held.__exit__, None, None, None)
+    assert blas_in_use() == before
+
+
+def test_threads_of_openmp_have_limits_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_is_openmp", lambda: True)
+    with Cpu("numpy", 1).working(0) as held:
+        assert isinstance(held, threadpool_limits)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_has_no_share_in_its_parents_limit() -> None:
+    code = (
+        "import os, threading, time\n"
+        "from test_device import Cpu, blas_in_use\n"
+        "before, held, over = blas_in_use(), threading.Event(), threading.Event()\n"
+        "def work():\n"
+        "    with Cpu('numpy', 1).working(0): held.set(), over.wait()\n"
+        "threading.Thread(target=work).start()\n"
+        "held.wait()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    with Cpu('numpy', 1).working(0): pass\n"
+        "    os._exit(blas_in_use() != before)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "over.set()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert done.stdout == "0\n", done.stderr
 
 
 def test_info_is_plain_and_says_why() -> None:

@@ -1,10 +1,13 @@
 """The formula language: circuits from text, faults by their column, values, the trace."""
 
+import ast
 import json
 import re
 import string
+import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from gpunet import formula
 from gpunet.errors import DataError, InputMissing, UsageError
 from gpunet.formula import elementwise, inputs, parse, to_json, trace, value
-from gpunet.gates import Elementwise
+from gpunet.gates import Elementwise, Multiply
 from gpunet.graph import Graph
 
 NEURON = "1/(1+exp(-(w0*x0+w1*x1+w2)))"
@@ -152,10 +155,13 @@ def test_names_of_what_is_between_keep_clear_of_the_inputs() -> None:
         ("exp((x, y))", 5, "'(' cannot stand here"),
         ("exp(*x)", 5, "'*' cannot stand here"),
         ("(y := x)", 2, "'y' cannot stand here"),
-        ("x + 'a'", 5, "'a' is not a number"),
+        ("x + 'a'", 5, '"\'" has no meaning here'),
+        ('"\\d"', 1, "'\"' has no meaning here"),
+        ("1or x", 2, "'or' cannot stand here"),
+        ("x + .5if x else 0x1for", 7, "'if' cannot stand here"),
         ("x * 2j", 5, "2j is not a number"),
         ("x * True", 5, "True is not a number"),
-        ("f'{x}'", 1, "'f' cannot stand here"),
+        ("f'{x}'", 2, '"\'" has no meaning here'),
         ("log()", 1, "log(x) does not take 0 values"),
         ("é*log(x, y)", 3, "log(x) does not take 2 values"),
         ("concatenate()", 1, "concatenate(inputs, …, axis) does not take 0 values"),
@@ -347,6 +353,35 @@ def test_shapes_may_fit() -> None:
     parse("x @ w").check({"x": (5, 2), "w": (2, 3)})
 
 
+def test_inputs_may_have_any_name() -> None:
+    assert parse("values * self").forward(values=3.0, self=2.0) == 6
+    graph = Graph()
+    graph.apply(Multiply(), graph.input("values"), graph.input("self"))
+    assert graph.forward(values=3.0, self=2.0) == 6
+
+
+@pytest.mark.parametrize("wrong", [None, "abc", [[1], [1, 2]], 2j])
+def test_inputs_are_numbers(wrong: object) -> None:
+    with pytest.raises(UsageError, match=r"^formula: "):
+        parse("x").forward(x=wrong)
+
+
+def test_names_with_the_words_of_python_in_them() -> None:
+    assert list(parse("order + x1or2 + island_1").inputs) == ["order", "x1or2", "island_1"]
+
+
+def test_the_programs_warnings_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, known, plain = [], list(warnings.filters), ast.parse
+
+    def parsed(*arguments: Any, **options: Any) -> Any:
+        seen.append(list(warnings.filters))
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(ast, "parse", parsed)
+    parse("x + 1")
+    assert seen == [known]
+
+
 def test_rows_that_are_not_there_are_the_users_fault() -> None:
     graph = parse("take(x, i)")
     with pytest.raises(UsageError, match="formula: rows 0 to 2 of a table of 2"):
@@ -461,7 +496,7 @@ def test_whole_numbers_stay_whole_unless_they_are_too_large() -> None:
     [
         ("", "x: nothing is written"),
         ("[1, [2]]", "x, column 1: the lists are not of one length"),
-        ("[1, 'a']", "x, column 5: not a number; use numbers, lists, @file.npy, randn(…)"),
+        ("[1, a]", "x, column 5: not a number; use numbers, lists, @file.npy, randn(…)"),
         ("y", "x, column 1: not a number"),
         ("1 + 2", "x, column 3: not a number"),
         ("exp(2)", "x, column 1: not a number"),

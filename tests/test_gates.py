@@ -454,6 +454,19 @@ def test_a_gate_takes_numbers_only(wrong: Any) -> None:
         gates.Exp().forward(wrong)
 
 
+def test_what_does_not_fit_is_told_in_plain_words() -> None:
+    with pytest.raises(TypeError, match="rows are taken by their numbers, not by true and false"):
+        gates.Take().forward([[1.0], [2.0], [3.0]], [True, False, True])
+    with pytest.raises(ValueError, match="a join of nothing"):
+        gates.Concatenate().forward()
+    with pytest.raises(ValueError, match=r"a batch norm of \(4, 3\), not of rows of 2 columns"):
+        gates.BatchNorm(2).forward(np.ones((4, 3)), np.ones(3), np.zeros(3))
+    gate = gates.Multiply()
+    gate.forward(2.0, 3.0)
+    with pytest.raises(ValueError, match="longer"):
+        gate.backward(1.0, out=(np.zeros(()),))
+
+
 def test_buffers_must_fit() -> None:
     gate, x = gates.Exp(), np.ones((2, 3))
     with pytest.raises(ValueError, match=r"\(3, 2\) where \(2, 3\) is wanted"):

@@ -1,10 +1,13 @@
 """The circuit: the lecture's numbers, branches, groups, Jacobians, and what it refuses."""
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from gpunet.errors import UsageError
 from gpunet.formula import parse
 from gpunet.gates import (
     Add,
@@ -384,5 +387,85 @@ def test_backward_wants_a_forward_first() -> None:
     gate = Multiply()
     gate.forward(2.0, 3.0)
     gate.forget()
+    gate.forget()
     with pytest.raises(RuntimeError, match="before its forward"):
         gate.backward(1.0)
+
+
+@pytest.mark.parametrize("wrong", [{"x": np.ones(3), "y": np.ones(4)}, {"x": 1.0}, {"z": 1.0}])
+def test_after_a_forward_that_was_refused_there_is_nothing_to_go_back_from(wrong: dict) -> None:
+    circuit, plain = parse("(x+1)*y"), Graph()
+    plain.apply(Multiply(), plain.input("x"), plain.input("y"))
+    for graph in (circuit, plain):
+        graph.forward(x=1.0, y=2.0)
+        with pytest.raises((UsageError, KeyError, ValueError)):
+            graph.forward(wrong)
+        for back in (graph.backward, lambda: graph.jacobian("x")):  # noqa: B023
+            with pytest.raises(RuntimeError, match="before its forward"):
+                back()
+
+
+@pytest.mark.parametrize("wrong", [None, 2j, "a"])
+def test_a_gradient_is_made_of_numbers(wrong: object) -> None:
+    circuit, gate = parse("x*y"), Multiply()
+    circuit.forward(x=1.0, y=2.0)
+    gate.forward(1.0, 2.0)
+    for either in (circuit, gate):
+        with pytest.raises(TypeError, match="a gate takes numbers, not "):
+            either.backward(wrong)
+
+
+# ---- Whose arrays and gates they are
+
+
+def test_the_users_arrays_are_left_alone() -> None:
+    w = np.array([1.0, 2.0])
+    g = Graph()
+    g.apply(Multiply(), g.constant(w), g.parameter("p", w))
+    w[:] = 50
+    assert g.forward().tolist() == [1, 4]
+    x = np.array([1.0, 2.0])
+    out = parse("x").forward(x=x)
+    out += 1
+    assert x.tolist() == [1, 2]
+
+
+def test_a_gate_is_in_one_graph_alone() -> None:
+    first, second, gate = Graph(), Graph(), Multiply()
+    x = second.input("x")
+    with pytest.raises(ValueError, match="of another graph"):
+        first.apply(gate, x, x)
+    second.apply(gate, x, x)
+    y = first.input("y")
+    with pytest.raises(ValueError, match="make a new multiply a node"):
+        first.apply(gate, y, y)
+    big = second.group(second.nodes[1:]).gate
+    assert big is not None
+    with pytest.raises(ValueError, match="make a new group a node"):
+        first.apply(big, y)
+
+
+def test_a_copy_of_a_graph_shares_nothing_with_it() -> None:
+    circuit = parse("+".join(f"x*{i}" for i in range(1, 300)))
+    twin = copy.copy(circuit)
+    assert type(twin) is type(circuit)
+    circuit.forward(x=np.float64(2))
+    twin.forward(x=np.ones(3))
+    assert circuit.backward()["x"] == twin.backward()["x"][0] == 299 * 150
+    with pytest.raises(UsageError, match="column 5"):
+        copy.copy(parse("x + y")).forward(x=1)
+
+
+def test_a_graph_takes_gates_and_nodes() -> None:
+    g = Graph()
+    for gate, node in ((Exp, g.input("x")), (Exp(), 3.0)):
+        with pytest.raises(TypeError, match=r"a graph takes a gate, as Exp\(\), and nodes"):
+            g.apply(gate, node)
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">f4", "f2", "g", ">i4"])
+def test_numbers_of_every_kind_run_through_kernels(dtype: str) -> None:
+    x = np.array([-1, 0, 2], dtype)
+    assert parse("sum(relu(x))").forward(x=x) == 2
+    assert parse("tanh(x)").forward(x=x) == pytest.approx(np.tanh([-1, 0, 2]), rel=1e-6)
+    assert parse("x * 1").forward(x=x).dtype.isnative

@@ -56,7 +56,7 @@ def keeper():
 
     def take(entry: str) -> Kept:
         if not kept or kept[-1].is_through:
-            kept.append(Kept(entry))
+            kept.append(Kept(entry).greeted())
         return kept[-1]
 
     yield take

@@ -12,7 +12,7 @@ import pytest
 
 from gpunet import isolation
 from gpunet.errors import DataError, OutOfMemory
-from gpunet.isolation import HEAD, MAGIC, Crashed, Worker
+from gpunet.isolation import HEAD, MAGIC, Crashed
 
 pytestmark = pytest.mark.isolated
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc are Linux's")
@@ -20,7 +20,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc are
 
 @pytest.fixture
 def worker():
-    with Worker("crashing") as made:
+    with isolation.take("crashing") as made:
         yield made
 
 
@@ -52,7 +52,7 @@ def test_a_signal_is_named(worker, name: str) -> None:
 def test_a_status_is_named_and_that_of_memory_is_told(worker) -> None:
     with pytest.raises(Crashed, match="status 3"):
         worker.ask({"way": "leave", "status": 3}, 0)
-    with Worker("crashing") as other, pytest.raises(OutOfMemory, match="--max-memory"):
+    with isolation.take("crashing") as other, pytest.raises(OutOfMemory, match="--max-memory"):
         other.ask({"way": "leave", "status": 71}, 0)
 
 
@@ -167,6 +167,26 @@ def test_where_no_process_can_be_started(monkeypatch) -> None:
         isolation.take("crashing")
 
 
+@linux
+def test_a_program_that_python_is_a_part_of_parses_files_itself(tmp_path, monkeypatch) -> None:
+    from gpunet.data import read
+
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n")
+    monkeypatch.setattr(isolation, "_is_foreign", False)
+    monkeypatch.setattr(isolation, "GREETING", 1)
+    for name, line in (("ends", "exit 0"), ("talks", "echo GPN"), ("waits", "exec sleep 60")):
+        assert isolation.is_possible()
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(tmp_path / name))
+        before = set(children(os.getpid()))
+        source = read(tmp_path / "t.csv")
+        assert source.rows == 2
+        assert "parsed without a process of its own (this interpreter" in source.notes[0]
+        assert set(children(os.getpid())) == before
+    assert not isolation.is_possible()
+
+
 def children(pid: int) -> list[int]:
     """Living processes whose parent is `pid`."""
     found = []
@@ -214,8 +234,8 @@ def test_no_process_outlives_its_parent(name: str) -> None:
 
 def test_a_parent_that_died_before_its_process_began_leaves_no_work(monkeypatch) -> None:
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    with Worker("crashing") as orphan, pytest.raises(Crashed, match="status 0"):
-        orphan.ask({"way": "echo"}, 1 << 22)
+    with pytest.raises(OSError, match="cannot be started again"):
+        isolation.take("crashing")
 
 
 @linux

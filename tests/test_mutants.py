@@ -847,7 +847,7 @@ def check_a_header_promises_no_more_than_there_is(folder: Path) -> None:
 
 
 def check_an_answer_is_not_larger_than_it_may_be(folder: Path) -> None:
-    with isolation.Worker("crashing") as worker, pytest.raises(isolation.Crashed, match="larger"):
+    with isolation.take("crashing") as worker, pytest.raises(isolation.Crashed, match="larger"):
         worker.ask({"way": "echo"}, 1000)
 
 

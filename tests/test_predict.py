@@ -3,7 +3,10 @@
 import csv
 import io
 import json
+import os
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -64,10 +67,44 @@ def test_a_loaded_model_is_the_trained_one(run: Path) -> None:
     assert (loaded.predict(WITHOUT, proba=True) == again.predict(WITHOUT, proba=True)).all()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
+def test_training_where_the_working_directory_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    settings = {"preset": "plain", "epochs": 1, "device": "cpu", "baselines": False}
+    model = gpunet.train(TABLE, target="kind", out=tmp_path / "run", **settings)
+    loaded = gpunet.load(tmp_path / "run")
+    assert (loaded.predict(WITHOUT) == model.predict(WITHOUT)).all()
+    with pytest.raises(InputMissing, match="the working directory is no longer there"):
+        gpunet.train("t.csv", "kind", **settings)
+
+
 def test_a_folder_is_no_place_for_a_model(model: predict.Model, tmp_path: Path) -> None:
     for place in (".", tmp_path):
         with pytest.raises(WriteError, match="Is a directory"):
             model.save(place)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"preset": "plain", "precision": "fp64"},
+        {"activation": "x*sigmoid(1.7*x)", "members": 2},
+        {"loss": "mean(sqrt(1 + (pred - target)**2) - 1)"},
+    ],
+)
+def test_models_may_be_pickled(settings: dict[str, Any]) -> None:
+    target = "size" if "loss" in settings else "kind"
+    model = gpunet.train(TABLE, target, epochs=2, device="cpu", baselines=False, **settings)
+    again = pickle.loads(pickle.dumps(model))
+    assert again.config == model.config
+    assert again.outcome(read(TABLE), CPU).output.tobytes() == (
+        model.outcome(read(TABLE), CPU).output.tobytes()
+    )
+    assert again.evaluate(TABLE) == model.evaluate(TABLE)
 
 
 def test_a_model_of_a_table_and_its_target_predicts_for_tables() -> None:
@@ -75,6 +112,12 @@ def test_a_model_of_a_table_and_its_target_predicts_for_tables() -> None:
     model = gpunet.train((x, y), preset="plain", epochs=2, device="cpu")
     assert model.predict(x).tolist() == model.predict(x.select(x.column_names[::-1])).tolist()
     assert set(model.evaluate((x, y))) == {"accuracy", "log_loss", "auc"}
+    with pytest.raises(UsageError, match=r"evaluate takes x and y as one; evaluate\(\(x, y\)\)"):
+        model.evaluate(x, y)
+    with pytest.raises(UsageError, match="a device is named by text, not NoneType; use auto, cpu"):
+        model.predict(x, device=None)
+    with pytest.raises(DataError, match=r"wanted a table .* is a table as frame.iloc\[\[0\]\]"):
+        model.predict(np.ones(2))
     with pytest.raises(UsageError, match=r"--target has no meaning for \(x, y\)"):
         gpunet.train((x, y), "size")
 

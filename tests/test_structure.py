@@ -225,7 +225,8 @@ def test_help_imports_neither_numpy_nor_cupy() -> None:
 
 
 def test_importing_gpunet_loads_nothing_heavy() -> None:
-    assert not loaded_by("import gpunet") & {"numpy", "cupy", "pyarrow", "typer", "rich"}
+    for code in ("import gpunet", "import gpunet\ngpunet.errors.GpunetWarning"):
+        assert not loaded_by(code) & {"numpy", "cupy", "pyarrow", "typer", "rich"}
 
 
 def test_every_public_name_is_there() -> None:

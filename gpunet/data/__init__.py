@@ -6,7 +6,7 @@ without a name.
 
 from gpunet.data.builtin import BUILTIN, recipe
 from gpunet.data.columns import Column
-from gpunet.data.files import is_passing
+from gpunet.data.files import is_passing, seen_from
 from gpunet.data.formats import read
 from gpunet.data.prepared import Dataset, Prepared, joined, prepare
 from gpunet.data.profiles import ColumnProfile, profile
@@ -30,4 +30,5 @@ __all__ = [
     "profile",
     "read",
     "recipe",
+    "seen_from",
 ]

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +22,7 @@ from gpunet.data.files import FEWER, Bytes, load
 from gpunet.data.limits import check_fits, check_ratio
 from gpunet.data.rows import RowFile, Rows, blocks
 from gpunet.data.source import MAX_ROWS, Source
-from gpunet.data.words import listed, quoted
+from gpunet.data.words import TABULAR, listed, quoted
 from gpunet.errors import DataError, NotPermitted
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -95,27 +96,31 @@ def check_finite(what: str, array: Rows, missing: bool = False) -> None:
 
 
 def _plain(what: str, array: np.ndarray, kinds: str) -> np.ndarray:
+    hint = TABULAR if array.dtype.kind in "OT" and "U" not in kinds else None
     if array.dtype.kind == "S" and "U" in kinds:
         array = np.char.decode(array, "utf-8", "replace")
     if array.dtype.kind == "U" and array.view(np.uint32).max(initial=0) > MAX_POINT:
         raise DataError(f"{what} holds numbers that are no characters")
-    if array.dtype.kind in "OT" and "U" in kinds:
-        array = _alike(what, array)
+    if array.dtype.kind in "OT":
+        array = _alike(what, array.astype(object), hint)
     if array.dtype.kind not in kinds:
-        raise DataError(f"{what} holds {_kind(array.dtype)}; wanted numbers")
+        raise DataError(f"{what} holds {_kind(array.dtype)}; wanted numbers", hint)
     if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
         array = array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
     return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
 
 
-def _alike(what: str, array: np.ndarray) -> np.ndarray:
-    """Objects that are all text, or all true or false, as an array of these; others as they are.
+def _alike(what: str, array: np.ndarray, hint: str | None) -> np.ndarray:
+    """Objects that are all text, all true or false, or all numbers, as an array of these; others
+    as they are.
 
     Raises DataError with the first that is not of the kind that most are of.
     """
     for kind in (str, bool):
         if all(isinstance(value, kind) for value in array.flat):
             return array.astype(kind)
+    if not any(isinstance(value, bool) or not isinstance(value, Real) for value in array.flat):
+        return np.array(array.tolist())
     usual = Counter(map(type, array.flat)).most_common(1)[0][0]
     odd = [i for i, value in enumerate(array.flat) if type(value) is not usual]
     noun = "text" if issubclass(usual, str) else usual.__name__
@@ -123,7 +128,8 @@ def _alike(what: str, array: np.ndarray) -> np.ndarray:
         row = odd[0] * len(array) // array.size + 1
         raise DataError(
             f"{what}: {len(odd):,} of {array.size:,} values are not {noun} as the others "
-            f"(row {row:,}: {array.flat[odd[0]]!r})"
+            f"(row {row:,}: {array.flat[odd[0]]!r})",
+            hint,
         )
     return array
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
 from gpunet.data.limits import check_fits, check_ratio
@@ -46,6 +47,18 @@ def is_passing(path: object) -> bool:
     with suppress(OSError, ValueError):
         return stat.S_ISFIFO(os.stat(path).st_mode)
     return False
+
+
+def seen_from(path: str | Path) -> str:
+    """The folder from which a path is seen; of an absolute one none, that is "".
+
+    InputMissing where the working directory is gone.
+    """
+    try:
+        return "" if os.path.isabs(path) else os.getcwd()
+    except FileNotFoundError:
+        message = f"{path}: the working directory is no longer there"
+        raise InputMissing(message, "give the whole path, from /") from None
 
 
 def titled(path: str) -> str:

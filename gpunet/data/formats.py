@@ -9,6 +9,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -28,7 +29,7 @@ from gpunet.data.arrays import (
 )
 from gpunet.data.builtin import BUILTIN, builtin
 from gpunet.data.delimited import read_delimited
-from gpunet.data.files import Bytes, chunks, is_passing, load, titled
+from gpunet.data.files import Bytes, chunks, is_passing, load, seen_from, titled
 from gpunet.data.jsonl import read_jsonl
 from gpunet.data.limits import automatic
 from gpunet.data.npy import is_npy_folder, read_npy_folder, stream_npy
@@ -127,15 +128,16 @@ def _read_apart(path: str, delimiter: str | None, header: bool, budget: int) -> 
     """A Source of files, parsed in a process of its own where there can be one."""
     if not isolation.enabled:
         return _read_here(path, delimiter, header, budget)
+    name, feed = titled(path), chunks(path) if is_passing(path) else None
+    folder = "" if feed is not None else seen_from(path)
+    request = {"path": path, "folder": folder, "budget": budget, "fed": feed is not None}
+    request |= {"delimiter": delimiter, "header": header}
     try:
         worker = isolation.take(ENTRY)
     except OSError as reason:
         source = _read_here(path, delimiter, header, budget)
         note = f"{source.title}: parsed without a process of its own ({reason.strerror})"
         return replace(source, notes=(*source.notes, note))
-    name, feed = titled(path), chunks(path) if is_passing(path) else None
-    request = {"path": path, "folder": os.getcwd(), "budget": budget, "fed": feed is not None}
-    request |= {"delimiter": delimiter, "header": header}
     with worker:
         try:
             head, parts = worker.ask(request, _room(budget), feed)
@@ -162,7 +164,8 @@ def answer(
 
     path, budget = request["path"], request["budget"]
     fed = chunks() if request["fed"] else None
-    os.chdir(request["folder"])
+    if request["folder"]:
+        os.chdir(request["folder"])
     isolation.limit(_room(budget), PROCESSOR_SECONDS + budget // BYTES_A_SECOND)
     try:
         source = _read_here(path, request["delimiter"], request["header"], budget, hand, fed)
@@ -284,26 +287,36 @@ def _read_table(data: Any) -> Source:
 
 def _with_target(source: Source, y: Any) -> Source:
     """A table whose last columns are the targets: y, or y1, y2, … of several."""
+    import pyarrow as pa
+
     whole: Any = source.table
-    y = _host(y)
-    if hasattr(y, "to_numpy") and np.ndim(y) == 2:
-        y = y.to_numpy()
-    columns = list(np.transpose(y)) if np.ndim(y) == 2 else [y]
+    columns = _side_by_side(_host(y))
     each = tuple(f"y{i + 1}" for i in range(len(columns)))
     names = ("y",) if len(columns) == 1 else each
+    targets = {}
     for name, values in zip(names, columns, strict=True):
         if name in (*source.columns, *source.unfit):
             hint = f"rename it, or give x alone with target={name!r}"
             raise DataError(f"data: x has a column {name}, as the target is called", hint)
         _check_several(name, values)
         try:
-            column = _column(values)
+            targets[name] = _column(values)
         except ValueError as reason:
             raise DataError(f"{name}: {reason}") from None
-        if len(column) != len(whole):
-            raise DataError(f"data: x has {len(whole):,} rows, y has {len(column):,}")
+        if len(targets[name]) != len(whole):
+            raise DataError(f"data: x has {len(whole):,} rows, y has {len(targets[name]):,}")
+    for message in from_table(pa.table(targets), "data").unfit.values():
+        raise DataError(message)
+    for name, column in targets.items():
         whole = whole.append_column(name, column)
     return replace(source, table=whole, target=names)
+
+
+def _side_by_side(y: Any) -> list[Any]:
+    with suppress(ValueError):  # lists of several lengths are no columns
+        if np.ndim(y) == 2:
+            return list(np.transpose(y.to_numpy() if hasattr(y, "to_numpy") else y))
+    return [y]
 
 
 def _read_stream(data: Any) -> Source:
@@ -315,6 +328,8 @@ def _read_stream(data: Any) -> Source:
     except (OverflowError, pa.ArrowException, ValueError, TypeError) as error:
         if _is_frame(data):
             return _read_columns((name, data[name]) for name in data.columns)
+        if hasattr(data, "__array__"):  # a column of a frame
+            return from_arrays("data", _array(data))
         raise DataError(f"data: not a table of plain columns ({error})") from None
     try:
         table.validate(full=True)
@@ -346,6 +361,10 @@ def _read_columns(data: Iterable[tuple[object, Any]]) -> Source:
 
 
 def _check_several(name: object, values: object) -> None:
+    if isinstance(values, (Mapping, set, frozenset)):
+        hint = "give a list; a frame as it is, or its to_dict('list')"
+        kind = type(values).__name__
+        raise DataError(f"{name}: a {kind}; wanted a column of values in order", hint)
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise DataError(f"{name}: a single value; wanted a column, as [{values!r}]")
 
@@ -358,6 +377,8 @@ def _column(values: Any) -> "pa.Array":
     if isinstance(values, np.ndarray):
         if values.ndim != 1:
             raise ValueError(f"has the shape {values.shape}; wanted one dimension")
+        if values.dtype.kind == "T":
+            values = values.astype(object)
         kind = np.dtype(np.float64) if values.dtype.char == "g" else values.dtype
         values = values.astype(kind.newbyteorder("="), copy=False)
     elif isinstance(values, Iterator):

@@ -216,7 +216,8 @@ class Schema:
 
     def _check_kind(self, source: Source) -> None:
         if self.kind == "table" and source.table is None:
-            raise DataError(f"{source.title}: holds arrays; wanted a table with named columns")
+            message = f"{source.title}: holds arrays; wanted a table with named columns"
+            raise DataError(message, "one row of a frame is a table as frame.iloc[[0]]")
         if self.kind == "arrays" and source.x is None:
             wanted = f"wanted arrays with {self.width:,} features"
             raise DataError(f"{source.title}: a table; {wanted}", "give its values: x.to_numpy()")

@@ -19,6 +19,7 @@ FALSE = ("false", "no", "f", "n")
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 FORMULA = r"^[=+\-@\t\r]"
 """How text begins that a spreadsheet runs, unless it is a number."""
+TABULAR = "columns of several kinds, or one row, are given as a table: a dict of lists, a frame"
 HEADERLESS = "the first line looks like data; --no-header says that it is"
 _number, _formula = re.compile(NUMBER, re.ASCII), re.compile(FORMULA)
 

@@ -48,6 +48,9 @@ def resolve(name: str = "auto") -> Choice:
     Raises UsageError for another name and Unavailable, with CuPy's own reason, for a GPU that is
     not there. Only `auto` may choose the CPU instead.
     """
+    if not isinstance(name, str):
+        kind = type(name).__name__
+        raise UsageError(f"a device is named by text, not {kind}", "use auto, cpu, cuda or cuda:N")
     if name == "cpu":
         return Choice(Cpu(), "asked for")
     if name == "auto":

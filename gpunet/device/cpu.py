@@ -2,13 +2,15 @@
 
 import os
 import platform
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache, partial
 from math import prod
+from threading import RLock, get_ident
 from typing import Any
 
 import numpy as np
+from threadpoolctl import OpenBLASController, threadpool_info, threadpool_limits
 
 from gpunet.device.base import Device, Launcher, Memory, Mirror, Run
 
@@ -45,11 +47,10 @@ class Cpu(Device):
     def working(self, flops: int) -> AbstractContextManager[Any]:
         """One BLAS thread for small products: waking a second costs more than it brings; and where
         bits must not depend on threads. For others OPENBLAS_NUM_THREADS, or `threads`."""
-        from threadpoolctl import threadpool_limits
-
         most = _threads(("OPENBLAS_NUM_THREADS",), self.threads)
         is_alone = self.deterministic or flops < THREADED_FLOPS
-        return threadpool_limits(1 if is_alone else most, "blas")
+        threads = 1 if is_alone else most
+        return threadpool_limits(threads, "blas") if _is_openmp() else _blas_limit.at_most(threads)
 
     def product(self, a: Any, b: Any, out: Any, flip_a: bool = False, flip_b: bool = False) -> Run:
         """By `dot`: NumPy's matmul keeps products with a single column from BLAS."""
@@ -81,16 +82,62 @@ class Cpu(Device):
         }
 
     def traits(self) -> dict[str, str]:
-        from threadpoolctl import threadpool_info
-
-        pools = [each for each in threadpool_info() if each["user_api"] == "blas"]
-        blas: dict[str, Any] = pools[0] if pools else {}
+        blas = _blas_pool()
         words = (blas.get(name) for name in ("internal_api", "version", "architecture"))
         found = {"blas": " ".join(str(word) for word in words if word), "simd": _simd()}
         return found if self.deterministic else {**found, "threads": str(self.threads)}
 
     def launcher(self, source: str, entry: str) -> Launcher | None:
         return None
+
+
+class _BlasLimit:
+    """How many threads BLAS may take, where that is one number for the whole process: the least
+    that a thread at work wants. Who comes first keeps what it was, who leaves last restores it."""
+
+    def __init__(self) -> None:
+        self.wanted: dict[object, tuple[int, int]] = {}
+        self.least = 0
+        self.first: Any = None
+        self.fork()
+
+    def fork(self) -> None:
+        """What a forked child begins with: of all who were at work, others are not there."""
+        self.lock = RLock()  # a generator that is thrown away may leave in the midst of this
+        self.wanted.clear()
+
+    @contextmanager
+    def at_most(self, threads: int) -> Iterator[None]:
+        me = object()
+        with self.lock:
+            self.wanted[me] = get_ident(), threads
+            self._settle()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.wanted.pop(me, None)
+                self._settle()
+
+    def _settle(self) -> None:
+        innermost = dict(self.wanted.values())
+        least = min(innermost.values(), default=0)
+        if least == self.least:
+            return
+        if least:
+            made = threadpool_limits(least, "blas")
+            self.first = self.first or made
+        elif self.first is not None:
+            self.first.restore_original_limits()
+            self.first = None
+        self.least = least
+        if hasattr(OpenBLASController, "clear_controlling_thread"):
+            OpenBLASController.clear_controlling_thread()  # else no other thread's word would count
+
+
+_blas_limit = _BlasLimit()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_blas_limit.fork)
 
 
 def _nothing(part: slice) -> None:
@@ -139,6 +186,17 @@ def _threads(names: tuple[str, ...], otherwise: int) -> int:
 def _blas() -> str:
     found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return f"{found['name']} {found['version']}"
+
+
+def _blas_pool() -> dict[str, Any]:
+    """What threadpoolctl says of NumPy's BLAS."""
+    return next((each for each in threadpool_info() if each["user_api"] == "blas"), {})
+
+
+@cache
+def _is_openmp() -> bool:
+    """Whether BLAS has its threads from OpenMP: then each of ours has a limit of its own."""
+    return _blas_pool().get("threading_layer") == "openmp"
 
 
 def _cgroup_quota() -> int | None:

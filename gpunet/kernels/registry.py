@@ -6,7 +6,7 @@ arrays live; bound to a device, it becomes a function of no arguments for a laun
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from inspect import Parameter, Signature, signature
 from math import ceil
 from pathlib import Path
@@ -68,9 +68,9 @@ class Kernel:
     def dtypes(self) -> tuple[str, ...]:
         return tuple(C_TYPES) if self.typed_by else ("float32",)
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[str, ...]:
-        return _parameters(self.reference)
+        return tuple(signature(self.reference).parameters)
 
     def __call__(self, *arguments: Any) -> None:
         """Run at once, where the arrays live. A missing `work` is allocated."""
@@ -200,11 +200,6 @@ def per_four(array: Array) -> tuple[int, ...]:
 def named(*names: str) -> Signature:
     """The signature of a reference that takes `*arguments`."""
     return Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
-
-
-@cache
-def _parameters(reference: Reference) -> tuple[str, ...]:
-    return tuple(signature(reference).parameters)
 
 
 def _pointer(argument: Any) -> Any:

@@ -16,7 +16,7 @@ from gpunet.run.directory import (
     refuse_study,
 )
 from gpunet.run.files import write, write_json
-from gpunet.run.tensors import pack, unpack
+from gpunet.run.tensors import pack, parse, unpack
 
 __all__ = [
     "BEST",
@@ -32,6 +32,7 @@ __all__ = [
     "forms",
     "identity",
     "pack",
+    "parse",
     "readable",
     "refuse_study",
     "unpack",
