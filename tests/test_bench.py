@@ -210,7 +210,7 @@ def test_graphs_are_chosen_before_a_gpu_is_measured(
             assert ours.epoch(epoch, order) == pytest.approx(plain.epoch(epoch, order), rel=1e-5)
         facts = ours.facts()
         assert facts["runs_on"].startswith("CUDA graphs")
-        assert facts["kernels"] >= 15
+        assert facts["kernels"] >= 13
         (seconds,) = facts["branches"].values()
         assert len(seconds) == 2
         assert ours.list.replay.is_forked in (True, False)
