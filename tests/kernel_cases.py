@@ -17,7 +17,7 @@ from kernel_check import Array, Case, Slopes
 from gpunet.kernels import REGISTRY, Kernel
 from gpunet.kernels import slots as at
 
-SHAPES = ((1, 1), (3, 5), (67, 33), (130, 70), (2, 300), (270, 40), (2100, 1), (0, 4))
+SHAPES = ((1, 1), (3, 5), (67, 33), (140, 20), (2, 300), (270, 40), (2100, 1), (0, 4))
 Maker = Callable[[Kernel, str, np.random.Generator, int, int, bool], Iterator[Case]]
 CASES: dict[str, Maker] = {}
 LOSS_PARAMETERS = {
