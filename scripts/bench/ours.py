@@ -81,7 +81,8 @@ class Gpunet:
         self.work = given.work
         self.device = Cpu(kernels, threads) if where == "cpu" else place(self.work, where)
         self.list, store = lower(given, self.device)
-        self.device.working(self.list.largest_product).__enter__()
+        self.limit = self.device.working(self.list.largest_product)
+        self.limit.__enter__()
         if where != "cpu":
             self._choose(store, given)
 
@@ -135,7 +136,8 @@ class Floor:
             for each in launches.launches
             if each.name == "gemm"
         ]
-        on.working(0 if sliced else launches.largest_product).__enter__()
+        self.limit = on.working(0 if sliced else launches.largest_product)
+        self.limit.__enter__()
         self.calls = [_product(step) for step in steps]
         self.run: Callable[[int], None] = partial(_in_turn, self.calls)
         if sliced:
