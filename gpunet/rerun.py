@@ -272,8 +272,12 @@ def _wrong(line: dict[str, Any], report: Report, exact: bool) -> str:
     pairs = {"loss": (line["loss"], again["loss"]), "lr": (line["lr"], again["lr"])}
     if "loss" in line["validation"]:
         pairs["validation loss"] = line["validation"]["loss"], again["validation"].get("loss")
-    far = (f"{name} {b:g}, recorded {a:g}" for name, (a, b) in pairs.items() if not _near(a, b))
-    return ", ".join(far)
+    far = {name: pair for name, pair in pairs.items() if not _near(*pair)}
+    return ", ".join(f"{name} {_short(b)}, recorded {_short(a)}" for name, (a, b) in far.items())
+
+
+def _short(number: float | None) -> str:
+    return "none" if number is None else f"{number:g}"
 
 
 def _near(a: float | None, b: float | None) -> bool:

@@ -379,9 +379,9 @@ class Tuner:
             start_new_session=True,  # a Ctrl-C is for the one that started them
         )
         assert process.stdin is not None
-        crew = {"worker": worker, "parent": os.getpid()}
+        told = {"worker": worker, "parent": os.getpid(), "tuner": asked}
         with suppress(BrokenPipeError), process.stdin as pipe:
-            pipe.write(json.dumps({**crew, "tuner": asked}, default=str))
+            pipe.write(json.dumps(told, default=str))
         process.stdin = None
         return process
 

@@ -194,13 +194,15 @@ def test_another_environment_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run_until(resumed)
 
 
-@pytest.mark.parametrize("name", ["", "loss", "lr", "validation"])
+@pytest.mark.parametrize("name", ["", "loss", "lr", "validation", "none"])
 def test_verify_in_another_environment_says_how_close_it_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     path = train(tmp_path / "a")
     lines = [json.loads(line) for line in (path / METRICS).read_text().splitlines()]
-    if name:
+    if name == "none":
+        lines[3]["validation"]["loss"] = None
+    elif name:
         where = lines[3] if name in ("loss", "lr") else lines[3][name]
         where["loss" if name == "validation" else name] *= 1.01
     (path / METRICS).write_text("".join(f"{json.dumps(line)}\n" for line in lines))

@@ -102,7 +102,7 @@ def _plain(what: str, array: np.ndarray, kinds: str) -> np.ndarray:
     if array.dtype.kind == "U" and array.view(np.uint32).max(initial=0) > MAX_POINT:
         raise DataError(f"{what} holds numbers that are no characters")
     if array.dtype.kind in "OT":
-        array = _alike(what, array.astype(object), hint)
+        array = _alike(what, array.astype(object, copy=False), hint)
     if array.dtype.kind not in kinds:
         raise DataError(f"{what} holds {_kind(array.dtype)}; wanted numbers", hint)
     if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpunet.data.source import Source
-from gpunet.data.spelling import MOSTLY, advice, plainly, readings, told
+from gpunet.data.spelling import MOSTLY, advice, like, plainly, readings, told
 from gpunet.data.words import (
     FALSE,
     MISSING,
@@ -291,8 +291,8 @@ class Texts:
 
     def _without_zone(self, good: np.ndarray) -> str | None:
         """A note where some times have a zone and others have not."""
-        counts, zoned = self._counts(self.codes), _like(self.texts, ZONE)
-        timed = good & _like(self.texts, ":")
+        counts, zoned = self._counts(self.codes), like(self.texts, ZONE)
+        timed = good & like(self.texts, ":")
         bare, every = int(counts[timed & ~zoned].sum()), int(counts[timed].sum())
         if not 0 < bare < every:
             return None
@@ -347,8 +347,8 @@ def _dates(texts: "pa.Array", na: Words) -> Parsed:
     import pyarrow.compute as pc
 
     absent = _within(texts, (*MISSING_NUMBER, *na))
-    alike = _like(texts, DATE)
-    zoned = alike & _like(texts, ZONE)
+    alike = like(texts, DATE)
+    zoned = alike & like(texts, ZONE)
     values = np.full(len(texts), np.nan)
     short = pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1")
     for chosen, zone in ((alike & ~zoned, None), (zoned, "UTC")):
@@ -385,13 +385,6 @@ PARSERS: dict[str, Callable[["pa.Array", Words], Parsed]] = {
     "boolean": _booleans,
     "date": _dates,
 }
-
-
-def _like(texts: "pa.Array", pattern: str) -> np.ndarray:
-    import pyarrow.compute as pc
-
-    found = pc.match_substring_regex(texts, pattern)
-    return np.asarray(found.to_numpy(zero_copy_only=False), bool)
 
 
 def _within(texts: "pa.Array", words: "tuple[str, ...] | pa.Array") -> np.ndarray:

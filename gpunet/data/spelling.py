@@ -29,6 +29,14 @@ EITHER = re.compile(r"-?[1-9]\d{0,2}[,.]\d{3}", re.ASCII)
 _thousands = re.compile(THOUSANDS, re.ASCII)
 
 
+def like(texts: "pa.Array", pattern: str) -> np.ndarray:
+    """Whether each text has what a pattern says, (n,) bool."""
+    import pyarrow.compute as pc
+
+    found = pc.match_substring_regex(texts, pattern)
+    return np.asarray(found.to_numpy(zero_copy_only=False), bool)
+
+
 def plainly(texts: "pa.Array", decimal: str) -> "pa.Array":
     """Texts with the numbers among them written plainly, which have this decimal mark, and maybe
     the other one between thousands; a plain number that has not is none any more."""
@@ -62,18 +70,13 @@ def told(texts: "pa.Array", decimal: str | None = None) -> str | None:
     """What to say of different texts that all but a few are numbers, some in one of these ways;
     with a `decimal` mark in one that it is not for."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if not any(is_number(text) or readings(text) for text in texts[:FIRST].to_pylist()):
         return None
     ways, plain = (WAYS, texts) if decimal is None else (SIGNS, plainly(texts, decimal))
 
-    def alike(way: str, texts: "pa.Array" = texts) -> np.ndarray:
-        found = pc.match_substring_regex(texts, way)
-        return np.asarray(found.to_numpy(zero_copy_only=False), bool)
-
-    found = {what: alike(f"^({way})$") for what, way in ways.items()}
-    good = np.logical_or.reduce([alike(NUMBER, plain), *found.values()])
+    found = {what: like(texts, f"^({way})$") for what, way in ways.items()}
+    good = np.logical_or.reduce([like(plain, NUMBER), *found.values()])
     what = max(found, key=lambda what: np.count_nonzero(found[what]))
     if not found[what].any() or np.count_nonzero(good) < MOSTLY * len(texts):
         return None
