@@ -10,7 +10,6 @@ from threading import RLock, get_ident
 from typing import Any
 
 import numpy as np
-from threadpoolctl import OpenBLASController, threadpool_info, threadpool_limits
 
 from gpunet.device.base import Device, Launcher, Memory, Mirror, Run
 
@@ -47,6 +46,8 @@ class Cpu(Device):
     def working(self, flops: int) -> AbstractContextManager[Any]:
         """One BLAS thread for small products: waking a second costs more than it brings; and where
         bits must not depend on threads. For others OPENBLAS_NUM_THREADS, or `threads`."""
+        from threadpoolctl import threadpool_limits
+
         most = _threads(("OPENBLAS_NUM_THREADS",), self.threads)
         is_alone = self.deterministic or flops < THREADED_FLOPS
         threads = 1 if is_alone else most
@@ -120,6 +121,8 @@ class _BlasLimit:
                 self._settle()
 
     def _settle(self) -> None:
+        from threadpoolctl import OpenBLASController, threadpool_limits
+
         innermost = dict(self.wanted.values())
         least = min(innermost.values(), default=0)
         if least == self.least:
@@ -190,6 +193,8 @@ def _blas() -> str:
 
 def _blas_pool() -> dict[str, Any]:
     """What threadpoolctl says of NumPy's BLAS."""
+    from threadpoolctl import threadpool_info
+
     return next((each for each in threadpool_info() if each["user_api"] == "blas"), {})
 
 
