@@ -113,7 +113,7 @@ def decide(settings: Settings, prepared: Prepared) -> Settings:
     _check_fade(settings)
     _check_judging(settings, prepared)
     _check_warmup(settings.config, rows)
-    _check_micro_batch(settings)
+    _check_batches(settings)
     return settings
 
 
@@ -255,9 +255,11 @@ def _check_warmup(config: Config, rows: int) -> None:
         raise UsageError(f"--warmup {config.warmup:,} of {total:,} steps never ends", hint)
 
 
-def _check_micro_batch(settings: Settings) -> None:
+def _check_batches(settings: Settings) -> None:
     config = settings.config
     rows, batch = loop.micro_batch(config), int(config.batch_size)
+    if batch == 1 and config.norm == "batch":
+        raise UsageError("--norm batch has no meaning for batches of one row", "use --norm layer")
     if rows is None:
         return
     if rows > batch and settings.given("batch_size"):

@@ -45,6 +45,13 @@ class Place:
         return self.gate != "parameter" and self.stage != "update"
 
     @property
+    def formula(self) -> str:
+        """The flag whose formula has no value here, if one has none."""
+        if self.stage != "forward":
+            return ""
+        return "--loss" if self.node == "loss" else "--activation" * (self.gate == "activation")
+
+    @property
     def layer(self) -> str:
         """The layer that the node belongs to."""
         return self.node.split(".")[0]
@@ -90,6 +97,8 @@ class Fault:
         """One flag to try."""
         if np.abs(self.x).max(initial=0) > HUGE:
             return self._culprit()
+        if self.step == 1 and self.place is not None and self.place.formula:
+            return f"try another {self.place.formula}"
         lr, usual = float(config.lr), OPTIMIZERS[config.optimizer].lr
         if lr > FAR * usual:
             return f"try --lr {usual:g}"

@@ -67,6 +67,17 @@ FUNCTIONS: dict[str, type[Gate]] = {
     "layernorm": gates.LayerNorm,
     **gates.LOSSES,
 }
+OF_TWO = {"max": "maximum", "min": "minimum"}
+"""What Python calls the larger and the smaller of two; a maximum over axes is max(x, axis=0)."""
+ELSEWHERE = {
+    "clip": "min(max(x, low), high)",
+    "leaky_relu": "max(x, 0.01*x)",
+    "ln": "log",
+    "min": "min(a, b)",
+    "pow": "x**y",
+    "square": "x**2",
+}
+"""Names that others give to what formulas have."""
 
 
 @dataclass(frozen=True)
@@ -265,6 +276,12 @@ def _takes(gate: type[Gate]) -> _Takes:
     return _Takes([p for p in inputs if p.default is Parameter.empty], settings)
 
 
+def _function(call: ast.Call) -> str:
+    """The name of what is called, max(a, b) being the larger of two; empty where it has none."""
+    name = call.func.id if isinstance(call.func, ast.Name) else ""
+    return OF_TWO.get(name, name) if len(call.args) == 2 else name
+
+
 def _open_ended(parameters: list[Parameter]) -> bool:
     return any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
 
@@ -316,7 +333,7 @@ class _Builder:
                 return [operand]
             case ast.Attribute(value=operand, attr="T"):
                 return [operand]
-            case ast.Call(func=ast.Name(id=name), args=args) if name in FUNCTIONS:
+            case ast.Call(args=args) if (name := _function(part)) in FUNCTIONS:
                 return args[: _takes(FUNCTIONS[name]).count]
         return []
 
@@ -379,13 +396,13 @@ class _Builder:
                 return OPERATORS[type(op)]()
             case ast.Attribute(attr="T"):
                 return gates.Transpose()
-            case ast.Call(func=ast.Name(id=name)):
+            case ast.Call() if name := _function(part):
                 return self._called(part, name)
         raise self.source.misplaced(part)
 
     def _called(self, part: ast.Call, name: str) -> Gate:
         if name not in FUNCTIONS:
-            near = get_close_matches(name, FUNCTIONS, 1)
+            near = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, FUNCTIONS, 1)
             also = f" (did you mean {near[0]!r}?)" if near else ""
             raise self.source.fault(part, f"no function {name!r}{also}")
         kind = FUNCTIONS[name]

@@ -17,7 +17,7 @@ from gpunet import kernels
 from gpunet.device import Array
 from gpunet.graph import Gate, Shape
 from gpunet.kernels import REGISTRY
-from gpunet.kernels.slots import FADE, STEP, VALID
+from gpunet.kernels.slots import FADE, NORM_EPSILON, STEP, VALID
 from gpunet.random import Purpose
 
 
@@ -827,6 +827,7 @@ class BatchNorm(Gate):
             xp.asarray(self.running_mean, x.dtype),
             xp.asarray(self.running_var, x.dtype),
         )
+        self.is_of_batch = self.training
         if self.training:
             self.mean, self.rstd = xp.empty_like(gain), xp.empty_like(gain)
             clock = _clock(xp, len(x))
@@ -835,14 +836,20 @@ class BatchNorm(Gate):
             )
             self.running_mean, self.running_var = running
         else:
+            self.mean, self.rstd = running[0], 1 / xp.sqrt(running[1] + NORM_EPSILON)
             REGISTRY["batch_norm_apply"](x, gain, bias, *running, out)
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
         x, gain, _ = self.inputs
         dx, dgain, dbias = _all(xp, self.inputs, grads)
-        REGISTRY["batch_norm_backward"](
-            grad, x, gain, self.mean, self.rstd, _clock(xp, len(x)), dx, dgain, dbias
-        )
+        if self.is_of_batch:
+            REGISTRY["batch_norm_backward"](
+                grad, x, gain, self.mean, self.rstd, _clock(xp, len(x)), dx, dgain, dbias
+            )
+            return
+        xp.multiply(grad, gain * self.rstd, out=dx)
+        xp.sum(grad * ((x - self.mean) * self.rstd), axis=0, out=dgain)
+        xp.sum(grad, axis=0, out=dbias)
 
 
 class Loss(Gate):

@@ -91,6 +91,14 @@ def _gate_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
     return {**_elementwise_cases(rng), **_array_cases(rng), **_loss_cases(rng)}
 
 
+def _trained_norm() -> gates.BatchNorm:
+    """A batch norm as it is used after training."""
+    gate = gates.BatchNorm(3)
+    gate.running_mean, gate.running_var = np.array([0.5, -1.0, 0.0]), np.array([0.3, 2.0, 1.0])
+    gate.training = False
+    return gate
+
+
 def _elementwise_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
     """At values clear of their kinks; the second input is broadcast, and wins half the time."""
     one = (
@@ -154,7 +162,9 @@ def _array_cases(rng: np.random.Generator) -> dict[type[Gate], list[Case]]:
         gates.Piecewise: [case(gates.Piecewise(KNOTS), (5, 3))],
         gates.Embedding: [(gates.Embedding((0, 3)), [codes, *_apart(rng, (5, 2))])],
         gates.LayerNorm: [case(gates.LayerNorm(), (2, 2, 3), (3,), (3,))],
-        gates.BatchNorm: [case(gates.BatchNorm(3), (4, 3), (3,), (3,))],
+        gates.BatchNorm: [
+            case(gate, (4, 3), (3,), (3,)) for gate in (gates.BatchNorm(3), _trained_norm())
+        ],
     }
 
 

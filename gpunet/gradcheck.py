@@ -1,6 +1,7 @@
 """Doubts gradients, of gates and circuits, by central differences in float64."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from inspect import signature
 from math import inf, isfinite, isnan
@@ -13,7 +14,7 @@ from gpunet.graph import Gate, Graph
 from gpunet.random import Purpose, stream
 
 TOLERANCE = 1e-6
-STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 AGREED = 1e-9
 """Steps of the differences, in parts of the value, until two agree so well; else the two that agree
 best are believed."""
@@ -68,11 +69,12 @@ def check_gate(gate: Gate, inputs: Sequence[Any], seed: int = 0) -> float:
 
 
 def check_graph(graph: Graph, values: Mapping[str, Any], seed: int = 0) -> list[Result]:
-    """A result for each input and parameter that has a gradient, in the order of the graph.
+    """A result for each input and parameter that has a gradient, in the order of the graph, which
+    stays as it is.
 
     UsageError where the value is not finite: differences cannot be had there.
     """
-    rng = stream(seed, Purpose.CHECK)
+    graph, rng = copy(graph), stream(seed, Purpose.CHECK)
     start = {name: _float64(value) for name, value in values.items()}
     output = graph.forward(start)
     if not np.isfinite(output).all():
@@ -86,13 +88,11 @@ def check_graph(graph: Graph, values: Mapping[str, Any], seed: int = 0) -> list[
             node.value = point[name]
         return float(np.sum(weight * graph.forward({name: point[name] for name in values})))
 
-    results = [
+    return [
         Result(name, "input", *compare(loss, start, {name: gradient}, rng))
         for name, gradient in gradients.items()
         if gradient is not None
     ]
-    loss(start)
-    return results
 
 
 def compare(
@@ -175,7 +175,7 @@ def _probes(
 
 def _slope(f: Callable[[float], float], claimed: float) -> float:
     """f'(0) by central differences; at a kink, what is nearest to `claimed` between both sides."""
-    here, h = f(0), 1e-6
+    here = f(0)
     slopes, gaps = [_central(f, STEPS[0])], [inf]
     for step in STEPS[1:]:
         slopes.append(_central(f, step))
@@ -183,10 +183,16 @@ def _slope(f: Callable[[float], float], claimed: float) -> float:
         gaps.append(inf if isnan(gap) else gap)
         if gap <= AGREED * max(abs(slopes[-1]), 1e-3 * abs(here)):
             break
-    left, right = (here - f(-h)) / h, (f(h) - here) / h
-    if abs(right - left) > 1e-3 * max(abs(left), abs(right)):
+    left, right = _sides(f, here, 1e-6)
+    gap, nearer = abs(right - left), abs(np.subtract(*_sides(f, here, 1e-7)))
+    if gap > 1e-3 * max(abs(left), abs(right)) and nearer > gap / 2:
         return min(max(claimed, min(left, right)), max(left, right))
     return slopes[int(np.argmin(gaps))]
+
+
+def _sides(f: Callable[[float], float], here: float, h: float) -> tuple[float, float]:
+    """The slopes on the left and on the right: they draw near with h unless there is a kink."""
+    return (here - f(-h)) / h, (f(h) - here) / h
 
 
 def _central(f: Callable[[float], float], h: float) -> float:

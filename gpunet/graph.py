@@ -24,7 +24,8 @@ class Gate:
     """One operation, its value and its local gradients.
 
     A subclass writes `_forward(xp, out, *inputs)` and `_backward(xp, grad, *grads)`, both into
-    given buffers; a gradient that nobody wants is None. `saves` says what backward reads of
+    given buffers; a gradient that nobody wants is None. All but indices come in the precision of
+    the output. `saves` says what backward reads of
     `self.inputs` and `self.output`. `indices` are the inputs that hold whole numbers and have no
     gradient. A gate that `mixes_rows` needs the whole batch at once. One that `is_placed` stands in
     a graph, and no other may take it.
@@ -69,11 +70,15 @@ class Gate:
             raise TypeError(f"{self.op} takes {wanted}, not {len(inputs)}")
         xp = module_of(*inputs)
         arrays = tuple(_array(xp, v, i in self.indices) for i, v in enumerate(inputs))
-        shape = self.shape(*(a.shape for a in arrays))
-        buffer = xp.empty(shape, self._dtype(arrays)) if out is None else _checked(out, shape)
-        self.inputs, self.output = arrays, buffer
+        shape, dtype = self.shape(*(a.shape for a in arrays)), self._dtype(arrays)
+        buffer = xp.empty(shape, dtype) if out is None else _checked(out, shape, dtype)
+        self.output = buffer
+        self.inputs = tuple(
+            a if i in self.indices else a.astype(dtype, copy=False) for i, a in enumerate(arrays)
+        )
         with np.errstate(all="ignore"):
-            self._forward(xp, buffer, *arrays)
+            returned = self._forward(xp, buffer, *self.inputs)
+        self._demand_nothing(returned)
         return buffer[()] if out is None else out
 
     def backward(self, grad: Any, out: tuple[Array | None, ...] | None = None) -> tuple[Any, ...]:
@@ -88,9 +93,11 @@ class Gate:
             buffers = tuple(self._gradient_buffer(xp, i) for i in range(len(self.inputs)))
         else:
             pairs = zip(out, self.inputs, strict=True)
-            buffers = tuple(g if g is None else _checked(g, x.shape) for g, x in pairs)
+            dtype = self.output.dtype
+            buffers = tuple(g if g is None else _checked(g, x.shape, dtype) for g, x in pairs)
         with np.errstate(all="ignore"):
-            self._backward(xp, grad, *buffers)
+            returned = self._backward(xp, grad, *buffers)
+        self._demand_nothing(returned)
         return tuple(g if g is None else g[()] for g in buffers) if out is None else out
 
     def forget(self) -> None:
@@ -107,6 +114,10 @@ class Gate:
     def _dtype(self, arrays: tuple[Array, ...]) -> Any:
         floats = [a.dtype for a in arrays if a.dtype.kind == "f"]
         return np.result_type(*floats) if floats else np.dtype(np.float64)
+
+    def _demand_nothing(self, returned: Any) -> None:
+        if returned is not None:
+            raise TypeError(f"{self.op} returns a value where it must write into the buffer given")
 
     def _gradient_buffer(self, xp: Any, index: int) -> Array | None:
         if index in self.indices:
@@ -327,6 +338,8 @@ class Group(Gate):
             sources = (inner[i] for i in node.inputs)
             inner[node] = self.graph._add(Node(node.name, "gate", node.gate, tuple(sources)))
         self.graph.output = inner[last]
+        for node, twin in inner.items():
+            twin.value = node.value
 
     def shape(self, *shapes: Shape) -> Shape:
         known = dict(zip(self.graph.inputs, shapes, strict=True))
@@ -379,10 +392,12 @@ def _sum(a: Array, b: Array) -> Array:
         return a + b
 
 
-def _checked(buffer: Array, shape: Shape) -> Array:
+def _checked(buffer: Array, shape: Shape, dtype: Any) -> Array:
     """A given buffer, if gates that see it as a matrix would write through."""
     if buffer.shape != shape:
         raise ValueError(f"a buffer of shape {buffer.shape} where {shape} is wanted")
+    if buffer.dtype != dtype:
+        raise ValueError(f"a buffer of {buffer.dtype} where {dtype} is wanted")
     if buffer.ndim > 2 and not buffer.flags.c_contiguous:
         raise ValueError("a buffer of more than two axes must be contiguous")
     return buffer

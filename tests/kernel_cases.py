@@ -706,6 +706,7 @@ def update(
         for case in (
             _faulty_update(name, kernel, given, state, {0: np.nan, -1: np.inf}, {1: np.nan}, both),
             _faulty_update(name, kernel, given, state, {1: -np.inf}, {}, bit),
+            *_infinite_squares(name, kernel, given, state),
         ):
             yield replace(case, expected=case.expected | at_once)
             yield _waiting(case)
@@ -768,7 +769,7 @@ def _faulty_update(
     for array, values in ((grad, gradients), (param, parameters)):
         array[list(values)] = list(values.values())
     given, state = {**given, "grad": grad}, {**state, "param": param}
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         after = _updated(name, given, state)
     stay = [*gradients, *parameters]
     for slot in after:
@@ -776,6 +777,15 @@ def _faulty_update(
             after[slot][stay] = state[slot][stay]
     after["clock"] = clock_at(STEP=3, FAULT=fault)
     return Case(kernel, f"not finite {fault}", given, after, state)
+
+
+def _infinite_squares(
+    name: str, kernel: Kernel, given: dict[str, Any], state: dict[str, Array]
+) -> Iterator[Case]:
+    """A finite gradient whose square is not: the slot that keeps it would never move again."""
+    if name in ("rmsprop", "adam", "adamw"):
+        huge = {1: float(np.finfo(given["grad"].dtype).max) / 4}
+        yield _faulty_update(name, kernel, given, state, huge, {}, at.FAULT_PARAMETER)
 
 
 def _updated(name: str, given: dict[str, Any], state: dict[str, Array]) -> dict[str, Any]:

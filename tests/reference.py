@@ -114,10 +114,10 @@ def batch_norm(x: Array, gain: Array, bias: Array, valid: int) -> tuple[Array, A
 
 
 def running(old_mean: Array, old_var: Array, x: Array, valid: int) -> tuple[Array, Array]:
-    if valid == 0:
+    if valid < 2:
         return old_mean, old_var
     mean, variance = batch_statistics(x[:valid])
-    variance = variance * valid / max(valid - 1, 1)
+    variance = variance * valid / (valid - 1)
     return (
         (1 - MOMENTUM) * old_mean + MOMENTUM * mean,
         (1 - MOMENTUM) * old_var + MOMENTUM * variance,

@@ -696,6 +696,13 @@ def test_dropout_rests_outside_training() -> None:
             gates.Dropout(wrong)
 
 
+def test_one_row_has_no_variance_to_keep() -> None:
+    gate = gates.BatchNorm(2)
+    gate.forward(np.ones((1, 2)), np.ones(2), np.zeros(2))
+    assert (gate.running_mean == 0).all()
+    assert (gate.running_var == 1).all()
+
+
 def test_batch_norm_keeps_running_figures() -> None:
     gate, rng = gates.BatchNorm(3), np.random.default_rng(0)
     gain, bias = np.ones(3), np.zeros(3)
@@ -752,3 +759,22 @@ def test_elementwise_gates_work_on_any_number_of_axes() -> None:
         deep = [np.ascontiguousarray(x).reshape(1, *x.shape, 1) for x in flat]
         assert prod(deep[0].shape) == wanted.size
         assert np.array_equal(gate.forward(*deep).ravel(), wanted.ravel())
+
+
+@pytest.mark.parametrize("kind", [gates.LayerNorm, lambda: gates.BatchNorm(3)])
+def test_a_gate_is_computed_in_one_precision(kind: Callable[[], gates.Gate]) -> None:
+    gate = kind()
+    y = gate.forward(X.astype(np.float32), ROW, ROW + 1)
+    assert y.dtype == np.float64
+    assert {x.dtype for x in gate.inputs} == {np.dtype(np.float64)}
+
+
+def test_a_buffer_has_the_precision_of_what_goes_into_it() -> None:
+    with pytest.raises(ValueError, match="float32 where"):
+        gates.Max().forward([0.1, 0.2], out=np.zeros((), np.float32))
+
+
+def test_gelu_of_what_is_huge_has_the_slope_of_the_line() -> None:
+    gate = gates.GELU()
+    gate.forward(np.array([1e14, -1e14, 1e19], np.float32))
+    assert gate.backward(np.ones(3, np.float32))[0].tolist() == [1, 0, 1]

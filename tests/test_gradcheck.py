@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpunet import gates, gradcheck
+from gpunet import formula, gates, gradcheck
 from gpunet.errors import CheckFailed, UsageError
 from gpunet.gradcases import run
 from gpunet.graph import Graph
@@ -90,3 +90,31 @@ def test_json() -> None:
     found = gradcheck.to_json(run("x * y", ["x=2", "y=3"], False))
     assert found["schema"] == "gpunet.gradcheck/1"
     assert found["results"][0].keys() == {"name", "kind", "error", "detail", "tolerance", "ok"}
+
+
+def test_a_steep_curve_is_no_kink() -> None:
+    """Between the slopes of both sides, close to it, any would hold."""
+    graph = formula.parse("sin(1e4*x)")
+    (result,) = gradcheck.check_graph(graph, {"x": 1.0})
+    assert result.ok
+    graph.nodes[-1].gate = OffSine()
+    (result,) = gradcheck.check_graph(graph, {"x": 1.0})
+    assert not result.ok
+
+
+class OffSine(gates.Sin):
+    """A sine whose gradient is wrong by 0.1 %."""
+
+    def _pull(self, xp: Any, grad: Any, i: int, out: Any) -> None:
+        super()._pull(xp, grad * 1.001, i, out)
+
+
+def test_a_graph_that_is_checked_stays_as_it_is() -> None:
+    graph = Graph()
+    x, gate = graph.input("x"), gates.BatchNorm(2)
+    gain = graph.parameter("gain", np.ones(2, np.float32))
+    graph.apply(gate, x, gain, graph.constant(np.zeros(2)))
+    value = gain.value
+    gradcheck.check_graph(graph, {"x": np.arange(6.0).reshape(3, 2)})
+    assert gain.value is value
+    assert (gate.running_mean == 0).all()

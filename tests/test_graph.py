@@ -1,6 +1,7 @@
 """The circuit: the lecture's numbers, branches, groups, Jacobians, and what it refuses."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -469,3 +470,23 @@ def test_numbers_of_every_kind_run_through_kernels(dtype: str) -> None:
     assert parse("sum(relu(x))").forward(x=x) == 2
     assert parse("tanh(x)").forward(x=x) == pytest.approx(np.tanh([-1, 0, 2]), rel=1e-6)
     assert parse("x * 1").forward(x=x).dtype.isnative
+
+
+def test_a_group_has_the_values_of_its_gates() -> None:
+    graph = parse("sigmoid(w*x) + x")
+    graph.forward(w=2.0, x=0.5)
+    apart = graph.backward()
+    graph.group([node for node in graph.nodes if node.op in ("multiply", "sigmoid")])
+    assert graph.backward() == apart
+
+
+class Squared(Gate):
+    """A gate that gives its value back, where it should write it."""
+
+    def _forward(self, xp: Any, out: Any, x: Any) -> Any:
+        return x * x
+
+
+def test_a_gate_that_does_not_write_its_value_is_told() -> None:
+    with pytest.raises(TypeError, match="squared returns a value where it must write"):
+        Squared().forward(3.0)

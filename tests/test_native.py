@@ -126,6 +126,33 @@ def test_a_non_finite_gradient_and_weight_are_faults() -> None:
     assert launches.step < 9
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        BASE,
+        replace(BASE, norm="batch"),
+        replace(BASE, norm="layer"),
+        replace(BASE, parametric=True),
+    ],
+    ids=label,
+)
+def test_a_sum_over_many_rows_keeps_its_digits(config: Config) -> None:
+    """Rows that are all alike round alike, so that a plain running sum would be 0.1 % off."""
+    config = replace(config, loss="mean_absolute", optimizer="sgd", lr=1.0, input_scale=True)
+    found = []
+    for dtype, device in (("float64", Cpu("numpy")), ("float32", Cpu("native", 1))):
+        network, x, _ = build("regression", config)
+        x, y = np.resize(x[:2], (100_000, x.shape[1])), np.full((100_000, test_engine.OUTPUTS), 9.0)
+        launches, store = lower(
+            network, Feed(x.astype(dtype), y.astype(dtype)), config, len(x), dtype, device
+        )
+        launches.run()
+        found.append({**store.weights(), **store.statistics})
+    for name, wide in found[0].items():
+        if wide.ndim == 1:
+            np.testing.assert_allclose(found[1][name], wide, rtol=5e-5, atol=5e-5, err_msg=name)
+
+
 def test_bytes_are_scaled_as_numpy_scales_them() -> None:
     network, _, y = build("multiclass", BASE)
     x = np.random.default_rng(3).integers(0, 256, (ROWS, test_engine.COLUMNS)).astype(np.uint8)

@@ -116,10 +116,10 @@ def gelu_slope(s: Array, y: Array, out: Array, work: Work) -> None:
     np.multiply(s, s, out=out)
     np.multiply(out, 3 * GELU_CUBE, out=out)
     np.add(out, 1, out=out)
-    np.multiply(out, s, out=out)
-    np.multiply(out, 2 * GELU_SCALE, out=out)
     np.subtract(1, g, out=rest)
     np.multiply(out, rest, out=out)
+    np.multiply(out, s, out=out)
+    np.multiply(out, 2 * GELU_SCALE, out=out)
     np.add(out, 1, out=out)
     np.multiply(out, g, out=out)
 

@@ -56,10 +56,9 @@ KERNEL batch_norm_settle(const T* x, const T* gain, const T* bias, T* running_me
     if (!tile.leads(m)) return;
     mean[j] = all.mean;
     rstd[j] = norm_scale(all.spread / (valid > 1 ? valid : 1));
-    if (valid == 0 || clock[FAULT]) return;
-    T variance = all.spread / (valid > 1 ? valid - 1 : 1);
+    if (valid < 2 || clock[FAULT]) return;
     running_mean[j] = renewed(running_mean[j], all.mean);
-    running_var[j] = renewed(running_var[j], variance);
+    running_var[j] = renewed(running_var[j], all.spread / (valid - 1));
 }
 
 // y = (x - middle) * scale * gain + bias, middle and scale by column. y may be x.

@@ -152,12 +152,13 @@ BLOCK Rate rate_of(const double* hyper, double pace, double decays) {
             1 / f_sqrt(T(hyper[CORRECTION2]))};
 }
 
-// Move one parameter, unless its gradient or its new value is not finite; the fault bits.
+// Move one parameter, unless its gradient, its new value or what is kept of it is not finite: a
+// square that is infinite would hold it for ever. The fault bits.
 typedef T Step(const Rate& rate, T p, T g, T& first, T& second);
 template <Step step> BLOCK int moved(const Rate& rate, T& param, T g, T& first, T& second) {
     T a = first, b = second, p = step(rate, param, g, a, b);
     if (!is_finite(g * rate.clip)) return FAULT_GRADIENT;
-    if (!is_finite(p)) return FAULT_PARAMETER;
+    if (!is_finite(p) || !is_finite(a + b)) return FAULT_PARAMETER;
     param = p, first = a, second = b;
     return 0;
 }

@@ -164,6 +164,33 @@ ENTRY(gemm) {
     else rows_of_product(call, lane);
 }
 
+// ---- Sums over rows: SPAN rows at a time, then over the spans, as what a sum in T loses grows with
+// its length.
+
+enum { SPAN = 256 };
+
+struct Sums {
+    T *a, *b;
+    long long width;
+
+    void add(const Sums& other) const {
+        if (a) EVERY(j, width) a[j] += other.a[j];
+        if (b) EVERY(j, width) b[j] += other.b[j];
+    }
+};
+
+// add(first, rows, sums) makes the sums of some rows.
+template <class Add>
+static void add_spans(const Lane& lane, long long rows, Sums total, long long span, Add add) {
+    T* room = (T*)lane.scratch;
+    Sums own = {total.a ? room : nullptr, total.b ? room + total.width : nullptr, total.width};
+    add(0, rows < span ? rows : span, total);
+    for (long long first = span; first < rows; first += span) {
+        add(first, rows - first < span ? rows - first : span, own);
+        total.add(own);
+    }
+}
+
 // ---- Activations. (z, bias, y), (grad, z, bias, y, dz, dbias) | n, m
 
 #define ACTIVATION(name, reads_input) \
@@ -188,9 +215,14 @@ ENTRY(gemm) {
     } \
     ENTRY(name##_backward) { \
         long long m = call.sizes[1]; \
-        name##_slopes(lane.row<T>(call, 0, m), lane.row<T>(call, 1, m), call.at<T>(2), \
-                      lane.row<T>(call, 3, m), lane.row<T>(call, 4, m), lane.copy<T>(call, 5), \
-                      lane.rows(), m); \
+        const T *grad = lane.row<T>(call, 0, m), *z = lane.row<T>(call, 1, m); \
+        const T* y = lane.row<T>(call, 3, m); \
+        T* dz = lane.row<T>(call, 4, m); \
+        Sums sums = {lane.copy<T>(call, 5), nullptr, m}; \
+        add_spans(lane, lane.rows(), sums, SPAN, [&](long long first, long long rows, Sums to) { \
+            long long at = first * m; \
+            name##_slopes(grad + at, z + at, call.at<T>(2), y + at, dz + at, to.a, rows, m); \
+        }); \
     }
 
 ACTIVATION(identity, false)
@@ -233,9 +265,14 @@ ACTIVATION(mish, true)
     } \
     ENTRY(parametric_##name##_backward) { \
         long long m = call.sizes[1]; \
-        name##_mixed_slopes(lane.row<T>(call, 0, m), lane.row<T>(call, 1, m), call.at<T>(2), \
-                            call.at<T>(3), lane.row<T>(call, 4, m), lane.copy<T>(call, 5), \
-                            lane.copy<T>(call, 6), lane.rows(), m); \
+        const T *grad = lane.row<T>(call, 0, m), *z = lane.row<T>(call, 1, m); \
+        T* dz = lane.row<T>(call, 4, m); \
+        Sums sums = {lane.copy<T>(call, 5), lane.copy<T>(call, 6), m}; \
+        add_spans(lane, lane.rows(), sums, SPAN, [&](long long first, long long rows, Sums to) { \
+            long long at = first * m; \
+            name##_mixed_slopes(grad + at, z + at, call.at<T>(2), call.at<T>(3), dz + at, to.a, \
+                                to.b, rows, m); \
+        }); \
     }
 
 PARAMETRIC(sigmoid)
@@ -264,8 +301,11 @@ static CLONES void add_products(const T* grad, const T* x, T* out, long long n, 
 
 ENTRY(scale_backward) {
     long long m = call.sizes[1];
-    const T* grad = lane.row<T>(call, 0, m);
-    add_products(grad, lane.row<T>(call, 1, m), lane.copy<T>(call, 4), lane.rows(), m);
+    const T *grad = lane.row<T>(call, 0, m), *x = lane.row<T>(call, 1, m);
+    Sums sums = {lane.copy<T>(call, 4), nullptr, m};
+    add_spans(lane, lane.rows(), sums, SPAN, [&](long long first, long long rows, Sums to) {
+        add_products(grad + first * m, x + first * m, to.a, rows, m);
+    });
     if (T* dx = lane.row<T>(call, 3, m)) scale_rows(grad, call.at<T>(2), dx, lane.rows(), m);
 }
 
@@ -276,7 +316,11 @@ static CLONES void add_rows(const T* x, T* out, long long n, long long m) {
 
 ENTRY(column_sums) {                                   // (x, out | n, m)
     long long m = call.sizes[1];
-    add_rows(lane.row<T>(call, 0, m), lane.copy<T>(call, 1), lane.rows(), m);
+    const T* x = lane.row<T>(call, 0, m);
+    Sums sums = {lane.copy<T>(call, 1), nullptr, m};
+    add_spans(lane, lane.rows(), sums, SPAN, [&](long long first, long long rows, Sums to) {
+        add_rows(x + first * m, to.a, rows, m);
+    });
 }
 
 // ---- Windows of columns. Waves go feature by feature over a group of rows at once; `values` has
@@ -430,13 +474,16 @@ ENTRY(embedding_forward) {
 ENTRY(embedding_backward) {
     const long long *s = call.sizes, d = s[3], m = s[4], c = s[5], v = s[6], e = s[7];
     const T *grad = lane.row<T>(call, 0, m) + s[1], *x = lane.row<T>(call, 1, d) + s[0];
-    T* table = lane.copy<T>(call, 3);
-    EVERY(i, v * e) table[i] = 0;
-    for (long long i = 0; i < lane.rows(); ++i, x += d, grad += m)
-        for (long long j = 0; j < c; ++j) {
-            T* row = table + table_row(x[j], call.at<int>(2), j, c, v) * e;
-            EVERY(q, e) row[q] += grad[j * e + q];
-        }
+    Sums sums = {lane.copy<T>(call, 3), nullptr, v * e};
+    long long span = v > SPAN ? v : SPAN;              // or clearing a table would cost the most
+    add_spans(lane, lane.rows(), sums, span, [&](long long first, long long rows, Sums to) {
+        EVERY(i, v * e) to.a[i] = 0;
+        for (long long i = first; i < first + rows; ++i)
+            for (long long j = 0; j < c; ++j) {
+                T* row = to.a + table_row(x[i * d + j], call.at<int>(2), j, c, v) * e;
+                EVERY(q, e) row[q] += grad[i * m + j * e + q];
+            }
+    });
 }
 
 ENTRY(copy_columns) {                                  // (x, y, …) | x_first, y_first, width, n, d, m
@@ -525,27 +572,38 @@ static CLONES void normalise_back(const T* grad, const T* x, const T* gain, cons
 
 ENTRY(layer_norm_backward) {
     long long m = call.sizes[1];
-    normalise_back(lane.row<T>(call, 0, m), lane.row<T>(call, 1, m), call.at<T>(2),
-                   lane.row<T>(call, 3, 1), lane.row<T>(call, 4, 1), lane.row<T>(call, 5, m),
-                   lane.copy<T>(call, 6), lane.copy<T>(call, 7), lane.rows(), m);
+    const T *grad = lane.row<T>(call, 0, m), *x = lane.row<T>(call, 1, m);
+    const T *mean = lane.row<T>(call, 3, 1), *rstd = lane.row<T>(call, 4, 1);
+    T* dx = lane.row<T>(call, 5, m);
+    Sums sums = {lane.copy<T>(call, 6), lane.copy<T>(call, 7), m};
+    add_spans(lane, lane.rows(), sums, SPAN, [&](long long first, long long rows, Sums to) {
+        long long at = first * m;
+        normalise_back(grad + at, x + at, call.at<T>(2), mean + first, rstd + first, dx + at, to.a,
+                       to.b, rows, m);
+    });
 }
 
 // ---- Batch norm. The lanes' own statistics first, then after a barrier every lane merges all of
 // them alike. (x, gain, bias, running_mean, running_var, clock, y, mean, rstd, parts),
 // (grad, x, gain, mean, rstd, clock, dx, dgain, dbias), (x, gain, bias, mean, variance, y) | n, m
 
-static CLONES void column_statistics(const T* x, T* mean, T* spread, long long n, long long m) {
-    add_rows(x, mean, n, m);
-    EVERY(j, m) mean[j] = n ? mean[j] / n : T(0);
+static CLONES void add_distances(const T* x, const T* mean, T* spread, long long n, long long m) {
     EVERY(j, m) spread[j] = 0;
     for (long long i = 0; i < n; ++i, x += m)
         EVERY(j, m) spread[j] += (x[j] - mean[j]) * (x[j] - mean[j]);
 }
 
 ENTRY(batch_norm_statistics) {
-    long long m = call.sizes[1];
-    T* mine = call.at<T>(9) + 2 * m * lane.index;
-    column_statistics(lane.row<T>(call, 0, m), mine, mine + m, lane.valid(), m);
+    long long m = call.sizes[1], n = lane.valid();
+    const T* x = lane.row<T>(call, 0, m);
+    T *mean = call.at<T>(9) + 2 * m * lane.index, *spread = mean + m;
+    add_spans(lane, n, {mean, nullptr, m}, SPAN, [&](long long first, long long rows, Sums to) {
+        add_rows(x + first * m, to.a, rows, m);
+    });
+    EVERY(j, m) mean[j] = n ? mean[j] / n : T(0);
+    add_spans(lane, n, {spread, nullptr, m}, SPAN, [&](long long first, long long rows, Sums to) {
+        add_distances(x + first * m, mean, to.a, rows, m);
+    });
 }
 
 // Chan, Golub and LeVeque, 1979: sums of squared distances of parts, from their means.
@@ -577,7 +635,7 @@ static void keep_statistics(const Call& call, const T* mean, const T* spread, co
         call.at<T>(8)[j] = rstd[j];
         if (!renews) continue;
         running_mean[j] = renewed(running_mean[j], mean[j]);
-        running_var[j] = renewed(running_var[j], spread[j] / (rows > 1 ? rows - 1 : 1));
+        running_var[j] = renewed(running_var[j], spread[j] / (rows - 1));
     }
 }
 
@@ -587,7 +645,7 @@ ENTRY(batch_norm_forward) {
     merge_statistics(lane, call.at<T>(9), mean, spread, rows, m);
     for (long long j = 0; j < m; ++j) rstd[j] = norm_scale(spread[j] / (rows > 1 ? rows : 1));
     if (lane.index == 0)
-        keep_statistics(call, mean, spread, rstd, rows > 0 && !lane.clock[FAULT], rows, m);
+        keep_statistics(call, mean, spread, rstd, rows > 1 && !lane.clock[FAULT], rows, m);
     normalise_columns(lane.row<T>(call, 0, m), call.at<T>(1), call.at<T>(2), mean, rstd,
                       lane.row<T>(call, 6, m), lane.rows(), m);
 }
@@ -603,8 +661,12 @@ static CLONES void column_slopes(const T* grad, const T* x, const T* mean, const
 
 ENTRY(batch_norm_sums) {
     long long m = call.sizes[1];
-    column_slopes(lane.row<T>(call, 0, m), lane.row<T>(call, 1, m), call.at<T>(3), call.at<T>(4),
-                  lane.copy<T>(call, 7), lane.copy<T>(call, 8), lane.valid(), m);
+    const T *grad = lane.row<T>(call, 0, m), *x = lane.row<T>(call, 1, m);
+    Sums sums = {lane.copy<T>(call, 7), lane.copy<T>(call, 8), m};
+    add_spans(lane, lane.valid(), sums, SPAN, [&](long long first, long long rows, Sums to) {
+        column_slopes(grad + first * m, x + first * m, call.at<T>(3), call.at<T>(4), to.a, to.b,
+                      rows, m);
+    });
 }
 
 static CLONES void add_copies(const Lane& lane, const T* first, T* out, long long m) {
@@ -815,7 +877,8 @@ static inline T chosen(Bits mask, T a, T b) {
         EVERY(i, size) { \
             T old = param[i], a = slots > 0 ? first[i] : unused, b = slots > 1 ? second[i] : unused; \
             T new_a = a, new_b = b, p = name##_step(rate, old, grad[i], new_a, new_b); \
-            Bits sound = mask_of(is_finite(grad[i] * rate.clip)), good = sound & mask_of(is_finite(p)); \
+            Bits sound = mask_of(is_finite(grad[i] * rate.clip)); \
+            Bits good = sound & mask_of(is_finite(p)) & mask_of(is_finite(new_a + new_b)); \
             bad_gradient |= ~sound; \
             bad_parameter |= sound & ~good; \
             param[i] = chosen(good, p, old); \

@@ -248,12 +248,19 @@ class Program:
         return operation.function == self._function(name)
 
     def _room(self) -> int:
-        """Elements of scratch a lane: a block of a gradient, or some rows or columns of numbers."""
+        """Elements of scratch a lane: a block of a gradient, what is summed over some rows, or some
+        rows or columns of numbers."""
         wanted = ("gather", *BATCH_NORM)
+        sums = [self._summed(step) for step in self.steps if not step.wants_all_rows]
         rows = [3 * step.sizes[1] for step in self.steps if step.name in wanted]
         blocks = [self._block(*step.sizes[:2]) for step in self.weights if self.moves_at_once]
         columns = [GROUP * step.sizes[-1] for step in self.steps if step.name in PERIODIC]
-        return max([*rows, *columns, *blocks, 0])
+        return max([*sums, *rows, *columns, *blocks, 0])
+
+    def _summed(self, step: Step) -> int:
+        """Elements of the gradients that a step sums over rows."""
+        arrays = (each for each in step.arguments if isinstance(each, np.ndarray))
+        return sum(each.size for each in arrays if self._place(each)[1])
 
     def _block(self, rows: int, columns: int) -> int:
         """Elements of the largest block of a lane's slab."""

@@ -89,8 +89,8 @@ def batch_norm_forward(
 ) -> Run:
     """y = (x - mean) * rstd * gain + bias, mean (m,) and biased variance of the valid rows.
 
-    running = 0.9 * running + 0.1 * new, with the unbiased variance where more than one row is
-    valid. After a fault the running statistics stay. Other rows of y are written too.
+    running = 0.9 * running + 0.1 * new, with the unbiased variance. One valid row has none: then,
+    and after a fault, the running statistics stay. Other rows of y are written too.
     """
     tiles, counted = tiled(x, y), valid_tiles(x)
 
@@ -98,8 +98,8 @@ def batch_norm_forward(
         valid = valid_rows(clock, len(x))
         spread = _statistics([part for (part,) in counted(valid)], valid, mean, work)
         _reciprocal_root(spread / max(valid, 1), rstd)
-        if valid and not clock[FAULT]:
-            for running, new in ((running_mean, mean), (running_var, spread / max(valid - 1, 1))):
+        if valid > 1 and not clock[FAULT]:
+            for running, new in ((running_mean, mean), (running_var, spread / (valid - 1))):
                 np.multiply(running, 1 - NORM_MOMENTUM, out=running)
                 np.add(running, np.multiply(new, NORM_MOMENTUM), out=running)
         for inside, out in tiles:

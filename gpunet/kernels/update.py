@@ -74,11 +74,10 @@ parameter may lie in the memory of the new one."""
 
 class Rule(NamedTuple):
     """An optimiser's formula; whether decay is added to the gradient, else p -= lr * decay * p
-    comes first; whether the new parameter may be finite where the gradient is not."""
+    comes first."""
 
     formula: Formula
     coupled: bool = True
-    is_blunt: bool = False
 
 
 def show_faults(found: Array, clock: Array) -> Run:
@@ -202,7 +201,7 @@ def _update(
             for tile in tiles:
                 g = _gradient(rate, rule, tile)
                 rule.formula(rate, g, _shrunk(rate, rule, tile), tile.news, tile.spare)
-                fault |= _commit(rate, rule, tile, g)
+                fault |= _commit(rate, tile)
         if found is not None:
             found[0] |= fault
         elif fault:
@@ -253,15 +252,15 @@ def _is_finite(x: Array) -> bool:
     return isfinite(np.maximum.reduce(x)) and isfinite(np.minimum.reduce(x))
 
 
-def _commit(rate: Rate, rule: Rule, tile: Tile, g: Array) -> int:
-    """Write what may be written; the fault bits of the rest."""
-    p = tile.news[0]
-    if _is_finite(p) and (not rule.is_blunt or _is_finite(g)):
+def _commit(rate: Rate, tile: Tile) -> int:
+    """Write what may be written; the fault bits of the rest. A slot is looked at too: a square that
+    is infinite would hold its parameter for ever."""
+    if all(map(_is_finite, tile.news)):
         for old, new in zip(tile.olds, tile.news):
             np.copyto(old, new)
         return 0
     finite = np.isfinite(tile.grad * rate.clip)
-    sound = finite & np.isfinite(p)
+    sound = finite & np.all([np.isfinite(new) for new in tile.news], axis=0)
     for old, new in zip(tile.olds, tile.news):
         np.copyto(old, new, where=sound)
     bad_gradient = 0 if finite.all() else FAULT_GRADIENT
@@ -337,7 +336,7 @@ RULES: dict[str, tuple[Rule, tuple[str, ...]]] = {
     "rmsprop": (Rule(_rmsprop), ("square",)),
     "adam": (Rule(_adam), ("first", "second")),
     "adamw": (Rule(_adam, coupled=False), ("first", "second")),
-    "lion": (Rule(_lion, coupled=False, is_blunt=True), ("first",)),
+    "lion": (Rule(_lion, coupled=False), ("first",)),
 }
 """Name of the optimiser → its rule, and the names of its slots."""
 
