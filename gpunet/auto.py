@@ -239,6 +239,9 @@ def _check_encoding(settings: Settings, schema: Schema) -> None:
     config, task = settings.config, schema.target.task
     if task != "regression" and settings.given("clamp") and config.clamp == "on":
         raise UsageError(f"--clamp on has no meaning for a {task} target")
+    asked = settings.given("numeric_embedding") and config.numeric_embedding != "none"
+    if asked and schema.kind != "table":
+        raise UsageError(f"--numeric-embedding {config.numeric_embedding} is for columns of tables")
 
 
 def _check_fade(settings: Settings) -> None:
@@ -282,6 +285,10 @@ def set_up(settings: Settings, device: Device) -> None:
         is_asked = settings.origin[name] == "flag" and settings.given(name)
         if device.kind != "cpu" and is_asked:
             raise UsageError(f"--{name} has no meaning on {device.name}")
+    formulas = [n for n in ("activation", "loss") if not getattr(config, n).isidentifier()]
+    if config.kernels == "native" and formulas:
+        message = f"--kernels native conflicts with a formula as --{formulas[0]}"
+        raise UsageError(message, "leave it out: a formula has no native loop")
     if config.kernels == "native" or (
         settings.origin["split"] == "flag" and config.split != "auto"
     ):

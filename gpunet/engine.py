@@ -262,13 +262,13 @@ class _Lowering:
                 self.narrow[slot] = self.store.slot(node.name, "shadow")
         elif node.gate is not None and not self.closed:
             self._refuse_branch(node)
-            _FORWARD[_kind(node)](self, node)
+            _WAYS[_kind(node)][0](self, node)
             self.closed = node is stop_at
 
     def backward(self, node: Node) -> None:
         """Emit the gradients of a node's inputs, from its own."""
         if node.gate is not None and (node in self.grads or isinstance(node.gate, gates.Loss)):
-            _BACKWARD[_kind(node)](self, node)
+            _WAYS[_kind(node)][1](self, node)
 
     def _refuse_branch(self, node: Node) -> None:
         """Only windows of the data may be read twice: other values are overwritten in place, and
@@ -429,7 +429,7 @@ class _Lowering:
             return None
         try:
             library = native.load()
-            native.check(library, {launch.name for launch in self.launches}, self.dtype)
+            native.check(library, sorted({launch.name for launch in self.launches}), self.dtype)
         except Unavailable:
             if device.kernels == "native":
                 raise
@@ -446,7 +446,7 @@ class _Lowering:
 
 
 def _kind(node: Node) -> type:
-    for kind in _FORWARD:
+    for kind in _WAYS:
         if isinstance(node.gate, kind):
             return kind
     raise TypeError(f"no launch for the gate {node.op}")
@@ -728,37 +728,23 @@ def _loss_backward(work: _Lowering, node: Node) -> None:
     """Nothing: the loss's kernel wrote the gradient with the value."""
 
 
-_FORWARD: dict[type, Callable[[_Lowering, Node], None]] = {
-    gates.MatMul: _matmul_forward,
-    gates.Add: _add_forward,
-    gates.Activation: _activation_forward,
-    gates.Parametric: _parametric_forward,
-    gates.Multiply: _scale_forward,
-    gates.Columns: _columns_forward,
-    gates.Concatenate: _concatenate_forward,
-    gates.Periodic: _periodic_forward,
-    gates.Piecewise: _piecewise_forward,
-    gates.Embedding: _embedding_forward,
-    gates.Dropout: _dropout_forward,
-    gates.LayerNorm: _layer_norm_forward,
-    gates.BatchNorm: _batch_norm_forward,
-    gates.Loss: _loss_forward,
+_Way = Callable[[_Lowering, Node], None]
+_WAYS: dict[type, tuple[_Way, _Way]] = {
+    gates.MatMul: (_matmul_forward, _matmul_backward),
+    gates.Add: (_add_forward, _add_backward),
+    gates.Activation: (_activation_forward, _activation_backward),
+    gates.Parametric: (_parametric_forward, _parametric_backward),
+    gates.Multiply: (_scale_forward, _scale_backward),
+    gates.Columns: (_columns_forward, _columns_backward),
+    gates.Concatenate: (_concatenate_forward, _concatenate_backward),
+    gates.Periodic: (_periodic_forward, _periodic_backward),
+    gates.Piecewise: (_piecewise_forward, _piecewise_backward),
+    gates.Embedding: (_embedding_forward, _embedding_backward),
+    gates.Dropout: (_dropout_forward, _dropout_backward),
+    gates.LayerNorm: (_layer_norm_forward, _layer_norm_backward),
+    gates.BatchNorm: (_batch_norm_forward, _batch_norm_backward),
+    gates.Loss: (_loss_forward, _loss_backward),
 }
-_BACKWARD: dict[type, Callable[[_Lowering, Node], None]] = {
-    gates.MatMul: _matmul_backward,
-    gates.Add: _add_backward,
-    gates.Activation: _activation_backward,
-    gates.Parametric: _parametric_backward,
-    gates.Multiply: _scale_backward,
-    gates.Columns: _columns_backward,
-    gates.Concatenate: _concatenate_backward,
-    gates.Periodic: _periodic_backward,
-    gates.Piecewise: _piecewise_backward,
-    gates.Embedding: _embedding_backward,
-    gates.Dropout: _dropout_backward,
-    gates.LayerNorm: _layer_norm_backward,
-    gates.BatchNorm: _batch_norm_backward,
-    gates.Loss: _loss_backward,
-}
+"""How a gate is lowered, forward and backward."""
 _WINDOWED = (gates.Columns, gates.Concatenate, gates.Periodic, gates.Piecewise, gates.Embedding)
 """Gates that read a window of a slot where it is."""

@@ -105,17 +105,17 @@ class Gate:
         for name in ("inputs", "output"):
             vars(self).pop(name, None)
 
-    def _forward(self, xp: Any, out: Array, *inputs: Array) -> None:
+    def _forward(self, xp: Any, out: Array, *inputs: Array) -> object:
         raise NotImplementedError
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> object:
         raise NotImplementedError
 
     def _dtype(self, arrays: tuple[Array, ...]) -> Any:
         floats = [a.dtype for a in arrays if a.dtype.kind == "f"]
         return np.result_type(*floats) if floats else np.dtype(np.float64)
 
-    def _demand_nothing(self, returned: Any) -> None:
+    def _demand_nothing(self, returned: object) -> None:
         if returned is not None:
             raise TypeError(f"{self.op} returns a value where it must write into the buffer given")
 

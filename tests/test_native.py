@@ -411,6 +411,13 @@ def test_what_cannot_be_had_together_is_refused(settings: dict, message: str) ->
         gather({"split": "columns", **settings})
 
 
+@pytest.mark.parametrize("name", ["activation", "loss"])
+def test_native_loops_of_a_formula_are_refused_before_a_run_is_made(name: str) -> None:
+    formula = {"activation": "x*sigmoid(x)", "loss": "(pred - target)**2"}[name]
+    with pytest.raises(UsageError, match=f"--kernels native conflicts with a formula as --{name}"):
+        auto.set_up(gather({"kernels": "native", name: formula}), Cpu())
+
+
 @pytest.mark.parametrize("settings", [{"kernels": "numpy"}, {"split": "rows"}])
 def test_a_gpu_refuses_what_is_for_the_cpu(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="has no meaning on emulated"):

@@ -206,6 +206,12 @@ def test_clamped_classes_are_refused() -> None:
         planned(clamp="on")
 
 
+def test_embeddings_of_what_is_no_column_are_refused() -> None:
+    arrays = (np.zeros((30, 2)), np.arange(30.0))
+    with pytest.raises(UsageError, match="--numeric-embedding periodic is for columns"):
+        job.plan(arrays, {"numeric_embedding": "periodic"})
+
+
 def test_every_piece_that_may_be_left_out_is_a_piece() -> None:
     spent = {"epochs": 64, "patience": 32}
     assert presets.MEANINGLESS.keys() <= {**DATA, **COMMON, **CLASSES, **spent}.keys()
