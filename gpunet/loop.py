@@ -391,7 +391,7 @@ class _Run:
     def _advance(self, last: int) -> Iterator[Report]:
         """Make steps, not past `last`, and the reports that fall due."""
         while not self.control.ended:
-            due = min((self.reported + 1) * self.every, self.total)
+            due = self._due()
             began, first, end = time.perf_counter(), self.done, min(due, last)
             while self.done < end and not self.control.stop:
                 self._steps(end)
@@ -404,6 +404,16 @@ class _Run:
                 self.reported += 1
                 self._decide_end()
                 self._be_safe()
+
+    def _due(self) -> int:
+        """The step behind which the next report falls due: the last one of each leg has one."""
+        start, left = 0, self.reported
+        for end in (*sorted(self.joints), self.total):
+            count = ceil((end - start) / self.every)
+            if left < count:
+                return min(start + (left + 1) * self.every, end)
+            start, left = end, left - count
+        return self.total
 
     def finish(self) -> None:
         self.control.runs_on = self.nets[0].list.runs_on  # what it came to
@@ -440,7 +450,7 @@ class _Run:
         self.lowest = inf if state["lowest"] is None else state["lowest"]
         self.chain, self.control.first_loss = state["chain"], state["first_loss"]
         self.control.ended = "" if state["ended"] == "stopped" else state["ended"]
-        if self.done in self.joints:
+        if self.control.ended and self.done in self.joints:
             self.control.ended, self.stale = "", 0
         self.safe = start
 

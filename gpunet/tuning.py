@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +51,8 @@ KILLED = -9
 """How a process ends that a system without memory kills."""
 SERVE = "from gpunet import tuning; tuning.serve()"
 INTERRUPTED, WHY = "interrupted", "why"
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What Optuna raises at lines that are not its own."""
 FAILING = (Diverged, OutOfMemory, UsageError)
 """What is wrong with a trial's settings, and not with the search."""
 
@@ -70,11 +72,45 @@ class Trial:
     why: str = ""
 
 
+class Journal:
+    """A study's journal as Optuna keeps it, and its lock: whoever takes it drops what a full disk
+    or a power cut has left of a line, behind which nothing could be read."""
+
+    def __init__(self, journal: Any, path: Path) -> None:
+        self.path, self.lock = path, journal.JournalFileOpenLock(str(path))
+        self.kept = journal.JournalFileBackend(str(path), lock_obj=self)
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Lines from a number on."""
+        with _journal_errors(self.path):
+            yield from self.kept.read_logs(log_number_from)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add lines."""
+        with _journal_errors(self.path):
+            self.kept.append_logs(logs)
+
+    def acquire(self) -> bool:
+        """Wait for whoever writes."""
+        self.lock.acquire()
+        try:
+            files.drop_torn_line(self.path)
+        except BaseException:
+            self.lock.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        """Let others write."""
+        self.lock.release()
+
+
 class Tuner:
     """A study of a job with some settings; its directory is held until `close`.
 
     source, flags, file: as of `job.plan`. trials: how many are wanted in all. seconds: no trial
-    begins later. Once `control.stop` is set, the trial in hand ends, to be made again another time.
+    begins later, counted from where the study is ready. Once `control.stop` is set, the trial in
+    hand ends, to be made again another time.
     Raises Unavailable without Optuna, UsageError where nothing can be searched or judged.
     """
 
@@ -91,7 +127,6 @@ class Tuner:
     ) -> None:
         self.optuna = _optuna()
         self.out, self.wanted, self.workers = Path(out), trials, workers
-        self.deadline = None if seconds is None else time.time() + seconds
         self.control = Control()
         self.given, self.flags, self.file = source, dict(flags), file
         if min(trials, workers) < 1:
@@ -109,6 +144,7 @@ class Tuner:
             raise UsageError("nothing is left to search: every setting was given")
         self.source = _read(source, self.first.settings)
         self.run = None if held else self._hold()
+        self.deadline = None if seconds is None else time.monotonic() + seconds
 
     def close(self) -> None:
         """Let others go on with the study."""
@@ -160,8 +196,10 @@ class Tuner:
 
     def best(self) -> Trial:
         """The trial of the least value, and of equals of the least loss. Raises Diverged where none
-        came to its end."""
+        came to its end, UsageError where the time was over before one began."""
         made = self.trials()
+        if not made and self.deadline is not None:
+            raise UsageError("no trial began before --timeout was over", "give more time")
         done = [each for each in made if each.state == "done"]
         if not done:
             raise Diverged(f"none of {len(made):,} trials came to its end", "give other settings")
@@ -188,7 +226,8 @@ class Tuner:
             return None
         with suppress(OSError, ValueError):
             found = json.loads(files.read(self.out / BEST / SUMMARY))
-            return found if found["ended"] in loop.FINISHED else None
+            is_whole = found["ended"] in loop.FINISHED
+            return {**found, "run": str(self.out / BEST)} if is_whole else None
         return None
 
     def to_dict(self, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,25 +282,23 @@ class Tuner:
 
     def _study(self) -> Any:
         """The study as its journal has it."""
-        path = str(self.out / JOURNAL)
-        journal = self.optuna.storages.journal
-        with files.system_errors(path):
-            lock = journal.JournalFileOpenLock(path)
-            backend = journal.JournalFileBackend(path, lock_obj=lock)
-        return self.optuna.create_study(
-            storage=journal.JournalStorage(backend),
-            study_name="gpunet",
-            load_if_exists=True,
-            pruner=self.optuna.pruners.MedianPruner(
-                n_startup_trials=STARTING // 2, n_warmup_steps=REPORTS // 8
-            ),
+        path, journal = self.out / JOURNAL, self.optuna.storages.journal
+        pruner = self.optuna.pruners.MedianPruner(
+            n_startup_trials=STARTING // 2, n_warmup_steps=REPORTS // 8
         )
+        with _journal_errors(path):
+            return self.optuna.create_study(
+                storage=journal.JournalStorage(Journal(journal, path)),
+                study_name="gpunet",
+                load_if_exists=True,
+                pruner=pruner,
+            )
 
     def _settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return space.settings(self.first.settings.config, values)
 
     def _is_over(self, study: Any) -> bool:
-        is_late = self.deadline is not None and time.time() >= self.deadline
+        is_late = self.deadline is not None and time.monotonic() >= self.deadline
         return self.control.stop or is_late or len(_counted(study)) >= self.wanted
 
     def _is_spare(self, study: Any, number: int) -> bool:
@@ -308,14 +345,13 @@ class Tuner:
             control.stop = control.stop or self.control.stop
 
         control.tick = tick
-        reports = loop.REPORTS if config.steps else int(config.epochs)
         least: tuple[float, float] | None = None
         told = 0
-        for i, report in enumerate(planned.reports(), 1):
+        for report in planned.reports():
             cost, loss = loop.cost(report.validation, config.best_by), report.validation["loss"]
             if cost is not None and loss is not None:
                 least = min(least or (cost, loss), (cost, loss))
-            place = i * REPORTS // reports  # of trials with other numbers of epochs alike
+            place = report.step * REPORTS // report.steps  # alike, however long a trial is
             if told < place < REPORTS and least is not None:
                 told = place
                 trial.report(least[0], place)
@@ -361,7 +397,7 @@ class Tuner:
             more["threads"] = max(1, device.threads // self.workers)
         if origin["max_memory"].startswith("auto"):
             more["max_memory"] = automatic() // self.workers
-        seconds = None if self.deadline is None else max(0.0, self.deadline - time.time())
+        seconds = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
         asked = {
             "source": self.given,
             "flags": {**self.flags, **more},
@@ -433,6 +469,17 @@ def tune(
     finally:
         tuner.close()
     return predict.load(Path(out) / BEST)
+
+
+@contextmanager
+def _journal_errors(path: Path) -> Iterator[None]:
+    """What the system or Optuna finds wrong with a journal, as ours."""
+    with files.system_errors(path):
+        try:
+            yield
+        except UNREADABLE as reason:
+            hint = "take it out, or name another study with -o"
+            raise ModelInvalid(f"{path}: a line is not as gpunet wrote it", hint) from reason
 
 
 def _optuna() -> ModuleType:

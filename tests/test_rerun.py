@@ -260,6 +260,24 @@ def test_epochs_are_added_behind_the_last(tmp_path: Path) -> None:
         rerun.resume(path, epochs=f"+{10**18}")
 
 
+def reported(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (path / METRICS).read_text().splitlines()]
+
+
+def test_a_leg_ends_in_a_report_where_it_is_no_whole_epoch(tmp_path: Path) -> None:
+    steps = {"epochs": "auto", "steps": 20, "checkpoint_every": "4"}  # 8 an epoch
+    whole = train(tmp_path / "whole", **steps)
+    rerun.resume(whole, epochs="+2")
+    assert reported(whole) == [8, 16, 20, 28, 36]
+    assert all(not each.wrong for each in rerun.verify(whole))
+    for step in (16, 20):
+        parted = begin(tmp_path / f"{step}", **steps)
+        next(report for report in parted.reports() if report.step == step)
+        parted.run.close()  # as if it was killed with this report to be made again
+        rerun.resume(parted.out, epochs="+2")
+        assert results(parted.out) == results(whole)
+
+
 def test_an_early_stop_is_behind_what_is_added(tmp_path: Path) -> None:
     path = train(tmp_path / "a", patience=2, lr=0.3, epochs=40)
     ended = json.loads((path / "summary.json").read_text())

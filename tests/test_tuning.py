@@ -1,5 +1,6 @@
 """The search: its first trial is the default, what is given stays, and nothing is done twice."""
 
+import errno
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -200,6 +202,14 @@ def test_a_better_trial_moves_the_best_before_it(tmp_path: Path) -> None:
     assert made.summary(made.trials()[0]) is None
 
 
+def test_a_study_that_was_moved_points_to_its_own_best(tmp_path: Path) -> None:
+    gpunet.tune("penguins", out=tmp_path / "study", trials=1, **SMALL)
+    (tmp_path / "study").rename(tmp_path / "moved")
+    made = tuner(tmp_path / "moved", 1)
+    assert made.summary(made.best())["run"] == str(tmp_path / "moved" / "best")
+    made.close()
+
+
 def test_trials_that_diverge_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(space, "RECIPE", {"lr": Range(1e30, 1e35, log=True)})
     first, *others = searched(tmp_path / "study", 4)
@@ -289,6 +299,64 @@ def test_a_killed_trial_is_made_again(tmp_path: Path) -> None:
     assert found[0].settings == made._settings(made.default)
 
 
+@pytest.mark.parametrize("tail", [b'{"op_code":', b"\0" * 25], ids=["torn", "NULs"])
+def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path, tail: bytes) -> None:
+    first = searched(tmp_path / "study", 2)
+    journal = tmp_path / "study" / tuning.JOURNAL
+    journal.write_bytes(journal.read_bytes() + tail)
+    second = searched(tmp_path / "study", 3)
+    assert [trial.number for trial in second] == [2]
+    made = tuner(tmp_path / "study")
+    assert made.trials() == [*first, *second]
+    made.close()
+
+
+@pytest.mark.parametrize("line", [b"garbage", b"5", b"{}", b'{"op_code":4}'])
+def test_a_journal_with_a_foreign_line_is_not_valid(tmp_path: Path, line: bytes) -> None:
+    searched(tmp_path / "study", 1)
+    journal = tmp_path / "study" / tuning.JOURNAL
+    first, *rest = journal.read_bytes().splitlines()
+    journal.write_bytes(b"\n".join([first, line, *rest, b""]))
+    with pytest.raises(ModelInvalid, match=r"journal\.log: a line is not as gpunet wrote it; take"):
+        searched(tmp_path / "study", 2)
+
+
+def test_a_full_disk_is_the_journals_fault_and_the_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import optuna
+
+    backend = optuna.storages.journal.JournalFileBackend
+    real, left = backend.append_logs, [25]
+
+    def append(self: Any, logs: list[Any]) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            with open(self._file_path, "ab") as file:
+                file.write(b'{"op_')
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, logs)
+
+    monkeypatch.setattr(backend, "append_logs", append)
+    with pytest.raises(WriteError, match=r"study/journal\.log: No space left on device; .* room"):
+        searched(tmp_path / "study", 3)
+    monkeypatch.setattr(backend, "append_logs", real)
+    assert len(searched(tmp_path / "study", 3)) == 2
+
+
+def test_trials_are_compared_at_like_shares_of_their_steps(tmp_path: Path) -> None:
+    made, places = tuner(tmp_path / "study"), []
+    trial = SimpleNamespace(
+        report=lambda cost, place: places.append(place),
+        should_prune=lambda: False,
+        set_user_attr=lambda *given: None,
+    )
+    plain = {**SMALL, "epochs": "auto", "steps": 40, "preset": "plain", "batch_size": 16}
+    made._train(job.plan("penguins", plain), trial)
+    made.close()
+    assert places == [step * tuning.REPORTS // 40 for step in (15, 30)]  # 15 an epoch
+
+
 def test_no_more_trials_than_wanted_are_kept(tmp_path: Path) -> None:
     made = tuner(tmp_path / "study", 1)
     study = made._study()
@@ -297,9 +365,28 @@ def test_no_more_trials_than_wanted_are_kept(tmp_path: Path) -> None:
     made.close()
 
 
-def test_a_deadline_ends_the_search(tmp_path: Path) -> None:
-    made = Tuner("penguins", SMALL, None, tmp_path / "study", 50, seconds=0.0)
+def test_a_deadline_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Tuner("penguins", SMALL, None, tmp_path / "study", 2, seconds=0.0)
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # a clock that is put back
     assert list(made.search()) == []
+    with pytest.raises(UsageError, match="no trial began before --timeout was over; give more"):
+        made.best()
+    made.close()
+
+
+def test_getting_ready_takes_nothing_of_the_time_for_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, plan = [0.0], job.plan
+
+    def slow(*given: Any) -> job.Job:
+        now[0] += 100
+        return plan(*given)
+
+    monkeypatch.setattr(job, "plan", slow)
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    made = Tuner("penguins", SMALL, None, tmp_path / "study", 2, seconds=50.0)
+    assert not made._is_over(made._study())
     made.close()
 
 

@@ -68,6 +68,18 @@ def append(path: Path, record: Mapping[str, Any]) -> str:
     return line
 
 
+def drop_torn_line(path: Path) -> None:
+    """Take away what stands behind the last line end of a file."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.lseek(descriptor, max(0, os.fstat(descriptor).st_size - 1), os.SEEK_SET)
+        if os.read(descriptor, 1) not in (b"", b"\n"):
+            os.ftruncate(descriptor, read(path).rfind(b"\n") + 1)
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Put `value` at `path` as indented JSON; numbers that are not finite become null."""
     write(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
