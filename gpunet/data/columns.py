@@ -11,6 +11,7 @@ import numpy as np
 
 from gpunet.data.cells import LOST_DIGITS, Cells
 from gpunet.data.scales import median, moments, robust, scaled, smooth_clip
+from gpunet.data.spelling import places
 from gpunet.data.words import option
 from gpunet.sizes import counted
 
@@ -159,14 +160,12 @@ class Column:
     def _slots(self, cells: Cells) -> np.ndarray:
         """The code of each of the cells' levels, and last that of a missing cell."""
         assert cells.absent is not None
-        found = zip(cells.levels, cells.absent.tolist(), strict=True)
         if self.kind == "hashed":
+            found = zip(cells.levels, cells.absent.tolist(), strict=True)
             return np.array([*(0 if absent else _hash(level) for level, absent in found), 0])
-        first = 1 + self.missing
-        place = {level: first + i for i, level in enumerate(self.levels)}
-        gone = int(self.missing)
-        slots = [place.get(level, gone if absent else 0) for level, absent in found]
-        return np.array([*slots, gone], np.intp)
+        place = places(cells.levels, self.levels)
+        gone = np.where(np.append(cells.absent, True), int(self.missing), 0)
+        return np.where(place < 0, gone, 1 + self.missing + place)
 
     @property
     def _is_sign(self) -> bool:

@@ -10,7 +10,8 @@ import numpy as np
 from gpunet.commas import joined
 from gpunet.data.cells import read_cells
 from gpunet.data.source import Source
-from gpunet.data.targets import Target, places
+from gpunet.data.spelling import places
+from gpunet.data.targets import Target
 from gpunet.data.words import closest, listed, quoted
 from gpunet.errors import DataError, UsageError
 
