@@ -127,7 +127,8 @@ def is_of(path: Path | str, source: Source) -> bool:
     path = Path(path)
     with suppress(GpunetError, MemoryError):  # what cannot be prepared as its data is other data
         held = sum(map(len, unpack(path / SPLIT)[0].values()))
-        leaves_out = _settings(path).config.drop_missing_target
+        config = _settings(path).config
+        leaves_out = config.drop_missing_target or config.weight
         if source.rows != held and not (leaves_out and source.rows > held):
             return False
         again = reopen(path, _with_target(path, source), "cpu")

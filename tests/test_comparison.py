@@ -231,6 +231,7 @@ def test_rows_of_weight_0_are_not_left_out_for_want_of_a_target(tmp_path: Path, 
     for name in ("a", "b"):
         out = tmp_path / name
         gpunet.train(weighed, "y", drop=("z", "w"), weight="n", out=out, **{**SHORT, "epochs": 1})
+        assert comparison.seen_by(out, None, read(weighed)) == "rows"
     rows = table(60, 1).append_column("n", pa.array([0, 1, 1] * 20)).to_pydict()
     rows["y"][1] = None
     pa.parquet.write_table(pa.table(rows), tmp_path / "new.parquet")

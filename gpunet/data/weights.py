@@ -37,6 +37,19 @@ def read_weights(source: Source, name: str, rows: np.ndarray) -> np.ndarray:
     return weights
 
 
+def counting(source: Source, name: str | None, rows: np.ndarray) -> np.ndarray:
+    """Of some rows those that have a weight above 0; all where no column says what they count.
+
+    Raises as `read_weights` does, and DataError where none is left.
+    """
+    if name is None:
+        return rows
+    rows = rows[read_weights(source, name, rows)[rows] > 0]
+    if not len(rows):
+        raise DataError(f"{name}: every weight is 0; no row counts")
+    return rows
+
+
 def scaled(weights: np.ndarray, name: str, part: str) -> np.ndarray:
     """The weights of a part's rows with a mean of 1; DataError where all are 0."""
     largest = weights.max(initial=0.0)
