@@ -139,8 +139,14 @@ def is_text(kind: "pa.DataType") -> bool:
     from pyarrow import types
 
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    view = getattr(types, "is_string_view", lambda _: False)(kind)
-    return types.is_string(kind) or types.is_large_string(kind) or view
+    return types.is_string(kind) or types.is_large_string(kind) or is_view(kind)
+
+
+def is_view(kind: "pa.DataType") -> bool:
+    """Whether an Arrow type is that of views of strings."""
+    import pyarrow as pa
+
+    return bool(kind == pa.string_view())
 
 
 def distinct(column: "pa.ChunkedArray") -> tuple["pa.Array", np.ndarray]:
