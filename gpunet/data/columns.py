@@ -30,6 +30,7 @@ BIN_SQUARES = 2_400  # bins of each times the square of the numbers: many tell m
 MOST_KNOTS = 65  # of a saved number
 ROWS_A_BIN = 16  # of the training part: a table has fewer bins than rows to learn from
 LIMIT = float(np.finfo(np.float32).max)
+FARTHEST = 1e15  # of an input: what a network makes of it is to be finite too
 
 # Inputs besides the one for missing cells; of dates: year, day since 1970, month (sine, cosine),
 # weekday (sine, cosine); of timestamps also the time of day (sine, cosine).
@@ -195,7 +196,7 @@ class Column:
         """Inputs (n, k) from what they are before scaling, which may be overwritten."""
         for i, (centre, spread) in enumerate(zip(self.centre, self.spread, strict=True)):
             parts[:, i] = scaled(parts[:, i], centre, spread)
-        parts = np.clip(parts, -LIMIT, LIMIT)
+        parts = np.clip(parts, -FARTHEST, FARTHEST)
         return smooth_clip(parts) if self.robust else parts
 
 
