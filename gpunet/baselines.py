@@ -118,7 +118,7 @@ def ridge(prepared: Prepared) -> Predictor:
     schema, y = prepared.schema, prepared.train.y
     assert y is not None
     w = np.ones(len(y)) if prepared.train.sample_weight is None else prepared.train.sample_weight
-    n, centre, level = w.sum(), np.zeros(schema.width), _mean(y, w)
+    n, centre, level = len(y), np.zeros(schema.width), _mean(y, w)
     for first, x in blocks(prepared.train.x):
         centre += w[first : first + len(x)] @ schema.scaled(x) / n
     gram, right = np.zeros((schema.width, schema.width)), np.zeros((schema.width, y.shape[1]))
@@ -129,7 +129,7 @@ def ridge(prepared: Prepared) -> Predictor:
         right += off.T @ ((y[rows] - level) * w[rows, None])
     values, vectors = np.linalg.eigh(gram)
     total = float((w[:, None] * np.square(y - level)).sum())
-    slope = vectors @ _shrunk(np.maximum(values, 0), vectors.T @ right, total, int(n))
+    slope = vectors @ _shrunk(np.maximum(values, 0), vectors.T @ right, total, n)
 
     def predict(part: Dataset) -> np.ndarray:
         return np.concatenate(

@@ -164,9 +164,8 @@ def of_task(
         deviance = metrics.deviance_terms(target, output).mean(axis=1)
         named = {"poisson_deviance": deviance}
         return _joined(_means(named, weight), _errors(target, output, weight))
-    true, p = target > 0.5, np.clip(output, metrics.TINY, 1 - metrics.TINY)
+    true, loss = target > 0.5, metrics.log_loss_terms(target, output).mean(axis=1)
     right = (true == (output > threshold)).all(axis=1)
-    loss = -np.where(true, np.log(p), np.log1p(-p)).mean(axis=1)
     ranked = [_placements(true[:, j], output[:, j], weight) for j in range(output.shape[1])]
     return _classes(right, loss, ranked, weight)
 

@@ -18,7 +18,7 @@ from gpunet.device import resolve
 from gpunet.errors import DataError, UsageError
 from gpunet.job import Job, location
 from gpunet.predict import load
-from gpunet.run import files, identity
+from gpunet.run import files
 from gpunet.sizes import counted
 
 SCHEMA = "gpunet.compare/1"
@@ -108,12 +108,13 @@ def _check_targets(a: Any, b: Any) -> None:
 
 
 def seen_by(run: Path | str, data: Any, source: Source) -> str:
-    """How rows are known to be those that a run was trained on: by the `place` of `data`, which
-    may hold others by now, or all that `source` holds are its `rows`: a copy is no other data. ""
-    where they are not."""
+    """How rows are known to be those that a run has seen: by the `place` of `data`, which may hold
+    others by now, or all that `source` holds are its `rows`: a copy is no other data. "" where they
+    are not."""
     if not rerun.is_run(run):
         return ""
-    if _is_one(location(data), identity(Path(run))["data"]):
+    here = location(data)
+    if any(_is_one(here, place) for place in rerun.places(run)):
         return "place"
     return "rows" if rerun.is_of(run, source) else ""
 
@@ -128,7 +129,7 @@ def _is_one(a: str | None, b: str | None) -> bool:
 def _check_unseen(data: Any, source: Source, runs: tuple[Path | str, Path | str]) -> None:
     for run in runs:
         if how := seen_by(run, data, source):
-            said = f"{run} was trained on rows of {data}"
+            said = f"{run} has seen rows of {data}"
             raise DataError(
                 said if how == "place" else f"these rows are those that {run} was trained on",
                 "leave DATA out to use the rows that were held out, or give others",

@@ -4,9 +4,8 @@ Breiman, 2001. Columns that tell the same share what they are worth: where one i
 other still tells.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -53,7 +52,7 @@ def importance(
 
     base = values(x)
     found = []
-    for name, inputs in _inputs(model.schema, source, x):
+    for name, inputs in _inputs(model.schema).items():
         shuffled = _shuffled(values, x, inputs, model.config.seed, repeats)
         growth = bootstrap.differences(base, shuffled, model.config.seed)[metric]
         found.append(Importance(name, metric, growth))
@@ -71,7 +70,7 @@ def sample(source: Source, seed: int, rows: np.ndarray | None = None) -> Source:
 def _shuffled(
     values: Callable[[np.ndarray], RowValues],
     x: np.ndarray,
-    inputs: np.ndarray,
+    inputs: list[int],
     seed: int,
     repeats: int,
 ) -> RowValues:
@@ -84,15 +83,12 @@ def _shuffled(
     return replace(found[0], values=np.mean([each.values for each in found], axis=0))
 
 
-def _inputs(schema: Schema, source: Source, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Which inputs each column feeds: those that change where its cells move on by a row."""
-    if source.table is None:
-        yield from ((f"x{i + 1}", np.array([i])) for i in range(x.shape[1]))
-        return
-    whole: Any = source.table
-    onwards = np.roll(np.arange(source.rows), 1)
-    for column in schema.columns:
-        moved = whole.column(column.name).take(onwards)
-        table = whole.set_column(source.columns.index(column.name), column.name, moved)
-        other = np.asarray(schema.encode(replace(source, table=table))[0])
-        yield column.name, np.flatnonzero((other != x).any(axis=0))
+def _inputs(schema: Schema) -> dict[str, list[int]]:
+    """Which inputs each column feeds."""
+    if schema.kind == "arrays":
+        return {f"x{i + 1}": [i] for i in range(schema.width)}
+    found: dict[str, list[int]] = {column.name: [] for column in schema.columns}
+    for i in range(schema.width):
+        if column := schema.column_of(i):
+            found[column.name].append(i)
+    return found

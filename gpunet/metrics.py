@@ -32,10 +32,15 @@ def accuracy(target: np.ndarray, label: np.ndarray, weight: Weight = None) -> fl
 
 def log_loss(target: np.ndarray, probability: np.ndarray, weight: Weight = None) -> float:
     """Mean of -log p, for class codes (n,) or 0/1 (n, k), with p (n, k)."""
+    return row_mean(log_loss_terms(target, probability), weight)
+
+
+def log_loss_terms(target: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """What `log_loss` is the mean of."""
     p = np.clip(probability.astype(np.float64), TINY, 1 - TINY)
     if target.ndim == 1:
-        return -row_mean(np.log(p[np.arange(len(target)), target]), weight)
-    return -row_mean(np.where(target > 0.5, np.log(p), np.log1p(-p)), weight)
+        return -np.log(p[np.arange(len(target)), target])
+    return -np.where(target > 0.5, np.log(p), np.log1p(-p))
 
 
 def auc(target: np.ndarray, score: np.ndarray, weight: Weight = None) -> float | None:

@@ -131,9 +131,13 @@ class Model:
         return self.judge(*answers)
 
     def outcome(self, source: Source, device: Device) -> Prediction:
-        """Probabilities or values, labels, and never-seen categories."""
+        """Probabilities or values, labels, and never-seen categories.
+
+        Raises DataError for rows of which nothing finite comes.
+        """
         x, unseen = self.schema.encode(source)
         raw = self.run(Dataset(x, None), device)
+        _check_finite(source, raw)
         output = model.outcome(self.schema.target.task, raw, self.temperature)
         if self.schema.target.task == "regression":
             output = self.schema.decode(output)
@@ -307,6 +311,16 @@ def probabilities(schema: Schema, output: np.ndarray) -> np.ndarray:
     if schema.target.task == "binary":
         return np.concatenate([1 - output, output], axis=1)
     return output
+
+
+def _check_finite(source: Source, raw: np.ndarray) -> None:
+    wrong = np.flatnonzero(~np.isfinite(raw).all(axis=1))
+    if len(wrong):
+        raise DataError(
+            f"{source.title}: {len(wrong):,} of {counted(len(raw), 'row')} have no finite "
+            f"prediction ({source.row(int(wrong[0]))})",
+            "their values are far from all that were trained on: correct them, or leave them out",
+        )
 
 
 def _is_double(weights: dict[str, np.ndarray]) -> bool:

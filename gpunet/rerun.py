@@ -119,6 +119,15 @@ def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
     return reopened, own
 
 
+def places(path: Path | str) -> tuple[str | None, ...]:
+    """Where rows lie that a run has seen: its data, and the file of its validation part."""
+    path = Path(path)
+    found = identity(path)
+    with suppress(ModelInvalid):  # settings that are not its own say nothing
+        return found["data"], job.location(_settings(path).config.validation, found["folder"])
+    return (found["data"],)
+
+
 def is_of(path: Path | str, source: Source) -> bool:
     """Whether a run was made of all of these rows, wherever they lie, by their fingerprint.
 
@@ -127,7 +136,8 @@ def is_of(path: Path | str, source: Source) -> bool:
     path = Path(path)
     with suppress(GpunetError, MemoryError):  # what cannot be prepared as its data is other data
         held = sum(map(len, unpack(path / SPLIT)[0].values()))
-        leaves_out = _settings(path).config.drop_missing_target
+        config = _settings(path).config
+        leaves_out = config.drop_missing_target or config.weight
         if source.rows != held and not (leaves_out and source.rows > held):
             return False
         again = reopen(path, _with_target(path, source), "cpu")

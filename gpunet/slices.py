@@ -53,7 +53,7 @@ def slices(
     """
     if source.table is None:
         raise DataError(f"{source.name}: arrays have no columns to slice by")
-    source = sample(source, model.config.seed, rows)
+    source = model.schema.read_so(sample(source, model.config.seed, rows))
     every, metric = model.row_values(*model.answers(source, device)), model.loss_metric
     whole = float(every.metrics[metric])
     loss = every.values[:, list(every.metrics).index(metric)]

@@ -41,7 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gpunet.train(other, "y", out=place / "other_data", **named)
     gpunet.train(data, "y", out=place / "with_file", test=str(other), **named)
     gpunet.train(data, "y", out=place / "with_file_too", test=str(other), **{**named, "hidden": ()})
-    gpunet.train(data, "y", out=place / "without", test=0.0, **named)
+    gpunet.train(data, "y", out=place / "without", test=0.0, validation=str(other), **named)
     gpunet.train(table(600, 0), "y", out=place / "memory", **named)
     return place
 
@@ -93,8 +93,9 @@ def test_on_a_test_part_of_its_own(runs: Path) -> None:
         ("good", "with_file", None, DataError, "different test parts"),
         ("good", "without", None, UsageError, "has no test part"),
         ("good", "memory", None, UsageError, "in memory"),
-        ("good", "flat", "t.parquet", DataError, "was trained on rows of"),
-        ("other_data", "good", "new.parquet", DataError, "other_data was trained on rows of"),
+        ("good", "flat", "t.parquet", DataError, "has seen rows of"),
+        ("other_data", "good", "new.parquet", DataError, "other_data has seen rows of"),
+        ("good", "without", "new.parquet", DataError, "without has seen rows of"),
         ("good", "good/model.safetensors", None, UsageError, "does not say which rows"),
     ],
 )
@@ -116,7 +117,7 @@ def test_training_data_are_known_in_another_place(runs: Path, tmp_path: Path, ki
         copy = table(600, 0)
     for run in ("good", "memory")[: 1 if kind == "symlink" else 2]:
         of_rows = f"^these rows are those that {runs / run} was trained on; leave"
-        said = f"{run} was trained on rows of" if kind == "symlink" else of_rows
+        said = f"{run} has seen rows of" if kind == "symlink" else of_rows
         with pytest.raises(DataError, match=said):
             comparison.compare(runs / run, runs / "flat", copy)
 
@@ -231,6 +232,7 @@ def test_rows_of_weight_0_are_not_left_out_for_want_of_a_target(tmp_path: Path, 
     for name in ("a", "b"):
         out = tmp_path / name
         gpunet.train(weighed, "y", drop=("z", "w"), weight="n", out=out, **{**SHORT, "epochs": 1})
+        assert comparison.seen_by(out, None, read(weighed)) == "rows"
     rows = table(60, 1).append_column("n", pa.array([0, 1, 1] * 20)).to_pydict()
     rows["y"][1] = None
     pa.parquet.write_table(pa.table(rows), tmp_path / "new.parquet")

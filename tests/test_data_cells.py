@@ -41,6 +41,8 @@ def words(cells):
         (["1", "", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "?", "-"],
          [1, *[NAN] * 11]),
         ([" 1", "2 ", "\t3", " NA "], [1, 2, 3, NAN]),
+        (["1", "NAN", "-nan"], [1, NAN, NAN]),
+        (["1", "", "nan(ind)", "-nan(ind)"], [1, NAN, NAN, NAN]),
     ],
 )  # fmt: skip
 def test_text_of_numbers(values, wanted):
@@ -55,7 +57,9 @@ def test_numbers_are_read_to_the_last_bit():
     np.testing.assert_array_equal(got, values)
 
 
-@pytest.mark.parametrize("odd", ["0x10", "1_000", "1,5", "5%", "abc", "1e", "\u0663"])
+@pytest.mark.parametrize(
+    "odd", ["nAn", "-NaN", "nan(1)", "0x10", "1_000", "1,5", "5%", "abc", "1e", "\u0663"]
+)
 def test_what_is_not_a_plain_number_is_text(odd):
     assert text([odd, "2"]).kind == "category"
     assert text([odd, "", "2"]).kind == "category"
@@ -71,13 +75,20 @@ def test_question_marks_and_dashes_are_levels_among_text():
     [
         (["true", "False", "TRUE", ""], [1, 0, 1, NAN]),
         (["yes", "no", " Yes", "NA"], [1, 0, 1, NAN]),
-        (["t", "f", "Y", "n"], [1, 0, 1, 0]),
+        (["T", "n", "t"], [1, 0, 1]),
     ],
 )
 def test_text_of_booleans(values, wanted):
     cells = text(values)
     assert cells.kind == "boolean"
     np.testing.assert_array_equal(cells.values, wanted)
+
+
+@pytest.mark.parametrize("values", [["F", "N", "F"], ["N", "T", "Y"], ["yes", "no", "y", "NA"]])
+def test_several_words_for_true_or_for_false_are_levels_unless_they_are_said_to_be_one(values):
+    assert text(values).kind == "category"
+    assert typed(values).kind == "category"
+    assert text(values, "boolean").kind == "boolean"
 
 
 @pytest.mark.parametrize(
@@ -157,6 +168,21 @@ def test_infinite_values_are_refused(word):
             text(values)
     with pytest.raises(DataError, match=r"infinite or too large for a number \(row 2: inf\)"):
         typed([1.0, np.inf])
+
+
+@pytest.mark.parametrize(
+    ("values", "between", "type"),
+    [
+        ([2**31 - 1], pa.int32(), pa.date32()),
+        ([2**60], pa.int64(), pa.timestamp("s")),
+        ([-(2**62)], pa.int64(), pa.timestamp("ms", "UTC")),
+    ],
+)
+def test_dates_too_far_to_count_are_refused(values, between, type):
+    column = pa.array([0, *values, None], between).cast(type)
+    with pytest.raises(DataError, match=r"1 of 3 values are infinite or too large for a date \(ro"):
+        typed(column, type)
+    np.testing.assert_array_equal(typed(column.take(pa.array([0, 2])), type).values, [0, NAN])
 
 
 def test_the_kind_is_inferred_from_the_given_rows_alone():
@@ -367,7 +393,8 @@ def test_added_words_that_no_cell_is_are_found_out():
     parts["e"] = pa.array(["u", "v", None]).dictionary_encode()
     parts["g"] = [math.inf, 1.0, None]
     parts["f"] = pa.array([7, 8, 7]).dictionary_encode()
-    words = ("-9", "2999-12-31", "true", "v", "2998-12-31", "8.0", "9")
+    parts["h"] = pa.array([0.1, None, None], pa.float32())
+    words = ("-9", "2999-12-31", "true", "v", "2998-12-31", "8.0", "9", "0.1")
     typed = Source("t", pa.table(parts), na=words)
     assert unmet(typed, list(parts)) == ["true", "2998-12-31", "9"]
 
@@ -386,6 +413,8 @@ def test_added_words_count_as_written_and_among_categories():
     [
         ([1, -999, 3], pa.int64(), ("-999",), [1, NAN, 3]),
         ([1.5, -9.0, None], pa.float32(), ("-9", "never"), [1.5, NAN, NAN]),
+        ([1.5, -999.9, 1.0], pa.float32(), ("-999.9", "1e300"), [1.5, NAN, 1]),
+        ([1.5, -0.1], pa.float64(), ("-0.1",), [1.5, NAN]),
         (
             [datetime.date(2020, 1, 1), datetime.date(2999, 12, 31)],
             pa.date32(),

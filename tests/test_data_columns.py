@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from tables import columns
 
 from gpunet.data.cells import read_cells
 from gpunet.data.columns import ALMOST_NAMES, CONSTANT, EMPTY, NAMES, Column, Encoding, fit, thinned
+from gpunet.data.source import Source
 
 NAN = np.nan
 
@@ -87,6 +89,30 @@ def test_categories_are_one_hot_with_unknown_and_missing():
 def test_a_category_missing_for_the_first_time_is_unknown():
     column, _ = fitted(["b", "a"])
     assert written(column, ["NA", "a"])[0].tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [(["2.0", "1.0"], [2.0, 1.0]), (["True", "False"], [True, False]), (["2", "1"], [2, 1])],
+)
+def test_levels_are_known_again_in_other_formats(texts, values):
+    def sources():
+        return columns({"a": texts}), Source("t", pa.table({"a": values}))
+
+    for train, later in (sources(), sources()[::-1]):
+        cells = [read_cells(source, "a", "category") for source in (train, later)]
+        column, _ = fit("a", cells[0], np.arange(2))
+        codes = [column._slots(each)[each.values].tolist() for each in cells]
+        assert codes == [[2, 1], [2, 1]]
+
+
+def test_levels_that_only_their_spelling_tells_apart_are_told_apart():
+    long = "900719925474099"
+    for seen, new in ((["01", "1", "b"], "1.0"), ([f"{long}2", "b"], f"{long}3")):
+        cells = read_cells(Source("t", pa.table({"a": seen})), "a")
+        out, unseen = written(fit("a", cells, np.arange(len(seen)))[0], [new, *seen])
+        assert unseen == 1
+        assert len(np.unique(out, axis=0)) == 1 + len(seen)
 
 
 def test_the_64_most_frequent_levels_are_kept_and_the_rest_share_an_input():

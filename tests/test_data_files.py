@@ -147,3 +147,6 @@ def test_a_character_cut_off_at_the_end():
 def test_nul_bytes_have_their_line():
     with pytest.raises(DataError, match="line 3 holds a NUL byte"):
         files.check_text(b"a,b\n1,2\n3,\x00\n" + TEXT, "t")
+    for end in (b"\r", b"\r\n"):
+        with pytest.raises(DataError, match="t: line 3 holds a NUL byte"):
+            files.check_text(end.join([b"a,b", b"1,2", b"3,\x00", b"4,5" * 9]), "t")

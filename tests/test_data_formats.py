@@ -246,6 +246,8 @@ def test_a_table_and_its_target():
             assert source.table.to_pydict() == {**table.to_pydict(), "y": [1, 2, 3]}
             assert source.target == ("y",)
     assert read((table, np.ones((3, 2)))).target == ("y1", "y2")
+    views = pa.array(["p", "q", "p"], pa.string_view())
+    assert read((table, views)).table["y"].type == pa.large_string()
     with pytest.raises(DataError, match="x has 3 rows, y has 2"):
         read((table, [1, 2]))
     with pytest.raises(DataError, match="x has a column y, as the target is called; rename it"):

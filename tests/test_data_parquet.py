@@ -45,6 +45,23 @@ def test_plain_types_come_through():
     assert source.row(0) == "row 1"
 
 
+def test_views_of_text_become_text(tmp_path):
+    text = pa.array(["a", None, "b"]).cast(pa.string_view())
+    levels = pa.DictionaryArray.from_arrays(pa.array([1, 0, 1]), pa.array(["x", "y"], text.type))
+    table = pa.table({"a": text, "n": [1, 2, 3]}, metadata={"k": "v"})
+    held = parquet.from_table(table.append_column("level", levels), "t").table
+    assert held.schema.types[0] == pa.large_string()
+    assert held.schema.types[2] == pa.dictionary(pa.int64(), pa.large_string())
+    assert held.schema.metadata == {b"k": b"v"}
+    pq.write_table(table, path := tmp_path / "t.parquet")
+    assert pq.read_schema(path).types[0] == text.type
+    streamed = parquet.ParquetTable(str(path), "t", ["a", "n"])
+    found = [streamed.column("a"), *(piece["a"] for piece in streamed.tables(["a"], 9))]
+    found += [held["a"], parquet.read_parquet(path.read_bytes(), "t").table["a"]]
+    for column in found:
+        assert column.take(pa.array([2, 1])).to_pylist() == ["b", None]
+
+
 @pytest.mark.parametrize(
     "column",
     [

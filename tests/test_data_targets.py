@@ -300,6 +300,15 @@ def test_labels_are_known_again_in_other_formats(train, later):
     assert encoded(target, later).tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("read", [typed, arrays])
+@pytest.mark.parametrize("labels", [("01", "1"), ("100000", "1E5", "20"), ("True", "true")])
+def test_texts_that_are_one_number_stay_classes_of_their_own(read, labels):
+    source = read([*labels, *labels])
+    target = fitted(source, "multiclass")
+    assert target.labels == labels
+    assert encoded(target, source).tolist() == [*range(len(labels))] * 2
+
+
 def test_labels_that_training_never_saw():
     target = fitted(text(["Adelie", "Gentoo", "Adelie"]))
     with pytest.raises(

@@ -1,8 +1,11 @@
 """How much each row counts: columns of weights, weights of classes, and what both refuse."""
 
 import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 from tables import columns, mixed
@@ -10,6 +13,8 @@ from tables import columns, mixed
 import gpunet
 from gpunet import job, loop
 from gpunet.data import prepare, read
+from gpunet.data.parquet import ParquetTable
+from gpunet.data.source import Source
 from gpunet.device import resolve
 from gpunet.errors import DataError, UsageError
 
@@ -18,6 +23,12 @@ N = 200
 WEIGHTS = rng.integers(0, 4, N)
 VALUES = mixed(N) | {"w": WEIGHTS.tolist()}
 SOURCE = columns(VALUES)
+
+
+def typed() -> dict[str, object]:
+    """A number and a category that tell a number, and weights of which some are 0."""
+    x = np.random.default_rng(1).standard_normal(N)
+    return {"x": x, "c": np.where(x > 0, "a", "b"), "w": WEIGHTS, "y": x + np.arange(N) % 5}
 
 
 def prepared(**options: object):
@@ -51,7 +62,8 @@ def test_huge_and_tiny_weights_have_a_mean() -> None:
         ({4: "-1", 7: "-2"}, r'w: 2 of 200 weights are negative \(row 6: "-1"\)'),
         ({9: "inf"}, "w: .*row 11"),
         ({9: "heavy"}, "w: .*row 11"),
-        (dict.fromkeys(range(N), 0), "w: every weight of the train part is 0"),
+        (dict.fromkeys(range(1, N), 0) | {0: 1}, "one row with a target and a w above 0; wanted 2"),
+        (dict.fromkeys(range(N), 0), "w: every weight is 0; no row counts"),
     ],
 )
 def test_weights_of_which_no_mean_can_be_taken_are_refused(cells, message) -> None:
@@ -64,7 +76,33 @@ def test_a_weight_that_is_missing_where_the_target_is_does_no_harm() -> None:
     values = {name: list(cells) for name, cells in VALUES.items()}
     values["kind"][3] = values["w"][3] = ""
     found = prepare(columns(values), target=("kind",), weight="w", drop_missing_target=True)
-    assert sum(part.rows for part in found.parts.values()) == N - 1
+    assert sum(part.rows for part in found.parts.values()) == np.count_nonzero(WEIGHTS) - 1
+
+
+def test_a_row_of_weight_0_is_as_if_it_was_not_there(tmp_path: Path) -> None:
+    values = {name: np.array(cells) for name, cells in typed().items()}
+    counts = values["w"] > 0
+    values["x"][~counts], values["y"][~counts] = 1e9, 1e7
+    options = {"target": ("y",), "weight": "w", "clamp": True, "bins": 4}
+    without = {name: cells[counts] for name, cells in values.items()}
+    pq.write_table(pa.table(values), tmp_path / "t.parquet")
+    streamed = ParquetTable(str(tmp_path / "t.parquet"), "t", [*values])
+    expected = prepare(read(without), **options).fingerprint()
+    for source in (read(values), Source("t", streamed, streams=True)):
+        found = prepare(source, **options)
+        assert found.fingerprint() == expected
+        assert found.notes[0] == f"left out {N - counts.sum()} rows of which w is 0"
+    other = prepare(read(without), validation=read(values), **options).validation
+    assert other.rows == counts.sum()
+
+
+def test_folds_share_out_the_rows_that_count() -> None:
+    w = np.zeros(N)
+    w[:12] = 1
+    found = prepare(read(typed() | {"w": w}), target=("y",), weight="w", test=0.0)
+    assert [fold.validation.rows for fold in found.folds(5, seed=0)] == [2, 2, 2, 2, 2]
+    with pytest.raises(DataError, match="10 rows are too few for 11 folds"):
+        found.folds(11, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,7 @@ def test_rows_count_by_their_weight() -> None:
     from sklearn.linear_model import LogisticRegression, Ridge
 
     heavy = (X[:, 2] > 0) * rng.integers(1, 4, N)
-    found = planned(NOISY.append_column("w", pa.array(heavy)), weight="w")
+    found = planned(NOISY.append_column("w", pa.array(heavy)), weight="w", validation=0.0)
     p, config = found.prepared, found.model.config
     w, train = p.train.sample_weight, p.train.y.ravel()
     oracle = LogisticRegression().fit(p.train.x, train, w)

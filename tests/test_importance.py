@@ -159,6 +159,15 @@ def test_slices_are_told_apart_by_their_words(values, kind: str, words: list[str
     assert sum(rows.sum() for _, rows in found) == len(values)
 
 
+def test_slices_take_cells_as_the_model_reads_them(tmp_path: Path) -> None:
+    rows = [f"{'none' if i % 9 == 0 else i - 50.5};{i % 7}.5" for i in range(90)]
+    (tmp_path / "t.csv").write_text("\n".join(["x;y", *rows]).replace(".", ","))
+    model = gpunet.train(tmp_path / "t.csv", "y", decimal=",", na="none", **{**SHORT, "epochs": 1})
+    found = slices.slices(model, read(tmp_path / "t.csv"), CPU, least=1, most=99)[1]
+    assert {each.slice: each.rows for each in found}["missing"] == 10
+    assert len(found) == 5
+
+
 def test_where_no_slice_is_large_enough_it_is_said(run: Path, capsys) -> None:
     assert _run(["slices", str(run), "--least", "5000"]) == 0
     shown = capsys.readouterr().out

@@ -374,6 +374,18 @@ def test_a_model_whose_parts_do_not_fit(tmp_path: Path, run: Path) -> None:
             gpunet.load(path)
 
 
+def test_values_far_from_all_others_give_a_finite_prediction_or_none() -> None:
+    x = np.random.default_rng(0).standard_normal((60, 2)).astype(np.float32)
+    y, far = np.digitize(x[:, 0], [-0.5, 0.5]), np.array([x[0], [3e38, -3e38]])
+    short = {"epochs": 1, "device": "cpu", "preset": "plain"}
+    tables = [{"a": each[:, 0], "b": each[:, 1]} for each in (x, far)]
+    found = gpunet.train((tables[0], y), **short).predict(tables[1], proba=True)
+    assert np.isfinite(found).all()
+    arrays = gpunet.train((x, y), **short)
+    with pytest.raises(DataError, match=r"1 of 2 rows have no finite prediction \(row 2\); th"):
+        arrays.predict(far)
+
+
 def test_no_rows(model: predict.Model) -> None:
     with pytest.raises(DataError, match="no rows"):
         model.predict(WITHOUT.slice(0, 0))

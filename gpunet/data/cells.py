@@ -34,6 +34,8 @@ EXACT = 2.0**53  # above it float64 skips whole numbers
 FEW_WORDS = 3  # that are told to be named with --na
 SOME_WORDS = 10  # as many where half of the cells are none of them
 DAY = 86_400_000_000  # microseconds
+UNITS = {"s": DAY // 10**6, "ms": DAY // 10**3, "us": DAY}  # in a day
+FARTHEST = 2.0**63 / DAY  # days
 DATE = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d(:?\d\d)?)?)?$"
 ZONE = r":.*(Z|[+-]\d\d(:?\d\d)?)$"
 NOUNS = {"numeric": "numbers", "boolean": "true or false", "date": "dates", "category": "text"}
@@ -129,7 +131,7 @@ def unmet(source: Source, names: Sequence[str]) -> list[str]:
             continue
         else:
             kind, values = _values(column)
-            met = np.isin(PARSERS[kind](left, ())[0], values)
+            met = np.isin(_spelled(left, kind, column.type), values)
         left = left.filter(pa.array(~met))
     return list(left.to_pylist())
 
@@ -139,8 +141,14 @@ def is_text(kind: "pa.DataType") -> bool:
     from pyarrow import types
 
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    view = getattr(types, "is_string_view", lambda _: False)(kind)
-    return types.is_string(kind) or types.is_large_string(kind) or view
+    return types.is_string(kind) or types.is_large_string(kind) or is_view(kind)
+
+
+def is_view(kind: "pa.DataType") -> bool:
+    """Whether an Arrow type is that of views of strings."""
+    import pyarrow as pa
+
+    return bool(kind == pa.string_view())
 
 
 def distinct(column: "pa.ChunkedArray") -> tuple["pa.Array", np.ndarray]:
@@ -184,8 +192,8 @@ class Texts:
         for kind in kinds:
             values, state = self._parsed(kind)
             here = set(state[held].tolist())
-            is_digits = kind == "boolean" and _within(self.texts, DIGITS)[held].any()
-            if GOOD in here and BAD not in here and not is_digits:
+            is_such = GOOD in here and BAD not in here
+            if is_such and (kind != "boolean" or self._are_truths(held, values)):
                 cells = self._of(kind, values, state, is_learnt=rows is not None)
                 return replace(cells, note=self._as_written(kind, values, state))
             if self.source.text and kind != "boolean":
@@ -194,6 +202,14 @@ class Texts:
                 notes.append(self._but_for(kind, state, counts, is_learnt=rows is not None))
         cells = self.of_kind("category")
         return replace(cells, note=self._as_numbers(cells) or next(filter(None, notes), None))
+
+    def _are_truths(self, held: np.ndarray, values: np.ndarray) -> bool:
+        """Whether true and false have a word each in these texts, and none is a digit."""
+        import pyarrow as pa
+
+        texts, known = self.texts.take(pa.array(held)).to_pylist(), values[held].tolist()
+        words = {text.lower(): v for text, v in zip(texts, known, strict=True) if v in (0, 1)}
+        return len(words) == len(set(words.values())) and words.keys().isdisjoint(DIGITS)
 
     def of_kind(self, kind: str) -> Cells:
         """As cells of one kind; any text is a category, and true and false pass for numbers."""
@@ -319,14 +335,13 @@ def _numbers(texts: "pa.Array", na: Words) -> Parsed:
 
     absent = _within(texts, (*MISSING_NUMBER, *na))
     numbers = pc.if_else(pa.array(absent), pa.scalar(None, texts.type), texts)
-    bad = np.zeros(len(texts), bool)
     try:
         values = pc.cast(numbers, pa.float64())
     except pa.ArrowInvalid:
         alike = pc.match_substring_regex(texts, NUMBER)
         values = pc.cast(pc.if_else(alike, texts, pa.scalar(None, texts.type)), pa.float64())
-        bad = ~absent & ~alike.to_numpy(zero_copy_only=False)
     values = values.to_numpy(zero_copy_only=False).astype(float)
+    bad = ~absent & np.isnan(values)  # Arrow reads more words as NaN than mean missing
     if gone := [float(word) for word in na if is_number(word)]:
         values[np.isin(values, gone)] = np.nan
     return values, np.where(bad, BAD, np.where(np.isnan(values), ABSENT, GOOD))
@@ -399,9 +414,10 @@ def _plain_numbers(column: "pa.ChunkedArray") -> np.ndarray | None:
     import pyarrow as pa
 
     try:
-        return column.cast(pa.float64()).to_numpy()
+        values = column.cast(pa.float64()).to_numpy()
     except pa.ArrowInvalid:
         return None
+    return None if np.isnan(values).any() else values
 
 
 def _as_written(name: str, texts: "pa.Array | pa.ChunkedArray", values: np.ndarray) -> str | None:
@@ -434,11 +450,10 @@ def _typed(source: Source, name: str, column: "pa.ChunkedArray", kind: str | Non
     from pyarrow import types
 
     own, values = _values(column)
-    if own == "numeric":
-        _check_finite(source, name, values)
+    _check_finite(source, name, values, "a date" if own == "date" else "a number")
     if source.na and own != "boolean":
-        missing, state = PARSERS[own](pa.array(source.na), ())
-        values = np.where(np.isin(values, missing[state == GOOD]), np.nan, values)
+        gone = _spelled(pa.array(source.na), own, column.type)
+        values = np.where(np.isin(values, gone[~np.isnan(gone)]), np.nan, values)
     is_exact = types.is_integer(column.type) or types.is_decimal(column.type)
     is_large = is_exact and np.any(np.abs(values) >= EXACT)
     is_lost = kind is None and is_large and not _is_one(column, values)
@@ -452,16 +467,31 @@ def _typed(source: Source, name: str, column: "pa.ChunkedArray", kind: str | Non
 
 
 def _values(column: "pa.ChunkedArray") -> tuple[str, np.ndarray]:
-    """What kind a typed column is of, and its cells as float64."""
+    """What kind a typed column is of, and its cells as float64; dates that microseconds cannot
+    count are infinite."""
     import pyarrow as pa
     from pyarrow import types
 
     if types.is_date(column.type) or types.is_timestamp(column.type):
-        zone = getattr(column.type, "tz", None)
-        moments = column.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
-        return "date", moments.cast(pa.float64(), safe=False).to_numpy() / DAY
+        kind = pa.timestamp("ms") if types.is_date(column.type) else column.type
+        unit = "us" if kind.unit == "ns" else kind.unit
+        moments = column.cast(pa.timestamp(unit, kind.tz), safe=False).cast(pa.int64())
+        days = moments.cast(pa.float64(), safe=False).to_numpy() / UNITS[unit]
+        return "date", np.where(np.abs(days) > FARTHEST, np.inf, days)
     own = "boolean" if types.is_boolean(column.type) else "numeric"
     return own, column.cast(pa.float64(), safe=False).to_numpy()
+
+
+def _spelled(words: "pa.Array", kind: str, of: "pa.DataType") -> np.ndarray:
+    """What words are in a column of an Arrow type, NaN where they are nothing: a float32 is rounded
+    as its cells are."""
+    from pyarrow import types
+
+    values = PARSERS[kind](words, ())[0]
+    if not types.is_floating(of):
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(of.to_pandas_dtype()).astype(np.float64)
 
 
 def _empty(rows: int, kind: str | None) -> Cells:
@@ -470,10 +500,10 @@ def _empty(rows: int, kind: str | None) -> Cells:
     return Cells(kind, np.full(rows, np.nan))
 
 
-def _check_finite(source: Source, name: str, values: np.ndarray) -> None:
+def _check_finite(source: Source, name: str, values: np.ndarray, what: str = "a number") -> None:
     infinite = np.flatnonzero(np.isinf(values))
     if len(infinite):
         raise DataError(
             f"{name}: {len(infinite):,} of {len(values):,} values are infinite or too large for "
-            f"a number ({source.row(int(infinite[0]))}: {values[infinite[0]]})"
+            f"{what} ({source.row(int(infinite[0]))}: {values[infinite[0]]})"
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpunet.data.cells import LOST_DIGITS, Cells
 from gpunet.data.scales import median, moments, robust, scaled, smooth_clip
+from gpunet.data.spelling import places
 from gpunet.data.words import option
 from gpunet.sizes import counted
 
@@ -29,6 +30,7 @@ BIN_SQUARES = 2_400  # bins of each times the square of the numbers: many tell m
 MOST_KNOTS = 65  # of a saved number
 ROWS_A_BIN = 16  # of the training part: a table has fewer bins than rows to learn from
 LIMIT = float(np.finfo(np.float32).max)
+FARTHEST = 1e15  # of an input: what a network makes of it is to be finite too
 
 # Inputs besides the one for missing cells; of dates: year, day since 1970, month (sine, cosine),
 # weekday (sine, cosine); of timestamps also the time of day (sine, cosine).
@@ -159,14 +161,12 @@ class Column:
     def _slots(self, cells: Cells) -> np.ndarray:
         """The code of each of the cells' levels, and last that of a missing cell."""
         assert cells.absent is not None
-        found = zip(cells.levels, cells.absent.tolist(), strict=True)
         if self.kind == "hashed":
+            found = zip(cells.levels, cells.absent.tolist(), strict=True)
             return np.array([*(0 if absent else _hash(level) for level, absent in found), 0])
-        first = 1 + self.missing
-        place = {level: first + i for i, level in enumerate(self.levels)}
-        gone = int(self.missing)
-        slots = [place.get(level, gone if absent else 0) for level, absent in found]
-        return np.array([*slots, gone], np.intp)
+        place = places(cells.levels, self.levels)
+        gone = np.where(np.append(cells.absent, True), int(self.missing), 0)
+        return np.where(place < 0, gone, 1 + self.missing + place)
 
     @property
     def _is_sign(self) -> bool:
@@ -196,7 +196,7 @@ class Column:
         """Inputs (n, k) from what they are before scaling, which may be overwritten."""
         for i, (centre, spread) in enumerate(zip(self.centre, self.spread, strict=True)):
             parts[:, i] = scaled(parts[:, i], centre, spread)
-        parts = np.clip(parts, -LIMIT, LIMIT)
+        parts = np.clip(parts, -FARTHEST, FARTHEST)
         return smooth_clip(parts) if self.robust else parts
 
 

@@ -112,8 +112,8 @@ def check_text(data: Bytes, name: str) -> None:
 
 
 def line_of(data: Bytes, at: int) -> int:
-    """The line, from 1, on which byte `at` stands."""
-    return data.count(b"\n", 0, at) + 1
+    """The line, from 1, on which byte `at` stands; lines end with LF, CR or both."""
+    return 1 + sum(data.count(end, 0, at) for end in (b"\n", b"\r")) - data.count(b"\r\n", 0, at)
 
 
 def _not_utf8(name: str, encoding: str, argument: str) -> DataError:

@@ -305,10 +305,11 @@ def _with_target(source: Source, y: Any) -> Source:
             raise DataError(f"{name}: {reason}") from None
         if len(targets[name]) != len(whole):
             raise DataError(f"data: x has {len(whole):,} rows, y has {len(targets[name]):,}")
-    for message in from_table(pa.table(targets), "data").unfit.values():
+    beside: Any = from_table(pa.table(targets), "data")
+    for message in beside.unfit.values():
         raise DataError(message)
-    for name, column in targets.items():
-        whole = whole.append_column(name, column)
+    for name in targets:
+        whole = whole.append_column(name, beside.table.column(name))
     return replace(source, table=whole, target=names)
 
 

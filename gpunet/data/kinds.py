@@ -59,23 +59,6 @@ def check_types(source: Source, types: Mapping[str, str], used: Sequence[str]) -
             raise UsageError(f"{option('--types', name)}: not a column that is learnt from")
 
 
-def read_as(source: Source, name: str, kind: str | None, rows: np.ndarray) -> Cells:
-    """The cells of a column: all of them of `kind`, or of what those in `rows` show.
-
-    Raises DataError with the first cell that is of another kind.
-    """
-    cells = read_cells(source, name, kind, rows)
-    if kind == "boolean" and len(wrong := np.flatnonzero(cells.values < 0)):
-        assert source.table is not None
-        first = int(wrong[0])
-        text = source.table.column(name)[first].as_py()
-        raise DataError(
-            f"{name}: {len(wrong):,} of {len(cells.values):,} values are not {NOUNS[kind]} "
-            f"({source.row(first)}: {quoted(text)})"
-        )
-    return cells
-
-
 @dataclass(frozen=True)
 class Evidence:
     """What a column is taken for, and why, from the training rows.
@@ -115,8 +98,19 @@ class Observer:
         self.seen: list[Evidence] = []
 
     def read(self, source: Source, name: str) -> Cells:
-        """The cells of a column, as the kind that was asked for or inferred."""
-        return read_as(source, name, self.types.get(name), self.train)
+        """The cells of a column: all of the kind that was asked for, or of what those that train
+        show; raises DataError with the first that is of another."""
+        kind = self.types.get(name)
+        cells = read_cells(source, name, kind, self.train)
+        if kind == "boolean" and len(wrong := np.flatnonzero(cells.values < 0)):
+            assert source.table is not None
+            first = int(wrong[0])
+            text = source.table.column(name)[first].as_py()
+            raise DataError(
+                f"{name}: {len(wrong):,} of {len(cells.values):,} values are not {NOUNS[kind]} "
+                f"({source.row(first)}: {quoted(text)})"
+            )
+        return cells
 
     def own_values(self, cells: Cells) -> tuple[float, ...]:
         """The values of a number that mean something one by one, as `roughness` says."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gpunet.data.cells import is_text
+from gpunet.data.cells import is_text, is_view
 from gpunet.data.files import Bytes
 from gpunet.data.limits import automatic, check_fits
 from gpunet.data.rows import PER_PLACED_ROW, PER_ROW
@@ -53,7 +53,7 @@ class ParquetTable:
         _release()
         try:
             table = self.encoded.read(columns=[name], use_threads=False)
-            return _checked(table).column(name)
+            return _without_views(_checked(table)).column(name)
         except _errors() as error:
             raise _damaged(self.name, error) from None
 
@@ -71,7 +71,7 @@ class ParquetTable:
                 raise _damaged(self.name, error) from None
             if table is None:
                 break
-            yield table.select(names)
+            yield _without_views(table.select(names))
         _release()
 
     def vet(self) -> None:
@@ -140,6 +140,7 @@ def stream_parquet(path: str, name: str, budget: int) -> Source | None:
 def from_table(table: "pa.Table", name: str) -> Source:
     """A Source of an Arrow table; a pandas index is left out, with a note if it was in a file."""
     check_names(table.column_names, name)
+    table = _without_views(table)
     index, unfit = _index(table.schema), _unfit(table.schema, name)
     left_out, aside = {*index, *unfit}, _aside(table.schema, unfit)
     plain = table.drop_columns(list(left_out)) if left_out else table
@@ -183,6 +184,26 @@ def _errors() -> tuple[type[Exception], ...]:
 def _checked(table: "pa.Table") -> "pa.Table":
     table.validate(full=True)
     return table
+
+
+def _without_views(table: "pa.Table") -> "pa.Table":
+    """The same with views of text as text: on views Arrow does next to nothing."""
+    import pyarrow as pa
+
+    kinds = [*map(_without_view, table.schema.types)]
+    if kinds == table.schema.types:
+        return table
+    each = zip(table.schema, kinds, strict=True)
+    schema = pa.schema([field.with_type(kind) for field, kind in each], table.schema.metadata)
+    return table.cast(schema)
+
+
+def _without_view(kind: "pa.DataType") -> "pa.DataType":
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _without_view(kind.value_type), kind.ordered)
+    return pa.large_string() if is_view(kind) else kind
 
 
 def _release() -> None:

@@ -51,7 +51,7 @@ from gpunet.data.targets import (
     read_answers,
     unanswered,
 )
-from gpunet.data.weights import class_factors, read_weights, scaled
+from gpunet.data.weights import class_factors, counting, read_weights, scaled
 from gpunet.data.words import HEADERLESS, is_formula, like_data, listed, option, quoted
 from gpunet.errors import DataError, UsageError
 from gpunet.sizes import counted
@@ -208,7 +208,7 @@ def prepare(
     source, validation, test = (_read_so(each, na, decimal) for each in (source, validation, test))
     names = _target_names(source, tuple(target))
     inputs = _feature_names(source, names, features, drop, ways, weight, types)
-    answers, kept, notes = _with_target(source, names, task, drop_missing_target)
+    answers, kept, notes = _with_target(source, names, task, drop_missing_target, weight)
     shares, others = _shares(source, validation, test, ways)
     learnt = (standardise, clamp, target_transform, weight, quantiles)
     fitted, parts, how, told = _divide(source, answers, kept, shares, ways, task, *learnt)
@@ -377,20 +377,24 @@ def _unmet(source: Source, used: Sequence[str | None]) -> list[str]:
 
 
 def _with_target(
-    source: Source, targets: tuple[str, ...], task: str, drop_missing: bool
+    source: Source, targets: tuple[str, ...], task: str, drop_missing: bool, weight: str | None
 ) -> tuple[tuple[Answer, ...], np.ndarray, list[str]]:
-    """The targets, the rows that have them, and a note of those that have not."""
+    """The targets, the rows that have them and count at all, and notes of the others."""
     answers = read_answers(source, targets, task in CLASSES)
     gone = unanswered(answers)
     kept = np.flatnonzero(~gone)
     if not drop_missing or len(kept) == 0:
         check_present(source, answers)
-    if len(kept) < 2:
-        raise DataError(f"{source.title}: one row with a target; wanted 2 or more")
     names = listed(answer.name for answer in answers)
     lost = len(gone) - len(kept)
     notes = [f"left out {counted(lost, 'row')} without {names}"] if lost else []
     notes += [answer.note for answer in answers if answer.note]
+    answered, kept = len(kept), counting(source, weight, kept)
+    if nothing := answered - len(kept):
+        notes.append(f"left out {counted(nothing, 'row')} of which {weight} is 0")
+    if len(kept) < 2:
+        which = "with a target" if weight is None else f"with a target and a {weight} above 0"
+        raise DataError(f"{source.title}: one row {which}; wanted 2 or more")
     return answers, kept, notes
 
 
@@ -689,6 +693,7 @@ def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool)
         kept = np.flatnonzero(~unanswered(answers))
         if len(kept) < source.rows and (not drop_missing or len(kept) == 0):
             check_present(source, answers)
+        kept = counting(source, schema.target.weight, kept)
         x, _ = schema.encode_rows(source, kept)
         y = encode_answers(schema.target, source, answers, kept, schema.target_dtype)
         return Dataset(x, y, schema.encode_weight(source, kept, part))

@@ -113,7 +113,7 @@ class Schema:
         hold another type than in training.
         """
         self._check_kind(source)
-        source = self._read_so(source)
+        source = self.read_so(source)
         if source.streams:
             unseen: Counter[str] = Counter()
             x = self.spool(source, {"all": np.arange(source.rows)}, unseen)["all"]
@@ -179,7 +179,7 @@ class Schema:
     def _answers(self, source: Source) -> tuple[Answer, ...]:
         if source.table is not None:
             check_columns(source, self.target.names)
-        source = self._read_so(source)
+        source = self.read_so(source)
         answers = read_answers(source, self.target.names, self.target.task in CLASSES)
         for answer in answers:
             if answer.missing.all():
@@ -196,7 +196,7 @@ class Schema:
         if name is None:
             return None
         check_columns(source, [name])
-        return scaled(read_weights(self._read_so(source), name, rows)[rows], name, part)
+        return scaled(read_weights(self.read_so(source), name, rows)[rows], name, part)
 
     def decode(self, output: np.ndarray) -> np.ndarray:
         """Regression outputs (n, k) in the target's own units, float64, within its limits."""
@@ -211,7 +211,8 @@ class Schema:
         """Regression targets are float64 where x is, else float32."""
         return np.dtype("float64" if self.dtype == "float64" else "float32")
 
-    def _read_so(self, source: Source) -> Source:
+    def read_so(self, source: Source) -> Source:
+        """A source with the words for missing and the decimal mark of training."""
         return replace(source, na=self.na, decimal=self.decimal)
 
     def _check_kind(self, source: Source) -> None:

@@ -1,7 +1,11 @@
 """Numbers as people write them: 1,234.50 and 1,5, $3, 20 %, −7. Says how to write them plainly;
-refuses to read them so unless the decimal mark is said, because 1,234 is two numbers."""
+refuses to read them so unless the decimal mark is said, because 1,234 is two numbers. And labels
+that are one, however files write them."""
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +15,13 @@ from gpunet.data.words import NUMBER, is_number, quoted
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Label = str | int | bool
 MOSTLY = 0.98  # from this share of good cells the rest are mistakes
 FIRST, MANY = 3, 1000  # texts, of which one is a number, or no more are looked at; and then so many
 THOUSANDS = r"[1-9]\d{0,2}(,\d{3})+(\.\d*)?"
 DECIMALS = r"(\d+|\d{1,3}(\.\d{3})+),\d+"
 AMOUNT = rf"({THOUSANDS}|{DECIMALS}|\d+\.?\d*|\.\d+)"
+TRUTHS = ("true", "false")
 CURRENCIES, MINUSES = "$€£¥", "−–"
 SIGN = rf"[+\-{MINUSES}]?"
 SIGNS = {
@@ -101,3 +107,23 @@ def _bare(text: str) -> str:
 
 def _minus(text: str) -> str:
     return re.sub(f"[{MINUSES}]", "-", text)
+
+
+def places(own: Sequence[Label], wanted: Sequence[Label]) -> np.ndarray:
+    """Where each label stands among those wanted, -1 if nowhere, and last a -1: 1, "1" and "1.0"
+    are one number, True and "true" one truth, unless two that are wanted differ in spelling alone.
+    """
+    for key in (_meaning, str):
+        found = {key(label): place for place, label in enumerate(wanted)}
+        if len(found) == len(wanted):
+            break
+    return np.array([*(found.get(key(label), -1) for label in own), -1], np.int32)
+
+
+def _meaning(label: Label) -> Decimal | str:
+    text = str(label)
+    with suppress(InvalidOperation):  # an exponent beyond 10^18
+        if is_number(number := text.strip()):
+            return Decimal(number)  # float64 takes long whole numbers for one
+    truth = text.casefold()
+    return truth if truth in TRUTHS else text

@@ -13,7 +13,8 @@ from gpunet.data.arrays import check_finite
 from gpunet.data.cells import EXACT, LOST_DIGITS, ZEROS, distinct, is_text, read_cells
 from gpunet.data.scales import moments
 from gpunet.data.source import Source
-from gpunet.data.words import MISSING, is_number, listed, quoted
+from gpunet.data.spelling import Label, places
+from gpunet.data.words import MISSING, listed, quoted
 from gpunet.errors import DataError, UsageError
 from gpunet.sizes import counted
 
@@ -24,8 +25,6 @@ TRANSFORMS = ("none", "log")
 LARGEST = float(np.finfo(np.float64).max)
 SPARE = 16.0  # errors, and sums of resampled rows, are not larger than the values by more
 FEW = 20  # whole numbers with no more different values than this are taken for classes
-
-Label = str | int | bool
 
 
 @dataclass(frozen=True)
@@ -500,24 +499,3 @@ def _class_codes(target: Target, source: Source, answer: Answer, rows: np.ndarra
             f"{listed(target.labels)} ({source.row(first)}: {answer.shown(first)})"
         )
     return codes
-
-
-def places(own: tuple[Label, ...], wanted: tuple[Label, ...]) -> np.ndarray:
-    """Where each label stands among those wanted, -1 if nowhere: 1, "1" and "1.0" are one number,
-    True and "true" one truth."""
-    numeric = all(map(_is_numeric, wanted))
-    truths = any(isinstance(label, bool) for label in (*own, *wanted))
-
-    def key(label: Label) -> object:
-        if numeric and _is_numeric(label):
-            return float(label)
-        return str(label).casefold() if truths else str(label)
-
-    places = {key(label): place for place, label in enumerate(wanted)}
-    return np.array([places.get(key(label), -1) for label in own] + [-1], np.int32)
-
-
-def _is_numeric(label: Label) -> bool:
-    if isinstance(label, str):
-        return is_number(label.strip())
-    return not isinstance(label, bool)

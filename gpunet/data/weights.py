@@ -10,7 +10,8 @@ import numpy as np
 from gpunet.commas import joined
 from gpunet.data.cells import read_cells
 from gpunet.data.source import Source
-from gpunet.data.targets import Target, places
+from gpunet.data.spelling import places
+from gpunet.data.targets import Target
 from gpunet.data.words import closest, listed, quoted
 from gpunet.errors import DataError, UsageError
 
@@ -34,6 +35,19 @@ def read_weights(source: Source, name: str, rows: np.ndarray) -> np.ndarray:
                 "a row that is not to count has the weight 0",
             )
     return weights
+
+
+def counting(source: Source, name: str | None, rows: np.ndarray) -> np.ndarray:
+    """Of some rows those that have a weight above 0; all where no column says what they count.
+
+    Raises as `read_weights` does, and DataError where none is left.
+    """
+    if name is None:
+        return rows
+    rows = rows[read_weights(source, name, rows)[rows] > 0]
+    if not len(rows):
+        raise DataError(f"{name}: every weight is 0; no row counts")
+    return rows
 
 
 def scaled(weights: np.ndarray, name: str, part: str) -> np.ndarray:

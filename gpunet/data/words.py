@@ -11,8 +11,9 @@ from shlex import quote
 from gpunet.commas import joined
 
 MISSING = ("", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None")
-# Categories may well be called "?" or "-", so these two are missing only among numbers and dates.
-MISSING_NUMBER = (*MISSING, "?", "-")
+# Categories may well be called so, and these words are missing only among numbers and dates; the
+# last ones are what C writes for NaN.
+MISSING_NUMBER = (*MISSING, "?", "-", "NAN", "-nan", "nan(ind)", "-nan(ind)")
 TRUE = ("true", "yes", "t", "y")
 FALSE = ("false", "no", "f", "n")
 
