@@ -120,6 +120,7 @@ def test_what_cannot_be_captured_runs_launch_by_launch_and_says_why_once(device:
     launches, store = step_list(device, config)
     with pytest.warns(RuntimeWarning, match="adamw cannot be captured"):
         launches.run(5)
+    assert launches.replay.is_forked is False  # else whoever waits for the choice would for good
     launches.run(40)  # a second warning would be an error
     assert device.cupy.capture is None
     assert launches.runs_on == "CUDA, launch by launch"
@@ -134,6 +135,7 @@ def test_without_cublaslt_cupys_products_are_used_and_the_reason_is_told() -> No
         launches, _ = step_list(device, WIDE)
         with pytest.warns(RuntimeWarning, match="no cuBLASLt: it is not there"):
             launches.run(3)
+        assert launches.replay.is_forked is False
         assert graphs(device) == []
         assert launches.step == 3
 
@@ -359,13 +361,15 @@ def test_where_two_branches_fail_one_goes_on(
     device: Cuda, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     """Without a word, and without a step lost; a warning would be an error."""
-    config = replace(WIDE, optimizer="adamw")
-    launches, store = step_list(device, config)
-    replay, cupy = launches.replay, device.cupy
 
     def refuse(*given: Any) -> None:
         raise RuntimeError("it does not work")
 
+    if fails == "memory":
+        monkeypatch.setattr(device, "_beside", refuse)
+    config = replace(WIDE, optimizer="adamw")
+    launches, store = step_list(device, config)
+    replay, cupy = launches.replay, device.cupy
     if fails == "capture":
         monkeypatch.setattr("fakecuda.FakeStream.wait_event", refuse)
     elif fails == "end":
@@ -374,8 +378,6 @@ def test_where_two_branches_fail_one_goes_on(
             for turn in replay.fork.turns
         ]
         replay.fork = replace(replay.fork, turns=turns)
-    elif fails == "memory":
-        monkeypatch.setattr(device, "empty", refuse)
     elif fails == "launch":
         monkeypatch.setattr(
             "fakecuda.FakeGraph.launch",
@@ -383,7 +385,7 @@ def test_where_two_branches_fail_one_goes_on(
                 refuse() if graph.is_forked else real(graph, stream)
             ),
         )
-    else:
+    elif fails == "smaller":
         replay.is_forked = True
         launches.run(1 + replay.many)
         monkeypatch.setattr("fakecuda.FakeStream.wait_event", refuse)
@@ -412,14 +414,17 @@ def test_a_list_without_another_branch_never_tries(device: Cuda) -> None:
     assert device.replay(calls).is_forked is False
 
 
-def test_the_second_workspace_is_taken_when_it_is_wanted(device: Cuda) -> None:
+def test_the_second_workspace_is_taken_before_anything_runs(
+    device: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As is all memory: a run takes none, whatever it tries."""
     launches, _ = step_list(device, WIDE)
-    launches.run(2)
-    assert (len(device.cupy.streams), len(device.lt.workspaces)) == (1, 1)
-    launches.run(2 * launches.replay.many)
-    assert sorted(device.lt.workspaces.values()) == sorted(device.cupy.streams)
     other, _ = step_list(device, WIDE)
-    other.run(1 + 2 * other.replay.many)
+    monkeypatch.setattr(device.cupy, "empty", lambda shape, dtype: pytest.fail("it allocates"))
+    for each in (launches, other):
+        each.run(1 + 12 * each.replay.many)
+        assert each.replay.tried
+    assert sorted(device.lt.workspaces.values()) == sorted(device.cupy.streams)
     assert len(device.lt.workspaces) == 2
 
 

@@ -74,10 +74,12 @@ class Replay:
         self.graphs: dict[int, Any] = {}
         self.is_warm = self.has_warned = False
         self.fork = fork
-        self.is_forked = None if fork is not None and fork.is_needed else False
+        self.is_forked: bool | None = False
         self.unforked = ""
         self.rivals: dict[int, Any] = {}
         self.seconds: dict[int, list[float]] = {}
+        if fork is not None and fork.is_needed and not refused:
+            self._open(fork)
 
     def __str__(self) -> str:
         if self.refused:
@@ -103,6 +105,14 @@ class Replay:
                     graph.launch(self.stream)
                 steps -= size
 
+    def _open(self, fork: Fork) -> None:
+        """Two branches may be tried: what the second takes is there before anything runs."""
+        try:
+            with fork.beside():
+                self.is_forked = None
+        except Exception as reason:
+            self._stay_straight(reason)
+
     def _eagerly(self) -> None:
         for call in self.calls:
             call()
@@ -114,7 +124,7 @@ class Replay:
                 forked = self._forked(size) if self.is_forked else None
                 self.graphs[size] = forked or self._captured(size, self._eagerly)
             except Exception as reason:
-                self.refused = kind_and_line(reason)
+                self.refused, self.is_forked = kind_and_line(reason), False
         if self.refused and not self.has_warned:
             self.has_warned = True
             message = f"no CUDA graph, each launch goes out by itself: {self.refused}"
@@ -125,8 +135,6 @@ class Replay:
         """The graph in two branches; None, and no other attempt, where there is none."""
         assert self.fork is not None
         try:
-            with self.fork.beside():
-                pass  # what it takes is there before the capture, which forbids to allocate
             step = partial(self.fork.step, self.stream, self.calls)
             return self.fork.ranked(self._captured(size, step))
         except Exception as reason:
