@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from threading import RLock
 from time import perf_counter
 from typing import Any
 
@@ -26,6 +27,9 @@ longest graph always is."""
 TIMED, GAIN = 3, 0.98
 """Launches that are timed, behind one that is not; the share of one branch's time that two have to
 stay below."""
+
+ALONE = RLock()
+"""Held by a capture, and by whoever waits for all of a GPU, which would end the captures there."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,7 @@ class Replay:
         }
 
     def _captured(self, size: int, step: Run) -> Any:
-        with _without_collection():
+        with ALONE, _without_collection():
             self.stream.begin_capture()
             try:
                 for _ in range(size):
