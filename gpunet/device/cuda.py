@@ -62,7 +62,7 @@ class _Ranked:
         made = _driver().cuGraphInstantiateWithFlags
         if status := made(byref(ready), c_void_p(graph.graph), flags):
             raise RuntimeError(f"cuGraphInstantiateWithFlags: status {status}")
-        self.graph, self.start = graph, partial(runtime.graphLaunch, ready.value)
+        self.start = partial(runtime.graphLaunch, ready.value)
         end = weakref.finalize(self, runtime.graphExecDestroy, ready.value)
         end.atexit = False  # CUDA may be gone by then
 
@@ -180,7 +180,7 @@ class Cuda(Device):
         bytes_each = known.get("MaxSharedMemoryPerBlockOptin", LEAST_SHARED_BYTES)
         return int(known["MultiProcessorCount"]), int(bytes_each)
 
-    def meeting(self, source: str, entry: str, blocks: int, shared_bytes: int) -> Launcher:
+    def meeting(self, source: str, entry: str, shared_bytes: int) -> Launcher:
         """CuPy would cut a grid that does not fit, with a warning; that is an error here."""
         kernel = _module(self.index, source).get_function(entry)
         kernel.max_dynamic_shared_size_bytes = shared_bytes
