@@ -1,9 +1,11 @@
 """gpunet's own CUDA device on a machine without one: CuPy and cuBLASLt are stand-ins that compute
 on NumPy arrays, kernels are emulated, and a stream that captures keeps its work for later.
 
-Strict where CUDA is: while a stream captures, nothing is allocated, copied to the host at once or
-waited for. Work goes to the device's first stream; in a capture also to one that has waited for an
-event of it, and that is waited for again before the end. Launched, a graph does its work in one of
+Strict where CUDA is: while a thread captures, it allocates nothing, copies nothing to the host at
+once and waits for nothing; whoever waits for all of the device ends every capture. What is
+submitted to a stream that captures is captured, whoever did it. Work goes to a thread's first
+stream; in a capture also to one that has waited for an event of it, and that is waited for again
+before the end. Launched, a graph does its work in one of
 the two orders that are furthest apart of those allowed: what other streams did as early as it may
 run, or as late; products of two streams never share a workspace.
 
@@ -30,7 +32,7 @@ from fakelt import FakeLt
 from gpunet.device import cublaslt, cuda
 
 MAIN, NODE_PRIORITY = 77, 8
-"""The device's own stream; a flag of graphs that are made ready to be launched."""
+"""The first stream of all; a flag of graphs that are made ready to be launched."""
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Capture:
         self.tails: dict[FakeStream, frozenset[int]] = {main: frozenset()}
 
     def add(self, stream: "FakeStream", call: Callable[[], Any]) -> None:
-        self.nodes.append(Node(call, stream.ptr == MAIN, self.tails[stream]))
+        self.nodes.append(Node(call, stream.is_main, self.tails[stream]))
         self.tails[stream] = frozenset((len(self.nodes) - 1,))
 
     def before(self, ends: Iterable[int]) -> set[int]:
@@ -99,28 +101,29 @@ class FakeGraph:
 
 
 class FakeEvent:
-    """A point in the work of a stream: the nodes before it."""
+    """A point in the work of a stream: in a capture the nodes before it."""
 
-    def __init__(self, disable_timing: bool) -> None:
+    def __init__(self, disable_timing: bool = True) -> None:
         assert disable_timing
+        self.stream: FakeStream | None = None
         self.capture: Capture | None = None
         self.nodes: frozenset[int] = frozenset()
 
 
 class FakeStream:
-    """`log` has what was launched: ("graph", its nodes), or the name of a single launch."""
+    """`log` has what was launched: ("graph", its nodes), or the name of a single launch; `waited`
+    the streams whose work it waited for, beside captures. `is_main`: it is a device's own."""
 
-    def __init__(self, cupy: "FakeCupy", ptr: int, non_blocking: bool = False) -> None:
-        assert non_blocking
-        self.cupy, self.ptr = cupy, ptr
+    def __init__(self, cupy: "FakeCupy", ptr: int, is_main: bool = False) -> None:
+        self.cupy, self.ptr, self.is_main = cupy, ptr, is_main
         self.pending: list[Callable[[], Any]] = []
         self.log: list[Any] = []
+        self.waited: list[FakeStream] = []
 
     @property
     def capture(self) -> Capture | None:
         """The capture that it takes part in."""
-        found = self.cupy.capture
-        return found if found is not None and self in found.tails else None
+        return next((each for each in self.cupy.captures if self in each.tails), None)
 
     def __enter__(self) -> "FakeStream":
         self.cupy.entered.append(self)
@@ -133,31 +136,41 @@ class FakeStream:
         if self.capture is not None:
             self.capture.add(self, call)
         else:
-            assert self.ptr == MAIN, "work beside the main stream that has not waited for it"
+            assert self.is_main, "work beside the main stream that has not waited for it"
             assert self.cupy.capture is None, "work that is not captured, in a capture"
             self.log.append(name)
             call()
 
     def begin_capture(self) -> None:
         assert self.cupy.capture is None
-        assert self.ptr == MAIN
+        assert self.capture is None
+        assert self.is_main
         self.cupy.capture = Capture(self)
+        self.cupy.captures.append(self.cupy.capture)
 
     def end_capture(self) -> FakeGraph:
-        capture, self.cupy.capture = self.capture, None
-        assert capture is not None
+        capture, self.cupy.capture = self.cupy.capture, None
+        if capture not in self.cupy.captures:
+            raise RuntimeError("the capture was ended by another thread")
+        self.cupy.captures.remove(capture)
         if len(capture.before(capture.tails[self])) < len(capture.nodes):
             raise RuntimeError("work of another stream that nobody waits for")
         return FakeGraph(capture.nodes, self.cupy)
 
-    def record(self, event: FakeEvent) -> None:
-        assert self.capture is not None
-        event.capture, event.nodes = self.capture, self.capture.tails[self]
+    def record(self, event: FakeEvent | None = None) -> FakeEvent:
+        event = event or FakeEvent()
+        event.stream = self
+        if self.capture is not None:
+            event.capture, event.nodes = self.capture, self.capture.tails[self]
+        return event
 
     def wait_event(self, event: FakeEvent) -> None:
         capture = event.capture
-        assert capture is not None
         assert capture is self.cupy.capture, "an event of another capture"
+        if capture is None:
+            assert event.stream is not None
+            self.waited.append(event.stream)
+            return
         capture.tails[self] = capture.tails.get(self, frozenset()) | event.nodes
 
     def synchronize(self) -> None:
@@ -166,8 +179,16 @@ class FakeStream:
             self.pending.pop(0)()
 
     def forbid(self, what: str) -> None:
-        if self.cupy.capture is not None:
+        if self.cupy.capture is not None or self.capture is not None:
             raise RuntimeError(f"the stream is capturing: {what}")
+
+
+class _Own(threading.local):
+    """What each thread has: the streams that it is in, and what it captures."""
+
+    def __init__(self) -> None:
+        self.entered: list[FakeStream] = []
+        self.capture: Capture | None = None
 
 
 class FakeCupy:
@@ -182,21 +203,21 @@ class FakeCupy:
 
     def __init__(self) -> None:
         self.streams: dict[int, FakeStream] = {}
-        self.entered: list[FakeStream] = []
-        self.capture: Capture | None = None
+        self.null, self.own = FakeStream(self, 0), _Own()
+        self.captures: list[Capture] = []
         self.is_late = False
         self.launched: list[FakeGraph] = []
         self.graphs: WeakValueDictionary[int, FakeGraph] = WeakValueDictionary()
-        self.ready: dict[int, int] = {}
+        self.ready: dict[int, FakeGraph] = {}
         self.handles = count(1 << 40)
         self.pinned: list[np.ndarray] = []
         self.free = self.total = 1 << 34
-        self.emulated, self.broken, self.device = Emulated(), "", _Device()
+        self.emulated, self.broken, self.device = Emulated(), "", _Device(self.captures)
         self.cuda = SimpleNamespace(
             Device=lambda index: self.device,
             Stream=self._open,
             Event=FakeEvent,
-            get_current_stream=lambda: self.entered[-1] if self.entered else None,
+            get_current_stream=lambda: self.entered[-1] if self.entered else self.null,
             alloc_pinned_memory=self._pin,
             runtime=SimpleNamespace(
                 getDeviceCount=lambda: 1,
@@ -212,8 +233,9 @@ class FakeCupy:
 
     def _open(self, non_blocking: bool, priority: int = 0) -> FakeStream:
         self._forbid("a new stream")
-        assert (priority < 0) == (not self.streams), "the main one goes before all others"
-        found = FakeStream(self, MAIN + len(self.streams), non_blocking)
+        assert non_blocking
+        found = FakeStream(self, MAIN + len(self.streams), is_main=priority < 0)
+        assert found.is_main or self.streams, "the main one goes before all others"
         self.streams[found.ptr] = found
         return found
 
@@ -222,16 +244,29 @@ class FakeCupy:
         assert flags.value == NODE_PRIORITY
         assert self.graphs[graph.value].is_forked
         ready._obj.value = next(self.handles)
-        self.ready[ready._obj.value] = graph.value
+        self.ready[ready._obj.value] = self.graphs[graph.value]
         return 0
 
     def _launch(self, ready: int, stream: int) -> None:
-        self.graphs[self.ready[ready]].launch(self.streams[stream])
+        self.ready[ready].launch(self.streams[stream])
 
     @property
     def stream(self) -> FakeStream:
-        """The device's own, which is opened first."""
+        """That of the device that was opened first."""
         return self.streams[MAIN]
+
+    @property
+    def entered(self) -> list[FakeStream]:
+        return self.own.entered
+
+    @property
+    def capture(self) -> Capture | None:
+        """What this thread captures."""
+        return self.own.capture
+
+    @capture.setter
+    def capture(self, capture: Capture | None) -> None:
+        self.own.capture = capture
 
     @property
     def current(self) -> FakeStream:
@@ -239,8 +274,8 @@ class FakeCupy:
         return self.entered[-1]
 
     def _forbid(self, what: str) -> None:
-        if self.streams:
-            self.stream.forbid(what)
+        if self.capture is not None:
+            raise RuntimeError(f"the thread is capturing: {what}")
 
     def _pin(self, size: int) -> bytearray:
         assert size > 0
@@ -290,8 +325,8 @@ class FakeCupy:
         return found
 
     def asnumpy(self, array: np.ndarray) -> np.ndarray:
-        assert self.current is self.stream, "a copy on another stream does not wait for this one"
-        self.stream.forbid("copying to the host")
+        assert self.current.is_main, "a copy on another stream does not wait for this one"
+        self.current.forbid("copying to the host")
         return np.array(array)
 
     def RawModule(self, code: str, options: tuple[str, ...]) -> Any:
@@ -313,8 +348,14 @@ class FakeCupy:
 class _Device:
     attributes = {"MultiProcessorCount": 0}  # blocks that wait for each other: see meeting.py
 
-    def __init__(self) -> None:
+    def __init__(self, captures: list[Capture]) -> None:
         self.threads: set[int] = set()
+        self.captures = captures
+
+    def synchronize(self) -> None:
+        if self.captures:
+            self.captures.clear()
+            raise RuntimeError("a stream is capturing: waiting for the device")
 
     def use(self) -> None:
         """There is one device; each thread has to name it."""

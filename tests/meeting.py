@@ -44,11 +44,9 @@ class Meeting(Emulated):
     def launcher(self, source: str, entry: str) -> Callable[..., None]:
         if not entry.startswith("persistent"):
             return super().launcher(source, entry)
-        return self.meeting(source, entry, 1, 0)
+        return self.meeting(source, entry, 0)
 
-    def meeting(
-        self, source: str, entry: str, blocks: int, shared_bytes: int
-    ) -> Callable[..., None]:
+    def meeting(self, source: str, entry: str, shared_bytes: int) -> Callable[..., None]:
         library, entries = _built(source, self.lanes)
         parameters, threads = entries[entry], WARPS * self.lanes
 

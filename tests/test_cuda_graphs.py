@@ -3,7 +3,7 @@
 import gc
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from gpunet import engine, fusion, job, loop, memory, model, rerun, view
 from gpunet.config import Config
 from gpunet.data import Dataset
 from gpunet.data.windows import windows
-from gpunet.device import Turn, cublaslt, cuda
+from gpunet.device import Turn, cublaslt, cuda, resolve
+from gpunet.device import _opened as opened_gpus
 from gpunet.device.cuda import Cuda
 from gpunet.device.replay import LONG
 from gpunet.errors import OutOfMemory
@@ -120,6 +121,7 @@ def test_what_cannot_be_captured_runs_launch_by_launch_and_says_why_once(device:
     launches, store = step_list(device, config)
     with pytest.warns(RuntimeWarning, match="adamw cannot be captured"):
         launches.run(5)
+    assert launches.replay.is_forked is False  # else whoever waits for the choice would for good
     launches.run(40)  # a second warning would be an error
     assert device.cupy.capture is None
     assert launches.runs_on == "CUDA, launch by launch"
@@ -134,6 +136,7 @@ def test_without_cublaslt_cupys_products_are_used_and_the_reason_is_told() -> No
         launches, _ = step_list(device, WIDE)
         with pytest.warns(RuntimeWarning, match="no cuBLASLt: it is not there"):
             launches.run(3)
+        assert launches.replay.is_forked is False
         assert graphs(device) == []
         assert launches.step == 3
 
@@ -359,13 +362,15 @@ def test_where_two_branches_fail_one_goes_on(
     device: Cuda, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     """Without a word, and without a step lost; a warning would be an error."""
-    config = replace(WIDE, optimizer="adamw")
-    launches, store = step_list(device, config)
-    replay, cupy = launches.replay, device.cupy
 
     def refuse(*given: Any) -> None:
         raise RuntimeError("it does not work")
 
+    if fails == "memory":
+        monkeypatch.setattr(device, "_beside", refuse)
+    config = replace(WIDE, optimizer="adamw")
+    launches, store = step_list(device, config)
+    replay, cupy = launches.replay, device.cupy
     if fails == "capture":
         monkeypatch.setattr("fakecuda.FakeStream.wait_event", refuse)
     elif fails == "end":
@@ -374,8 +379,6 @@ def test_where_two_branches_fail_one_goes_on(
             for turn in replay.fork.turns
         ]
         replay.fork = replace(replay.fork, turns=turns)
-    elif fails == "memory":
-        monkeypatch.setattr(device, "empty", refuse)
     elif fails == "launch":
         monkeypatch.setattr(
             "fakecuda.FakeGraph.launch",
@@ -383,7 +386,7 @@ def test_where_two_branches_fail_one_goes_on(
                 refuse() if graph.is_forked else real(graph, stream)
             ),
         )
-    else:
+    elif fails == "smaller":
         replay.is_forked = True
         launches.run(1 + replay.many)
         monkeypatch.setattr("fakecuda.FakeStream.wait_event", refuse)
@@ -412,14 +415,17 @@ def test_a_list_without_another_branch_never_tries(device: Cuda) -> None:
     assert device.replay(calls).is_forked is False
 
 
-def test_the_second_workspace_is_taken_when_it_is_wanted(device: Cuda) -> None:
+def test_the_second_workspace_is_taken_before_anything_runs(
+    device: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As is all memory: a run takes none, whatever it tries."""
     launches, _ = step_list(device, WIDE)
-    launches.run(2)
-    assert (len(device.cupy.streams), len(device.lt.workspaces)) == (1, 1)
-    launches.run(2 * launches.replay.many)
-    assert sorted(device.lt.workspaces.values()) == sorted(device.cupy.streams)
     other, _ = step_list(device, WIDE)
-    other.run(1 + 2 * other.replay.many)
+    monkeypatch.setattr(device.cupy, "empty", lambda shape, dtype: pytest.fail("it allocates"))
+    for each in (launches, other):
+        each.run(1 + 12 * each.replay.many)
+        assert each.replay.tried
+    assert sorted(device.lt.workspaces.values()) == sorted(device.cupy.streams)
     assert len(device.lt.workspaces) == 2
 
 
@@ -439,6 +445,87 @@ def test_an_activation_joins_a_product_of_its_own_branch(device: Cuda) -> None:
     apart, turns = fusion.bound(found, device)
     assert len(apart) == len(calls) + 1
     assert turns[at : at + 2] == [Turn(1, 0), Turn(0, at)]
+
+
+# Threads
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """A thread beside this one; each opens a GPU of its own."""
+    opened_gpus.cache_clear()
+    with ThreadPoolExecutor(1) as found:
+        yield found
+    opened_gpus.cache_clear()
+
+
+def hooked(launches: LaunchList, device: Cuda, call: Callable[[], Any]) -> None:
+    """Have `call` made within each capture of a list."""
+    first, *rest = launches.replay.calls
+
+    def meanwhile() -> None:
+        first()
+        if device.cupy.capture is not None:
+            call()
+
+    launches.replay.calls = (meanwhile, *rest)
+
+
+def test_a_thread_works_while_another_captures(device: Cuda, pool: ThreadPoolExecutor) -> None:
+    """On a device of its own: no step of one is in a graph of the other."""
+
+    def listed() -> tuple[LaunchList, Store]:
+        return step_list(resolve("cuda").device, WIDE)
+
+    (mine, store), (plain, undisturbed), (other, _) = (
+        listed(),
+        listed(),
+        pool.submit(listed).result(),
+    )
+    assert mine.device is plain.device is resolve("cuda").device
+    assert other.device is not mine.device
+    losses = []
+
+    def step() -> None:
+        other.run()
+        losses.append(other.loss)
+
+    hooked(mine, device, lambda: losses or pool.submit(step).result(60))
+    for each in (mine, plain):
+        each.run(20)
+        assert each.runs_on == "CUDA graphs"
+    assert (mine.step, plain.step, other.step) == (20, 20, 1)
+    assert losses == [float(other.totals[0])]
+    assert store.values.tobytes() == undisturbed.values.tobytes()
+
+
+def test_nobody_waits_for_a_whole_gpu_that_captures(device: Cuda, pool: ThreadPoolExecutor) -> None:
+    """As for arrays of other streams: the captures would be lost."""
+
+    class Foreign(np.ndarray):
+        __cuda_array_interface__: Any = None
+
+    launches, _ = step_list(device, WIDE)
+    asked: list[Future[Any]] = []
+
+    def ask() -> None:
+        asked.append(pool.submit(device.asarray, np.arange(3).view(Foreign)))
+        with pytest.raises(TimeoutError):
+            asked[0].result(0.02)
+
+    hooked(launches, device, lambda: asked or ask())
+    launches.run(2)
+    assert asked[0].result(60).tolist() == [0, 1, 2]
+    assert launches.runs_on == "CUDA graphs"
+
+
+def test_what_the_caller_has_under_way_comes_first(device: Cuda) -> None:
+    theirs = device.cupy.cuda.Stream(non_blocking=True)
+    theirs.__enter__()
+    for _ in range(2):
+        device.use()
+    assert device.cupy.current is device.stream
+    assert device.stream.waited == [device.cupy.null, theirs]
 
 
 # An activation and the dropout beside it
@@ -696,7 +783,7 @@ def stand_in(device: Cuda, monkeypatch: pytest.MonkeyPatch) -> Cuda:
     """What `--device cuda` finds."""
     facts = dict.fromkeys(("model", "driver", "runtime", "cupy"), "none")
     monkeypatch.setattr(device, "describe", lambda: facts)
-    monkeypatch.setattr("gpunet.device._opened", lambda index: device)
+    monkeypatch.setattr("gpunet.device._opened", lambda index, thread: device)
     return device
 
 

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from threading import get_ident
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -97,13 +98,15 @@ def device_of(*arrays: Array) -> Device:
 
 
 def _cuda(index: int) -> Device:
-    device = _opened(index)
+    device = _opened(index, get_ident())
     device.use()
     return device
 
 
 @cache
-def _opened(index: int) -> "Cuda":
+def _opened(index: int, thread: int) -> "Cuda":
+    """Each thread has its own, as on the CPU: a stream of two would take the steps of one into the
+    graph that the other captures. One that has ended leaves it to the next of its number."""
     from gpunet.device.cuda import Cuda
 
     return Cuda(index)

@@ -195,7 +195,7 @@ class Device:
         """Blocks that run at once, at most, one a multiprocessor; bytes that each may share."""
         return 0, 0
 
-    def meeting(self, source: str, entry: str, blocks: int, shared_bytes: int) -> Launcher | None:
+    def meeting(self, source: str, entry: str, shared_bytes: int) -> Launcher | None:
         """An entry point whose blocks wait for each other: all of them run at once, or none."""
         return None
 

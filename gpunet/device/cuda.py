@@ -14,7 +14,7 @@ import numpy as np
 from gpunet.device import cublaslt
 from gpunet.device.base import Array, Device, Epilogue, Launcher, Memory, Mirror, Run, Turn
 from gpunet.device.products import Products
-from gpunet.device.replay import Fork, Replay
+from gpunet.device.replay import ALONE, Fork, Replay
 from gpunet.errors import Unavailable, first_line, kind_and_line
 
 MOST_PINNED = 1 << 30
@@ -62,7 +62,7 @@ class _Ranked:
         made = _driver().cuGraphInstantiateWithFlags
         if status := made(byref(ready), c_void_p(graph.graph), flags):
             raise RuntimeError(f"cuGraphInstantiateWithFlags: status {status}")
-        self.graph, self.start = graph, partial(runtime.graphLaunch, ready.value)
+        self.start = partial(runtime.graphLaunch, ready.value)
         end = weakref.finalize(self, runtime.graphExecDestroy, ready.value)
         end.atexit = False  # CUDA may be gone by then
 
@@ -71,11 +71,11 @@ class _Ranked:
 
 
 class Cuda(Device):
-    """GPU number `index` of those visible.
+    """GPU number `index` of those visible, for one thread.
 
     All work goes to one stream of its own, which the other streams of a process do not wait for:
     the legacy stream could not be captured. `use` makes it the current thread's. Mirrors are sent
-    on another one; on a third goes, within a graph, what runs beside the rest.
+    on another one, from any thread; on a third goes, within a graph, what runs beside the rest.
     """
 
     kind = "cuda"
@@ -100,10 +100,13 @@ class Cuda(Device):
         self.use()
 
     def use(self) -> None:
-        """Make the device and its stream the current thread's. The stream is entered for good: what
-        CuPy's own `use` has set is forgotten where a `with` of any stream ends."""
+        """Make the device and its stream the current thread's, behind what the thread has under
+        way on the one before. It is entered for good: what CuPy's own `use` has set is forgotten
+        where a `with` of any stream ends."""
         self._device.use()
-        if self.xp.cuda.get_current_stream() != self.stream:
+        before = self.xp.cuda.get_current_stream()
+        if before != self.stream:
+            self.stream.wait_event(before.record())
             self.stream.__enter__()
 
     def working(self, flops: int) -> AbstractContextManager[Any]:
@@ -114,7 +117,8 @@ class Cuda(Device):
     def asarray(self, values: Any, dtype: Any = None) -> Array:
         with self._device:
             if hasattr(values, "__cuda_array_interface__"):
-                self._device.synchronize()  # another stream may still be writing it
+                with ALONE:
+                    self._device.synchronize()  # another stream may still be writing it
             if hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
                 values = self.xp.from_dlpack(values)
             return self.xp.asarray(values, dtype)
@@ -176,7 +180,7 @@ class Cuda(Device):
         bytes_each = known.get("MaxSharedMemoryPerBlockOptin", LEAST_SHARED_BYTES)
         return int(known["MultiProcessorCount"]), int(bytes_each)
 
-    def meeting(self, source: str, entry: str, blocks: int, shared_bytes: int) -> Launcher:
+    def meeting(self, source: str, entry: str, shared_bytes: int) -> Launcher:
         """CuPy would cut a grid that does not fit, with a warning; that is an error here."""
         kernel = _module(self.index, source).get_function(entry)
         kernel.max_dynamic_shared_size_bytes = shared_bytes

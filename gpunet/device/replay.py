@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from threading import RLock
 from time import perf_counter
 from typing import Any
 
@@ -26,6 +27,9 @@ longest graph always is."""
 TIMED, GAIN = 3, 0.98
 """Launches that are timed, behind one that is not; the share of one branch's time that two have to
 stay below."""
+
+ALONE = RLock()
+"""Held by a capture, and by whoever waits for all of a GPU, which would end the captures there."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,12 @@ class Replay:
         self.graphs: dict[int, Any] = {}
         self.is_warm = self.has_warned = False
         self.fork = fork
-        self.is_forked = None if fork is not None and fork.is_needed else False
+        self.is_forked: bool | None = False
         self.unforked = ""
         self.rivals: dict[int, Any] = {}
         self.seconds: dict[int, list[float]] = {}
+        if fork is not None and fork.is_needed and not refused:
+            self._open(fork)
 
     def __str__(self) -> str:
         if self.refused:
@@ -103,6 +109,14 @@ class Replay:
                     graph.launch(self.stream)
                 steps -= size
 
+    def _open(self, fork: Fork) -> None:
+        """Two branches may be tried: what the second takes is there before anything runs."""
+        try:
+            with fork.beside():
+                self.is_forked = None
+        except Exception as reason:
+            self._stay_straight(reason)
+
     def _eagerly(self) -> None:
         for call in self.calls:
             call()
@@ -114,7 +128,7 @@ class Replay:
                 forked = self._forked(size) if self.is_forked else None
                 self.graphs[size] = forked or self._captured(size, self._eagerly)
             except Exception as reason:
-                self.refused = kind_and_line(reason)
+                self.refused, self.is_forked = kind_and_line(reason), False
         if self.refused and not self.has_warned:
             self.has_warned = True
             message = f"no CUDA graph, each launch goes out by itself: {self.refused}"
@@ -125,8 +139,6 @@ class Replay:
         """The graph in two branches; None, and no other attempt, where there is none."""
         assert self.fork is not None
         try:
-            with self.fork.beside():
-                pass  # what it takes is there before the capture, which forbids to allocate
             step = partial(self.fork.step, self.stream, self.calls)
             return self.fork.ranked(self._captured(size, step))
         except Exception as reason:
@@ -179,7 +191,7 @@ class Replay:
         }
 
     def _captured(self, size: int, step: Run) -> Any:
-        with _without_collection():
+        with ALONE, _without_collection():
             self.stream.begin_capture()
             try:
                 for _ in range(size):

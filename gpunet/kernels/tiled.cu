@@ -337,10 +337,6 @@ template <int L> BLOCK void forward(const Here& here) {
         });
 }
 
-BLOCK T slope_at(const Here& here, T grad, long long z, T y) {
-    return SLOPE(grad, READS_INPUT ? fresh(here.work + z) : T(0), y);
-}
-
 // The sum and the value of a unit, of one row.
 struct Unit {
     T z, y;
@@ -419,7 +415,8 @@ BLOCK void judge(const Here& here, const T* parameter) {
             if (k >= LAST) break;
             T grad = 0, y = value_at(i);
             SEVERAL for (int j = 0; j < OUTPUTS; ++j) grad += outs[j] * here.head[k * OUTPUTS + j];
-            T slope = slope_at(here, grad, Below::Z + r * LAST + k, y);
+            T z = READS_INPUT ? fresh(here.work + Below::Z + r * LAST + k) : T(0);
+            T slope = SLOPE(grad, z, y);
             here.work[Below::DZ + r * LAST + k] = is_valid ? slope : T(0);
         }
         if (lane == 0) {

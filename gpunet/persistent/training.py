@@ -65,7 +65,7 @@ class Persistent:
         self.device, self.form, self.otherwise, self.reason = device, form, otherwise, ""
         source = source_text(form.source, dtype, generated=form.definitions(store))
         self.open = device.launcher(source, "persistent_open")
-        self.train = device.meeting(source, "persistent_train", form.blocks, form.shared_bytes)
+        self.train = device.meeting(source, "persistent_train", form.shared_bytes)
         signs = device.zeros((form.signs,), np.uint32)
         work = device.zeros((form.work,), dtype)
         data = (network.x, network.y, network.scale, network.shift, network.order)
