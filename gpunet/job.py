@@ -130,7 +130,8 @@ class Job:
         config, schema = first.config, self.prepared.schema
         with device.leaving(self.rows_bytes):
             rows = loop.training_rows(first.data, config, device, dtype)
-        return loop.lower(first.network, rows, schema, config, device, dtype, self.legs)[1]
+        rates = loop.rates(config, rows.rows, self.legs)
+        return loop.lower(first.network, rows, schema, config, device, dtype, rates)[1]
 
     def fingerprints(self) -> dict[str, str]:
         """What must not change if the run is to go on: SHA-256 of its data and of its settings."""

@@ -232,9 +232,10 @@ def lower(
     config: Config,
     device: Device,
     dtype: str,
-    legs: Legs = (),
+    schedule: np.ndarray,
 ) -> tuple[Store, LaunchList]:
-    """The training step of a resolved config over rows, and the vectors that it moves."""
+    """The training step of a resolved config over rows, by the `rates` of its updates, and the
+    vectors that it moves."""
     optimizer = optim.optimizer(config.optimizer, config.momentum, config.betas)
     store = engine.store(network, device, dtype, optimizer.slots)
     launches = engine.lower(
@@ -244,7 +245,7 @@ def lower(
         taken.batch,
         "train",
         optimizer=optimizer,
-        schedule=rates(config, taken.rows, legs),
+        schedule=schedule,
         clip_norm=config.clip_norm,
         seed=config.seed,
         micro_batch=micro_batch(config),
@@ -252,7 +253,7 @@ def lower(
     return store, launches
 
 
-def rates(config: Config, rows: int, legs: Legs) -> np.ndarray:
+def rates(config: Config, rows: int, legs: Legs = ()) -> np.ndarray:
     """Learning rate, decay and share of dropout of every update from 1 on, (steps + 1, 3); each
     leg runs through the schedule anew."""
     table = _rates(config, steps_in_all(config, rows))
@@ -272,12 +273,16 @@ def _rates(config: Config, steps: int) -> np.ndarray:
 class _Net:
     """A member at work: two launch lists over one store, and its best weights so far."""
 
-    def __init__(self, member: Member, label: str, device: Device, dtype: str, legs: Legs) -> None:
+    def __init__(
+        self, member: Member, label: str, device: Device, dtype: str, schedule: np.ndarray
+    ) -> None:
         self.network, self.data, self.config = member.network, member.data, member.config
         self.label, self.device = label, device
         config, schema = self.config, self.data.schema
         self.taken = training_rows(self.data, config, device, dtype)
-        self.store, self.list = lower(self.network, self.taken, schema, config, device, dtype, legs)
+        self.store, self.list = lower(
+            self.network, self.taken, schema, config, device, dtype, schedule
+        )
         self.check = None
         if (part := self.data.validation) is not None:
             self.judged = judged_rows(part, device, dtype)
@@ -363,15 +368,15 @@ class _Run:
         legs: Legs,
     ) -> None:
         self.config, self.device, self.control = members[0].config, device, control
-        labels = model.labels(len(members))
+        labels, rows = model.labels(len(members)), members[0].data.train.rows
+        self.schedule = rates(self.config, rows, legs)
         self.nets = [
-            _Net(member, label, device, dtype, legs)
+            _Net(member, label, device, dtype, self.schedule)
             for member, label in zip(members, labels, strict=True)
         ]
         first = self.nets[0]
         self.schema, self.per_epoch = first.data.schema, first.taken.steps
-        self.total = steps_in_all(self.config, first.taken.rows, legs)
-        self.joints, self.legs = {first for first, _ in legs}, legs
+        self.total, self.joints = len(self.schedule) - 1, {first for first, _ in legs}
         control.runs_on = first.list.runs_on
         self.lowest, self.stale, self.chain, self.chunk = inf, 0, "", 1
         self.done = self.reported = 0
@@ -451,7 +456,8 @@ class _Run:
         self.chain, self.control.first_loss = state["chain"], state["first_loss"]
         self.control.ended = "" if state["ended"] == "stopped" else state["ended"]
         if self.control.ended and self.done in self.joints:
-            self.control.ended, self.stale = "", 0
+            self.control.ended = ""
+            self._begin_leg()
         self.safe = start
 
     def _steps(self, end: int) -> None:
@@ -576,7 +582,7 @@ class _Run:
         x = self.schema.scaled(part.x[rows]).astype(str(dtype))
         y, weight = (None if each is None else each[rows] for each in (part.y, part.weight))
         net.network.load({name: array.copy() for name, array in before.items()})
-        fade = float(rates(net.config, net.taken.rows, self.legs)[step, 2])
+        fade = float(self.schedule[step, 2])
         place = forensics.find(net.network, x, y, step, fade, weight)
         if place is None and what == "weight":
             place = self._unmoved(net, before)
@@ -635,16 +641,22 @@ class _Run:
 
     def _decide_end(self) -> None:
         """Whether the run is at its end; on a plateau the learning rate drops first."""
+        if self.done in self.joints:
+            return self._begin_leg()
         if self.config.schedule == "plateau" and self.stale and self.stale % PLATEAU_EPOCHS == 0:
             for net in self.nets:
                 net.list.hyper[SCALE] *= PLATEAU_FACTOR
         patience = int(self.config.patience)
-        if self.done in self.joints:
-            self.stale = 0
-        elif self.done >= self.total:
+        if self.done >= self.total:
             self.control.ended = "done"
         elif patience and self.stale >= patience:
             self.control.ended = "patience"
+
+    def _begin_leg(self) -> None:
+        """Waiting for a better epoch begins anew, at the rates of the schedule."""
+        self.stale = 0
+        for net in self.nets:
+            net.list.hyper[SCALE] = 1.0
 
 
 def held_out(

@@ -66,7 +66,8 @@ def needs(
     member, counted = members[0], Counted(rows_bytes, device.branches, device.precision)
     config, schema = member.config, member.data.schema
     parts = [loop.training_rows(member.data, config, counted, dtype)]
-    store, launches = loop.lower(member.network, parts[0], schema, config, counted, dtype)
+    rates = loop.rates(config, parts[0].rows)
+    store, launches = loop.lower(member.network, parts[0], schema, config, counted, dtype, rates)
     lists = [launches]
     if (validation := member.data.validation) is not None:
         parts.append(loop.judged_rows(validation, counted, dtype))

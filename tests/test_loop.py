@@ -10,6 +10,7 @@ from gpunet import data, job, loop, model
 from gpunet.config import Config, gather
 from gpunet.device import resolve
 from gpunet.errors import Diverged
+from gpunet.kernels.slots import LR
 from gpunet.loop import Control, Report
 
 CPU = resolve("cpu").device
@@ -100,6 +101,20 @@ def test_a_plateau_lowers_the_rate() -> None:
     rates = {report.lr for report in reports(planned)}
     assert len(rates) > 1
     assert min(rates) == pytest.approx(0.05 * 0.3 ** (len(rates) - 1))
+
+
+def test_networks_of_folds_go_through_one_schedule() -> None:
+    """Folds of 64 and of 65 rows would make 1 and 2 steps an epoch."""
+    x, y = np.random.default_rng(0).normal(size=(97, 2)), np.arange(97.0)
+    settings = {"validation": 0, "test": 0, "folds": 3, "batch_size": 64, "epochs": 4}
+    planned = job.plan((x, y), {**settings, "preset": "plain", "schedule": "onecycle"})
+    sizes = [member.data.train.rows for member in planned.members]
+    assert sizes == [64, 65, 65]
+    ends = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Net, "close", lambda net: ends.append(float(net.list.hyper[LR])))
+        list(planned.reports())
+    assert ends == [ends[0]] * 3
 
 
 def test_a_run_stops_after_the_step_in_hand_and_keeps_its_weights() -> None:

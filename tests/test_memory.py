@@ -77,7 +77,8 @@ def test_what_two_branches_take_is_counted() -> None:
     for branches in (1, 2):
         counted, member = Counted(None, branches), done.members[0]
         rows = loop.training_rows(member.data, member.config, counted, "float32")
-        given = (rows, member.data.schema, member.config, counted, "float32")
+        rates = loop.rates(member.config, rows.rows)
+        given = (rows, member.data.schema, member.config, counted, "float32", rates)
         arenas.append(loop.lower(member.network, *given)[1].arena_bytes)
         rows.close()
     assert arenas[1] - arenas[0] == two.step - one.step > 512 * 256 * 4

@@ -287,6 +287,15 @@ def test_an_early_stop_is_behind_what_is_added(tmp_path: Path) -> None:
     assert all(not each.wrong for each in rerun.verify(path))
 
 
+def test_what_is_added_begins_at_the_rate_of_the_schedule(tmp_path: Path) -> None:
+    path = train(tmp_path / "a", schedule="plateau", lr=0.3, epochs=20, patience=0)
+    rerun.resume(path, epochs="+2")
+    rates = [json.loads(line)["lr"] for line in (path / METRICS).read_text().splitlines()]
+    assert rates[19] < 0.3
+    assert rates[20:] == [0.3, 0.3]
+    assert all(not each.wrong for each in rerun.verify(path))
+
+
 @pytest.mark.parametrize("text", ["50", "+0", "+x", "-3", "+1.5", 2])
 def test_what_is_added_is_a_number_of_epochs(tmp_path: Path, text: str) -> None:
     path = train(tmp_path / "a")
