@@ -111,7 +111,7 @@ class Fault:
     def _culprit(self) -> str:
         """The input that is far too large, and what to do with its column."""
         row, at = np.unravel_index(int(np.abs(self.x).argmax()), self.x.shape)
-        found = f"holds {self.x[row, at]:.3g} in row {self.numbers[row]:,}: clean it"
+        found = f"is {self.x[row, at]:.3g} to the network in row {self.numbers[row]:,}: clean it"
         if (column := self.schema.column_of(int(at))) is None:
             return f"column {at + 1:,} {found}"
         return f"{column.name} {found}, or {option('--drop', column.name)}"

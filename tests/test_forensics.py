@@ -62,7 +62,10 @@ def test_a_value_of_the_batch_is_named_by_its_row(monkeypatch: pytest.MonkeyPatc
     assert int(fault.rows[fault.place.index[0]]) == 37
     where = int(planned.prepared.split.train[37]) + 1
     assert f"in column 1 for row {where} of the data" in fault.where
-    assert fault.advice(planned.model.config) == f"column 3 holds 3e+38 in row {where}: clean it"
+    assert (
+        fault.advice(planned.model.config)
+        == f"column 3 is 3e+38 to the network in row {where}: clean it"
+    )
     assert fault.x[fault.place.index[0], 2] == np.float32(3e38)
 
 
@@ -75,7 +78,8 @@ def test_a_row_and_a_column_are_named_as_they_stand_in_the_file(tmp_path: Path, 
     settings |= {"folds": folds} if folds else {"validation": 0.0}
     planned = job.plan(str(place), {"device": "cpu", "epochs": 20, "seed": 1, **settings})
     fault = broken(planned)
-    advice = "a b holds 3e+38 in row 53: clean it, or --drop 'a b'"
+    assert 53 in fault.numbers
+    advice = "a b is 1e+15 to the network in row 53: clean it, or --drop 'a b'"
     assert fault.advice(planned.model.config) == advice
 
 

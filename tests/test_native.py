@@ -17,6 +17,7 @@ from gpunet.config import Config, gather
 from gpunet.device.cpu import Cpu
 from gpunet.errors import Unavailable, UsageError
 from gpunet.kernels import native
+from gpunet.kernels.slots import FAULT, SCALE
 from gpunet.launches import Feed, LaunchList, Store
 from gpunet.optim import OPTIMIZERS
 from gpunet.random import permutation
@@ -124,6 +125,17 @@ def test_a_non_finite_gradient_and_weight_are_faults() -> None:
     launches.run(9)
     assert launches.fault
     assert launches.step < 9
+
+
+def test_a_fault_that_is_taken_back_is_gone() -> None:
+    network, x, y = build("multiclass", BASE)
+    launches, _ = lower(network, Feed(x, y), BASE, ROWS, device=Cpu("native", 2))
+    launches.hyper[SCALE] = np.inf
+    launches.run()
+    assert launches.fault
+    launches.hyper[SCALE], launches.clock[FAULT] = 1, 0
+    launches.run()
+    assert not launches.fault
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,7 @@ public:
                 int index = (int)threads.size() + 1;
                 threads.emplace_back([this, index, now = round] { serve(index, now); });
             }
+            given.shared.fault = 0;                // of a run before: the clock has what still holds
             program = &given;
             wanted = given.threads;
             steps = count;
