@@ -139,7 +139,7 @@ def test_a_matrix_that_is_too_wide_for_a_grid_is_an_error():
         if columns % 32 == 0:
             scale.bind(device, x, row, x)()
     assert max(grid[1] for grid in device.grids if len(grid) > 1) == 65_535
-    with pytest.raises(Unavailable, match="65,536 strips of columns: a GPU takes 65,535"):
+    with pytest.raises(Unavailable, match="65,536 strips of columns, a GPU takes 65,535"):
         scale.bind(device, x, row, x)
     device.runs = False  # what only counts launches nothing, on a CPU neither
     scale.bind(device, x, row, x)

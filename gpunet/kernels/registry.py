@@ -103,10 +103,8 @@ class Kernel:
                 return self.reference(*arguments)
             grid = stage.grid(*arguments)
             if device.runs and max(grid[1:], default=0) > MOST_STRIPS:
-                message = (
-                    f"{self.name} of {grid[1]:,} strips of columns: a GPU takes {MOST_STRIPS:,}"
-                )
-                raise Unavailable(message, "use --device cpu")
+                found = f"{self.name}: {grid[1]:,} strips of columns, a GPU takes {MOST_STRIPS:,}"
+                raise Unavailable(found, "take fewer columns, or --device cpu")
             if 0 not in grid:
                 calls.append(partial(launch, grid, (THREADS,), 0, (*pointers, *sizes)))
         return calls[0] if len(calls) == 1 else partial(run_all, tuple(calls))
