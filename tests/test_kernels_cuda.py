@@ -16,7 +16,8 @@ from kernel_check import Case, check
 from nvrtc import nvrtc
 
 from gpunet.device import Device
-from gpunet.device.cpu import available_cores
+from gpunet.device.cpu import Cpu, available_cores
+from gpunet.errors import Unavailable
 from gpunet.kernels import REGISTRY, Kernel, dropout
 from gpunet.kernels.registry import C_TYPES, Stage, source_text
 
@@ -111,6 +112,37 @@ def test_a_grid_that_is_capped_strides_over_the_rest(blocks: int):
             few = replace(case.kernel, stages=stages)
             check(replace(case, kernel=few), "float32", runner(few, Emulated()))
     assert found == STRIDING
+
+
+class Grids(Cpu):
+    """Runs nothing, but keeps the grids of launches."""
+
+    def __init__(self) -> None:
+        super().__init__("numpy")
+        self.grids: list[tuple[int, ...]] = []
+
+    def launcher(self, source: str, entry: str):
+        return lambda grid, *given: self.grids.append(grid)
+
+
+def wide(dtype: str, *shape: int) -> np.ndarray:
+    """An array whose numbers all lie in one place."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def test_a_matrix_that_is_too_wide_for_a_grid_is_an_error():
+    """Rows that are added strip by strip take any width."""
+    device, scale, add = Grids(), REGISTRY["scale_forward"], REGISTRY["scatter_add"]
+    for columns in (2_097_120, 2_097_121):
+        x, row, index = wide("float32", 300, columns), wide("float32", columns), wide("int32", 300)
+        add.bind(device, x, index, x)()
+        if columns % 32 == 0:
+            scale.bind(device, x, row, x)()
+    assert max(grid[1] for grid in device.grids if len(grid) > 1) == 65_535
+    with pytest.raises(Unavailable, match="65,536 strips of columns, a GPU takes 65,535"):
+        scale.bind(device, x, row, x)
+    device.runs = False  # what only counts launches nothing, on a CPU neither
+    scale.bind(device, x, row, x)
 
 
 DROPPED = ("tanh", "parametric_tanh")

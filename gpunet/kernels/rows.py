@@ -8,7 +8,7 @@ import numpy as np
 
 from gpunet.device import Array
 from gpunet.kernels.registry import Run, Stage, per_element, per_four, register
-from gpunet.kernels.slots import START
+from gpunet.kernels.slots import MOST_STRIPS, START
 from gpunet.kernels.tiles import (
     column_chunks,
     column_folds,
@@ -139,7 +139,7 @@ def _spread(row: Array, like: Array, dtype: np.dtype) -> Array:
 
 
 def _owners(grad: Array, index: Array, dx: Array) -> tuple[int, int]:
-    return min(grad.shape[0], 65_536), *column_strips(grad)
+    return min(grad.shape[0], 65_536), min(*column_strips(grad), MOST_STRIPS)
 
 
 GATHER = register(
