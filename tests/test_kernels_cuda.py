@@ -18,7 +18,7 @@ from nvrtc import nvrtc
 from gpunet.device import Device
 from gpunet.device.cpu import Cpu, available_cores
 from gpunet.errors import Unavailable
-from gpunet.kernels import REGISTRY, Kernel, dropout
+from gpunet.kernels import REGISTRY, Kernel, dropout, tiles
 from gpunet.kernels.registry import C_TYPES, Stage, source_text
 
 KERNELS = kernels_and_dtypes()
@@ -143,6 +143,34 @@ def test_a_matrix_that_is_too_wide_for_a_grid_is_an_error():
         scale.bind(device, x, row, x)
     device.runs = False  # what only counts launches nothing, on a CPU neither
     scale.bind(device, x, row, x)
+
+
+@pytest.mark.parametrize("rows", [129, 256])
+def test_tiles_of_few_rows_stay_wide_enough_for_a_grid(rows: int):
+    device, scale = Grids(), REGISTRY["scale_forward"]
+    for columns in (524_280, 600_000, 1_048_561, 2_097_120):
+        x, row = wide("float32", rows, columns), wide("float32", columns)
+        scale.bind(device, x, row, x)()
+    narrow, *wider = device.grids
+    assert narrow == (1, 65_535)
+    assert all(chunks > 1 and strips <= 65_535 for chunks, strips in wider)
+
+
+FOLDING = [
+    *("column_sums", "relu_backward", "tanh_dropped_backward", "scale_backward"),
+    *("batch_norm_forward", "batch_norm_backward", "layer_norm_backward", "relu_narrow_backward"),
+]
+
+
+@emulated
+@pytest.mark.parametrize("name", FOLDING)
+def test_wide_tiles_of_few_rows_are_folded(name: str, monkeypatch: pytest.MonkeyPatch):
+    """As those of more rows than 256."""
+    monkeypatch.setattr(tiles, "MOST_STRIPS", 2)
+    device = Mutant("#define MOST_STRIPS 65535", "#define MOST_STRIPS 2")
+    for case in cases(name, "float32", ((256, 20), (130, 33))):
+        assert tiles.column_chunks(next(iter(case.given.values()))) > 1
+        check(case, "float32", runner(case.kernel, device))
 
 
 DROPPED = ("tanh", "parametric_tanh")
