@@ -5,7 +5,7 @@ from itertools import pairwise
 from math import ceil
 from typing import Any
 
-from gpunet import loop, model, optim
+from gpunet import gates, loop, model, optim
 from gpunet.config import Config, Settings
 from gpunet.data import Prepared, Schema
 from gpunet.data.limits import automatic, available
@@ -285,7 +285,8 @@ def set_up(settings: Settings, device: Device) -> None:
         is_asked = settings.origin[name] == "flag" and settings.given(name)
         if device.kind != "cpu" and is_asked:
             raise UsageError(f"--{name} has no meaning on {device.name}")
-    formulas = [n for n in ("activation", "loss") if not getattr(config, n).isidentifier()]
+    known = {"auto", *gates.ACTIVATIONS, *gates.LOSSES}
+    formulas = [n for n in ("activation", "loss") if getattr(config, n) not in known]
     if config.kernels == "native" and formulas:
         message = f"--kernels native conflicts with a formula as --{formulas[0]}"
         raise UsageError(message, "leave it out: a formula has no native loop")

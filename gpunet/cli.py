@@ -974,7 +974,7 @@ def _seconds(text: str | None) -> float | None:
     with suppress(ValueError):
         found = pace(text)
     if not isinstance(found, float):
-        raise UsageError(f"--timeout {text}: must be a time such as 30s, 10m, 2h")
+        raise UsageError(f"--timeout {text}: must be a time above 0, such as 30s, 10m, 2h")
     return found
 
 
@@ -1073,7 +1073,7 @@ def _warn_of_seen(run: Path, data: str, source: Any) -> None:
         if how := comparison.seen_by(run, data, source):
             seen = f"these rows are those that {run} was trained on:"
             if how == "place":
-                seen = f"{run} was trained on {data}: unless its rows are others now,"
+                seen = f"{run} has seen rows of {data}: unless they are others now,"
             held_out = f"{run / 'summary.json'} judges it on rows held out"
             view.warn(f"{seen} that flatters it; {held_out}")
 

@@ -49,7 +49,9 @@ class Place:
         """The flag whose formula has no value here, if one has none."""
         if self.stage != "forward":
             return ""
-        return "--loss" if self.node == "loss" else "--activation" * (self.gate == "activation")
+        if self.node == "loss" and self.gate.startswith("formula"):
+            return "--loss"
+        return "--activation" if self.gate == "activation" else ""
 
     @property
     def layer(self) -> str:

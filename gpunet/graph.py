@@ -78,7 +78,7 @@ class Gate:
         )
         with np.errstate(all="ignore"):
             returned = self._forward(xp, buffer, *self.inputs)
-        self._demand_nothing(returned)
+        self._demand_written(returned, buffer)
         return buffer[()] if out is None else out
 
     def backward(self, grad: Any, out: tuple[Array | None, ...] | None = None) -> tuple[Any, ...]:
@@ -97,7 +97,7 @@ class Gate:
             buffers = tuple(g if g is None else _checked(g, x.shape, dtype) for g, x in pairs)
         with np.errstate(all="ignore"):
             returned = self._backward(xp, grad, *buffers)
-        self._demand_nothing(returned)
+        self._demand_written(returned, *buffers)
         return tuple(g if g is None else g[()] for g in buffers) if out is None else out
 
     def forget(self) -> None:
@@ -115,8 +115,9 @@ class Gate:
         floats = [a.dtype for a in arrays if a.dtype.kind == "f"]
         return np.result_type(*floats) if floats else np.dtype(np.float64)
 
-    def _demand_nothing(self, returned: object) -> None:
-        if returned is not None:
+    def _demand_written(self, returned: object, *buffers: Array | None) -> None:
+        parts = returned if isinstance(returned, tuple) else (returned,)
+        if any(part is not None and all(part is not b for b in buffers) for part in parts):
             raise TypeError(f"{self.op} returns a value where it must write into the buffer given")
 
     def _gradient_buffer(self, xp: Any, index: int) -> Array | None:

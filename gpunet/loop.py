@@ -376,7 +376,8 @@ class _Run:
         ]
         first = self.nets[0]
         self.schema, self.per_epoch = first.data.schema, first.taken.steps
-        self.total, self.joints = len(self.schedule) - 1, {first for first, _ in legs}
+        self.total = len(self.schedule) - 1
+        self.joints = sorted({first for first, _ in legs if first < self.total})
         control.runs_on = first.list.runs_on
         self.lowest, self.stale, self.chain, self.chunk = inf, 0, "", 1
         self.done = self.reported = 0
@@ -413,7 +414,7 @@ class _Run:
     def _due(self) -> int:
         """The step behind which the next report falls due: the last one of each leg has one."""
         start, left = 0, self.reported
-        for end in (*sorted(self.joints), self.total):
+        for end in (*self.joints, self.total):
             count = ceil((end - start) / self.every)
             if left < count:
                 return min(start + (left + 1) * self.every, end)

@@ -17,9 +17,10 @@ import numpy as np
 from gpunet import about, commas, job, memory
 from gpunet.config import Config, Settings, gather
 from gpunet.data import BUILTIN, Source
+from gpunet.device import resolve
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError, warn
 from gpunet.job import METRICS, TIMING, Job, lasting
-from gpunet.loop import FINISHED, Report, Snapshot, steps_an_epoch
+from gpunet.loop import Report, Snapshot, steps_an_epoch
 from gpunet.predict import MODEL_FILE, Model, load
 from gpunet.run import (
     SETTINGS,
@@ -97,7 +98,8 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
 def _for(device: str, config: Config) -> dict[str, Any]:
     """The settings of a run on a device that is named: on one of another kind what depends on it
     is open again, but for numbers of twice the bits, as its checkpoints hold."""
-    if device.partition(":")[0] == config.device.partition(":")[0]:
+    kind = resolve(device).device.kind if device == "auto" else device.partition(":")[0]
+    if kind == config.device.partition(":")[0]:
         return {"device": device}
     kept = ("precision",) if config.precision == "fp64" else ()
     return {"device": device} | dict.fromkeys(set(ON_ANOTHER_DEVICE) - set(kept), "auto")
@@ -127,9 +129,10 @@ def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
         raise UsageError(f"{path}: has no test part", "give DATA that it was not trained on")
     own = source.test if isinstance(part, float) else None
     own = own or job.read(part, settings, folder)
+    schema, kept = reopened.model.schema, np.arange(own.rows)
     if settings.config.drop_missing_target:
-        own = own.take(reopened.model.schema.answered(own))
-    return reopened, own
+        kept = schema.answered(own)
+    return reopened, own.take(schema.counting(own, kept))
 
 
 def places(path: Path | str) -> tuple[str | None, ...]:
@@ -417,11 +420,10 @@ def _extend(resumed: Job, more: str) -> None:
         raise UsageError(f"--epochs {more}: must be + and a number, as +50")
     rows, config, start = resumed.training_rows, resumed.model.config, resumed.start
     per_epoch = steps_an_epoch(config, rows)
-    has_ended = start is not None and start.state["ended"] in FINISHED
-    first = start.step if start is not None and has_ended else resumed.steps
+    first = start.step if start is not None and resumed.is_over else resumed.steps
     added = int(more[1:]) * per_epoch
     memory.check_steps(f"--epochs {more}", first + added)
-    resumed.legs = [*resumed.legs, (first, added)]
+    resumed.legs = [*(leg for leg in resumed.legs if leg[0] < first), (first, added)]
     resumed.identity["legs"] = resumed.legs
     resumed.note_identity()
 

@@ -109,13 +109,6 @@ def test_a_table_of_many_numbers_has_few_bins_each(numbers: int, bins: int) -> N
     assert spaces == ({bins} if bins else set())
 
 
-def test_arrays_have_no_bins() -> None:
-    x, y = np.stack([X, Z], axis=1), TABLE["y"]
-    flags = {**USUAL, "target": (), "numeric_embedding": "piecewise"}
-    planned = job.plan((x, y), flags)
-    assert planned.prepared.schema.layout.bins == 0
-
-
 @pytest.fixture(scope="module", params=["native", "numpy"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if request.param == "native":

@@ -339,7 +339,7 @@ def test_labels_that_training_never_saw():
 )
 def test_gaps_in_the_target(source, message):
     with pytest.raises(DataError, match=message):
-        check_present(source, answers_of(source))
+        check_present(source, answers_of(source), np.arange(source.rows))
 
 
 @pytest.mark.parametrize(

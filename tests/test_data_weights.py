@@ -96,6 +96,23 @@ def test_a_row_of_weight_0_is_as_if_it_was_not_there(tmp_path: Path) -> None:
     assert other.rows == counts.sum()
 
 
+def test_a_row_of_weight_0_needs_no_target() -> None:
+    values = {name: list(cells) for name, cells in VALUES.items()}
+    values["kind"] = [kind if w else "" for kind, w in zip(values["kind"], WEIGHTS)]
+    found = prepare(columns(values), target=("kind",), weight="w")
+    assert sum(part.rows for part in found.parts.values()) == np.count_nonzero(WEIGHTS)
+    values["kind"][int(np.flatnonzero(WEIGHTS)[0])] = ""
+    wanted = f"1 of {np.count_nonzero(WEIGHTS)} values of the target are missing"
+    with pytest.raises(DataError, match=wanted):
+        prepare(columns(values), target=("kind",), weight="w")
+
+
+def test_a_part_of_its_own_has_weights_too() -> None:
+    other = columns({name: VALUES[name] for name in VALUES if name != "w"})
+    with pytest.raises(DataError, match=r"validation part: .*no column w"):
+        prepare(columns(VALUES), target=("kind",), weight="w", validation=other)
+
+
 def test_folds_share_out_the_rows_that_count() -> None:
     w = np.zeros(N)
     w[:12] = 1

@@ -487,6 +487,19 @@ class Squared(Gate):
         return x * x
 
 
+class Doubled(Gate):
+    """A gate that gives back the buffers that it has written."""
+
+    def _forward(self, xp: Any, out: Any, x: Any) -> Any:
+        return xp.multiply(x, 2, out=out)
+
+    def _backward(self, xp: Any, grad: Any, dx: Any) -> Any:
+        return (xp.multiply(grad, 2, out=dx),)
+
+
 def test_a_gate_that_does_not_write_its_value_is_told() -> None:
     with pytest.raises(TypeError, match="squared returns a value where it must write"):
         Squared().forward(3.0)
+    doubled = Doubled()
+    assert doubled.forward(3.0) == 6
+    assert doubled.backward(1.0) == (2,)

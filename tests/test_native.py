@@ -423,9 +423,13 @@ def test_what_cannot_be_had_together_is_refused(settings: dict, message: str) ->
         gather({"split": "columns", **settings})
 
 
-@pytest.mark.parametrize("name", ["activation", "loss"])
-def test_native_loops_of_a_formula_are_refused_before_a_run_is_made(name: str) -> None:
-    formula = {"activation": "x*sigmoid(x)", "loss": "(pred - target)**2"}[name]
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [("activation", "x*sigmoid(x)"), ("activation", "x"), ("loss", "(pred - target)**2")],
+)
+def test_native_loops_of_a_formula_are_refused_before_a_run_is_made(
+    name: str, formula: str
+) -> None:
     with pytest.raises(UsageError, match=f"--kernels native conflicts with a formula as --{name}"):
         auto.set_up(gather({"kernels": "native", name: formula}), Cpu())
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -260,6 +261,10 @@ def test_epochs_are_added_behind_the_last(tmp_path: Path) -> None:
         rerun.resume(path, epochs=f"+{10**18}")
 
 
+def identity_of(path: Path) -> dict[str, Any]:
+    return json.loads((path / "run.json").read_text())
+
+
 def reported(path: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (path / METRICS).read_text().splitlines()]
 
@@ -285,6 +290,35 @@ def test_an_early_stop_is_behind_what_is_added(tmp_path: Path) -> None:
     rerun.resume(path, epochs="+2")
     assert json.loads((path / "summary.json").read_text())["epochs"] == ended["epochs"] + 2
     assert all(not each.wrong for each in rerun.verify(path))
+
+
+def test_an_end_behind_what_was_planned_and_added_counts_no_more(tmp_path: Path) -> None:
+    """Waiting in vain ends a run before the epochs that were added while it was stopped."""
+    path = train(tmp_path / "a", 8, patience=2, lr=0.3, epochs=40)
+    rerun.resume(path, epochs="+5")
+    ended = json.loads((path / "summary.json").read_text())
+    assert ended["ended"] == "patience"
+    last = reported(path)[-1]
+    rerun.resume(path, epochs="+2")
+    assert identity_of(path)["legs"] == [[last, 16]]
+    assert reported(path)[-3:] == [last, last + 8, last + 16]
+    assert json.loads((path / "status.json").read_text())["state"] == "done"
+    assert all(not each.wrong for each in rerun.verify(path))
+
+
+def test_epochs_are_added_behind_those_that_were_never_begun(tmp_path: Path) -> None:
+    path = train(tmp_path / "a")
+    for _ in range(2):
+        planned, _ = rerun.take_up(path, None, "+2")
+        planned.run.close()
+    assert planned.legs == [(48, 16), (64, 16)]
+
+
+def test_the_device_of_a_run_is_its_own_however_it_is_named(tmp_path: Path) -> None:
+    path = train(tmp_path / "a", kernels="numpy", threads=1)
+    for device in ("cpu", "auto"):
+        config = rerun.reopen(path, device=device).settings.config
+        assert (config.kernels, config.threads) == ("numpy", 1)
 
 
 def test_what_is_added_begins_at_the_rate_of_the_schedule(tmp_path: Path) -> None:
@@ -430,6 +464,15 @@ def test_rows_held_out_without_a_target_are_as_in_training(tmp_path: Path) -> No
     (data := tmp_path / "t.csv").write_text("a,b,y\n" + "".join(lines))
     (test := tmp_path / "u.csv").write_text("a,b,y\n1,2,\n" + "".join(lines[:20]))
     more = {"test": str(test), "drop_missing_target": True}
+    gpunet.train(data, "y", out=tmp_path / "a", **{**SETTINGS, **more})
+    assert rerun.held_out(tmp_path / "a")[1].rows == 20
+
+
+def test_rows_held_out_of_weight_0_are_as_in_training(tmp_path: Path) -> None:
+    lines = [f"{i % 7},{i % 5},{i % 2},{1 + i % 3}\n" for i in range(60)]
+    (data := tmp_path / "t.csv").write_text("a,b,y,w\n" + "".join(lines))
+    (test := tmp_path / "u.csv").write_text("a,b,y,w\n1,2,9,0\n" + "".join(lines[:20]))
+    more = {"test": str(test), "weight": "w", "task": "binary"}
     gpunet.train(data, "y", out=tmp_path / "a", **{**SETTINGS, **more})
     assert rerun.held_out(tmp_path / "a")[1].rows == 20
 

@@ -290,7 +290,7 @@ def _check(cut: Cut, name: str) -> None:
         raise DataError(
             f"{name}: line {line:,} has {counted(cells, 'cell')}, line {cut.lines[0][0]:,} has "
             f"{cut.cells:,}",
-            f"if that is a title, {TITLES}" if cut.cells == 1 else None,
+            f"if line {cut.lines[0][0]:,} is a title, {TITLES}" if cut.cells == 1 else None,
         )
     width, line = cut.widest
     if width > MAX_CELL:

@@ -381,21 +381,29 @@ def _with_target(
 ) -> tuple[tuple[Answer, ...], np.ndarray, list[str]]:
     """The targets, the rows that have them and count at all, and notes of the others."""
     answers = read_answers(source, targets, task in CLASSES)
-    gone = unanswered(answers)
-    kept = np.flatnonzero(~gone)
-    if not drop_missing or len(kept) == 0:
-        check_present(source, answers)
+    kept = _kept(source, answers, drop_missing, weight)
     names = listed(answer.name for answer in answers)
-    lost = len(gone) - len(kept)
-    notes = [f"left out {counted(lost, 'row')} without {names}"] if lost else []
+    gone = int(np.count_nonzero(unanswered(answers))) if drop_missing else 0
+    notes = [f"left out {counted(gone, 'row')} without {names}"] if gone else []
     notes += [answer.note for answer in answers if answer.note]
-    answered, kept = len(kept), counting(source, weight, kept)
-    if nothing := answered - len(kept):
+    if nothing := source.rows - gone - len(kept):
         notes.append(f"left out {counted(nothing, 'row')} of which {weight} is 0")
     if len(kept) < 2:
         which = "with a target" if weight is None else f"with a target and a {weight} above 0"
         raise DataError(f"{source.title}: one row {which}; wanted 2 or more")
     return answers, kept, notes
+
+
+def _kept(
+    source: Source, answers: tuple[Answer, ...], drop_missing: bool, weight: str | None
+) -> np.ndarray:
+    """The rows that count, all of which have a target; raises DataError where one has none."""
+    kept = np.flatnonzero(~unanswered(answers))
+    if drop_missing and len(kept):
+        return counting(source, weight, kept)
+    counts = counting(source, weight, np.arange(source.rows))
+    check_present(source, answers, counts)
+    return counts
 
 
 def _shares(
@@ -687,13 +695,11 @@ def _other_parts(
 
 def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool) -> Dataset:
     try:
+        target = schema.target
         if source.table is not None:
-            check_columns(source, schema.target.names)
-        answers = read_answers(source, schema.target.names, schema.target.task in CLASSES)
-        kept = np.flatnonzero(~unanswered(answers))
-        if len(kept) < source.rows and (not drop_missing or len(kept) == 0):
-            check_present(source, answers)
-        kept = counting(source, schema.target.weight, kept)
+            check_columns(source, [*target.names, *filter(None, [target.weight])])
+        answers = read_answers(source, target.names, target.task in CLASSES)
+        kept = _kept(source, answers, drop_missing, target.weight)
         x, _ = schema.encode_rows(source, kept)
         y = encode_answers(schema.target, source, answers, kept, schema.target_dtype)
         return Dataset(x, y, schema.encode_weight(source, kept, part))

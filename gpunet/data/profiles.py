@@ -108,7 +108,7 @@ def _said(name: str, *notes: str | None) -> str:
 def _task(source: Source, target: tuple[str, ...]) -> str:
     try:
         answers = read_answers(source, target)
-        check_present(source, answers)
+        check_present(source, answers, np.arange(source.rows))
         task, reason = choose_task(answers, "auto", source.has_codes)
         found = doubts(answers, task, source.table is None)
         return "; ".join((f"target: {task}, {reason}", *found))

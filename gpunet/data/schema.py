@@ -31,7 +31,7 @@ from gpunet.data.targets import (
     read_answers,
     unanswered,
 )
-from gpunet.data.weights import read_weights, scaled
+from gpunet.data.weights import counting, read_weights, scaled
 from gpunet.data.words import HEADERLESS, closest, like_data, listed, option
 from gpunet.errors import DataError, ModelInvalid
 from gpunet.sizes import counted
@@ -164,8 +164,8 @@ class Schema:
         labels, no target at all."""
         answers = self._answers(source)
         if rows is None:
-            check_present(source, answers)
             rows = np.arange(source.rows)
+            check_present(source, answers, rows)
         return encode_answers(self.target, source, answers, rows, self.target_dtype)
 
     def answered(self, source: Source) -> np.ndarray:
@@ -186,6 +186,10 @@ class Schema:
                 said = f"{source.title}: {answer.name} has no value in any row"
                 raise DataError(said, "gpunet predict needs none")
         return answers
+
+    def counting(self, source: Source, rows: np.ndarray) -> np.ndarray:
+        """Of some rows those that have a weight above 0, or all where training had no weights."""
+        return counting(self.read_so(source), self.target.weight, rows)
 
     def encode_weight(self, source: Source, rows: np.ndarray, part: str) -> np.ndarray | None:
         """The weights (n,) of some rows, of mean 1; None where training had none.

@@ -4,8 +4,7 @@ that are one, however files write them."""
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +21,8 @@ THOUSANDS = r"[1-9]\d{0,2}(,\d{3})+(\.\d*)?"
 DECIMALS = r"(\d+|\d{1,3}(\.\d{3})+),\d+"
 AMOUNT = rf"({THOUSANDS}|{DECIMALS}|\d+\.?\d*|\.\d+)"
 TRUTHS = ("true", "false")
+PLAIN = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
+"""Numbers as files write what is whole: 01 and 1e2 are codes."""
 CURRENCIES, MINUSES = "$€£¥", "−–"
 SIGN = rf"[+\-{MINUSES}]?"
 SIGNS = {
@@ -122,8 +123,7 @@ def places(own: Sequence[Label], wanted: Sequence[Label]) -> np.ndarray:
 
 def _meaning(label: Label) -> Decimal | str:
     text = str(label)
-    with suppress(InvalidOperation):  # an exponent beyond 10^18
-        if is_number(number := text.strip()):
-            return Decimal(number)  # float64 takes long whole numbers for one
+    if PLAIN.fullmatch(number := text.strip()):
+        return Decimal(number)  # float64 takes long whole numbers for one
     truth = text.casefold()
     return truth if truth in TRUTHS else text

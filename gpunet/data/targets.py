@@ -215,15 +215,15 @@ def unanswered(answers: tuple[Answer, ...]) -> np.ndarray:
     return found
 
 
-def check_present(source: Source, answers: tuple[Answer, ...]) -> None:
-    """Raise DataError when any value is missing."""
+def check_present(source: Source, answers: tuple[Answer, ...], rows: np.ndarray) -> None:
+    """Raise DataError when any value of some rows is missing."""
     for answer in answers:
-        gone = np.flatnonzero(answer.missing)
-        if len(gone) == len(answer.codes):
+        gone = rows[answer.missing[rows]]
+        if len(gone) == len(rows):
             raise DataError(f"{answer.name}: no value in any row; nothing to learn from")
         if len(gone):
             raise DataError(
-                f"{answer.name}: {len(gone):,} of {len(answer.codes):,} values of the target are "
+                f"{answer.name}: {len(gone):,} of {len(rows):,} values of the target are "
                 f"missing ({source.row(int(gone[0]))})",
                 "leave those rows out with --drop-missing-target",
             )

@@ -111,17 +111,17 @@ def gelu(y: Array, work: Work) -> None:
 
 
 def gelu_slope(s: Array, y: Array, out: Array, work: Work) -> None:
-    """g * (1 + x * 2u' * (1 - g)), g = sigmoid(2u), u' = c * (1 + 3 * 0.044715 x²)."""
+    """g + x * 2u' * g * (1 - g), g = sigmoid(2u), u' = c * (1 + 3 * 0.044715 x²)."""
     g, rest = _gelu_share(s, work[0]), work[1]
     np.multiply(s, s, out=out)
     np.multiply(out, 3 * GELU_CUBE, out=out)
     np.add(out, 1, out=out)
     np.subtract(1, g, out=rest)
+    np.multiply(rest, g, out=rest)
     np.multiply(out, rest, out=out)
     np.multiply(out, s, out=out)
     np.multiply(out, 2 * GELU_SCALE, out=out)
-    np.add(out, 1, out=out)
-    np.multiply(out, g, out=out)
+    np.add(out, g, out=out)
 
 
 def silu(y: Array, work: Work) -> None:

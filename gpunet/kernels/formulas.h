@@ -269,7 +269,7 @@ HD T f_gelu(T a) { return a * f_sigmoid(gelu_inner(a)); }     // (1 + tanh(u)) /
 HD T f_gelu_grad(T g, T a, T y) {
     Logistic part = logistic(gelu_inner(a));
     T slope = 2 * GELU_SCALE * (1 + 3 * GELU_CUBE * a * a);
-    return g * (part.share * (1 + a * (slope * part.rest)));
+    return g * (part.share + a * (slope * (part.share * part.rest)));
 }
 
 HD T f_silu(T a) { return a * f_sigmoid(a); }
