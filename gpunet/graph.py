@@ -108,7 +108,7 @@ class Gate:
     def _forward(self, xp: Any, out: Array, *inputs: Array) -> object:
         raise NotImplementedError
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> object:
+    def _backward(self, xp: Any, grad: Array, *grads: Any) -> object:
         raise NotImplementedError
 
     def _dtype(self, arrays: tuple[Array, ...]) -> Any:
