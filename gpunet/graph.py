@@ -260,7 +260,8 @@ class Graph:
         chosen = set(nodes)
         members = [node for node in self.nodes if node in chosen]
         last = self._only_exit(members)
-        outside = _unique(i for node in members for i in node.inputs if i not in chosen)
+        taken = (i for node in members for i in node.inputs)
+        outside = list(dict.fromkeys(i for i in taken if i not in chosen))
         if any(self.nodes.index(node) > self.nodes.index(last) for node in outside):
             raise ValueError(f"the group would need what is computed from {last.name}")
         if name in {node.name for node in self.nodes if node not in chosen}:
@@ -371,10 +372,6 @@ def _connected(members: list[Node]) -> bool:
         reached.update(fresh)
         frontier.extend(fresh)
     return len(reached) == len(members)
-
-
-def _unique(nodes: Iterable[Node]) -> list[Node]:
-    return list(dict.fromkeys(nodes))
 
 
 def _only_index(node: Node, members: list[Node]) -> bool:
