@@ -239,13 +239,10 @@ class Program:
     def _move_at_once(self) -> None:
         """Have products of weights' gradients call the update."""
         (update,) = self.whole
-        place = next(i for i, each in enumerate(self.operations) if self._runs(each, update.name))
-        shared = self.program.shared
+        function, shared = self._function(update.name), self.program.shared
+        operation = next(each for each in self.operations if each.function == function)
         shared.move = self._function(f"{update.name}_move")
-        shared.moved = ctypes.addressof(self.operations[place].call)
-
-    def _runs(self, operation: _Operation, name: str) -> bool:
-        return operation.function == self._function(name)
+        shared.moved = ctypes.addressof(operation.call)
 
     def _room(self) -> int:
         """Elements of scratch a lane: a block of a gradient, what is summed over some rows, or some
