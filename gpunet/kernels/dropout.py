@@ -107,14 +107,10 @@ def _lanes(generator: np.random.Philox, count: int) -> Array:
     return words.astype("<u8", copy=False).view("<u2")
 
 
-def _grid(x: Array, *rest: Any) -> tuple[int]:
-    return (min(ceil(x.size / (LANES * THREADS)), 65_536),)
-
-
 register(
     dropout,
     "mask.h dropout.cu",
     outputs="y",
     typed_by="x",
-    stages=(Stage("dropout", _grid),),
+    stages=(Stage("dropout", lambda x, *rest: (min(ceil(x.size / (LANES * THREADS)), 65_536),)),),
 )

@@ -138,10 +138,6 @@ def _spread(row: Array, like: Array, dtype: np.dtype) -> Array:
     return np.broadcast_to(row.astype(dtype), (tile, like.shape[1])).copy()
 
 
-def _owners(grad: Array, index: Array, dx: Array) -> tuple[int, int]:
-    return min(grad.shape[0], 65_536), *column_strips(grad)
-
-
 register(
     gather,
     "rows.cu",
@@ -176,7 +172,7 @@ register(
     sizes=lambda grad, index, dx: (*shape2(grad), len(dx)),
     stages=(
         Stage("clear_rows", lambda grad, index, dx: per_element(dx)),
-        Stage("scatter_add", _owners),
+        Stage("scatter_add", lambda grad, *rest: (min(len(grad), 65_536), *column_strips(grad))),
     ),
 )
 register(

@@ -1,7 +1,6 @@
 """A factor for each column: y = x * scale, with the gradients of both."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -40,10 +39,6 @@ def scale_backward(
     return run
 
 
-def _work(grad: Array, *rest: Any) -> int:
-    return max(tile_size(grad), column_chunks(grad) * grad.shape[1])
-
-
 register(
     scale_forward,
     "scale.cu",
@@ -57,5 +52,5 @@ register(
     outputs="dx dscale",
     typed_by="grad",
     stages=(Stage("scale_backward", column_tiles), Stage("fold_scale", column_folds)),
-    work=_work,
+    work=lambda grad, *rest: max(tile_size(grad), column_chunks(grad) * grad.shape[1]),
 )
