@@ -29,7 +29,7 @@ from gpunet.errors import (
     UsageError,
     WriteError,
 )
-from gpunet.options import LIST, Command, Group, meant, takes_settings
+from gpunet.options import DEBUG, LIST, Command, Group, meant, takes_settings
 from gpunet.sizes import counted, shown
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ SAVING = [getattr(signal, n) for n in ("SIGUSR1",) if hasattr(signal, n)]
 @app.callback(cls=Group, invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks.")] = False,
 ) -> None:
     if version:
         from gpunet import __version__
@@ -706,7 +706,7 @@ def _usage(fault: Any) -> str:
 
 
 def _fail(fault: BaseException, message: str, code: int) -> int:
-    if "--debug" in sys.argv[1:]:
+    if DEBUG in sys.argv[1:]:
         import traceback
 
         traceback.print_exception(fault)
@@ -866,6 +866,7 @@ def _repeat(
     from gpunet.run import Run
 
     asked = repeats.asked(data, flags, config, seeds, cv, out)
+    Run.check(asked[0].out)
     found = repeats.Repeats(repeats.kind(seeds, cv))
     told: set[str] = set()
     try:

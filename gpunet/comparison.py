@@ -139,7 +139,7 @@ def _check_unseen(data: Any, source: Source, runs: tuple[Path | str, Path | str]
 def _test_rows(run_a: Path | str, run_b: Path | str, device: str) -> Source:
     """The test part of both, which neither has seen."""
     (a, source), (b, _) = (rerun.held_out(run, device) for run in (run_a, run_b))
-    if a.identity["data"] != b.identity["data"]:
+    if not _is_one(a.identity["data"], b.identity["data"]):
         raise UsageError("the runs are of different data", "give DATA that neither has seen")
     own = [job.prepared.rows.get("test") for job in (a, b)]
     if own[0] is not None and own[1] is not None:
@@ -147,7 +147,8 @@ def _test_rows(run_a: Path | str, run_b: Path | str, device: str) -> Source:
             _check_rows(job, run, test)
         return source.take(np.flatnonzero(np.isin(own[0], own[1])))
     places = [location(job.settings.config.test, job.identity["folder"]) for job in (a, b)]
-    if own[0] is not None or own[1] is not None or places[0] != places[1]:
+    is_alike = places[0] == places[1] or _is_one(*places)  # none is of a set that brings its own
+    if own[0] is not None or own[1] is not None or not is_alike:
         raise DataError("the runs have different test parts", "give DATA that neither has seen")
     return source
 

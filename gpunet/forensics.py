@@ -145,10 +145,10 @@ def find(
     return found
 
 
-def unmoved(before: np.ndarray, after: np.ndarray, name: str) -> Place | None:
-    """The first weight of an array that an update left alone, where others moved."""
-    still = before == after
-    if not still.any() or still.all():
+def unmoved(before: np.ndarray, after: np.ndarray, grad: np.ndarray, name: str) -> Place | None:
+    """The first weight of an array that an update left alone though it has a gradient."""
+    still = (before == after) & (grad != 0)
+    if not still.any():
         return None
     index = np.unravel_index(int(still.argmax()), still.shape)
     count = int(still.sum())

@@ -596,7 +596,8 @@ class _Run:
         net.list.run()
         after = net.store.weights()
         net.load(kept)
-        found = (forensics.unmoved(before[name], after[name], name) for name in net.store.views)
+        grads = {name: node.grad for name, node in net.network.graph.parameters.items()}
+        found = (forensics.unmoved(before[n], after[n], grads[n], n) for n in net.store.views)
         return next((place for place in found if place is not None), None)
 
     def _epoch_of(self, step: int) -> int:

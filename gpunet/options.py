@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, fields
+from difflib import get_close_matches
 from inspect import Parameter, Signature, signature
 from shlex import quote
 from typing import Annotated, Any, get_args
@@ -29,6 +30,8 @@ WHOLE = 1000
 NARROW, WIDE = 60, 100
 """Columns of a terminal: below the first the help says what an option means under its name, and
 above the second it leaves the rest free."""
+DEBUG = "--debug"
+"""An option of gpunet itself, which may stand behind a command as well."""
 
 
 class Command(TyperCommand):
@@ -54,6 +57,7 @@ class Command(TyperCommand):
         return super().get_short_help_str(WHOLE)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args = [word for word in args if word != DEBUG]
         values = _once(self, ctx, args)
         try:
             return super().parse_args(ctx, args)
@@ -77,6 +81,13 @@ class Group(TyperGroup):
             raise typer.Exit(UsageError.exit_code)
         _once(self, ctx, args)
         return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            near = get_close_matches(args[0], self.commands, 1)
+            hint = f"did you mean {near[0]}?" if near else f"{ctx.command_path} --help lists them"
+            raise UsageError(f"no such command: {args[0]}", hint)
+        return super().resolve_command(ctx, args)
 
 
 def _width() -> int:

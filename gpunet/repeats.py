@@ -109,7 +109,8 @@ def asked(
     cv: int | None,
     out: Path | str | None,
 ) -> list[Repeat]:
-    """The jobs that `seeds` or `cv` stand for, their settings checked and their directories free.
+    """The jobs that `seeds` or `cv` stand for, their settings checked, and their directories free
+    where they are named.
 
     With `out` each has its own: NAME-seed0, … or NAME-fold1, …
     """
@@ -131,7 +132,8 @@ def asked(
     ]
     for each in found:
         job.settle(source, each.flags, file)
-        Run.check(each.out)
+        if each.out is not None:
+            Run.check(each.out)
     return found
 
 
@@ -155,7 +157,7 @@ def repeat(
     repeats = asked(source, flags, config, seeds, cv, out)
     found = Repeats(kind(seeds, cv))
     told: set[str] = set()
-    begun = Path.cwd()  # `on_report` may go elsewhere
+    begun = _here()  # `on_report` may go elsewhere
     for each in repeats:
         folder = Path() if files.is_same(Path(), begun) else begun
         planned = job.plan(source, each.flags, config and folder / config, folder)
@@ -170,3 +172,11 @@ def repeat(
         warn(f"{each.label}: {text}" for text in summary["warnings"] if text not in told)
         found.models.append(planned.model)
     return found
+
+
+def _here() -> Path:
+    """The working directory, whole unless it is gone."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path()

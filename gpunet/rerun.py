@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import about, commas, job, memory
-from gpunet.config import Settings, gather
+from gpunet.config import Config, Settings, gather
 from gpunet.data import BUILTIN, Source
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError, warn
 from gpunet.job import METRICS, TIMING, Job, lasting
@@ -75,19 +75,32 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
         _check_there(
             path, source, "bring them back; resume and verify take DATA where they are now"
         )
-    flags: dict[str, Any] = {}
-    if device is not None:
-        flags = {"device": device} | dict.fromkeys(ON_ANOTHER_DEVICE, "auto")
-    _settings(path)
+    config = _settings(path).config
+    for name in ("validation", "test"):
+        part = getattr(config, name)
+        if isinstance(part, str) and (place := job.location(part, found["folder"])):
+            _check_there(path, place, "bring it back", f"its --{name} file is")
+    flags = {} if device is None else _for(device, config)
     try:
         reopened = job.plan(source, flags, path / SETTINGS, found["folder"])
     except OutOfMemory as fault:  # its settings are what they were
         raise OutOfMemory(fault.message, "free memory, or use --device cpu") from fault
     reopened.prepared = reopened.prepared.with_reason(found["task_reason"])
     reopened.model = replace(reopened.model, schema=reopened.prepared.schema)
+    if device is None:
+        reopened.choice = replace(reopened.choice, reason="the run's own")
     reopened.name, reopened.identity = found["name"], found
     reopened.legs = [(first, steps) for first, steps in found["legs"]]
     return reopened
+
+
+def _for(device: str, config: Config) -> dict[str, Any]:
+    """The settings of a run on a device that is named: on one of another kind what depends on it
+    is open again, but for numbers of twice the bits, as its checkpoints hold."""
+    if device.partition(":")[0] == config.device.partition(":")[0]:
+        return {"device": device}
+    kept = ("precision",) if config.precision == "fp64" else ()
+    return {"device": device} | dict.fromkeys(set(ON_ANOTHER_DEVICE) - set(kept), "auto")
 
 
 def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
@@ -156,10 +169,10 @@ def _with_target(path: Path, source: Source) -> Source:
     return replace(source, target=names)
 
 
-def _check_there(path: Path, place: str, hint: str) -> None:
+def _check_there(path: Path, place: str, hint: str, what: str = "its data are") -> None:
     """Refuse a run whose data have moved."""
     if place not in BUILTIN and not os.path.exists(place):
-        raise InputMissing(f"{path}: its data are no longer at {place}", hint)
+        raise InputMissing(f"{path}: {what} no longer at {place}", hint)
 
 
 def _settings(path: Path) -> Settings:
@@ -209,7 +222,7 @@ def take_up(
         notes = _differences(resumed, held.path)
         if notes and not allow_inexact:
             raise ModelInvalid(notes[0], "--allow-inexact goes on all the same")
-        notes += _surroundings(resumed)
+        notes += [f"not bit for bit: {what}" for what in _unlike(resumed, held.path)]
         notes += _take_newest(resumed)
         if more is not None:
             _extend(resumed, more)
@@ -254,7 +267,7 @@ def _compare(
     again = reopen(path, data, device)
     if changed := _differences(again, path):
         raise ModelInvalid(changed[0], "bring back what the run was trained with")
-    unlike = "; ".join(_unlike(again))
+    unlike = "; ".join(_unlike(again, path))
     if not unlike and not is_whole:
         again.start = _before(again, path, wanted[0]["step"])
     name = again.choice.device.name
@@ -321,13 +334,11 @@ def _differences(resumed: Job, path: Path) -> list[str]:
     return notes
 
 
-def _surroundings(resumed: Job) -> list[str]:
+def _unlike(again: Job, path: Path) -> list[str]:
     """What else differs from the first day, which bits may follow from."""
-    return [f"not bit for bit: {what}" for what in _unlike(resumed)]
-
-
-def _unlike(again: Job) -> list[str]:
-    here, there = about.environment(again.choice.device), again.identity["environment"]
+    here, there = about.environment(again.choice.device), dict(again.identity["environment"])
+    for found, settings in ((here, again.settings), (there, _settings(path))):
+        found["precision"] = settings.config.precision
     differing = [name for name in sorted(here.keys() | there) if here.get(name) != there.get(name)]
     return [f"{n} is {here.get(n)}, was {there.get(n)}" for n in differing]
 

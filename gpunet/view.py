@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,20 +38,20 @@ MARKS = {"…": "...", "→": "->", "·": "|", "–": "-", "×": "x", "µ": "u",
 
 def out() -> Console:
     """The console of results: markup and highlighting off."""
-    return Console(markup=False, highlight=False, emoji=False)
+    return _console()
 
 
 def err() -> Console:
     """The console of talk; live pieces only where stderr is a terminal."""
     live, file = _is_terminal(), None if sys.stderr is None else _Talk(sys.stderr)
-    return Console(
-        stderr=True,
-        file=file,  # type: ignore[arg-type]
-        markup=False,
-        highlight=False,
-        emoji=False,
-        force_interactive=live,
-    )
+    return _console(stderr=True, file=file, force_interactive=live)
+
+
+def _console(**more: Any) -> Console:
+    made = Console(markup=False, highlight=False, emoji=False, **more)
+    if made.is_dumb_terminal:  # rich takes it to have 80 columns
+        made.size = shutil.get_terminal_size()
+    return made
 
 
 class _Talk:
@@ -441,13 +442,14 @@ def duration(seconds: float) -> str:
 
 
 class Training:
-    """A run while it goes: a live bar on a terminal, else a plain line a report."""
+    """A run while it goes: a live bar on a terminal that can move lines, else a plain line a
+    report."""
 
     def __init__(self, steps: int, metric: str, quiet: bool) -> None:
         self.metric, self.quiet = metric, quiet
         self.console = err()
-        self.live = self.console.is_terminal and not quiet
-        self.bar = _bar(self.console, steps) if self.live else None
+        live = self.console.is_terminal and not self.console.is_dumb_terminal and not quiet
+        self.bar = _bar(self.console, steps) if live else None
 
     def __enter__(self) -> "Training":
         if self.bar is not None:

@@ -401,7 +401,10 @@ def test_without_a_command_the_help_is_printed_as_it_is(arguments: list[str], ca
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "No such command 'trian'. Did you mean 'train'?"),
+        (["trian"], r"no such command: trian; did you mean train\?$"),
+        (["help"], "no such command: help; gpunet --help lists them$"),
+        (["data", "lits"], r"no such command: lits; did you mean list\?$"),
+        (["data", "help"], "no such command: help; gpunet data --help lists them$"),
         (["train", "penguins", "--epochz", "3"], "no such option: --epochz; did you mean --epochs"),
         (["train", "penguins", "--lerning-rate", "1"], "--lerning-rate; did you mean --lr"),
         (["train", "penguins", "--n_epochs=3"], "did you mean --epochs"),
@@ -934,8 +937,11 @@ def test_stdin_and_stdout_are_dashes() -> None:
     assert json.loads(out)["rows"]["train"] > 0
 
 
-def test_debug_shows_the_traceback() -> None:
-    running = process("--debug", "train", "nothing.csv", "-t", "y")
+@pytest.mark.parametrize("place", [0, 1, 5])
+def test_debug_shows_the_traceback_wherever_it_stands(place: int) -> None:
+    arguments = ["train", "nothing.csv", "-t", "y"]
+    arguments.insert(place, "--debug")
+    running = process(*arguments)
     _, err = running.communicate(timeout=20)
     assert running.returncode == 66
     assert "Traceback" in err

@@ -172,6 +172,17 @@ def test_a_link_is_the_place_itself_whatever_it_holds_by_now(runs: Path, tmp_pat
         assert comparison.seen_by(runs / "good", place, read(table(300, 1))) == how
 
 
+def test_a_link_to_the_data_or_to_the_test_part_is_the_same(runs: Path, tmp_path: Path) -> None:
+    for name in ("t.parquet", "new.parquet"):
+        (tmp_path / name).symlink_to(runs / name)
+    named = {"features": ("a", "b"), **SHORT, "epochs": 1}
+    test = {"whole": {}, "own": {"test": str(tmp_path / "new.parquet")}}
+    for out, more in test.items():
+        gpunet.train(tmp_path / "t.parquet", "y", out=tmp_path / out, **named, **more)
+    assert comparison.compare(runs / "good", tmp_path / "whole").rows == 90
+    assert comparison.compare(runs / "with_file", tmp_path / "own").rows == 300
+
+
 def test_evaluate_warns_of_a_copy_of_the_training_data(runs: Path, tmp_path: Path, capsys) -> None:
     shutil.copy(runs / "t.parquet", tmp_path / "copy.parquet")
     for data, is_seen in ((tmp_path / "copy.parquet", True), (runs / "new.parquet", False)):

@@ -72,6 +72,18 @@ def test_a_given_delimiter_is_used():
             csv("a,b\n1,2\n", delimiter=wrong)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_first_line_may_name_the_delimiter(end):
+    text = end.join(["sep=;", "a;b", "1;2,5", "3;4", ""])
+    source = csv(text)
+    assert rows(text) == [("1", "2,5"), ("3", "4")]
+    assert [source.row(i) for i in range(2)] == ["row 3", "row 4"]
+    assert csv(text, header=False).row(0) == "row 2"
+    assert csv(text.replace(",", ""), delimiter=",").columns == ["a;b"]
+    with pytest.raises(DataError, match="no rows, the file is empty"):
+        csv("sep=;")
+
+
 def test_without_a_header_columns_are_numbered_and_rows_begin_at_one():
     source = csv("1,2\n3,4\n", header=False)
     assert source.columns == ["c1", "c2"]
@@ -114,7 +126,13 @@ def test_blank_lines_move_row_numbers():
         ),
         ("1,1,x\n1,2,3\n", "more than once: 1$"),
         ("1,1,2.5\n1,2,3\n", "more than once: 1; the first line looks like data; --no-header"),
-        (",a,\n0,1,2\n", "column 1 has no name; name it in the first line, or remove"),
+        (",a,\n0,1,2\n", "1 has no name; remove the lines .*, or name them in the first line$"),
+        ("Title,,,\n\na,b,c,d\n", "column 2 has no name; remove the lines above the one that n"),
+        (
+            "a,b,,\n1,2,,\n",
+            'remove the lines .*, or name them .*, or remove the "," at the end of every line$',
+        ),
+        ("Title\n\na,b\n1,2\n", "line 3 has 2 cells, line 1 has 1; if that is a title, remove the"),
         (",2.5,3.5\n1,2,3\n", "column 1 has no name; the first line looks like data; --no-header"),
         ('""\n1\n', "column 1 has no name; name it in the first line"),
         ("a,b\n1,2\x00\n", "line 2 holds a NUL byte"),

@@ -125,7 +125,7 @@ def test_text_in_other_encodings_is_named():
     for encoding in ("utf-16", "utf-16-be"):
         with pytest.raises(DataError, match=r"UTF-16.*iconv -f utf-16"):
             files.check_text("a,b\n1,2\n".encode(encoding), "t")
-    with pytest.raises(DataError, match=r"line 2, byte 9 is 0xe9, which is not UTF-8.*latin1"):
+    with pytest.raises(DataError, match=r"line 2, byte 9 is 0xe9, which is not UTF-8.*cp1252 -t"):
         files.check_text("a,b\n1,caf\xe9\n".encode("latin-1"), "t")
 
 

@@ -146,10 +146,13 @@ def test_weights_that_an_update_cannot_move() -> None:
     before = np.arange(6.0).reshape(2, 3)
     after = before + 1
     after[1, 1] = before[1, 1]
-    place = forensics.unmoved(before, after, "hidden1.weight")
+    grad = np.ones_like(before)
+    place = forensics.unmoved(before, after, grad, "hidden1.weight")
     assert place is not None
     assert (place.stage, place.index, place.count) == ("update", (1, 1), 1)
-    assert forensics.unmoved(before, before + 1, "hidden1.weight") is None
+    assert forensics.unmoved(before, before + 1, grad, "hidden1.weight") is None
+    grad[1, 1] = 0  # as of a unit that gives nothing
+    assert forensics.unmoved(before, after, grad, "hidden1.weight") is None
 
 
 def test_a_first_step_is_looked_at_with_its_dropout() -> None:

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 KERNELS = SCRIPTS.parent / "gpunet" / "kernels"
@@ -14,7 +17,7 @@ case "$*" in
   *gpu_table.py*) exec {python} "$@" ;;
   *version*) exit 1 ;;
   *-m\ pip*) echo "installed: $*" ;;
-  *-m\ pytest*) echo "3 failed, 2 passed"; exit {code} ;;
+  *-m\ pytest*) echo "tests: $PYTEST_ADDOPTS $*"; echo "3 failed, 2 passed"; exit {code} ;;
   *info*--bench*) echo '{{"bench": {{}}}}' ;;
   *agree.py*) exec sleep {sleep} ;;
   *) echo "ran: $*" ;;
@@ -27,14 +30,17 @@ AGREED = [
 ]
 
 
-def check(tmp_path: Path, code: int = 0, sleep: int = 0) -> subprocess.CompletedProcess[str]:
+def check(
+    tmp_path: Path, code: int = 0, sleep: int = 0, **limits: str
+) -> subprocess.CompletedProcess[str]:
     stub = tmp_path / "python"
     stub.write_text(STUB.format(python=sys.executable, code=code, sleep=sleep))
     stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / "tomli_w-1.0-py3-none-any.whl").touch()
     more = {"PYTHON": stub, "OUT": tmp_path / "out", "WHEELS": tmp_path / "wheels"}
-    env = {**os.environ, **{name: str(each) for name, each in more.items()}, "LIMITS": "9 1 9 9"}
+    env = {**os.environ, **{name: str(each) for name, each in more.items()}, "LIMITS": "9 9 9 9"}
+    env |= {"PYTEST_ADDOPTS": "--theirs", **limits}
     command = ["bash", str(SCRIPTS / "gpu_check.sh")]
     return subprocess.run(command, env=env, capture_output=True, text=True)
 
@@ -56,12 +62,19 @@ def test_every_part_is_run_and_told(tmp_path: Path) -> None:
     assert found.keys() == {"device", "tests", "agreement", "speed", "benchmark", "all"}
     assert "ok" in found["tests"]
     assert "2 passed" in found["tests"]
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("tests: "))
+    assert re.match(r"tests: -n \d+ --theirs ", line)  # the stub says that pytest-xdist is there
+    files = [each for each in line.split() if each.endswith(".py")]
+    assert files[0] == "tests/test_persistent.py"
+    assert {*files} == {f"tests/{each.name}" for each in Path(__file__).parent.glob("test_*.py")}
     assert "scripts/bench.py --device cuda --quick" in found["benchmark"]
     assert json.loads((tmp_path / "out" / "speed.json").read_text()) == {"bench": {}}
 
 
-def test_what_fails_or_takes_too_long_is_seen(tmp_path: Path) -> None:
-    done = check(tmp_path, code=1, sleep=5)
+@pytest.mark.parametrize("limits", [{"LIMITS": "9 1 9 9"}, {"MOST": "0"}], ids=str)
+def test_what_fails_or_takes_too_long_is_seen(tmp_path: Path, limits: dict[str, str]) -> None:
+    """A part by itself, or all of them."""
+    done = check(tmp_path, code=1, sleep=5, **limits)
     assert done.returncode == 6
     found = table(done.stdout)
     assert "exit 1" in found["tests"]

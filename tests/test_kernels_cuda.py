@@ -16,8 +16,9 @@ from kernel_check import Case, check
 from nvrtc import nvrtc
 
 from gpunet.device import Device
-from gpunet.device.cpu import available_cores
-from gpunet.kernels import REGISTRY, Kernel, dropout
+from gpunet.device.cpu import Cpu, available_cores
+from gpunet.errors import Unavailable
+from gpunet.kernels import REGISTRY, Kernel, dropout, tiles
 from gpunet.kernels.registry import C_TYPES, Stage, source_text
 
 KERNELS = kernels_and_dtypes()
@@ -111,6 +112,65 @@ def test_a_grid_that_is_capped_strides_over_the_rest(blocks: int):
             few = replace(case.kernel, stages=stages)
             check(replace(case, kernel=few), "float32", runner(few, Emulated()))
     assert found == STRIDING
+
+
+class Grids(Cpu):
+    """Runs nothing, but keeps the grids of launches."""
+
+    def __init__(self) -> None:
+        super().__init__("numpy")
+        self.grids: list[tuple[int, ...]] = []
+
+    def launcher(self, source: str, entry: str):
+        return lambda grid, *given: self.grids.append(grid)
+
+
+def wide(dtype: str, *shape: int) -> np.ndarray:
+    """An array whose numbers all lie in one place."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def test_a_matrix_that_is_too_wide_for_a_grid_is_an_error():
+    """Rows that are added strip by strip take any width."""
+    device, scale, add = Grids(), REGISTRY["scale_forward"], REGISTRY["scatter_add"]
+    for columns in (2_097_120, 2_097_121):
+        x, row, index = wide("float32", 300, columns), wide("float32", columns), wide("int32", 300)
+        add.bind(device, x, index, x)()
+        if columns % 32 == 0:
+            scale.bind(device, x, row, x)()
+    assert max(grid[1] for grid in device.grids if len(grid) > 1) == 65_535
+    with pytest.raises(Unavailable, match="65,536 strips of columns, a GPU takes 65,535"):
+        scale.bind(device, x, row, x)
+    device.runs = False  # what only counts launches nothing, on a CPU neither
+    scale.bind(device, x, row, x)
+
+
+@pytest.mark.parametrize("rows", [129, 256])
+def test_tiles_of_few_rows_stay_wide_enough_for_a_grid(rows: int):
+    device, scale = Grids(), REGISTRY["scale_forward"]
+    for columns in (524_280, 600_000, 1_048_561, 2_097_120):
+        x, row = wide("float32", rows, columns), wide("float32", columns)
+        scale.bind(device, x, row, x)()
+    narrow, *wider = device.grids
+    assert narrow == (1, 65_535)
+    assert all(chunks > 1 and strips <= 65_535 for chunks, strips in wider)
+
+
+FOLDING = [
+    *("column_sums", "relu_backward", "tanh_dropped_backward", "scale_backward"),
+    *("batch_norm_forward", "batch_norm_backward", "layer_norm_backward", "relu_narrow_backward"),
+]
+
+
+@emulated
+@pytest.mark.parametrize("name", FOLDING)
+def test_wide_tiles_of_few_rows_are_folded(name: str, monkeypatch: pytest.MonkeyPatch):
+    """As those of more rows than 256."""
+    monkeypatch.setattr(tiles, "MOST_STRIPS", 2)
+    device = Mutant("#define MOST_STRIPS 65535", "#define MOST_STRIPS 2")
+    for case in cases(name, "float32", ((256, 20), (130, 33))):
+        assert tiles.column_chunks(next(iter(case.given.values()))) > 1
+        check(case, "float32", runner(case.kernel, device))
 
 
 DROPPED = ("tanh", "parametric_tanh")

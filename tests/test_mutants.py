@@ -961,7 +961,7 @@ DATA = {
         check_the_reader_is_limited_before_it_reads,
     ),
     "names are taken for markup": (
-        line(view.out, "markup=False", "markup=True"),
+        line(view._console, "markup=False", "markup=True"),
         check_what_is_shown_is_no_markup,
     ),
     "control characters are shown": (

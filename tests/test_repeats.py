@@ -19,7 +19,7 @@ import gpunet
 from gpunet import job, repeats, rerun
 from gpunet.config import fold, gather
 from gpunet.data.split import fold_of
-from gpunet.errors import DataError, OutputExists, UsageError
+from gpunet.errors import DataError, InputMissing, OutputExists, UsageError, WriteError
 
 SMALL = {**SETTINGS, "epochs": 2, "baselines": False}
 
@@ -69,6 +69,20 @@ def test_every_run_is_where_the_first_was_begun(
     assert list(Path().iterdir()) == []
     for i in range(3):
         assert rerun.reopen(tmp_path / f"rep-seed{i}").prepared.test.rows == 60
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
+def test_repeats_where_the_working_directory_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert len(gpunet.repeat("penguins", seeds=2, out=tmp_path / "rep", **SMALL).models) == 2
+    with pytest.raises(InputMissing, match=r"^t\.csv: the working directory is no longer there"):
+        gpunet.repeat("t.csv", "y", seeds=2, **SMALL)
+    with pytest.raises(WriteError, match=r"^the working directory: No such file"):
+        gpunet.repeat("penguins", seeds=2, out="rep", **SMALL)
 
 
 def test_every_row_is_tested_once_and_fits_nothing_then() -> None:

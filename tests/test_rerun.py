@@ -448,6 +448,48 @@ def test_data_that_have_moved_are_asked_for(tmp_path: Path) -> None:
     assert found[0].wrong == ""
 
 
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_a_part_that_has_moved_is_asked_for(tmp_path: Path, name: str) -> None:
+    rows = "a,b,y\n" + "".join(f"{i % 7},{i % 5},{i % 2}\n" for i in range(60))
+    (data := tmp_path / "t.csv").write_text(rows)
+    (part := tmp_path / "part.csv").write_text(rows)
+    gpunet.train(data, "y", out=tmp_path / "a", **{**SETTINGS, name: str(part)})
+    part.unlink()
+    for made in (rerun.take_up, rerun.verify, rerun.held_out):
+        gone = rf"a: its --{name} file is no longer at .*part\.csv; bring it back$"
+        with pytest.raises(InputMissing, match=gone):
+            made(tmp_path / "a")
+
+
+def test_what_was_given_stays_where_the_device_is_of_the_same_kind(tmp_path: Path) -> None:
+    given = {"kernels": "numpy", "precision": "fp64", "threads": 1}
+    path = train(tmp_path / "a", stop_after=20, **given)
+    found = rerun.verify(path, devices="cpu")
+    assert [(each.wrong, each.unlike) for each in found] == [("", "")] * len(found)
+    resumed, notes = rerun.take_up(path, device="cpu")
+    resumed.run.close()
+    assert notes == []
+    config = resumed.settings.config
+    assert {name: getattr(config, name) for name in given} == given
+    on_cuda = rerun._for("cuda:1", config)
+    assert on_cuda["threads"] == on_cuda["kernels"] == "auto"
+    assert "precision" not in on_cuda
+
+
+def test_another_precision_is_told(tmp_path: Path) -> None:
+    path = train(tmp_path / "a", stop_after=9)
+    again = rerun.reopen(path)
+    assert rerun._for("cuda", again.settings.config)["precision"] == "auto"
+    again.settings = again.settings.resolve("precision", "tf32", "on CUDA")
+    assert rerun._unlike(again, path) == ["precision is tf32, was fp32"]
+
+
+def test_the_device_of_a_run_is_its_own(tmp_path: Path) -> None:
+    path = train(tmp_path / "a", stop_after=9)
+    assert rerun.reopen(path).choice.reason == "the run's own"
+    assert rerun.reopen(path, device="cpu").choice.reason == "asked for"
+
+
 def test_a_study_points_to_its_best_run(tmp_path: Path) -> None:
     (tmp_path / "st").mkdir()
     (tmp_path / "st/study.json").write_text("{}")

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -497,9 +498,12 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     done = command(tmp_path, "--epochs", "100000", "--patience", "0", "--workers", "2", "-q")
     crew = Path(f"/proc/{done.pid}/task/{done.pid}/children")
     journal = tmp_path / "study" / "journal.log"
-    while not (journal.exists() and journal.read_text().count("worker") > 1):
+    who: set[str] = set()
+    while len(who) < 3:  # the process itself, and both workers
         assert done.poll() is None
         time.sleep(0.05)
+        if journal.exists():
+            who.update(re.findall(r'"worker_id":"\S+?"', journal.read_text()))
     workers = [Path(f"/proc/{number}/stat") for number in crew.read_text().split()]
     done.kill()
     done.communicate()

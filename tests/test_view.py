@@ -208,6 +208,21 @@ def test_talk_wraps_at_words(terminal) -> None:
     ]
 
 
+def test_a_terminal_that_cannot_move_lines_gets_plain_ones(terminal, monkeypatch) -> None:
+    made = terminal(60)
+    monkeypatch.setenv("TERM", "dumb")
+    with view.Training(1600, "accuracy", quiet=False) as shown:
+        shown.tick(8)
+        shown.report(REPORT)
+    view.facts([("training", "batch " * 12)])
+    assert made.lines == [
+        "epoch 1/200  step 8  loss 0.5000  validation 0.2500",
+        "accuracy 0.7500  lr 0.002  12,346 rows/s",
+        "training  batch batch batch batch batch batch batch batch",
+        "          batch batch batch batch",
+    ]
+
+
 def test_a_path_wider_than_the_terminal_stays_whole(terminal) -> None:
     made, path = terminal(40), "/folder" * 20
     view.error(f"{path}: no such file")

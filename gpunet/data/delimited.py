@@ -4,6 +4,7 @@ The layout is checked byte by byte before pyarrow sees it, so that every fault h
 Refuses to give cells a type, to pad short rows and to guess at broken quotes.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -31,6 +32,9 @@ MAX_ROW = 1 << 28
 MAX_BLOCK = (1 << 31) - 1
 TEXT_BYTES = 8  # that reading takes at its peak, for each byte of text
 CELL_BYTES = 48  # that reading takes at its peak, for each cell
+SEPARATOR = re.compile(rb"sep=([^\r\n\0\"\x80-\xff])(?=[\r\n])", re.IGNORECASE)
+"""A first line by which Excel is told the delimiter."""
+TITLES = "remove the lines above the one that names the columns"
 PARQUET = "use Parquet, fewer columns or fewer rows"
 BOM = b"\xef\xbb\xbf"
 LF, CR, QUOTE = b'\n\r"'
@@ -85,11 +89,11 @@ def read_delimited(
 ) -> Source:
     """A table of strings.
 
-    Without `delimiter` it is a tab, `;`, `|` or a comma, whichever cuts the head most evenly.
-    Blank lines are skipped, and so is a first column without a name: the index that pandas and R
-    write. `hand` is given the rows as they are read, and the Source then has
-    none. Raises DataError with the line of the first fault, and OutOfMemory when reading would
-    take more than `budget` bytes.
+    Without `delimiter` it is what a first line `sep=;` says, else a tab, `;`, `|` or a comma,
+    whichever cuts the head most evenly. Blank lines are skipped, and so is a first column without
+    a name: the index that pandas and R write. `hand` is given the rows as they are read, and the
+    Source then has none. Raises DataError with the line of the first fault, and OutOfMemory when
+    reading would take more than `budget` bytes.
     """
     import pyarrow as pa
 
@@ -99,6 +103,9 @@ def read_delimited(
         data = data[len(BOM) :]
     if data and data[-1:] not in (b"\n", b"\r"):
         data = data + b"\n"
+    if told := SEPARATOR.match(data):
+        delimiter = delimiter or told[1].decode()
+        data = data[told.end() :]  # a blank line is left: lines keep their numbers
     mark = _checked(delimiter) if delimiter else _sniff(data, budget)
     pieces: list[pa.Table] = []
     names, notes = _read(data, mark, cut := Cut(), name, budget, header, hand or pieces.append)
@@ -282,7 +289,8 @@ def _check(cut: Cut, name: str) -> None:
         line, cells = cut.odd
         raise DataError(
             f"{name}: line {line:,} has {counted(cells, 'cell')}, line {cut.lines[0][0]:,} has "
-            f"{cut.cells:,}"
+            f"{cut.cells:,}",
+            f"if that is a title, {TITLES}" if cut.cells == 1 else None,
         )
     width, line = cut.widest
     if width > MAX_CELL:
@@ -341,5 +349,9 @@ def _mend(names: list[str], mark: str) -> str | None:
     if all(names):
         return None
     last = quoted("tab" if mark == "\t" else mark)
-    trailing = "" if names[-1] else f", or remove the {last} at the end of every line"
-    return f"name it in the first line{trailing}"
+    nameless = names.count("")
+    ways = [TITLES] if nameless > 1 else []
+    ways.append(f"name {'them' if nameless > 1 else 'it'} in the first line")
+    if not names[-1] and len(names) > nameless + 1:
+        ways.append(f"remove the {last} at the end of every line")
+    return ", or ".join(ways)

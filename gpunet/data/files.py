@@ -107,7 +107,7 @@ def check_text(data: Bytes, name: str) -> None:
         raise DataError(
             f"{name}: line {line_of(data, where):,}, byte {where:,} is 0x{data[where]:02x}, "
             "which is not UTF-8",
-            "if the file is Latin-1: iconv -f latin1 -t utf-8",
+            "if the file is Windows-1252 or Latin-1: iconv -f cp1252 -t utf-8",
         ) from None
 
 

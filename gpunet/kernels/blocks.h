@@ -56,13 +56,15 @@ struct RowTeam {
 
 // Columns: a tile of a matrix (n, m) is `columns` wide and `rows` high; a thread has one column of
 // it and TILE_ROUNDS rows. Grids: (chunks of rows, strips of columns), or (strips) to fold chunks,
-// if there are several: FEW_ROWS rows are one.
+// if there are several: FEW_ROWS rows are one, unless that would be more strips than a grid has.
 struct Tile {
     int columns, lanes, lane, rows;
     long long column, first, last, chunks;
     BLOCK Tile(long long n, long long m, long long chunk, long long strip) {
         columns = power_of_two(m, TILE_COLUMNS);
-        while (n <= FEW_ROWS && THREADS / columns * TILE_ROUNDS < n) columns /= 2;
+        while (n <= FEW_ROWS && THREADS / columns * TILE_ROUNDS < n &&
+               m <= columns / 2 * (long long)MOST_STRIPS)
+            columns /= 2;
         lanes = THREADS / columns;
         lane = threadIdx.x / columns;
         rows = lanes * TILE_ROUNDS;

@@ -16,7 +16,8 @@ import numpy as np
 
 from gpunet.device import Array, Device, device_of, module_of
 from gpunet.device.base import Run
-from gpunet.kernels.slots import THREADS, c_constants
+from gpunet.errors import Unavailable
+from gpunet.kernels.slots import MOST_STRIPS, THREADS, c_constants
 from gpunet.kernels.tiles import shape2
 
 C_TYPES = {"float32": "float", "float64": "double"}
@@ -102,6 +103,9 @@ class Kernel:
             if launch is None:
                 return self.reference(*arguments)
             grid = stage.grid(*arguments)
+            if device.runs and max(grid[1:], default=0) > MOST_STRIPS:
+                found = f"{self.name}: {grid[1]:,} strips of columns, a GPU takes {MOST_STRIPS:,}"
+                raise Unavailable(found, "take fewer columns, or --device cpu")
             if 0 not in grid:
                 calls.append(partial(launch, grid, (THREADS,), 0, (*pointers, *sizes)))
         return calls[0] if len(calls) == 1 else partial(run_all, tuple(calls))

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpunet.device import Array
 from gpunet.kernels.registry import Run, Stage, per_element, per_four, register
-from gpunet.kernels.slots import START
+from gpunet.kernels.slots import MOST_STRIPS, START
 from gpunet.kernels.tiles import (
     column_chunks,
     column_folds,
@@ -138,6 +138,10 @@ def _spread(row: Array, like: Array, dtype: np.dtype) -> Array:
     return np.broadcast_to(row.astype(dtype), (tile, like.shape[1])).copy()
 
 
+def _owners(grad: Array, *rest: Array) -> tuple[int, int]:
+    return min(len(grad), 65_536), min(*column_strips(grad), MOST_STRIPS)
+
+
 register(
     gather,
     "rows.cu",
@@ -172,7 +176,7 @@ register(
     sizes=lambda grad, index, dx: (*shape2(grad), len(dx)),
     stages=(
         Stage("clear_rows", lambda grad, index, dx: per_element(dx)),
-        Stage("scatter_add", lambda grad, *rest: (min(len(grad), 65_536), *column_strips(grad))),
+        Stage("scatter_add", _owners),
     ),
 )
 register(

@@ -24,6 +24,9 @@ FEW_ROWS, LOSS_ROUNDS = 256, 4
 """Rows that are one tile, however narrow, so that it has whole sums of columns; and the rounds in
 which one block may take all rows of a loss."""
 
+MOST_STRIPS = 65_535
+"""Strips of columns of a grid, at most: what its second dimension holds on every GPU."""
+
 PARTIALS = 512
 """Partial sums of a norm, at most."""
 

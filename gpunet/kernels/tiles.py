@@ -5,7 +5,7 @@ from math import ceil
 from typing import Any
 
 from gpunet.device import Array
-from gpunet.kernels.slots import FEW_ROWS, THREADS, TILE_COLUMNS, TILE_ROUNDS, VALID
+from gpunet.kernels.slots import FEW_ROWS, MOST_STRIPS, THREADS, TILE_COLUMNS, TILE_ROUNDS, VALID
 
 TILE = 32_768
 """Elements of a NumPy tile, unless one row has more."""
@@ -97,7 +97,7 @@ def one_block(*arguments: Any) -> tuple[int]:
 
 def _tile_columns(rows: int, columns: int) -> int:
     width = min(TILE_COLUMNS, _power_of_two(columns))
-    while _tile_rows(width) < rows <= FEW_ROWS:
+    while _tile_rows(width) < rows <= FEW_ROWS and columns <= width // 2 * MOST_STRIPS:
         width //= 2
     return width
 

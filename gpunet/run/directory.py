@@ -81,8 +81,9 @@ class Run:
         with files.system_errors(given):
             if path is not None and os.path.lexists(chosen) and not _is_unbegun(chosen):
                 raise _taken(chosen)
-        while not os.path.lexists(chosen):
-            chosen = chosen.absolute().parent
+        with files.system_errors("the working directory"):
+            while not os.path.lexists(chosen):
+                chosen = chosen.absolute().parent
         files.check_place(chosen / LOCK, given)
 
     @classmethod
