@@ -25,10 +25,9 @@ class Gate:
 
     A subclass writes `_forward(xp, out, *inputs)` and `_backward(xp, grad, *grads)`, both into
     given buffers; a gradient that nobody wants is None. All but indices come in the precision of
-    the output. `saves` says what backward reads of
-    `self.inputs` and `self.output`. `indices` are the inputs that hold whole numbers and have no
-    gradient. A gate that `mixes_rows` needs the whole batch at once. One that `is_placed` stands in
-    a graph, and no other may take it.
+    the output. `saves` says what backward reads of `self.inputs` and `self.output`. `indices` are
+    the inputs that hold whole numbers and have no gradient. A gate that `mixes_rows` needs the
+    whole batch at once. One that `is_placed` stands in a graph, and no other may take it.
     """
 
     saves: tuple[str, ...] = ()
