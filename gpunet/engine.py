@@ -161,14 +161,13 @@ class _Lowering:
     def launch(self, kernel: Kernel, *arguments: Any, follows: bool = False) -> None:
         """Emit a kernel; scratch is added where it wants some. `follows`: the one before may do it
         along the way."""
-        sizes = kernel.sizes(*arguments)
+        sizes, outputs, has_work = kernel.sizes(*arguments), kernel.outputs, False
         if kernel.work is not None:
             size = max(1, kernel.work(*arguments))
             arguments = (*arguments, self.slot(f"{kernel.name}.work", (size,)))
+            outputs, has_work = (*outputs, "work"), True
         named = dict(zip(kernel.parameters, arguments))
-        writes = tuple(named[name] for name in kernel.outputs if isinstance(named[name], Slot))
-        has_work = kernel.work is not None
-        writes = (*writes, named["work"]) if has_work else writes
+        writes = tuple(named[name] for name in outputs if isinstance(named[name], Slot))
         dropped = None if kernel.dropped is None else kernel.dropped.bind
         given = (kernel.name, arguments, writes, kernel.bind, sizes, has_work)
         self.launches.append(Launch(*given, follows=follows, dropped=dropped))

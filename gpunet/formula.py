@@ -417,11 +417,6 @@ class _Builder:
             if word.arg not in names[len(extra) :] or word.arg in keywords or takes.open_ended:
                 raise self.source.fault(word, f"{name}({takes}) does not take {word.arg or '**'}")
             keywords[word.arg] = self._setting(word.arg, word.value)
-        return self._made(part, kind, values, keywords)
-
-    def _made(
-        self, part: ast.Call, kind: type[Gate], values: list[Any], keywords: dict[str, Any]
-    ) -> Gate:
         try:
             return kind(*values, **keywords)
         except (TypeError, ValueError) as error:

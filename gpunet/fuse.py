@@ -70,11 +70,10 @@ class Tiles:
                 self.gates[node].forward(*(values[i] for i in node.inputs), out=values[node])
         return values[self.graph.last]
 
-    def backward(self, wrt: str) -> Array | None:
-        """The gradient of the output's tile for one input, after `forward`."""
+    def backward(self, wrt: str) -> Array:
+        """The gradient of the output's tile for one input, after `forward`; the number 0 where it
+        does not depend on it."""
         output, like = self.graph.last, self.values[self.graph.last]
-        if output.gate is None:
-            return np.ones_like(like) if output.name == wrt else None
         grads = {output: np.ones_like(like)}
         for node in reversed(self.graph.nodes):
             if node.gate is None or node not in grads:
@@ -87,7 +86,7 @@ class Tiles:
             for source, part in zip(node.inputs, outs, strict=True):
                 if part is not None:
                     grads[source] = np.add(grads[source], part) if source in grads else part
-        return grads.get(self.graph.node(wrt))
+        return grads.get(self.graph.node(wrt), 0)
 
     def _buffer(self, node: Node, use: str, like: Array) -> Array:
         key = (node.name, use, like.shape, like.dtype)
@@ -126,8 +125,7 @@ def _activation(graph: Graph) -> activation.Activation:
 
     def slope(s: Array, y: Array, out: Array, work: activation.Work) -> None:
         tiles.forward(x=s)
-        found = tiles.backward("x")
-        np.copyto(out, 0 if found is None else found)
+        np.copyto(out, tiles.backward("x"))
 
     return activation.Activation(value, slope, reads_input=True)
 
@@ -150,9 +148,7 @@ def _term(graph: Graph, is_mean: bool) -> loss.Term:
         cells = np.broadcast_to(tiles.forward(pred=p, target=t), p.shape)
         np.divide(cells.sum(axis=1), columns, out=rows)
         if grad is not None:
-            found = tiles.backward("pred")
-            np.copyto(grad, 0 if found is None else found)
-            np.divide(grad, columns, out=grad)
+            np.divide(tiles.backward("pred"), columns, out=grad)
 
     return term
 

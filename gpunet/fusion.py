@@ -25,7 +25,8 @@ EPILOGUES = {
 
 def bound(launches: Sequence[Launch], device: Device) -> tuple[list[Run], list[Turn]]:
     """Every launch, bound, but for those that the one before them does; and when each runs."""
-    users = Counter(slot for each in _once(launches) for slot in set(each.slots))
+    once = {id(each): each for each in launches}.values()  # micro-batches repeat theirs
+    users = Counter(slot for each in once for slot in set(each.slots))
     calls: list[Run] = []
     turns: list[Turn] = []
     made: list[int] = []  # the place of each launch's call
@@ -43,11 +44,6 @@ def bound(launches: Sequence[Launch], device: Device) -> tuple[list[Run], list[T
             is_done = joined is not None
         made.append(len(calls) - 1)
     return calls, turns
-
-
-def _once(launches: Sequence[Launch]) -> list[Launch]:
-    """Each of them once: micro-batches repeat theirs."""
-    return list({id(each): each for each in launches}.values())
 
 
 def _joined(first: Launch, then: Launch, users: Mapping[Slot, int], device: Device) -> Run | None:

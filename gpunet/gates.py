@@ -202,8 +202,7 @@ class Maximum(Elementwise):
         xp.maximum(x, y, out=out)
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
-        mine, other = self.inputs[i], self.inputs[1 - i]
-        xp.multiply(grad, _ahead(xp, mine, other), out=out)
+        xp.multiply(grad, _ahead(xp, self.inputs[i], self.inputs[1 - i]), out=out)
 
 
 class Minimum(Elementwise):
@@ -216,8 +215,7 @@ class Minimum(Elementwise):
         xp.minimum(x, y, out=out)
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
-        mine, other = self.inputs[i], self.inputs[1 - i]
-        xp.multiply(grad, _ahead(xp, other, mine), out=out)
+        xp.multiply(grad, _ahead(xp, self.inputs[1 - i], self.inputs[i]), out=out)
 
 
 class Sin(Elementwise):
@@ -392,8 +390,8 @@ class MatMul(Gate):
     def _forward(self, xp: Any, out: Array, x: Array, y: Array) -> None:
         xp.matmul(x, y, out=out)
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        (x, y), (dx, dy) = self.inputs, grads
+    def _backward(self, xp: Any, grad: Array, dx: Array | None, dy: Array | None) -> None:
+        x, y = self.inputs
         rows = x[None, :] if x.ndim == 1 else x
         columns = y[:, None] if y.ndim == 1 else y
         grad = grad.reshape(
@@ -462,8 +460,8 @@ class Sum(Reduction):
     def _forward(self, xp: Any, out: Array, x: Array) -> None:
         xp.sum(x, axis=self.axis, keepdims=self.keepdims, out=out)
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        xp.copyto(grads[0], self._kept(grad))
+    def _backward(self, xp: Any, grad: Array, dx: Array) -> None:
+        xp.copyto(dx, self._kept(grad))
 
 
 class Mean(Reduction):
@@ -474,10 +472,10 @@ class Mean(Reduction):
     def _forward(self, xp: Any, out: Array, x: Array) -> None:
         xp.mean(x, axis=self.axis, keepdims=self.keepdims, out=out)
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+    def _backward(self, xp: Any, grad: Array, dx: Array) -> None:
         shape = self.inputs[0].shape
         count = prod(shape[axis] for axis in self._reduced(shape))
-        xp.divide(self._kept(grad), count, out=grads[0])
+        xp.divide(self._kept(grad), count, out=dx)
 
 
 class Max(Reduction):
@@ -489,10 +487,10 @@ class Max(Reduction):
     def _forward(self, xp: Any, out: Array, x: Array) -> None:
         xp.max(x, axis=self.axis, keepdims=self.keepdims, out=out)
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
+    def _backward(self, xp: Any, grad: Array, dx: Array) -> None:
         largest = self.inputs[0] == self._kept(self.output)
         share = self._kept(grad) / largest.sum(axis=self.axis, keepdims=True)
-        xp.multiply(largest, share, out=grads[0])
+        xp.multiply(largest, share, out=dx)
 
 
 class Reshape(Gate):
@@ -512,9 +510,7 @@ class Reshape(Gate):
     def _forward(self, xp: Any, out: Array, x: Array) -> None:
         xp.copyto(out, x.reshape(out.shape))
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        (dx,) = grads
-        assert dx is not None
+    def _backward(self, xp: Any, grad: Array, dx: Array) -> None:
         xp.copyto(dx, grad.reshape(dx.shape))
 
 
@@ -530,9 +526,7 @@ class Transpose(Gate):
     def _forward(self, xp: Any, out: Array, x: Array) -> None:
         xp.copyto(out, x.transpose(self.axes))
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        (dx,) = grads
-        assert dx is not None
+    def _backward(self, xp: Any, grad: Array, dx: Array) -> None:
         xp.copyto(dx.transpose(self.axes), grad)
 
 
@@ -548,8 +542,8 @@ class Broadcast(Gate):
     def _forward(self, xp: Any, out: Array, x: Array) -> None:
         xp.copyto(out, xp.broadcast_to(x, out.shape))
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        sum_to_shape(xp, grad, grads[0])
+    def _backward(self, xp: Any, grad: Array, dx: Array) -> None:
+        sum_to_shape(xp, grad, dx)
 
 
 class Take(Gate):
@@ -570,9 +564,8 @@ class Take(Gate):
         table, rows = (len(x), prod(x.shape[1:])), (index.size, prod(x.shape[1:]))
         REGISTRY["take"](x.reshape(table), _row_numbers(index), out.reshape(rows))
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        (x, index), (dx, _) = self.inputs, grads
-        assert dx is not None
+    def _backward(self, xp: Any, grad: Array, dx: Array, _: None) -> None:
+        x, index = self.inputs
         table, rows = (len(x), prod(x.shape[1:])), (index.size, prod(x.shape[1:]))
         REGISTRY["scatter_add"](grad.reshape(rows), _row_numbers(index), dx.reshape(table))
 
@@ -629,9 +622,7 @@ class Columns(Gate):
     def _forward(self, xp: Any, out: Array, x: Array) -> None:
         xp.copyto(out, x[..., self.first : self.stop])
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        (dx,) = grads
-        assert dx is not None
+    def _backward(self, xp: Any, grad: Array, dx: Array) -> None:
         dx[...] = 0
         dx[..., self.first : self.stop] = grad
 
@@ -712,9 +703,8 @@ class Piecewise(Gate):
         given = (_matrix(x), *map(xp.asarray, self.constants(x.dtype)))
         REGISTRY["piecewise_forward"](*given, _matrix(out), 0, 0)
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        (x,), (dx,) = self.inputs, grads
-        assert dx is not None
+    def _backward(self, xp: Any, grad: Array, dx: Array) -> None:
+        (x,) = self.inputs
         given = (_matrix(grad), _matrix(x), *map(xp.asarray, self.constants(x.dtype)))
         REGISTRY["piecewise_backward"](*given, _matrix(dx), 0, 0, len(self.knots))
 
@@ -744,8 +734,8 @@ class Embedding(Gate):
         given = (_matrix(codes).astype(table.dtype), xp.asarray(self.starts, np.int32), table)
         REGISTRY["embedding_forward"](*given, _matrix(out), 0, 0)
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        (codes, _), (_, dtable) = self.inputs, grads
+    def _backward(self, xp: Any, grad: Array, _: None, dtable: Array) -> None:
+        codes = self.inputs[0]
         given = (_matrix(codes).astype(grad.dtype), xp.asarray(self.starts, np.int32))
         REGISTRY["embedding_backward"](_matrix(grad), *given, dtable, 0, 0)
 
@@ -774,8 +764,8 @@ class Dropout(Gate):
         hyper[FADE] = self.fade
         REGISTRY["dropout"](_matrix(x), rate, hyper, key, clock, self.layer, _matrix(out))
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        self._forward(xp, grads[0], grad)
+    def _backward(self, xp: Any, grad: Array, dx: Array) -> None:
+        self._forward(xp, dx, grad)
 
 
 class LayerNorm(Gate):
@@ -906,8 +896,9 @@ class Loss(Gate):
         )
         out[...] = totals[0]
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
-        dpred, dtarget, *_ = grads
+    def _backward(
+        self, xp: Any, grad: Array, dpred: Array | None, dtarget: Array | None, *_: None
+    ) -> None:
         if dpred is not None:
             xp.multiply(self._grad.reshape(dpred.shape), grad, out=dpred)
         if dtarget is not None:

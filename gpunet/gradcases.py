@@ -255,39 +255,31 @@ def _hyper(**places: float) -> np.ndarray:
 
 
 def _activation(name: str) -> Callable[[Bench], Difference]:
+    """Parametric or not."""
+
     def case(bench: Bench) -> Difference:
-        z, bias = bench.apart((5, 3), (3,))
-        start, none = {"z": z, "bias": bias / 100}, np.full_like(z, nan)
+        start, none, sums = _pre_activations(bench, name)
 
         def forward(at: Point) -> np.ndarray:
-            return bench.run(f"{name}_forward", at["z"], at["bias"], none)["y"]
+            return bench.run(f"{name}_forward", *at.values(), none)["y"]
 
         def backward(grad: np.ndarray) -> Point:
-            y = forward(start)
-            found = bench.run(f"{name}_backward", grad, z, start["bias"], y, none, np.full(3, nan))
-            return {"z": found["dz"], "bias": found["dbias"]}
+            y = [] if "share" in start else [forward(start)]
+            found = bench.run(f"{name}_backward", grad, *start.values(), *y, none, *sums)
+            return {each: found[f"d{each}"] for each in start}
 
         return bench.pair(start, forward, backward)
 
     return case
 
 
-def _parametric(name: str) -> Callable[[Bench], Difference]:
-    def case(bench: Bench) -> Difference:
-        z, bias, share = bench.apart((5, 3), (3,), (3,))
-        start, none = {"z": z, "bias": bias / 100, "share": share}, np.full_like(z, nan)
-
-        def forward(at: Point) -> np.ndarray:
-            return bench.run(f"parametric_{name}_forward", *at.values(), none)["y"]
-
-        def backward(grad: np.ndarray) -> Point:
-            given = (grad, *start.values(), none, np.full(3, nan), np.full(3, nan))
-            found = bench.run(f"parametric_{name}_backward", *given)
-            return {"z": found["dz"], "bias": found["dbias"], "share": found["dshare"]}
-
-        return bench.pair(start, forward, backward)
-
-    return case
+def _pre_activations(
+    bench: Bench, name: str
+) -> tuple[dict[str, np.ndarray], np.ndarray, list[np.ndarray]]:
+    """What an activation is given, by name; unset arrays for its value and for column sums."""
+    z, bias, *share = bench.apart((5, 3), (3,), *[(3,)] * name.startswith("parametric"))
+    start = {"z": z, "bias": bias / 100, **dict(zip(("share",), share))}
+    return start, np.full_like(z, nan), [np.full(3, nan)] * (1 + len(share))
 
 
 def _scale(bench: Bench) -> Difference:
@@ -330,16 +322,14 @@ def _dropped(name: str) -> Callable[[Bench], Difference]:
     """An activation, parametric or not, with the dropout of its value, or of its gradient."""
 
     def case(bench: Bench) -> Difference:
-        z, bias, *share = bench.apart((5, 3), (3,), *[(3,)] * name.startswith("parametric"))
-        start = {"z": z, "bias": bias / 100, **dict(zip(("share",), share))}
-        none, sums = np.full_like(z, nan), [np.full(3, nan)] * (1 + len(share))
+        start, none, sums = _pre_activations(bench, name)
         mask, factors = _mask((5, 3))
 
         def forward(at: Point) -> dict[str, np.ndarray]:
             return bench.run(f"{name}_dropped_forward", *at.values(), none, *mask, none)
 
         def backward(grad: np.ndarray) -> Point:
-            y = [] if share else [forward(start)["y"]]
+            y = [] if "share" in start else [forward(start)["y"]]
             given = (grad, *mask, *start.values(), *y, none, *sums)
             found = bench.run(f"{name}_dropped_backward", *given)
             return {each: found[f"d{each}"] for each in start}
@@ -674,39 +664,33 @@ UPDATES: dict[str, Callable[..., tuple[Any, ...]]] = {
     "adamw": _adamw,
     "lion": _lion,
 }
-DROPPED = (*PAIRS, *(f"parametric_{name}" for name in PARAMETRIC))
+CURVES = (*PAIRS, *(f"parametric_{name}" for name in PARAMETRIC))
+BOTH_WAYS: dict[str, Callable[[Bench], Difference]] = {
+    **{name: _activation(name) for name in CURVES},
+    **{f"{name}_dropped": _dropped(name) for name in CURVES},
+    "scale": _scale,
+    "layer_norm": _layer_norm,
+    "batch_norm": _batch_norm,
+    "periodic": _periodic,
+    "piecewise": _piecewise,
+    "embedding": _embedding,
+}
+"""Kernels of value and gradient, which one case checks together."""
 KERNELS: dict[str, Callable[[Bench], Difference]] = {
-    **{f"{name}_forward": _activation(name) for name in PAIRS},
-    **{f"{name}_backward": _activation(name) for name in PAIRS},
+    **{f"{name}_{way}": BOTH_WAYS[name] for name in BOTH_WAYS for way in ("forward", "backward")},
     **{name: _loss(name) for name in LOSSES},
     **{name: _update(name) for name in UPDATES},
     **{f"{name}_narrow": _update(name, is_narrow=True) for name in UPDATES},
     "narrow": _narrow,
     "relu_narrow_forward": _relu_narrow_forward,
     "relu_narrow_backward": _relu_narrow_backward,
-    **{f"parametric_{name}_forward": _parametric(name) for name in PARAMETRIC},
-    **{f"parametric_{name}_backward": _parametric(name) for name in PARAMETRIC},
-    **{f"{name}_dropped_forward": _dropped(name) for name in DROPPED},
-    **{f"{name}_dropped_backward": _dropped(name) for name in DROPPED},
-    "scale_forward": _scale,
-    "scale_backward": _scale,
     "dropout": _dropout,
-    "layer_norm_forward": _layer_norm,
-    "layer_norm_backward": _layer_norm,
-    "batch_norm_forward": _batch_norm,
-    "batch_norm_backward": _batch_norm,
     "batch_norm_apply": _batch_norm_apply,
     "gather": _gather,
     "gather_labels": _gather_each("gather_labels", "int32"),
     "gather_weights": _gather_each("gather_weights", "float64"),
     "take": _take,
     "scatter_add": _take,
-    "periodic_forward": _periodic,
-    "periodic_backward": _periodic,
-    "piecewise_forward": _piecewise,
-    "piecewise_backward": _piecewise,
-    "embedding_forward": _embedding,
-    "embedding_backward": _embedding,
     "copy_columns": _copy_columns,
     "column_sums": _column_sums,
     "accumulate": _accumulate,

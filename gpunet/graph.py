@@ -25,10 +25,9 @@ class Gate:
 
     A subclass writes `_forward(xp, out, *inputs)` and `_backward(xp, grad, *grads)`, both into
     given buffers; a gradient that nobody wants is None. All but indices come in the precision of
-    the output. `saves` says what backward reads of
-    `self.inputs` and `self.output`. `indices` are the inputs that hold whole numbers and have no
-    gradient. A gate that `mixes_rows` needs the whole batch at once. One that `is_placed` stands in
-    a graph, and no other may take it.
+    the output. `saves` says what backward reads of `self.inputs` and `self.output`. `indices` are
+    the inputs that hold whole numbers and have no gradient. A gate that `mixes_rows` needs the
+    whole batch at once. One that `is_placed` stands in a graph, and no other may take it.
     """
 
     saves: tuple[str, ...] = ()
@@ -108,7 +107,7 @@ class Gate:
     def _forward(self, xp: Any, out: Array, *inputs: Array) -> object:
         raise NotImplementedError
 
-    def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> object:
+    def _backward(self, xp: Any, grad: Array, *grads: Any) -> object:
         raise NotImplementedError
 
     def _dtype(self, arrays: tuple[Array, ...]) -> Any:
@@ -261,7 +260,8 @@ class Graph:
         chosen = set(nodes)
         members = [node for node in self.nodes if node in chosen]
         last = self._only_exit(members)
-        outside = _unique(i for node in members for i in node.inputs if i not in chosen)
+        taken = (i for node in members for i in node.inputs)
+        outside = list(dict.fromkeys(i for i in taken if i not in chosen))
         if any(self.nodes.index(node) > self.nodes.index(last) for node in outside):
             raise ValueError(f"the group would need what is computed from {last.name}")
         if name in {node.name for node in self.nodes if node not in chosen}:
@@ -372,10 +372,6 @@ def _connected(members: list[Node]) -> bool:
         reached.update(fresh)
         frontier.extend(fresh)
     return len(reached) == len(members)
-
-
-def _unique(nodes: Iterable[Node]) -> list[Node]:
-    return list(dict.fromkeys(nodes))
 
 
 def _only_index(node: Node, members: list[Node]) -> bool:

@@ -8,7 +8,7 @@ less.
 import numpy as np
 
 from gpunet import gates
-from gpunet.graph import Graph, Node
+from gpunet.graph import Node
 from gpunet.model import Network
 from gpunet.random import Purpose, stream
 
@@ -26,7 +26,8 @@ def fit(network: Network, x: np.ndarray, seed: int) -> None:
     graph, x = network.graph, np.asarray(x, np.float64)
     graph.inputs["x"].value = x
     directions = max(1, len({row.tobytes() for row in x}) - 1)
-    found = _gates(graph, network.prediction)
+    last = graph.nodes.index(network.prediction)
+    found = [node for node in graph.nodes[: last + 1] if node.gate is not None]
     for layer, node in enumerate(found):
         if isinstance(node.gate, gates.MatMul):
             _scale(node, directions)
@@ -43,11 +44,6 @@ def sample(rows: int, widest: int, seed: int) -> np.ndarray:
     count = min(ROWS, max(LEAST_ROWS, VALUES // widest))
     drawn = stream(seed, Purpose.INIT, step=2).permutation(rows)[:count]
     return np.sort(drawn)
-
-
-def _gates(graph: Graph, last: Node) -> list[Node]:
-    nodes = graph.nodes[: graph.nodes.index(last) + 1]
-    return [node for node in nodes if node.gate is not None]
 
 
 def _forward(node: Node) -> None:

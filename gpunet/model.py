@@ -81,14 +81,8 @@ class Network:
 
     def load(self, weights: dict[str, np.ndarray]) -> None:
         """Take arrays of the same names and shapes; ValueError says which differ."""
-        mine = self.weights
-        if {n: w.shape for n, w in mine.items()} != {n: w.shape for n, w in weights.items()}:
-            wrong = sorted(
-                name
-                for name in mine.keys() | weights.keys()
-                if getattr(mine.get(name), "shape", None)
-                != getattr(weights.get(name), "shape", None)
-            )
+        mine, given = ({n: w.shape for n, w in of.items()} for of in (self.weights, weights))
+        if wrong := sorted(n for n in {*mine, *given} if mine.get(n) != given.get(n)):
             raise ValueError(f"weights that do not fit the network: {', '.join(wrong[:5])}")
         for name, node in self.graph.parameters.items():
             node.value = weights[name]

@@ -8,7 +8,6 @@ a fresh order. A full run writes benchmarks/results/DEVICE.json; --quick (fewer 
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -81,14 +80,8 @@ def main() -> int:
     path = given.json
     if path is None and not (given.quick or given.only or given.without):
         path = ROOT / "benchmarks" / "results" / f"{given.device}.json"
-    if path is not None:
-        write(path, found)
+    report.write(path, found)
     return 0
-
-
-def write(path: Path, found: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
 def arguments() -> argparse.Namespace:
@@ -143,7 +136,7 @@ class Bench:
         }
         for row in self._rows():
             rows.append(row)
-            self._keep(found)
+            report.write(given.json, found)
         found["penguins"] = self._end_to_end()
         if given.device == "cuda" and (not given.only or IMAGES in given.only):
             found[IMAGES] = self._images()
@@ -157,11 +150,6 @@ class Bench:
         for work in (*works, TINY):
             if work.name in (self.given.only or [each.name for each in works]):
                 yield shortened(work) if self.given.quick else work
-
-    def _keep(self, found: dict[str, Any]) -> None:
-        """What there is so far, where it was asked for: the run may be ended."""
-        if self.given.json is not None:
-            write(self.given.json, found)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         """The rows of the table, by fresh processes each; where libraries take longer to start

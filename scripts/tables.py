@@ -113,7 +113,7 @@ class Tables:
         for folder in folders:
             tables[folder.name] = self._table(load(folder, self.rows))
             found |= self._summary(tables) | {"seconds": time.time() - began}
-            self._write(found)
+            report.write(self.given.json, found)
         if self.given.ablate:
             for metric in ("error", "log_loss"):
                 show.ablation(self.out, found["ablation"], metric)
@@ -193,12 +193,6 @@ class Tables:
             "summary": {name: figures.summary(tables, name) for name in self.given.presets},
             "sklearn_seconds_over_peers": figures.machine_factor(tables),
         }
-
-    def _write(self, found: dict[str, Any]) -> None:
-        path = self.given.json
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
 def _others() -> list[ModuleType]:

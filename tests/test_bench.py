@@ -151,7 +151,7 @@ def test_peers_of_the_gpu_do_the_same_work(
     if not there:
         pytest.skip("neither torch nor jax is installed")
     for name in there:
-        make = bench.worker.MAKERS[name]()
+        make = bench.worker.maker(name)
         more = {"mode": None} if name == "torch-graph" else {}
         peer = make(given, 1, "cpu", **more)
         found = [peer.epoch(epoch, given.order(epoch)) for epoch in range(2)]
@@ -165,7 +165,7 @@ def test_what_warms_a_graph_up_is_undone(
     pytest.importorskip("torch")
     work = small_works(bench, monkeypatch)["decay"]
     given = bench.work.prepare(work, tmp_path, None, 1)
-    peer = bench.worker.MAKERS["torch-graph"]()(given, 1, "cpu", mode=None)
+    peer = bench.worker.maker("torch-graph")(given, 1, "cpu", mode=None)
     kept = [each.detach().clone() for each in peer.net.parameters()]
     first = peer.epoch(0, given.order(0))
     assert peer.epoch(0, given.order(0)) != first

@@ -11,15 +11,23 @@ import test_engine_columns
 from fakecuda import opened
 from hypothesis import given
 from hypothesis import strategies as st
-from test_engine import BASE, CPU, GRAPHS, build, check_order, check_plan, label, lower
-from test_engine import weights as row_weights
+from test_engine import (
+    BASE,
+    CPU,
+    GRAPHS,
+    build,
+    check_order,
+    check_plan,
+    label,
+    lower,
+    lowered,
+)
 from test_engine_columns import CONFIG, NETWORKS
-from test_engine_cuda import ORDER
 
 from gpunet import branches
 from gpunet.config import Config
 from gpunet.device.cpu import Cpu
-from gpunet.launches import Feed, Launch, LaunchList, Slot, Store, plan, windows
+from gpunet.launches import Feed, Launch, LaunchList, Slot, plan, windows
 from gpunet.model import Network
 from gpunet.optim import OPTIMIZERS
 from gpunet.persistent.plain import recognised
@@ -43,10 +51,7 @@ TWO = Forked("numpy")
 def divided(
     task: str, config: Config, micro_batch: int | None = None, **changes: Any
 ) -> LaunchList:
-    config = replace(config, **changes)
-    network, x, y = build(task, config)
-    feed = Feed(x, y, order=ORDER, weight=row_weights(config))
-    return lower(network, feed, config, 9, device=TWO, micro_batch=micro_batch)[0]
+    return lowered(TWO, task, replace(config, **changes), micro_batch=micro_batch)[0]
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
@@ -73,13 +78,9 @@ def test_the_first_layers_of_tables_wait(build: Callable[[], Network]) -> None:
 @pytest.mark.parametrize(("task", "config"), GRAPHS, ids=label)
 def test_bfloat16_waits_too(task: str, config: Config, optimizer: str) -> None:
     config = replace(config, optimizer=optimizer, hidden=(16, 8, 8))
-    network, x, y = build(task, config)
-    given = (x, y if y.ndim == 1 else y.astype("float32"), ORDER, row_weights(config, "float32"))
     with opened() as device:
         device.precision = "bf16"
-        x, y, order, weight = (None if a is None else device.asarray(a) for a in given)
-        feed = Feed(x, y, order=order, weight=weight)
-        launches, _ = lower(network, feed, config, 9, "float32", device)
+        launches, _ = lowered(device, task, config, "float32")
         check_plan(launches.launches, launches.arena_bytes)
 
 
@@ -219,15 +220,6 @@ WIDER = replace(BASE, hidden=(9, 8, 7), lr=1e-2, weight_decay=0.1)
 MOVED = ("hidden2.weight", "hidden3.weight", "output.weight")
 
 
-def lowered(
-    config: Config, device: Cpu = TWO, micro_batch: int | None = None
-) -> tuple[LaunchList, Store]:
-    network, x, y = build("multiclass", config)
-    return lower(
-        network, Feed(x, y, order=ORDER), config, 9, device=device, micro_batch=micro_batch
-    )
-
-
 @pytest.fixture
 def early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpunet.engine.LEAST_EARLY", 28)
@@ -241,7 +233,7 @@ def moves(launches: LaunchList) -> list[Launch]:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_large_weights_move_early_to_the_same_bits(name: str) -> None:
     config = replace(WIDER, optimizer=name)
-    (found, store), (wanted, plain) = lowered(config), lowered(config, CPU)
+    (found, store), (wanted, plain) = (lowered(each, "multiclass", config) for each in (TWO, CPU))
     *own, shown = moves(found)
     assert store.early == MOVED
     assert [each.branch for each in own] == [1, 1, 1]
@@ -264,7 +256,7 @@ def test_large_weights_move_early_to_the_same_bits(name: str) -> None:
 def test_what_early_moves_find_stops_the_next_step(lr: float) -> None:
     """Other weights of the step move all the same, as they do at once."""
     config = replace(WIDER, lr=lr, weight_decay=0.0)
-    (found, store), (wanted, plain) = lowered(config), lowered(config, CPU)
+    (found, store), (wanted, plain) = (lowered(each, "multiclass", config) for each in (TWO, CPU))
     for each in (found, wanted):
         each.run(6)
     assert found.fault == wanted.fault != 0
@@ -277,20 +269,22 @@ def test_what_early_moves_find_stops_the_next_step(lr: float) -> None:
 @pytest.mark.parametrize("changes", [{"clip_norm": 1.0}, {"micro_batch": 4}], ids=str)
 def test_a_gradient_that_is_clipped_or_added_up_is_wanted_whole(changes: dict[str, Any]) -> None:
     micro_batch = changes.pop("micro_batch", None)
-    launches, store = lowered(replace(WIDER, **changes), micro_batch=micro_batch)
+    config = replace(WIDER, **changes)
+    launches, store = lowered(TWO, "multiclass", config, micro_batch=micro_batch)
     assert store.early == MOVED
     assert not moves(launches)
 
 
 def test_small_weights_and_those_of_a_cpu_move_at_once() -> None:
     wide = replace(WIDER, hidden=(600, 600))
-    assert [lowered(config)[1].early for config in (WIDER, wide)] == [(), MOVED[:1]]
-    assert lowered(wide, CPU)[1].early == ()
+    pairs = ((TWO, WIDER), (TWO, wide), (CPU, wide))
+    found = [lowered(device, "multiclass", config)[1].early for device, config in pairs]
+    assert found == [(), MOVED[:1], ()]
 
 
 @pytest.mark.usefixtures("early")
 def test_early_moves_of_plain_layers_are_passed_over() -> None:
-    launches, _ = lowered(replace(WIDER, optimizer="adamw"))
+    launches, _ = lowered(TWO, "multiclass", replace(WIDER, optimizer="adamw"))
     assert moves(launches)
     found = recognised(launches.launches)
     assert found is not None

@@ -13,10 +13,19 @@ import pytest
 import reference
 from fakecuda import FakeGraph, opened
 from runs import SETTINGS, begin, follow, results
-from test_engine import BASE, CPU, GRAPHS, OUTPUTS, ROWS, build, check_plan, label, lower
-from test_engine import weights as row_weights
-from test_engine_cuda import ORDER, agree
-from test_micro_batches import split
+from test_engine import (
+    BASE,
+    CPU,
+    GRAPHS,
+    OUTPUTS,
+    ROWS,
+    build,
+    check_plan,
+    label,
+    lower,
+    lowered,
+)
+from test_engine_cuda import agree
 
 import gpunet
 from gpunet import engine, fusion, job, loop, memory, model, rerun, view
@@ -49,11 +58,7 @@ def device() -> Iterator[Cuda]:
 def step_list(
     device: Any, config: Config, task: str = "multiclass", dtype: str = "float64", batch: int = 9
 ) -> tuple[LaunchList, Store]:
-    network, x, y = build(task, config)
-    y = y if y.ndim == 1 else y.astype(dtype)
-    given = (x.astype(dtype), y, ORDER, row_weights(config, dtype))
-    x, y, order, weight = (None if a is None else device.asarray(a) for a in given)
-    return lower(network, Feed(x, y, order=order, weight=weight), config, batch, dtype, device)
+    return lowered(device, task, config, dtype, batch)
 
 
 @pytest.mark.parametrize("refused", [set(), {4}, EPILOGUES], ids=str)
@@ -166,7 +171,7 @@ def after(
 ) -> dict[str, bytes]:
     """All that some steps leave behind: a few of many steps, and a few of one."""
     dtype = "float32" if device.precision == "bf16" else "float64"
-    launches, store = split(device, task, config, micro_batch, dtype)
+    launches, store = lowered(device, task, config, dtype, micro_batch=micro_batch)
     launches.replay.many = 4
     if is_forked is not None:
         launches.replay.is_forked = is_forked
@@ -1023,7 +1028,7 @@ def test_dropout_beside_an_activation_gives_the_bits_of_two_launches_on_a_gpu(
     for joined in (fusion._joined, apart):
         monkeypatch.setattr(fusion, "_joined", joined)
         for micro_batch in (None, 4):
-            launches, store = split(gpu, "multiclass", config, micro_batch, "float32")
+            launches, store = lowered(gpu, "multiclass", config, "float32", micro_batch=micro_batch)
             launches.run(50)
             found.append(gpu.to_host(store.values).tobytes())
     assert found[:2] == found[2:]

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from gpunet.model import TASK_LOSSES, Network
 CPU = Cpu("numpy")
 ROWS, COLUMNS, OUTPUTS = 23, 7, 4
 BASE = Config(hidden=(9, 6), init="he", loss="softmax_cross_entropy", lr=0.1, optimizer="sgd")
+ORDER = np.random.default_rng(5).permutation(ROWS).astype(np.int32)
 GRAPHS = [
     *(("multiclass", replace(BASE, activation=name)) for name in ACTIVATIONS),
     ("multiclass", replace(BASE, activation="x*sigmoid(1.702*x)")),
@@ -93,6 +95,24 @@ def lower(
     )
     launches.rewind()
     return launches, store
+
+
+def lowered(
+    device: Device,
+    task: str,
+    config: Config,
+    dtype: str = "float64",
+    batch: int = 9,
+    *,
+    micro_batch: int | None = None,
+    **changes: Any,
+) -> tuple[LaunchList, Store]:
+    """The list of steps over rows in an order of their own; `changes`: fields of the feed."""
+    network, x, y = build(task, config)
+    y, weight = y if y.ndim == 1 else y.astype(dtype), weights(config, dtype)
+    fields = {"x": x.astype(dtype), "y": y, "order": ORDER, "weight": weight, **changes}
+    given = {name: None if a is None else device.asarray(a) for name, a in fields.items()}
+    return lower(network, Feed(**given), config, batch, dtype, device, micro_batch)
 
 
 @pytest.mark.parametrize(("task", "config"), GRAPHS, ids=label)

@@ -5,15 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from emulation import Emulated
-from test_engine import BASE, CPU, GRAPHS, ROWS, build, label, lower
-from test_engine import weights as row_weights
+from test_engine import BASE, CPU, GRAPHS, label, lowered
 
 from gpunet.config import Config
 from gpunet.device import Device
-from gpunet.launches import Feed
 from gpunet.optim import OPTIMIZERS
 
-ORDER = np.random.default_rng(5).permutation(ROWS).astype(np.int32)
 CASES = GRAPHS + [("multiclass", replace(BASE, optimizer=name)) for name in OPTIMIZERS]
 
 
@@ -27,12 +24,7 @@ def agree(task: str, config: Config, device: Device, dtype: str, rtol: float) ->
     config = replace(config, lr=1e-2, weight_decay=0.1, clip_norm=0.5)
     weights, totals = [], []
     for each in (CPU, device):
-        network, x, y = build(task, config)
-        y = y if y.ndim == 1 else y.astype(dtype)
-        given = (x.astype(dtype), y, ORDER, row_weights(config, dtype))
-        x, y, order, weight = (None if a is None else each.asarray(a) for a in given)
-        feed = Feed(x, y, order=order, weight=weight)
-        launches, store = lower(network, feed, config, 9, dtype, each)
+        launches, store = lowered(each, task, config, dtype)
         for _ in range(2):
             launches.rewind()
             launches.run(launches.steps)

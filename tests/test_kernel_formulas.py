@@ -52,10 +52,6 @@ def run(name: str, dtype: str, *arrays: np.ndarray) -> np.ndarray:
     return out
 
 
-def softplus(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
-
-
 def pi_times(x: np.ndarray) -> np.ndarray:
     return 4 * np.arctan(np.ones((), x.dtype)) * x
 
@@ -82,10 +78,9 @@ UNARY = {
     "exp": np.exp,
     "log": np.log,
     "expm1": np.expm1,
-    "log1p": np.log1p,
     "sqrt": np.sqrt,
     "abs": np.abs,
-    "softplus": softplus,
+    "softplus": reference.softplus,
     "sin": np.sin,
     "cos": np.cos,
     "sinpi": sinpi,
@@ -101,11 +96,11 @@ BINARY = {
     "minimum": np.minimum,
 }
 LOSSES = {name: rows for name, rows in reference.LOSS_ROWS.items() if name[:7] != "softmax"}
-NO_GRADIENT = ("expm1", "log1p", "sinpi", "cospi")
-POSITIVE = ("log", "log1p", "sqrt", "power", "divide")
-EXACT = {"exp": (-760, 720), "expm1": (-50, 720), "log": (0, 1e300), "log1p": (-1, 3),
-         "tanh": (-25, 25), "sigmoid": (-760, 760), "softplus": (-760, 760),
-         "sinpi": (-1e4, 1e4), "cospi": (-1e4, 1e4)}  # fmt: skip
+NO_GRADIENT = ("expm1", "sinpi", "cospi")
+POSITIVE = ("log", "sqrt", "power", "divide")
+EXACT = {"exp": (-760, 720), "expm1": (-50, 720), "log": (0, 1e300), "tanh": (-25, 25),
+         "sigmoid": (-760, 760), "softplus": (-760, 760), "sinpi": (-1e4, 1e4),
+         "cospi": (-1e4, 1e4)}  # fmt: skip
 
 
 def points(name: str, dtype: str, count: int = 2) -> list[np.ndarray]:
@@ -235,8 +230,6 @@ def test_special_values(dtype: str):
         ("log", np.inf, np.inf),
         ("log", tiny, np.log(float(tiny))),
         ("expm1", tiny, tiny),
-        ("log1p", tiny, tiny),
-        ("log1p", -1.0, -np.inf),
         ("tanh", tiny, tiny),
         ("tanh", -np.inf, -1.0),
         ("sigmoid", 1e4, 1.0),

@@ -201,9 +201,9 @@ def test_dropout_beside_an_activation_is_both_to_the_bit(name: str, way: str):
         if way == "forward":
             y = given.setdefault("y", np.empty_like(given["dropped"]))
             runner(plain, device)(*(given[each] for each in plain.parameters))
-            runner(dropout.DROPOUT, device)(y, *mask, given["dropped"])
+            runner(REGISTRY["dropout"], device)(y, *mask, given["dropped"])
         else:
-            runner(dropout.DROPOUT, device)(given["grad"], *mask, given["dz"])
+            runner(REGISTRY["dropout"], device)(given["grad"], *mask, given["dz"])
             given["grad"] = given["dz"]
             runner(plain, device)(*(given[each] for each in plain.parameters))
         for each, array in written.items():

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakecuda import opened
-from test_engine import BASE, GRAPHS, ROWS, build, check_plan, label, lower, weights
-from test_engine_cuda import ORDER
+from test_engine import BASE, GRAPHS, ORDER, ROWS, check_plan, label, lowered
 
 import gpunet
 from gpunet.cli import _run
@@ -19,7 +18,7 @@ from gpunet.device import Device
 from gpunet.device.cpu import Cpu
 from gpunet.kernels.slots import BEFORE, FAULT, FAULT_LOSS
 from gpunet.kernels.update import OPTIMIZERS
-from gpunet.launches import Feed, LaunchList, Store
+from gpunet.launches import LaunchList, Store
 
 BATCH = 9
 SPLIT = [(task, config) for task, config in GRAPHS if config.norm != "batch"]
@@ -32,22 +31,6 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     names = {"numpy": Cpu("numpy", 1), "native": Cpu("auto", 1), "team": Cpu("auto", 3)}
     with opened() if request.param == "cuda" else nullcontext(names[request.param]) as found:
         yield found
-
-
-def split(
-    device: Any,
-    task: str,
-    config: Config,
-    micro_batch: int | None,
-    dtype: str = "float64",
-    batch: int = BATCH,
-) -> tuple[LaunchList, Store]:
-    network, x, y = build(task, config)
-    y = y if y.ndim == 1 else y.astype(dtype)
-    given = (x.astype(dtype), y, ORDER, weights(config, dtype))
-    x, y, order, weight = (None if a is None else device.asarray(a) for a in given)
-    feed = Feed(x, y, order=order, weight=weight)
-    return lower(network, feed, config, batch, dtype, device, micro_batch)
 
 
 def state(launches: LaunchList, store: Store) -> dict[str, np.ndarray]:
@@ -63,7 +46,9 @@ def same_steps(
     device: Device, task: str, config: Config, micro_batch: int, steps: int = 8, **other: Any
 ) -> LaunchList:
     """The list in micro-batches; its steps, short batches among them, are those of whole ones."""
-    whole, parted = (split(device, task, config, rows, **other) for rows in (None, micro_batch))
+    whole, parted = (
+        lowered(device, task, config, micro_batch=rows, **other) for rows in (None, micro_batch)
+    )
     for launches, _ in (whole, parted):
         launches.run(steps)
     for (name, found), wanted in zip(state(*parted).items(), state(*whole).values(), strict=True):
@@ -107,7 +92,9 @@ def test_bfloat16_adds_up_in_float32() -> None:
     with opened() as device:
         device.precision = "bf16"
         config = replace(BASE, hidden=(16, 8), optimizer="adamw", lr=1e-2)
-        found = [split(device, "multiclass", config, rows, "float32") for rows in (None, 4)]
+        found = [
+            lowered(device, "multiclass", config, "float32", micro_batch=rows) for rows in (None, 4)
+        ]
         for launches, _ in found:
             launches.run(6)
         (whole, one), (parted, other) = found
@@ -121,7 +108,7 @@ def test_micro_batches_lie_in_the_same_memory_as_the_first(device: Device) -> No
     config = replace(BASE, hidden=(200, 100))
     sizes = {}
     for rows in (None, 5, 3):
-        launches, _ = split(device, "multiclass", config, rows)
+        launches, _ = lowered(device, "multiclass", config, micro_batch=rows)
         once = list({id(each): each for each in launches.launches}.values())
         if launches.program is None:
             check_plan(once, launches.arena_bytes)
@@ -134,12 +121,13 @@ def test_micro_batches_lie_in_the_same_memory_as_the_first(device: Device) -> No
 def test_layers_that_mix_rows_are_refused(device: Device) -> None:
     config = replace(BASE, norm="batch")
     with pytest.raises(TypeError, match="mixes rows"):
-        split(device, "multiclass", config, 4)
-    split(device, "multiclass", config, BATCH)
+        lowered(device, "multiclass", config, micro_batch=4)
+    lowered(device, "multiclass", config, micro_batch=BATCH)
 
 
 def test_a_fault_in_a_later_micro_batch_holds_the_step_back(device: Device) -> None:
-    launches, store = split(device, "multiclass", replace(BASE, activation="sigmoid"), 4)
+    config = replace(BASE, activation="sigmoid")
+    launches, store = lowered(device, "multiclass", config, micro_batch=4)
     launches.run(1)
     before = store.weights()
     launches.feed.x[int(ORDER[BATCH + 5])] = np.nan  # the second micro-batch of the second step
@@ -158,7 +146,8 @@ def test_deterministic_bits_do_not_depend_on_threads(monkeypatch: pytest.MonkeyP
     for threads in (1, 2, 3):
         device = Cpu("native", threads)
         device.deterministic = True
-        launches, store = split(device, "multiclass", replace(BASE, dropout=0.3), 4, "float32")
+        config = replace(BASE, dropout=0.3)
+        launches, store = lowered(device, "multiclass", config, "float32", micro_batch=4)
         launches.run(7)
         found.append((store.values.tobytes(), launches.totals.tobytes()))
     assert found[0] == found[1] == found[2]

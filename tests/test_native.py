@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import test_engine
 from emulation import Emulated
-from test_engine import BASE, GRAPHS, ROWS, build, label, lower, weights
+from test_engine import BASE, GRAPHS, ORDER, ROWS, build, label, lower, lowered
 
 from gpunet import auto, engine, job
 from gpunet.config import Config, gather
@@ -27,7 +27,6 @@ try:
 except Unavailable as reason:
     pytest.skip(f"{reason}", allow_module_level=True)
 
-ORDER = np.random.default_rng(5).permutation(ROWS).astype(np.int32)
 TRAINED = replace(BASE, optimizer="adamw", lr=1e-2, weight_decay=0.1)
 TOLERANCE = {"float64": 1e-9, "float32": 2e-3}
 
@@ -40,11 +39,7 @@ def thin_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(
     task: str, config: Config, device: Cpu, dtype: str = "float64", passes: int = 3
 ) -> tuple[LaunchList, Store]:
-    network, x, y = build(task, config)
-    y = y if y.ndim == 1 else y.astype(dtype)
-    weight = weights(config, dtype)
-    feed = Feed(x.astype(dtype), y, order=ORDER, weight=weight)
-    launches, store = lower(network, feed, config, 13, dtype, device)
+    launches, store = lowered(device, task, config, dtype, 13)
     for _ in range(passes):
         launches.rewind()
         launches.run(launches.steps)
@@ -95,8 +90,7 @@ def test_the_same_team_gives_the_same_bits(lanes: int) -> None:
 
 def test_many_steps_a_call_are_one_step_a_call() -> None:
     _, together = trained("multiclass", TRAINED, Cpu("native", 2))
-    network, x, y = build("multiclass", TRAINED)
-    launches, store = lower(network, Feed(x, y, order=ORDER), TRAINED, 13, device=Cpu("native", 2))
+    launches, store = lowered(Cpu("native", 2), "multiclass", TRAINED, batch=13)
     for _ in range(3):
         launches.rewind()
         for _ in range(launches.steps):

@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 from meeting import Meeting
 from nvrtc import nvrtc
-from test_engine import BASE, CPU, ROWS, build, label, lower
-from test_engine_cuda import ORDER
+from test_engine import BASE, CPU, ORDER, ROWS, build, label, lower, lowered
 from test_kernels_cuda import ARCHITECTURES
 
 from gpunet import model
 from gpunet.config import Config
-from gpunet.device import Device
 from gpunet.gates import ACTIVATIONS
 from gpunet.kernels.registry import source_text
 from gpunet.kernels.slots import FAULT, STEP
@@ -48,17 +46,6 @@ CASES = [
 ]
 
 
-def steps_of(
-    device: Device, task: str, config: Config, dtype: str = "float64", **changes: Any
-) -> tuple[LaunchList, Store]:
-    """The list of steps of 9 rows; `changes`: fields of the feed."""
-    network, x, y = build(task, config)
-    y = y if y.ndim == 1 else y.astype(dtype)
-    fields = {"x": x.astype(dtype), "y": y, "order": ORDER, **changes}
-    given = {name: None if a is None else device.asarray(a) for name, a in fields.items()}
-    return lower(network, Feed(**given), config, 9, dtype, device)
-
-
 @pytest.fixture(params=["tiled", "resident"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Networks of one hidden layer in either form."""
@@ -71,8 +58,8 @@ def agree(
     device: Meeting, task: str, config: Config, dtype: str, rtol: float, **changes: Any
 ) -> None:
     """Eight steps, of two and a half epochs, in three launches."""
-    found, store = steps_of(device, task, config, dtype, **changes)
-    wanted, plain = steps_of(CPU, task, config, dtype, **changes)
+    found, store = lowered(device, task, config, dtype, **changes)
+    wanted, plain = lowered(CPU, task, config, dtype, **changes)
     for steps in (1, 4, 3):
         found.run(steps)
         wanted.run(steps)
@@ -101,7 +88,7 @@ def test_it_is_the_list_in_float32_but_for_roundings(form: str) -> None:
 @pytest.mark.parametrize("blocks", [2, 3, 10])
 def test_any_number_of_blocks_computes_the_same(blocks: int) -> None:
     device = Meeting(blocks)
-    found, _ = steps_of(device, "multiclass", DEEP)
+    found, _ = lowered(device, "multiclass", DEEP)
     form = found.replay.form
     assert form.blocks == min(blocks, form.useful_blocks)
     device.launches.clear()
@@ -206,8 +193,8 @@ def test_bytes_are_scaled_and_rows_may_lie_in_order(form: str) -> None:
 def test_what_is_not_finite_stops_it_as_it_stops_the_list(form: str, lr: float, seed: int) -> None:
     """1e308 spoils weights at once; 1e200 gives weights with which the next loss is spoilt."""
     config = replace(ONE, lr=lr, weight_decay=0.0)
-    found, store = steps_of(Meeting(seed=seed), "multiclass", config)
-    wanted, plain = steps_of(CPU, "multiclass", config)
+    found, store = lowered(Meeting(seed=seed), "multiclass", config)
+    wanted, plain = lowered(CPU, "multiclass", config)
     with np.errstate(all="ignore"):
         found.run(6)
         wanted.run(6)
@@ -226,8 +213,8 @@ def test_what_is_not_finite_stops_it_as_it_stops_the_list(form: str, lr: float, 
 @emulated
 def test_a_launch_that_fails_leaves_the_steps_to_the_list() -> None:
     device = Meeting()
-    found, store = steps_of(device, *CASES[0])
-    wanted, plain = steps_of(CPU, *CASES[0])
+    found, store = lowered(device, *CASES[0])
+    wanted, plain = lowered(CPU, *CASES[0])
     graphs: list[int] = []
 
     def otherwise(steps: int) -> None:
@@ -254,7 +241,7 @@ def test_what_cannot_be_built_is_left_to_the_list() -> None:
                 raise RuntimeError("no such instruction\nin line 1")
             return super().launcher(source, entry)
 
-    launches, store = steps_of(CPU, *CASES[0])
+    launches, store = lowered(CPU, *CASES[0])
     store.device = Old()
     with pytest.warns(
         RuntimeWarning, match="one of each kernel: RuntimeError: no such instruction$"
@@ -267,7 +254,7 @@ def test_what_cannot_be_built_is_left_to_the_list() -> None:
 @emulated
 @pytest.mark.parametrize(("case", "dtype"), [(0, "int64"), (4, "float32")])
 def test_targets_of_another_dtype_are_left_to_the_list(case: int, dtype: str) -> None:
-    launches, store = steps_of(CPU, *CASES[case])
+    launches, store = lowered(CPU, *CASES[case])
     store.device = Meeting()
     assert bound(launches.launches, store, None) is not None
     y = {slot for each in launches.launches for slot in each.slots if slot.name == "data.y"}
@@ -289,13 +276,13 @@ def test_targets_of_another_dtype_are_left_to_the_list(case: int, dtype: str) ->
     ids=label,
 )
 def test_other_lists_are_not_taken(config: Config) -> None:
-    launches, _ = steps_of(CPU, "multiclass", config)
+    launches, _ = lowered(CPU, "multiclass", config)
     assert plain.recognised(launches.launches) is None
 
 
 def test_every_list_of_plain_layers_is_recognised() -> None:
     for activation in ACTIVATIONS:
-        launches, _ = steps_of(CPU, "multiclass", replace(DEEP, activation=activation))
+        launches, _ = lowered(CPU, "multiclass", replace(DEEP, activation=activation))
         found = plain.recognised(launches.launches)
         assert found is not None
         assert (found.act, found.loss, found.batch) == (activation, "softmax_cross_entropy", 9)
@@ -314,7 +301,7 @@ def test_what_has_no_room_or_is_large_is_left_to_the_list() -> None:
         def room(self) -> tuple[int, int]:
             return 4, 100
 
-    launches, store = steps_of(CPU, *CASES[0])
+    launches, store = lowered(CPU, *CASES[0])
     store.device = Full()
     assert bound(launches.launches, store, None) is None
     store.device = Meeting(blocks=1)
@@ -352,7 +339,7 @@ def aligned(size: int) -> np.ndarray:
     ("entries", "is_taken"), [(1, True), (2, False), (training.LEAST_STEPS, True)]
 )
 def test_few_steps_are_not_worth_compiling_for(entries: int, is_taken: bool) -> None:
-    launches, store = steps_of(CPU, *CASES[0])
+    launches, store = lowered(CPU, *CASES[0])
     clock, hyper, table, batch = launches.launches[0].arguments
     table = replace_array(table, np.zeros((entries, 3)))
     first = replace(launches.launches[0], arguments=(clock, hyper, table, batch))
@@ -385,7 +372,7 @@ def test_compiles() -> None:
     """On each architecture, with products in float32 and rounded to tf32."""
     with nvrtc() as compiled:
         for i, (task, config) in enumerate(CASES):
-            launches, store = steps_of(CPU, task, config, "float32")
+            launches, store = lowered(CPU, task, config, "float32")
             compiles(compiled, launches, store, i % 3 != 0, ARCHITECTURES[i % 4])
 
 
@@ -417,8 +404,8 @@ def test_networks_of_the_benchmark_compile(architecture: str) -> None:
 def test_on_a_gpu(gpu: Any, form: str, task: str, config: Config, precision: str) -> None:
     """1e-5 over a few steps, and what roundings make of that in many."""
     gpu.precision = precision
-    found, store = steps_of(gpu, task, config, "float32")
-    wanted, plain = steps_of(gpu, task, config, "float32")
+    found, store = lowered(gpu, task, config, "float32")
+    wanted, plain = lowered(gpu, task, config, "float32")
     assert isinstance(found.replay, Persistent)
     if len(config.hidden) == 1:
         assert found.replay.form.source == f"persistent.h {form}.cu"

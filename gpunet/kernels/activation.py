@@ -6,7 +6,8 @@ a of f for each column: y = u + a * (f(u) - u), u = z + bias; its backward reads
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,6 @@ from gpunet.kernels.tiles import (
     column_folds,
     column_tiles,
     scratch,
-    shape2,
     tile_size,
     tiled,
 )
@@ -304,65 +304,53 @@ def _add_bias(z: Array, bias: Array | None, out: Array) -> None:
         np.add(z, bias, out=out)
 
 
-def _backward_work(grad: Array, *rest: Any) -> int:
-    return max(4 * tile_size(grad), column_chunks(grad) * grad.shape[1])
+_register = partial(register, beside=dropout.beside)
 
 
 def _register_pair(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
-    forward = register(
+    forward = _register(
         forward_of(activation),
         "activation.cu",
         name=f"{name}_forward",
         variant=name,
         outputs="y",
         typed_by="z",
-        sizes=shape2,
         stages=(Stage("forward", column_tiles),),
         work=lambda z, *rest: 2 * tile_size(z),
-        beside=dropout.beside,
     )
-    backward = register(
+    backward = _register(
         backward_of(activation),
         "activation.cu",
         name=f"{name}_backward",
         variant=name,
         outputs="dz dbias",
         typed_by="grad",
-        sizes=shape2,
-        stages=(
-            Stage("backward", column_tiles),
-            Stage("fold_bias_gradient", bias_folds),
-        ),
-        work=_backward_work,
-        beside=dropout.beside,
+        stages=(Stage("backward", column_tiles), Stage("fold_bias_gradient", bias_folds)),
+        work=lambda grad, *rest: max(4 * tile_size(grad), column_chunks(grad) * grad.shape[1]),
     )
     return forward, backward
 
 
 def _register_parametric(name: str, activation: Activation) -> tuple[Kernel, Kernel]:
-    forward = register(
+    forward = _register(
         parametric_forward_of(activation),
         "parametric.cu",
         name=f"parametric_{name}_forward",
         variant=name,
         outputs="y",
         typed_by="z",
-        sizes=shape2,
         stages=(Stage("forward", column_tiles),),
         work=lambda z, *rest: 3 * tile_size(z),
-        beside=dropout.beside,
     )
-    backward = register(
+    backward = _register(
         parametric_backward_of(activation),
         "parametric.cu",
         name=f"parametric_{name}_backward",
         variant=name,
         outputs="dz dbias dshare",
         typed_by="grad",
-        sizes=shape2,
         stages=(Stage("backward", column_tiles), Stage("fold_gradients", column_folds)),
         work=lambda grad, *rest: max(5 * tile_size(grad), 2 * column_chunks(grad) * grad.shape[1]),
-        beside=dropout.beside,
     )
     return forward, backward
 

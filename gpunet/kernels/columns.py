@@ -283,7 +283,7 @@ def _inputs_wanted(
     return (0,) if dx is None else per_thread(len(x) * len(frequency))
 
 
-PERIODIC_FORWARD = register(
+register(
     periodic_forward,
     "periodic.cu",
     outputs="y",
@@ -298,7 +298,7 @@ PERIODIC_FORWARD = register(
         ),
     ),
 )
-PERIODIC_BACKWARD = register(
+register(
     periodic_backward,
     "periodic.cu",
     outputs="dx dfrequency dphase dweight dbias",
@@ -312,7 +312,7 @@ PERIODIC_BACKWARD = register(
         Stage("periodic_inputs", _inputs_wanted),
     ),
 )
-PIECEWISE_FORWARD = register(
+register(
     piecewise_forward,
     "piecewise.cu",
     outputs="y",
@@ -322,7 +322,7 @@ PIECEWISE_FORWARD = register(
         Stage("piecewise_forward", lambda x, feature, *rest: per_thread(len(x) * len(feature))),
     ),
 )
-PIECEWISE_BACKWARD = register(
+register(
     piecewise_backward,
     "piecewise.cu",
     outputs="dx",
@@ -330,7 +330,7 @@ PIECEWISE_BACKWARD = register(
     sizes=lambda grad, x, feature, *rest: _shapes(x, grad, feature),
     stages=(Stage("piecewise_backward", lambda grad, x, *rest: per_thread(len(x) * rest[-1])),),
 )
-EMBEDDING_FORWARD = register(
+register(
     embedding_forward,
     "embedding.cu",
     outputs="y",
@@ -343,7 +343,7 @@ EMBEDDING_FORWARD = register(
         ),
     ),
 )
-EMBEDDING_BACKWARD = register(
+register(
     embedding_backward,
     "embedding.cu",
     outputs="dtable",
@@ -357,7 +357,7 @@ EMBEDDING_BACKWARD = register(
         ),
     ),
 )
-COPY_COLUMNS = register(
+register(
     copy_columns,
     "rows.cu",
     outputs="y",

@@ -17,7 +17,7 @@ import numpy as np
 from gpunet.device import Array
 from gpunet.kernels.registry import Kernel, Reference, Run, Stage, named, register, run_all
 from gpunet.kernels.slots import BEFORE, FADE, STEP, THREADS
-from gpunet.kernels.tiles import TILE, shape2
+from gpunet.kernels.tiles import TILE
 
 LANES = 16
 """Elements that a Philox block decides: its four words are sixteen lanes of 16 bits, low first."""
@@ -107,15 +107,10 @@ def _lanes(generator: np.random.Philox, count: int) -> Array:
     return words.astype("<u8", copy=False).view("<u2")
 
 
-def _grid(x: Array, *rest: Any) -> tuple[int]:
-    return (min(ceil(x.size / (LANES * THREADS)), 65_536),)
-
-
-DROPOUT = register(
+register(
     dropout,
     "mask.h dropout.cu",
     outputs="y",
     typed_by="x",
-    sizes=shape2,
-    stages=(Stage("dropout", _grid),),
+    stages=(Stage("dropout", lambda x, *rest: (min(ceil(x.size / (LANES * THREADS)), 65_536),)),),
 )

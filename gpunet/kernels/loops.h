@@ -537,7 +537,7 @@ static CLONES void normalise(const T* x, const T* gain, const T* bias, T* y, T* 
         for (long long j = 0; j < m; ++j) total += x[j];
         T middle = total / m;
         for (long long j = 0; j < m; ++j) spread += (x[j] - middle) * (x[j] - middle);
-        T scale = 1 / f_sqrt(spread / m + T(NORM_EPSILON));
+        T scale = norm_scale(spread / m);
         EVERY(j, m) y[j] = (x[j] - middle) * scale * gain[j] + bias[j];
         mean[i] = middle;
         rstd[i] = scale;

@@ -17,7 +17,7 @@ import numpy as np
 from gpunet.device import Array
 from gpunet.kernels.registry import Kernel, Reference, Run, Stage, register
 from gpunet.kernels.slots import BEFORE, FAULT, FAULT_LOSS, LOSS_ROUNDS, THREADS, VALID
-from gpunet.kernels.tiles import row_groups, row_lanes, shape2, valid_rows, valid_tiles
+from gpunet.kernels.tiles import row_groups, row_lanes, valid_rows, valid_tiles
 
 Term = Callable[[Array, Array, Any, Array, Array | None], None]
 """term(pred, target, parameter, rows, grad) writes the rows' losses and, where asked for, the
@@ -200,7 +200,6 @@ def _register(term: Term, batch_mean: bool = True) -> Kernel:
         variant=term.__name__,
         outputs="clock grad rows totals",
         typed_by="pred",
-        sizes=shape2,
         stages=(Stage("row_losses", _groups), Stage("fold_rows", _folds)),
     )
 

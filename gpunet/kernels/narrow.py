@@ -5,7 +5,7 @@ import numpy as np
 
 from gpunet.device import Array
 from gpunet.kernels.registry import Run, Stage, per_four, register
-from gpunet.kernels.tiles import bias_folds, column_chunks, column_tiles, shape2
+from gpunet.kernels.tiles import bias_folds, column_chunks, column_tiles
 
 
 def narrow(x: Array, y: Array) -> Run:
@@ -54,7 +54,7 @@ def relu_narrow_backward(grad: Array, y: Array, dz: Array, dbias: Array | None, 
     return run
 
 
-NARROW = register(
+register(
     narrow,
     "narrow.cu",
     outputs="y",
@@ -68,7 +68,6 @@ RELU = (
         "narrow.cu",
         outputs="y",
         typed_by=None,
-        sizes=shape2,
         stages=(Stage("relu_narrow_forward", column_tiles),),
     ),
     register(
@@ -76,7 +75,6 @@ RELU = (
         "narrow.cu",
         outputs="dz dbias",
         typed_by=None,
-        sizes=shape2,
         stages=(
             Stage("relu_narrow_backward", column_tiles),
             Stage("fold_narrow_gradient", bias_folds),

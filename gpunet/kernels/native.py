@@ -167,7 +167,8 @@ class Program:
         self.weights = [step for step in _micro_batches(steps)[0] if step.is_weight_gradient]
         self.whole = [step for step in steps if step.name in WHOLE]
         self.moves_at_once = [step.name in OPTIMIZERS for step in self.whole] == [True]
-        self.matrices = max((self._end(step) for step in self.weights), default=0)
+        ends = [self._start(step) + int(step.arguments[2].size) for step in self.weights]
+        self.matrices = max(ends, default=0)
         self.copies = gradient if lanes == 1 else _lines(lanes, gradient.size, self.dtype)
         self.scratch = _lines(lanes, self._room(), self.dtype)
         self.statistics: list[Array] = []
@@ -239,13 +240,10 @@ class Program:
     def _move_at_once(self) -> None:
         """Have products of weights' gradients call the update."""
         (update,) = self.whole
-        place = next(i for i, each in enumerate(self.operations) if self._runs(each, update.name))
-        shared = self.program.shared
+        function, shared = self._function(update.name), self.program.shared
+        operation = next(each for each in self.operations if each.function == function)
         shared.move = self._function(f"{update.name}_move")
-        shared.moved = ctypes.addressof(self.operations[place].call)
-
-    def _runs(self, operation: _Operation, name: str) -> bool:
-        return operation.function == self._function(name)
+        shared.moved = ctypes.addressof(operation.call)
 
     def _room(self) -> int:
         """Elements of scratch a lane: a block of a gradient, what is summed over some rows, or some
@@ -268,11 +266,8 @@ class Program:
         least = ROWS_OF_WEIGHT * columns
         return min(slab * columns, max(BLOCK_BYTES // self.dtype.itemsize, least))
 
-    def _end(self, step: Step) -> int:
-        """Where a weight's gradient ends in the flat vector."""
-        return self._start(step) + int(step.arguments[2].size)
-
     def _start(self, step: Step) -> int:
+        """Where a weight's gradient starts in the flat vector."""
         away = step.arguments[2].ctypes.data - self.gradient.ctypes.data
         return int(away) // self.gradient.itemsize
 

@@ -18,7 +18,6 @@ from gpunet.kernels.tiles import (
     column_tiles,
     row_groups,
     scratch,
-    shape2,
     tile_size,
     tiled,
     valid_rows,
@@ -201,20 +200,18 @@ def _work(x: Array, *rest: Any) -> int:
     return max(2 * tile_size(x), 2 * column_chunks(x) * x.shape[1])
 
 
-LAYER_NORM_FORWARD = register(
+register(
     layer_norm_forward,
     "layer_norm.cu",
     outputs="y mean rstd",
     typed_by="x",
-    sizes=shape2,
     stages=(Stage("layer_norm_forward", row_groups),),
 )
-LAYER_NORM_BACKWARD = register(
+register(
     layer_norm_backward,
     "layer_norm.cu",
     outputs="dx dgain dbias",
     typed_by="grad",
-    sizes=shape2,
     stages=(
         Stage("layer_norm_sums", column_tiles),
         Stage("layer_norm_fold", column_folds),
@@ -222,12 +219,11 @@ LAYER_NORM_BACKWARD = register(
     ),
     work=_work,
 )
-BATCH_NORM_FORWARD = register(
+register(
     batch_norm_forward,
     "batch_norm.cu",
     outputs="running_mean running_var y mean rstd",
     typed_by="x",
-    sizes=shape2,
     stages=(
         Stage("batch_norm_statistics", column_tiles),
         Stage("batch_norm_settle", column_strips),
@@ -235,12 +231,11 @@ BATCH_NORM_FORWARD = register(
     ),
     work=_work,
 )
-BATCH_NORM_BACKWARD = register(
+register(
     batch_norm_backward,
     "batch_norm.cu",
     outputs="dx dgain dbias",
     typed_by="grad",
-    sizes=shape2,
     stages=(
         Stage("batch_norm_sums", column_tiles),
         Stage("batch_norm_fold", column_folds),
@@ -248,11 +243,10 @@ BATCH_NORM_BACKWARD = register(
     ),
     work=_work,
 )
-BATCH_NORM_APPLY = register(
+register(
     batch_norm_apply,
     "batch_norm.cu",
     outputs="y",
     typed_by="x",
-    sizes=shape2,
     stages=(Stage("batch_norm_apply", column_tiles),),
 )

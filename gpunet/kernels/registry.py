@@ -18,6 +18,7 @@ from gpunet.device import Array, Device, device_of, module_of
 from gpunet.device.base import Run
 from gpunet.errors import Unavailable
 from gpunet.kernels.slots import MOST_STRIPS, THREADS, c_constants
+from gpunet.kernels.tiles import shape2
 
 C_TYPES = {"float32": "float", "float64": "double"}
 
@@ -136,14 +137,15 @@ def register(
     *,
     outputs: str,
     typed_by: str | None,
-    sizes: Callable[..., tuple[int, ...]],
     stages: tuple[Stage, ...],
+    sizes: Callable[..., tuple[int, ...]] = shape2,
     work: Callable[..., int] | None = None,
     name: str | None = None,
     variant: str = "",
     beside: Callable[[Kernel], Kernel] | None = None,
 ) -> Kernel:
-    """Add a kernel to REGISTRY and return it; `outputs` is a list of names divided by spaces.
+    """Add a kernel to REGISTRY and return it; `outputs` is a list of names divided by spaces, and
+    `sizes` are the rows and columns of the first argument unless given.
 
     `beside` makes the one of it that does the dropout beside it too, which is added as well.
     """

@@ -138,11 +138,11 @@ def _spread(row: Array, like: Array, dtype: np.dtype) -> Array:
     return np.broadcast_to(row.astype(dtype), (tile, like.shape[1])).copy()
 
 
-def _owners(grad: Array, index: Array, dx: Array) -> tuple[int, int]:
-    return min(grad.shape[0], 65_536), min(*column_strips(grad), MOST_STRIPS)
+def _owners(grad: Array, *rest: Array) -> tuple[int, int]:
+    return min(len(grad), 65_536), min(*column_strips(grad), MOST_STRIPS)
 
 
-GATHER = register(
+register(
     gather,
     "rows.cu",
     outputs="out",
@@ -150,24 +150,17 @@ GATHER = register(
     sizes=lambda x, scale, shift, order, clock, out: shape2(out),
     stages=(Stage("gather_{x.dtype}", lambda *arguments: per_four(arguments[-1])),),
 )
-GATHER_LABELS = register(
-    gather_labels,
-    "rows.cu",
-    outputs="out",
-    typed_by=None,
-    sizes=lambda y, order, clock, out: (out.shape[0],),
-    stages=(Stage("gather_labels", lambda y, order, clock, out: per_element(out)),),
-)
-GATHER_WEIGHTS = register(
-    gather_labels,
-    "rows.cu",
-    name="gather_weights",
-    outputs="out",
-    typed_by="out",
-    sizes=lambda y, order, clock, out: (out.shape[0],),
-    stages=(Stage("gather_weights", lambda y, order, clock, out: per_element(out)),),
-)
-TAKE = register(
+for name, typed_by in (("gather_labels", None), ("gather_weights", "out")):
+    register(
+        gather_labels,
+        "rows.cu",
+        name=name,
+        outputs="out",
+        typed_by=typed_by,
+        sizes=lambda y, order, clock, out: (out.shape[0],),
+        stages=(Stage(name, lambda y, order, clock, out: per_element(out)),),
+    )
+register(
     take,
     "embedding.cu",
     outputs="y",
@@ -175,7 +168,7 @@ TAKE = register(
     sizes=lambda x, index, y: shape2(y),
     stages=(Stage("take", lambda x, index, y: column_tiles(y)),),
 )
-SCATTER_ADD = register(
+register(
     scatter_add,
     "embedding.cu",
     outputs="dx",
@@ -186,12 +179,11 @@ SCATTER_ADD = register(
         Stage("scatter_add", _owners),
     ),
 )
-COLUMN_SUMS = register(
+register(
     column_sums,
     "rows.cu",
     outputs="out",
     typed_by="x",
-    sizes=shape2,
     stages=(Stage("column_sums", column_tiles), Stage("fold_columns", column_folds)),
     work=lambda x, out: column_chunks(x) * x.shape[1],
 )

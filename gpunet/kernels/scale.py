@@ -1,7 +1,6 @@
 """A factor for each column: y = x * scale, with the gradients of both."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from gpunet.kernels.tiles import (
     column_folds,
     column_tiles,
     scratch,
-    shape2,
     tile_size,
     tiled,
 )
@@ -41,24 +39,18 @@ def scale_backward(
     return run
 
 
-def _work(grad: Array, *rest: Any) -> int:
-    return max(tile_size(grad), column_chunks(grad) * grad.shape[1])
-
-
-SCALE_FORWARD = register(
+register(
     scale_forward,
     "scale.cu",
     outputs="y",
     typed_by="x",
-    sizes=shape2,
     stages=(Stage("scale_forward", column_tiles),),
 )
-SCALE_BACKWARD = register(
+register(
     scale_backward,
     "scale.cu",
     outputs="dx dscale",
     typed_by="grad",
-    sizes=shape2,
     stages=(Stage("scale_backward", column_tiles), Stage("fold_scale", column_folds)),
-    work=_work,
+    work=lambda grad, *rest: max(tile_size(grad), column_chunks(grad) * grad.shape[1]),
 )

@@ -73,10 +73,11 @@ parameter may lie in the memory of the new one."""
 
 
 class Rule(NamedTuple):
-    """An optimiser's formula; whether decay is added to the gradient, else p -= lr * decay * p
-    comes first."""
+    """An optimiser's formula and the names of its slots; whether decay is added to the gradient,
+    else p -= lr * decay * p comes first."""
 
     formula: Formula
+    slots: tuple[str, ...] = ()
     coupled: bool = True
 
 
@@ -329,48 +330,46 @@ def _step(p: Array, direction: Array, lr: float, out: Array, spare: Array) -> No
     np.subtract(p, np.multiply(direction, lr, out=spare), out=out)
 
 
-RULES: dict[str, tuple[Rule, tuple[str, ...]]] = {
-    "sgd": (Rule(_sgd), ()),
-    "momentum": (Rule(_momentum), ("velocity",)),
-    "nesterov": (Rule(_nesterov), ("velocity",)),
-    "rmsprop": (Rule(_rmsprop), ("square",)),
-    "adam": (Rule(_adam), ("first", "second")),
-    "adamw": (Rule(_adam, coupled=False), ("first", "second")),
-    "lion": (Rule(_lion, coupled=False), ("first",)),
+RULES = {
+    "sgd": Rule(_sgd),
+    "momentum": Rule(_momentum, ("velocity",)),
+    "nesterov": Rule(_nesterov, ("velocity",)),
+    "rmsprop": Rule(_rmsprop, ("square",)),
+    "adam": Rule(_adam, ("first", "second")),
+    "adamw": Rule(_adam, ("first", "second"), coupled=False),
+    "lion": Rule(_lion, ("first",), coupled=False),
 }
-"""Name of the optimiser → its rule, and the names of its slots."""
+SLOTS = {name: rule.slots for name, rule in RULES.items()}
+"""Name of the optimiser → the names of its slots."""
 
 
-def _reference(rule: Rule, slots: tuple[str, ...]) -> Reference:
+def _reference(rule: Rule) -> Reference:
     """A step by that rule, bound."""
+    count = len(rule.slots)
 
     def reference(param: Array, grad: Array, *rest: Any) -> Run:
-        return _update(rule, param, grad, rest[: len(slots)], *rest[len(slots) :])
+        return _update(rule, param, grad, rest[:count], *rest[count:])
 
-    rest = ("starts", "rates", "decays", "hyper", "clock", "found", "work")
-    reference.__signature__ = named("param", "grad", *slots, *rest)  # type: ignore[attr-defined]
+    names = ("starts", "rates", "decays", "hyper", "clock", "found", "work")
+    reference.__signature__ = named("param", "grad", *rule.slots, *names)  # type: ignore[attr-defined]
     return reference
 
 
-def _register(name: str, rule: Rule, slots: tuple[str, ...]) -> Kernel:
-    rates = 3 + len(slots)
-
-    def sizes(*arguments: Any) -> tuple[int, int]:
-        return len(arguments[0]), len(arguments[rates])
-
+def _register(name: str, rule: Rule) -> Kernel:
+    rates = 3 + len(rule.slots)
     return register(
-        _reference(rule, slots),
+        _reference(rule),
         "update.cu",
         name=name,
-        outputs=" ".join(("param", *slots, "clock", "found")),
+        outputs=" ".join(("param", *rule.slots, "clock", "found")),
         typed_by="param",
-        sizes=sizes,
+        sizes=lambda *given: (len(given[0]), len(given[rates])),
         stages=(Stage(name, lambda param, *rest: per_four(param)),),
-        work=lambda param, *rest: (3 + len(slots)) * min(len(param), TILE),
+        work=lambda param, *rest: rates * min(len(param), TILE),
     )
 
 
-OPTIMIZERS = {name: _register(name, *each) for name, each in RULES.items()}
+OPTIMIZERS = {name: _register(name, rule) for name, rule in RULES.items()}
 """Name of the optimiser → its kernel."""
 
 
@@ -394,11 +393,9 @@ def _narrowing(kernel: Kernel) -> Reference:
     return reference
 
 
-def _register_narrow(kernel: Kernel) -> Kernel:
+def _register_narrow(kernel: Kernel) -> None:
     at, name = kernel.parameters.index("starts"), f"{kernel.name}_narrow"
-    work = kernel.work
-    assert work is not None
-    return register(
+    register(
         _narrowing(kernel),
         kernel.source,
         name=name,
@@ -406,17 +403,14 @@ def _register_narrow(kernel: Kernel) -> Kernel:
         typed_by=kernel.typed_by,
         sizes=lambda *given: kernel.sizes(*given[:at], *given[at + 1 :]),
         stages=(Stage(name, kernel.stages[0].grid),),
-        work=work,
+        work=kernel.work,
     )
 
 
-NARROWING = {name: _register_narrow(kernel) for name, kernel in OPTIMIZERS.items()}
-"""The same for products of bfloat16."""
+for kernel in OPTIMIZERS.values():
+    _register_narrow(kernel)
 
-SLOTS = {name: slots for name, (_, slots) in RULES.items()}
-"""Name of the optimiser → the names of its slots."""
-
-TICK = register(
+register(
     tick,
     "clock.cu",
     outputs="clock hyper",
@@ -424,7 +418,7 @@ TICK = register(
     sizes=lambda clock, hyper, table, batch: (len(table),),
     stages=(Stage("tick", one_block),),
 )
-SHOW_FAULTS = register(
+register(
     show_faults,
     "clock.cu",
     outputs="found clock",
@@ -432,7 +426,7 @@ SHOW_FAULTS = register(
     sizes=lambda found, clock: (len(found),),
     stages=(Stage("show_faults", one_block),),
 )
-SQUARED_NORM = register(
+register(
     squared_norm,
     "clock.cu",
     outputs="out",
@@ -444,7 +438,7 @@ SQUARED_NORM = register(
     ),
     work=lambda grad, out: 2 * PARTIALS,
 )
-MICRO_BATCH = register(
+register(
     micro_batch,
     "clock.cu",
     outputs="clock",
@@ -452,7 +446,7 @@ MICRO_BATCH = register(
     sizes=lambda clock, rows, batch: (),
     stages=(Stage("micro_batch", one_block),),
 )
-ACCUMULATE = register(
+register(
     accumulate,
     "clock.cu",
     outputs="total",
@@ -460,7 +454,7 @@ ACCUMULATE = register(
     sizes=lambda grad, *rest: (len(grad),),
     stages=(Stage("accumulate", lambda grad, *rest: per_element(grad)),),
 )
-CLIP_GRADIENT = register(
+register(
     clip,
     "clock.cu",
     outputs="hyper",

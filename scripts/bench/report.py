@@ -1,5 +1,6 @@
 """What was measured as plain values, and as tables in a terminal."""
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -133,6 +134,13 @@ def _cpu_model() -> str:
     lines = path.read_text().splitlines() if path.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor()
+
+
+def write(path: Path | None, found: Mapping[str, Any]) -> None:
+    """What there is so far, where it was asked for: the run may be ended."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
 def show_row(console: Console, found: Mapping[str, Any]) -> None:

@@ -15,70 +15,35 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from typing import Any, TextIO
 
 import numpy as np
 
 from bench.work import Given
 
-
-def _gpunet(kernels: str) -> Callable[..., Any]:
-    from bench.ours import Gpunet
-
-    return partial(Gpunet, kernels=kernels)
-
-
-def _floor(sliced: bool) -> Callable[..., Any]:
-    from bench.ours import Floor
-
-    return partial(Floor, sliced=sliced)
-
-
-def _graph(is_empty: bool) -> Callable[..., Any]:
-    from bench.ours import Graph
-
-    return partial(Graph, is_empty=is_empty)
-
-
-def _torch(compiled: bool) -> Callable[..., Any]:
-    from peers.pytorch import PyTorch
-
-    return partial(PyTorch, compiled=compiled)
-
-
-def _captured(mode: str) -> Callable[..., Any]:
-    from peers.pytorch import Captured
-
-    return partial(Captured, mode=mode)
-
-
-def _jax(unroll: int) -> Callable[..., Any]:
-    from peers.jitted import Jax
-
-    return partial(Jax, unroll=unroll)
-
-
-def _sklearn() -> Callable[..., Any]:
-    from peers.scikit import ScikitLearn
-
-    return ScikitLearn
-
-
-MAKERS: dict[str, Callable[[], Callable[..., Any]]] = {
-    "gpunet": partial(_gpunet, "native"),
-    "gpunet-numpy": partial(_gpunet, "numpy"),
-    "torch": partial(_torch, False),
-    "torch-compile": partial(_torch, True),
-    "torch-graph": partial(_captured, "default"),
-    "torch-graph-tuned": partial(_captured, "max-autotune-no-cudagraphs"),
-    "jax": partial(_jax, 1),
-    "jax-unrolled": partial(_jax, 16),
-    "sklearn": _sklearn,
-    "products-blas": partial(_floor, False),
-    "products-sliced": partial(_floor, True),
-    "products-graph": partial(_graph, False),
-    "empty-graph": partial(_graph, True),
+CONTESTANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "gpunet": ("bench.ours", "Gpunet", {"kernels": "native"}),
+    "gpunet-numpy": ("bench.ours", "Gpunet", {"kernels": "numpy"}),
+    "torch": ("peers.pytorch", "PyTorch", {"compiled": False}),
+    "torch-compile": ("peers.pytorch", "PyTorch", {"compiled": True}),
+    "torch-graph": ("peers.pytorch", "Captured", {"mode": "default"}),
+    "torch-graph-tuned": ("peers.pytorch", "Captured", {"mode": "max-autotune-no-cudagraphs"}),
+    "jax": ("peers.jitted", "Jax", {"unroll": 1}),
+    "jax-unrolled": ("peers.jitted", "Jax", {"unroll": 16}),
+    "sklearn": ("peers.scikit", "ScikitLearn", {}),
+    "products-blas": ("bench.ours", "Floor", {"sliced": False}),
+    "products-sliced": ("bench.ours", "Floor", {"sliced": True}),
+    "products-graph": ("bench.ours", "Graph", {"is_empty": False}),
+    "empty-graph": ("bench.ours", "Graph", {"is_empty": True}),
 }
+"""Module, class and settings of each: a process imports the libraries of its own alone."""
+
+
+def maker(contestant: str) -> Callable[..., Any]:
+    """What makes a contestant, from its work, threads and device."""
+    module, kind, settings = CONTESTANTS[contestant]
+    return partial(getattr(import_module(module), kind), **settings)
 
 
 class Server:
@@ -90,7 +55,7 @@ class Server:
         self.rng = np.random.default_rng()
 
     def load(self, contestant: str, given: dict, threads: int, device: str) -> dict[str, float]:
-        self.contestant, make = None, MAKERS[contestant]()
+        self.contestant, make = None, maker(contestant)
         self.given = Given.from_plain(given)
         self.contestant = make(Given.from_plain(given), threads, device)
         return {"compile": getattr(self.contestant, "compile_seconds", 0.0)}

@@ -1,25 +1,17 @@
 """What `gpunet train penguins` does, as a short scikit-learn script: the best epoch on held-out
 rows is kept and saved; prints the accuracy on the test rows as JSON."""
 
-import argparse
 import json
 import warnings
-from pathlib import Path
 
 import joblib
 import numpy as np
-from penguins_table import read
+from penguins_table import arguments, read
 from sklearn.neural_network import MLPClassifier
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, kind in (("csv", Path), ("parts", Path), ("out", Path), ("hidden", str)):
-        parser.add_argument(f"--{name}", type=kind, required=True)
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--lr", type=float, required=True)
-    given = parser.parse_args()
+    given = arguments(__doc__)
     data = read(given.csv, given.parts)
     (x, y), (held_x, held_y) = data["train"], data["validation"]
     net = MLPClassifier(

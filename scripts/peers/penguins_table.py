@@ -1,5 +1,7 @@
-"""The penguins as numbers, with the standard library and NumPy: read, standardised, one-hot."""
+"""The penguins as numbers, with the standard library and NumPy: read, standardised, one-hot; and
+what the scripts of peers are told."""
 
+import argparse
 import csv
 from pathlib import Path
 
@@ -7,6 +9,15 @@ import numpy as np
 
 NUMBERS = ("bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g", "year")
 WORDS = ("island", "sex")
+
+
+def arguments(about: str | None) -> argparse.Namespace:
+    """The table, its parts, where the model goes, and the network's settings."""
+    parser = argparse.ArgumentParser(description=about)
+    kinds = {"csv": Path, "parts": Path, "out": Path, "hidden": str}
+    for name, kind in {**kinds, "epochs": int, "batch": int, "lr": float}.items():
+        parser.add_argument(f"--{name}", type=kind, required=True)
+    return parser.parse_args()
 
 
 def read(path: Path, parts: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

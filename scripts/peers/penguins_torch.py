@@ -1,24 +1,16 @@
 """What `gpunet train penguins` does, as a short PyTorch script: the best epoch by validation loss
 is kept and saved; prints the accuracy on the test rows as JSON."""
 
-import argparse
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import torch
-from penguins_table import read
+from penguins_table import arguments, read
 from torch import nn
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, kind in (("csv", Path), ("parts", Path), ("out", Path), ("hidden", str)):
-        parser.add_argument(f"--{name}", type=kind, required=True)
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--lr", type=float, required=True)
-    given = parser.parse_args()
+    given = arguments(__doc__)
     data = {
         name: (torch.from_numpy(x), torch.from_numpy(y))
         for name, (x, y) in read(given.csv, given.parts).items()

@@ -19,8 +19,6 @@ import pyarrow as pa
 from tabular.scikit import columns, scores, target
 from tabular.work import Work, averaged
 
-Fitted = Callable[[Any], np.ndarray]
-
 
 def fits(work: Work, seeds: Iterable[int]) -> dict[str, dict[str, Any]]:
     """Each one's runs: metrics of the test part, and seconds of fitting."""

@@ -62,10 +62,7 @@ def summary(tables: Tables, preset: str) -> dict[str, Any]:
         "failed": sorted(set(tables) - set(done)),
         "rank": _ranks(done, preset, error),
         "rank_log_loss": _ranks(classes, preset, log_loss),
-        "error_over": {
-            peer: geometric(_error_ratios(done, preset, peer))
-            for peer in ("realmlp_td", "catboost")
-        },
+        "error_over": {peer: geometric(_error_ratios(done, preset, peer)) for peer in BARS},
         "log_loss_over_best": {"each": losses, "mean": geometric(losses.values())},
         "seconds_over_realmlp_td": _time_ratio(done, preset),
         "behind_sklearn_mlp": _behind(done, preset, "sklearn_mlp"),
