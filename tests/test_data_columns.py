@@ -109,7 +109,7 @@ def test_levels_are_known_again_in_other_formats(texts, values):
 def test_levels_that_only_their_spelling_tells_apart_are_told_apart():
     long = "900719925474099"
     codes = ["1e2", "7A", "8B", "9C"], "100"
-    for seen, new in ((["01", "1", "b"], "1.0"), ([f"{long}2", "b"], f"{long}3"), codes):
+    for seen, new in ((["1.0", "1", "b"], "1.00"), ([f"{long}2", "b"], f"{long}3"), codes):
         cells = read_cells(Source("t", pa.table({"a": seen})), "a")
         out, unseen = written(fit("a", cells, np.arange(len(seen)))[0], [new, *seen])
         assert unseen == 1
