@@ -244,7 +244,8 @@ class _Builder:
         weights = rng.standard_normal((width, units)) * spread
         w = self.parameter(f"{name}.weight", weights, pace)
         h = graph.apply(gates.MatMul(), h, w, name=f"{name}.product")
-        if not config.bias:
+        is_shifted = config.norm == "batch" and name != "output"  # a bias would have no gradient
+        if is_shifted or not config.bias:
             return h
         b = self.parameter(f"{name}.bias", np.zeros(units), BIAS_PACE if is_ntk else None)
         return graph.apply(gates.Add(), h, b, name=f"{name}.sum")
