@@ -186,7 +186,7 @@ def test_rows_that_a_run_has_learned_from_are_warned_of(cli, monkeypatch) -> Non
     Path("t.csv").write_text(TABLE)
     Path("new.csv").write_text(f"{TABLE}1,1,no\n")
     cli("train", "t.csv", "-t", "y", "-o", "run", "-e", "1")
-    seen = "run was trained on t.csv: unless its rows are others now, that flatters it"
+    seen = "run has seen rows of t.csv: unless they are others now, that flatters it"
     for command in ("evaluate", "importance", "slices"):
         assert seen in cli(command, "run", "t.csv").err
         assert cli(command, "run", "new.csv").err == ""
