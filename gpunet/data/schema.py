@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import chain, pairwise
+from itertools import chain, pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -97,14 +97,11 @@ class Schema:
         """What x's columns are; of arrays all are plain."""
         return Layout.of(self.columns) if self.kind == "table" else Layout(0, self.width, ())
 
-    def column_of(self, at: int) -> Column | None:
-        """What column x's column `at` (from 0) was made of; none of arrays."""
-        for part in range(3):
-            for column in self.columns:
-                at -= column.widths[part]
-                if at < 0:
-                    return column
-        return None
+    @property
+    def owners(self) -> tuple[Column, ...]:
+        """What column each of x's columns was made of; () of arrays."""
+        runs = (repeat(each, each.widths[part]) for part in range(3) for each in self.columns)
+        return tuple(chain.from_iterable(runs))
 
     def encode(self, source: Source) -> tuple[Rows, dict[str, int]]:
         """x (n, width) of a source, and for each column how many cells were never-seen categories.
