@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from gpunet.commas import split
-from gpunet.data.cells import Cells, read_cells
-from gpunet.data.columns import KINDS, LIMIT, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column
+from gpunet.data.cells import read_cells
+from gpunet.data.columns import KINDS, LIMIT, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column, Writer
 from gpunet.data.rows import RowFile, Rows
 from gpunet.data.source import Source
 from gpunet.data.stream import spool
@@ -118,8 +118,11 @@ class Schema:
         if self.kind == "arrays":
             return self._flat(source), {}
         check_columns(source, [column.name for column in self.columns])
-        cells = (read_cells(source, column.name, column.cell_kind) for column in self.columns)
-        return encode_cells(self.columns, cells, slice(None), source.rows)
+        writers = (
+            column.writer(read_cells(source, column.name, column.cell_kind))
+            for column in self.columns
+        )
+        return encode_cells(self.columns, writers, slice(None), source.rows)
 
     def encode_rows(self, source: Source, rows: np.ndarray | None) -> tuple[Rows, dict[str, int]]:
         """As `encode`, of some rows (ascending numbers), or of all for None; of a source that
@@ -298,17 +301,17 @@ def _in_quotes(names: Sequence[str], have: Sequence[str], flag: str) -> str | No
 
 
 def encode_cells(
-    columns: Iterable[Column], cells: Iterable[Cells], rows: np.ndarray | slice, count: int
+    columns: Iterable[Column], writers: Iterable[Writer], rows: np.ndarray | slice, count: int
 ) -> tuple[np.ndarray, dict[str, int]]:
     """x (count, d) float32 of `rows`, laid out as Layout says, and the unseen cells."""
     columns = tuple(columns)
     layout = Layout.of(columns)
     x = np.empty((count, layout.width), np.float32)
     unseen, at = {}, [0, layout.numeric, layout.numeric + layout.plain]
-    for column, part in zip(columns, cells, strict=True):
+    for column, write in zip(columns, writers, strict=True):
         ends = [first + width for first, width in zip(at, column.widths, strict=True)]
         views = [x[:, first:end] for first, end in zip(at, ends, strict=True)]
-        new, at = column.write(part, rows, views), ends
+        new, at = write(rows, views), ends
         if new:
             unseen[column.name] = new
     return x, unseen
