@@ -7,6 +7,7 @@ Percentile intervals (Efron, 1979).
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -127,18 +128,23 @@ def draws(values: np.ndarray, seed: int, weight: Weight) -> np.ndarray:
     """
     w = np.ones(len(values)) if weight is None else weight
     sums = _cells(np.hstack([values * w[:, None], w[:, None]]), seed)
-    rng, found = stream(seed, Purpose.BOOTSTRAP), np.empty((RESAMPLES, values.shape[1]))
+    counts, found = _counts(seed, len(sums)), np.empty((RESAMPLES, values.shape[1]))
     for first in range(0, RESAMPLES, CHUNK):
-        drawn = _weights(rng, min(CHUNK, RESAMPLES - first), len(sums)) @ sums
+        drawn = counts[first : first + CHUNK].astype(float) @ sums
         with np.errstate(invalid="ignore"):  # a resample may hold rows that do not count alone
             found[first : first + CHUNK] = drawn[:, :-1] / drawn[:, -1:]
     return found
 
 
-def _weights(rng: np.random.Generator, count: int, cells: int) -> np.ndarray:
-    """How often each cell is drawn, (count, cells)."""
-    drawn = rng.integers(0, cells, (count, cells)) + cells * np.arange(count)[:, None]
-    return np.bincount(drawn.ravel(), minlength=count * cells).reshape(count, cells).astype(float)
+@lru_cache(maxsize=1)
+def _counts(seed: int, cells: int) -> np.ndarray:
+    """How often each resample draws each cell, (RESAMPLES, cells); kept, in 2 bytes each, for the
+    next prediction of as many rows."""
+    rng, found = stream(seed, Purpose.BOOTSTRAP), np.empty((RESAMPLES, cells), np.uint16)
+    for chunk in (found[first : first + CHUNK] for first in range(0, RESAMPLES, CHUNK)):
+        drawn = rng.integers(0, cells, chunk.shape) + cells * np.arange(len(chunk))[:, None]
+        chunk[:] = np.bincount(drawn.ravel(), minlength=chunk.size).reshape(chunk.shape)
+    return found
 
 
 def _cells(values: np.ndarray, seed: int) -> np.ndarray:

@@ -114,9 +114,10 @@ class Fault:
         """The input that is far too large, and what to do with its column."""
         row, at = np.unravel_index(int(np.abs(self.x).argmax()), self.x.shape)
         found = f"is {self.x[row, at]:.3g} to the network in row {self.numbers[row]:,}: clean it"
-        if (column := self.schema.column_of(int(at))) is None:
+        if not self.schema.columns:
             return f"column {at + 1:,} {found}"
-        return f"{column.name} {found}, or {option('--drop', column.name)}"
+        name = self.schema.owners[at].name
+        return f"{name} {found}, or {option('--drop', name)}"
 
 
 def find(

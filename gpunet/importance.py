@@ -78,7 +78,7 @@ def _shuffled(
     changed, found = x.copy(), []
     for repeat in range(repeats):
         order = permutation(len(x), seed, Purpose.PERMUTE, epoch=repeat + 1)
-        changed[:, inputs] = x[order][:, inputs]
+        changed[:, inputs] = x[order[:, None], inputs]
         found.append(values(changed))
     return replace(found[0], values=np.mean([each.values for each in found], axis=0))
 
@@ -88,7 +88,6 @@ def _inputs(schema: Schema) -> dict[str, list[int]]:
     if schema.kind == "arrays":
         return {f"x{i + 1}": [i] for i in range(schema.width)}
     found: dict[str, list[int]] = {column.name: [] for column in schema.columns}
-    for i in range(schema.width):
-        if column := schema.column_of(i):
-            found[column.name].append(i)
+    for i, column in enumerate(schema.owners):
+        found[column.name].append(i)
     return found

@@ -49,6 +49,8 @@ TINY = 1e-15
 """The least probability that a mean keeps."""
 MOST_LOG = 709.0
 """Of a count: exp of more is infinite."""
+BLOCK = 1 << 18
+"""Values of each member that are combined at a time: all of them take up memory as float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,6 +345,12 @@ def combined(task: str, raws: Sequence[np.ndarray]) -> np.ndarray:
     """The raw prediction (n, k) of an ensemble: that of its members' mean probability or value."""
     if len(raws) == 1:
         return raws[0]
+    count = min(len(raws[0]), -(-raws[0].size // BLOCK))
+    parts = zip(*(np.array_split(raw, max(1, count)) for raw in raws), strict=True)
+    return np.concatenate([_combined(task, part) for part in parts])
+
+
+def _combined(task: str, raws: Sequence[np.ndarray]) -> np.ndarray:
     if task == "regression":
         return np.mean(raws, axis=0)
     if task == "count":  # the mean itself may be too large for a float

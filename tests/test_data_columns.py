@@ -22,11 +22,27 @@ def fitted(values, train=None, scaling="standard", levels=None):
     return fit("a", cells, rows, Encoding(scaling, levels))
 
 
-def written(column, values):
+def written(column, values, *parts):
+    """The inputs, and how many cells were never seen, of all rows or of those of each part."""
     cells = read_cells(columns({"a": values}), "a", column.cell_kind)
-    out = np.full((len(values), column.width), 99, np.float32)
-    unseen = column.write(cells, slice(None), np.split(out, np.cumsum(column.widths[:2]), axis=1))
-    return out, unseen
+    write, found = column.writer(cells), []
+    for rows in parts or (slice(None),):
+        out = np.full((len(cells.values[rows]), column.width), 99, np.float32)
+        unseen = write(rows, np.split(out, np.cumsum(column.widths[:2]), axis=1))
+        found.append((out, unseen))
+    return found if parts else found[0]
+
+
+@pytest.mark.parametrize("values", [["1", "NA", "5"], ["b", "NA", "a"], ["yes", "", "no"]])
+def test_parts_are_written_from_the_same_cells(values):
+    column, _ = fitted(values)
+    later = [values[2], "NA", "c" if column.kind == "category" else values[0], values[0]]
+    parts = np.array([3, 0]), np.array([2]), np.array([1, 2])
+    whole, _ = written(column, later)
+    found = written(column, later, *parts)
+    for (out, _), rows in zip(found, parts, strict=True):
+        np.testing.assert_array_equal(out, whole[rows])
+    assert [unseen for _, unseen in found] == [0, *[int(column.kind == "category")] * 2]
 
 
 def test_numbers_are_imputed_and_standardised_with_the_training_rows():

@@ -9,7 +9,7 @@ import pytest
 from tables import columns, mixed
 
 from gpunet.data import Schema, prepare, profile
-from gpunet.data.kinds import rank_correlation
+from gpunet.data.kinds import centred_ranks, correlation
 from gpunet.data.source import Source
 from gpunet.errors import DataError, UsageError
 
@@ -238,12 +238,31 @@ def test_a_column_that_only_helps_is_no_leak(values, target):
     assert not any("leak" in note for note in notes)
 
 
+def test_each_column_is_held_against_the_targets_of_its_own_rows():
+    first, second = AMOUNTS, RNG.normal(size=400)
+    leaks = {"a": first, "b": second, "c": first + 1, "d": first, "e": -second, "f": second * 2}
+    gaps = {"b": 3, "c": 3, "d": 5}
+    values = {
+        name: ["" if i % 7 == gaps.get(name) else value for i, value in enumerate(of)]
+        for name, of in leaks.items()
+    }
+    targets = {"y": first, "z": second}
+
+    def told(names):
+        table = columns({**{name: values[name] for name in names}, **targets})
+        found = prepare(table, target=("y", "z"), validation=0.0, test=0.0)
+        return [note for note in found.notes if "like a leak" in note]
+
+    assert told(values) == [note for name in values for note in told([name])]
+    assert [note.split(":")[0] for note in told(values)] == list(leaks)
+
+
 def test_the_rank_correlation_is_spearmans():
     x, y = RNG.integers(0, 9, 300), RNG.normal(size=300)
     y += x
     wanted = np.corrcoef(*(mean_ranks(values) for values in (x, y)))[0, 1]
-    assert rank_correlation(x, y) == pytest.approx(wanted, rel=1e-12)
-    assert rank_correlation(np.zeros(5), np.arange(5)) == 0
+    assert correlation(*map(centred_ranks, (x, y))) == pytest.approx(wanted, rel=1e-12)
+    assert correlation(np.zeros(5), np.arange(-2, 3)) == 0
 
 
 def mean_ranks(values):

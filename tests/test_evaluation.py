@@ -415,6 +415,22 @@ def test_the_rates_of_several_networks_are_averaged() -> None:
     assert found.ravel() == pytest.approx([np.log((1 + np.exp(2)) / 2), 709.0, -800.0])
 
 
+@pytest.mark.parametrize("task", ["multiclass", "binary", "regression", "count"])
+@pytest.mark.parametrize("shape", [(0, 3), (1, 3), (5, 3), (5, 1), (9, 1), (2, 40)])
+def test_blocks_of_rows_are_combined_as_all_at_once(
+    task: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = np.random.default_rng(1).normal(size=(9, *shape))
+    raws = list(draws.astype(np.float32))
+    whole = model.combined(task, raws)
+    monkeypatch.setattr(model, "BLOCK", 4)
+    found = model.combined(task, raws)
+    assert (found.shape, found.dtype) == (shape, whole.dtype)
+    np.testing.assert_array_equal(found, whole)
+    means = [model.outcome(task, each) for each in (found, *raws)]
+    assert means[0] == pytest.approx(np.mean(means[1:], axis=0), rel=1e-4, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("table", "settings"),
     [

@@ -3,8 +3,9 @@
 Refuses to look at other rows when fitting, and to let anything but finite float32 out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 
 import numpy as np
@@ -37,6 +38,8 @@ FARTHEST = 1e15  # of an input: what a network makes of it is to be finite too
 INPUTS = {"numeric": 1, "boolean": 1, "date": 6, "timestamp": 8}
 NUMBERS = {"numeric": 1, "date": 2, "timestamp": 2}
 STANDARDISED = {**NUMBERS, "boolean": 1}
+
+Writer = Callable[[np.ndarray | slice, Sequence[np.ndarray]], int]
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,16 @@ class Column:
         """The kind of cells that it takes: a timestamp's are dates, hashed are categories."""
         return {"timestamp": "date", "hashed": "category"}.get(self.kind, self.kind)
 
-    def write(self, cells: Cells, rows: np.ndarray | slice, out: Sequence[np.ndarray]) -> int:
-        """Fill out, (n, k) each of the `widths`, for `rows`; returns how many cells hold a category
-        never seen."""
+    def writer(self, cells: Cells) -> Writer:
+        """What fills out, (n, k) each of the `widths`, for some rows of these cells, and returns
+        how many of them hold a category never seen."""
         if self.cell_kind == "category":
-            return self._write_category(cells, rows, out)
+            return partial(self._write_category, cells, self._slots(cells))
+        return partial(self._write_values, cells)
+
+    def _write_values(
+        self, cells: Cells, rows: np.ndarray | slice, out: Sequence[np.ndarray]
+    ) -> int:
         values = cells.values[rows]
         unseen = values < 0 if self.kind == "boolean" else np.zeros(0)
         inputs = self._inputs(values)
@@ -145,9 +153,13 @@ class Column:
         return self._scaled(np.column_stack((parts, gone)) if self.missing else parts)
 
     def _write_category(
-        self, cells: Cells, rows: np.ndarray | slice, out: Sequence[np.ndarray]
+        self,
+        cells: Cells,
+        slots: np.ndarray,
+        rows: np.ndarray | slice,
+        out: Sequence[np.ndarray],
     ) -> int:
-        slots, codes = self._slots(cells), cells.values[rows]
+        codes = cells.values[rows]
         if self.coded:
             out[2][:, 0] = slots[codes]
         else:

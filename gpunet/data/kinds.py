@@ -95,6 +95,7 @@ class Observer:
         self.sample = evenly(train, MOST_ROWS)
         self.names = [answer.name for answer in answers]
         self.has_order = has_order
+        self.ranked: tuple[np.ndarray, list[np.ndarray]] = np.zeros(0), []
         self.seen: list[Evidence] = []
 
     def read(self, source: Source, name: str) -> Cells:
@@ -150,33 +151,40 @@ class Observer:
         if len(rows) < max(ENOUGH_ROWS, len(self.train) // 2):
             return []
         rows = evenly(rows, SAMPLE)
-        values = cells.values[rows]
-        found = []
-        for target, answers in zip(self.names, self.targets, strict=True):
-            y = answers[rows]
-            if self.has_order:
-                is_told = cells.kind != "category" and abs(rank_correlation(values, y)) > SAME_ORDER
-                how = f"puts the rows in the order of {target}"
-            else:
-                is_told = _tells_apart(values, y, cells.kind == "category")
-                how = f"tells the classes of {target} apart"
-            if is_told:
-                found.append(
-                    f"{name}: {how} all but perfectly, like a leak; if it is not known "
-                    f"beforehand, leave it out: {option('--drop', name)}"
-                )
-        return found
+        values, is_category = cells.values[rows], cells.kind == "category"
+        if not self.has_order:
+            how = "tells the classes of {} apart"
+            are_told = [_tells_apart(values, each[rows], is_category) for each in self.targets]
+        elif is_category:
+            return []
+        else:
+            how, own = "puts the rows in the order of {}", centred_ranks(values)
+            are_told = [abs(correlation(own, each)) > SAME_ORDER for each in self._ranks(rows)]
+        return [
+            f"{name}: {how.format(target)} all but perfectly, like a leak; if it is not known "
+            f"beforehand, leave it out: {option('--drop', name)}"
+            for target, is_told in zip(self.names, are_told, strict=True)
+            if is_told
+        ]
+
+    def _ranks(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The targets' ranks among these rows, kept for the next column that has the same ones."""
+        if not np.array_equal(rows, self.ranked[0]):
+            self.ranked = rows, [centred_ranks(target[rows]) for target in self.targets]
+        return self.ranked[1]
 
 
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's correlation of x and y (n,), ties at their mean rank; 0 where one is constant."""
-    ranks = []
-    for values in (x, y):
-        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts + 1) / 2)[place])
-    centred = [rank - rank.mean() for rank in ranks]
-    size = np.sqrt(np.prod([rank @ rank for rank in centred]))
-    return float(centred[0] @ centred[1] / size) if size else 0.0
+def centred_ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each of the values (n,) less the mean rank, ties at their mean rank."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts + 1) / 2)[place]
+    return np.asarray(ranks - ranks.mean())
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """The correlation of x and y (n,) of mean 0, of ranks Spearman's; 0 where one is constant."""
+    size = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / size) if size else 0.0
 
 
 def _tells_apart(values: np.ndarray, classes: np.ndarray, is_category: bool) -> bool:

@@ -541,8 +541,9 @@ def _fit(
     notes += _formula_notes(schema)
     if source.streams or 4 * width * source.rows > budget:
         return schema, _settled(schema.spool(source, _used(parts), Counter()), budget), notes
+    writers = [column.writer(each) for column, each in zip(columns, cells, strict=True)]
     x = {
-        part: encode_cells(columns, cells, rows, len(rows))[0]
+        part: encode_cells(columns, writers, rows, len(rows))[0]
         for part, rows in _used(parts).items()
     }
     return schema, x, notes

@@ -50,10 +50,11 @@ def profile(source: Source, target: tuple[str, ...] = ()) -> list[ColumnProfile]
         ColumnProfile(name, "other", None, None, note=reason.removeprefix(f"{source.title}: "))
         for name, reason in source.unfit.items()
     ]
-    return [*(_column(source, name, target) for name in source.columns), *unfit]
+    task = dict.fromkeys(target, _task(source, target)) if target else {}
+    return [*(_column(source, name, task.get(name)) for name in source.columns), *unfit]
 
 
-def _column(source: Source, name: str, target: tuple[str, ...]) -> ColumnProfile:
+def _column(source: Source, name: str, task: str | None) -> ColumnProfile:
     try:
         cells = read_cells(source, name)
     except DataError as error:
@@ -61,8 +62,8 @@ def _column(source: Source, name: str, target: tuple[str, ...]) -> ColumnProfile
         return _described(name, cells, "category", error.message.removeprefix(f"{name}: "))
     known = ~cells.missing
     kind, *_ = looks(cells, cells.values[known], source.rows)
-    if name in target:
-        said = _task(source, target)
+    if task is not None:
+        said = task
     else:
         column, note = fit(name, cells, np.arange(source.rows))
         own = None if column is None and cells.kind == "numeric" else cells.note

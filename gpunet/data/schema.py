@@ -7,14 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import chain, pairwise
+from itertools import chain, pairwise, repeat
 from typing import Any
 
 import numpy as np
 
 from gpunet.commas import split
-from gpunet.data.cells import Cells, read_cells
-from gpunet.data.columns import KINDS, LIMIT, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column
+from gpunet.data.cells import read_cells
+from gpunet.data.columns import KINDS, LIMIT, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column, Writer
 from gpunet.data.rows import RowFile, Rows
 from gpunet.data.source import Source
 from gpunet.data.stream import spool
@@ -97,14 +97,11 @@ class Schema:
         """What x's columns are; of arrays all are plain."""
         return Layout.of(self.columns) if self.kind == "table" else Layout(0, self.width, ())
 
-    def column_of(self, at: int) -> Column | None:
-        """What column x's column `at` (from 0) was made of; none of arrays."""
-        for part in range(3):
-            for column in self.columns:
-                at -= column.widths[part]
-                if at < 0:
-                    return column
-        return None
+    @property
+    def owners(self) -> tuple[Column, ...]:
+        """What column each of x's columns was made of; () of arrays."""
+        runs = (repeat(each, each.widths[part]) for part in range(3) for each in self.columns)
+        return tuple(chain.from_iterable(runs))
 
     def encode(self, source: Source) -> tuple[Rows, dict[str, int]]:
         """x (n, width) of a source, and for each column how many cells were never-seen categories.
@@ -121,8 +118,11 @@ class Schema:
         if self.kind == "arrays":
             return self._flat(source), {}
         check_columns(source, [column.name for column in self.columns])
-        cells = (read_cells(source, column.name, column.cell_kind) for column in self.columns)
-        return encode_cells(self.columns, cells, slice(None), source.rows)
+        writers = (
+            column.writer(read_cells(source, column.name, column.cell_kind))
+            for column in self.columns
+        )
+        return encode_cells(self.columns, writers, slice(None), source.rows)
 
     def encode_rows(self, source: Source, rows: np.ndarray | None) -> tuple[Rows, dict[str, int]]:
         """As `encode`, of some rows (ascending numbers), or of all for None; of a source that
@@ -301,17 +301,17 @@ def _in_quotes(names: Sequence[str], have: Sequence[str], flag: str) -> str | No
 
 
 def encode_cells(
-    columns: Iterable[Column], cells: Iterable[Cells], rows: np.ndarray | slice, count: int
+    columns: Iterable[Column], writers: Iterable[Writer], rows: np.ndarray | slice, count: int
 ) -> tuple[np.ndarray, dict[str, int]]:
     """x (count, d) float32 of `rows`, laid out as Layout says, and the unseen cells."""
     columns = tuple(columns)
     layout = Layout.of(columns)
     x = np.empty((count, layout.width), np.float32)
     unseen, at = {}, [0, layout.numeric, layout.numeric + layout.plain]
-    for column, part in zip(columns, cells, strict=True):
+    for column, write in zip(columns, writers, strict=True):
         ends = [first + width for first, width in zip(at, column.widths, strict=True)]
         views = [x[:, first:end] for first, end in zip(at, ends, strict=True)]
-        new, at = column.write(part, rows, views), ends
+        new, at = write(rows, views), ends
         if new:
             unseen[column.name] = new
     return x, unseen

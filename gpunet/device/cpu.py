@@ -46,12 +46,10 @@ class Cpu(Device):
     def working(self, flops: int) -> AbstractContextManager[Any]:
         """One BLAS thread for small products: waking a second costs more than it brings; and where
         bits must not depend on threads. For others OPENBLAS_NUM_THREADS, or `threads`."""
-        from threadpoolctl import threadpool_limits
-
         most = _threads(("OPENBLAS_NUM_THREADS",), self.threads)
         is_alone = self.deterministic or flops < THREADED_FLOPS
         threads = 1 if is_alone else most
-        return threadpool_limits(threads, "blas") if _is_openmp() else _blas_limit.at_most(threads)
+        return _limited(threads) if _is_openmp() else _blas_limit.at_most(threads)
 
     def product(self, a: Any, b: Any, out: Any, flip_a: bool = False, flip_b: bool = False) -> Run:
         """By `dot`: NumPy's matmul keeps products with a single column from BLAS."""
@@ -121,14 +119,14 @@ class _BlasLimit:
                 self._settle()
 
     def _settle(self) -> None:
-        from threadpoolctl import OpenBLASController, threadpool_limits
+        from threadpoolctl import OpenBLASController
 
         innermost = dict(self.wanted.values())
         least = min(innermost.values(), default=0)
         if least == self.least:
             return
         if least:
-            made = threadpool_limits(least, "blas")
+            made = _limited(least)
             self.first = self.first or made
         elif self.first is not None:
             self.first.restore_original_limits()
@@ -193,9 +191,21 @@ def _blas() -> str:
 
 def _blas_pool() -> dict[str, Any]:
     """What threadpoolctl says of NumPy's BLAS."""
-    from threadpoolctl import threadpool_info
+    return next(iter(_blas_pools().info()), {})
 
-    return next((each for each in threadpool_info() if each["user_api"] == "blas"), {})
+
+@cache
+def _blas_pools() -> Any:
+    """NumPy's BLAS, and what others were there at the first call: to look for them takes 1 ms, and
+    no product of ours is made by one that comes later."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _limited(threads: int) -> Any:
+    """BLAS with so many threads, until what this returns is left."""
+    return _blas_pools().limit(limits=threads, user_api="blas")
 
 
 @cache
