@@ -5,6 +5,7 @@ get places in one arena by the span in which each is alive; parameters, gradient
 state lie in flat vectors. After that a step is the list, run (launches.py).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -130,6 +131,7 @@ class _Lowering:
         self, graph: Graph, feed: Feed, store: Store, batch: int, training: bool, dtype: str
     ) -> None:
         self.graph, self.feed, self.store = graph, feed, store
+        self.reads = Counter(source for node in graph.nodes for source in node.inputs)
         self.batch, self.training, self.dtype = batch, training, dtype
         self.launches: list[Launch] = []
         self.values: dict[Node, Slot] = {}
@@ -272,7 +274,7 @@ class _Lowering:
     def _refuse_branch(self, node: Node) -> None:
         """Only windows of the data may be read twice: other values are overwritten in place, and
         no launch adds gradients up."""
-        count = sum(other.inputs.count(node) for other in self.graph.nodes)
+        count = self.reads[node]
         if count > 1 and (node in self.wanting or not self.is_window(node)):
             raise TypeError(f"no launch for {node.name}, which is read {count} times")
 
