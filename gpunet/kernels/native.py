@@ -163,13 +163,14 @@ class Program:
         team: Team,
     ) -> None:
         self.loops, self.steps, self.gradient, self.team = library.loops, steps, gradient, team
-        self.dtype, lanes = gradient.dtype, team.lanes
+        self.dtype, self.start, lanes = gradient.dtype, gradient.ctypes.data, team.lanes
         self.weights = [step for step in _micro_batches(steps)[0] if step.is_weight_gradient]
         self.whole = [step for step in steps if step.name in WHOLE]
         self.moves_at_once = [step.name in OPTIMIZERS for step in self.whole] == [True]
         ends = [self._start(step) + int(step.arguments[2].size) for step in self.weights]
         self.matrices = max(ends, default=0)
         self.copies = gradient if lanes == 1 else _lines(lanes, gradient.size, self.dtype)
+        self.copied = self.copies.ctypes.data
         self.scratch = _lines(lanes, self._room(), self.dtype)
         self.statistics: list[Array] = []
         found = list(self._operations())
@@ -268,7 +269,7 @@ class Program:
 
     def _start(self, step: Step) -> int:
         """Where a weight's gradient starts in the flat vector."""
-        away = step.arguments[2].ctypes.data - self.gradient.ctypes.data
+        away = step.arguments[2].ctypes.data - self.start
         return int(away) // self.gradient.itemsize
 
     def _pieces(self, lane: int) -> list[tuple[int, int]]:
@@ -313,11 +314,11 @@ class Program:
 
     def _place(self, array: Array) -> tuple[int, bool]:
         """Where an array lies; the gradient of a vector has its place in the copies."""
-        away = array.ctypes.data - self.gradient.ctypes.data
-        inside = 0 <= away < self.gradient.nbytes
-        first_vector = self.matrices * self.gradient.itemsize
-        place = self.copies.ctypes.data + away if inside else array.ctypes.data
-        return place, inside and away >= first_vector
+        place = array.ctypes.data
+        away = place - self.start
+        if not 0 <= away < self.gradient.nbytes:
+            return place, False
+        return self.copied + away, away >= self.matrices * self.gradient.itemsize
 
     def _function(self, name: str) -> int:
         return _address(self.loops, f"{name}_{self.dtype}")
