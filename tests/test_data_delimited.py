@@ -132,7 +132,7 @@ def test_blank_lines_move_row_numbers():
             "a,b,,\n1,2,,\n",
             'remove the lines .*, or name them .*, or remove the "," at the end of every line$',
         ),
-        ("Title\n\na,b\n1,2\n", "line 3 has 2 cells, line 1 has 1; if line 1 is a title, remove the"),
+        ("Title\n\na,b\n1,2\n", "line 3 has 2 cells, line 1 has 1; if line 1 is a title, remove"),
         (",2.5,3.5\n1,2,3\n", "column 1 has no name; the first line looks like data; --no-header"),
         ('""\n1\n', "column 1 has no name; name it in the first line"),
         ("a,b\n1,2\x00\n", "line 2 holds a NUL byte"),

@@ -923,8 +923,9 @@ DATA = {
     "columns are matched by position": (
         line(
             schema.Schema.encode,
-            "source, column.name, column.cell_kind) for column in self.columns",
-            "source, name, column.cell_kind) for column, name in zip(self.columns, source.columns)",
+            "source, column.name, column.cell_kind))\n        for column in self.columns",
+            "source, name, column.cell_kind))"
+            " for column, name in zip(self.columns, source.columns)",
         ),
         check_columns_are_matched_by_name,
     ),

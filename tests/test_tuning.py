@@ -527,5 +527,5 @@ def test_what_is_said_of_the_best_is_aligned(tmp_path: Path) -> None:
 
 def test_a_timeout_is_a_time(tmp_path: Path) -> None:
     done = command(tmp_path, "--timeout", "10")
-    assert "must be a time such as" in done.communicate()[1]
+    assert "must be a time above 0, such as" in done.communicate()[1]
     assert done.returncode == 2
