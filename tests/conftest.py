@@ -1,6 +1,8 @@
 """What needs a GPU is skipped with its reason, or fails under --require-gpu."""
 
+import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -21,6 +23,16 @@ for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-gpu", action="store_true", help="a missing GPU fails the GPU tests")
+
+
+@pytest.fixture
+def gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory that is no longer there."""
+    if os.name == "nt":
+        pytest.skip("Windows keeps a folder that is in use")
+    (place := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(place)
+    place.rmdir()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import os
 import sys
 from datetime import time, timedelta
 from pathlib import Path
@@ -74,12 +73,9 @@ def test_standard_input(monkeypatch):
 
 
 @pytest.mark.isolated
-@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
+@pytest.mark.usefixtures("gone")
 def test_a_working_directory_that_is_gone(tmp_path, monkeypatch):
     (tmp_path / "t.csv").write_bytes(CSV)
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
     assert read(tmp_path / "t.csv").rows == 2
     monkeypatch.setattr(isolation, "take", pytest.fail)
     with pytest.raises(InputMissing, match="the working directory is no longer there; give"):

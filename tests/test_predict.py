@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -67,13 +66,8 @@ def test_a_loaded_model_is_the_trained_one(run: Path) -> None:
     assert (loaded.predict(WITHOUT, proba=True) == again.predict(WITHOUT, proba=True)).all()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
-def test_training_where_the_working_directory_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
+@pytest.mark.usefixtures("gone")
+def test_training_where_the_working_directory_is_gone(tmp_path: Path) -> None:
     settings = {"preset": "plain", "epochs": 1, "device": "cpu", "baselines": False}
     model = gpunet.train(TABLE, target="kind", out=tmp_path / "run", **settings)
     loaded = gpunet.load(tmp_path / "run")

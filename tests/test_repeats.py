@@ -71,13 +71,8 @@ def test_every_run_is_where_the_first_was_begun(
         assert rerun.reopen(tmp_path / f"rep-seed{i}").prepared.test.rows == 60
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
-def test_repeats_where_the_working_directory_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
+@pytest.mark.usefixtures("gone")
+def test_repeats_where_the_working_directory_is_gone(tmp_path: Path) -> None:
     assert len(gpunet.repeat("penguins", seeds=2, out=tmp_path / "rep", **SMALL).models) == 2
     with pytest.raises(InputMissing, match=r"^t\.csv: the working directory is no longer there"):
         gpunet.repeat("t.csv", "y", seeds=2, **SMALL)
