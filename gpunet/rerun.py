@@ -101,8 +101,8 @@ def _for(device: str, config: Config) -> dict[str, Any]:
     kind = resolve(device).device.kind if device == "auto" else device.partition(":")[0]
     if kind == config.device.partition(":")[0]:
         return {"device": device}
-    kept = ("precision",) if config.precision == "fp64" else ()
-    return {"device": device} | dict.fromkeys(set(ON_ANOTHER_DEVICE) - set(kept), "auto")
+    opened = [n for n in ON_ANOTHER_DEVICE if n != "precision" or config.precision != "fp64"]
+    return {"device": device} | dict.fromkeys(opened, "auto")
 
 
 def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:

@@ -30,7 +30,6 @@ MOST_BINS = 32  # of a number
 BIN_SQUARES = 2_400  # bins of each times the square of the numbers: many tell more than their bins
 MOST_KNOTS = 65  # of a saved number
 ROWS_A_BIN = 16  # of the training part: a table has fewer bins than rows to learn from
-LIMIT = float(np.finfo(np.float32).max)
 FARTHEST = 1e15  # of an input: what a network makes of it is to be finite too
 
 # Inputs besides the one for missing cells; of dates: year, day since 1970, month (sine, cosine),

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpunet.commas import split
 from gpunet.data.cells import read_cells
-from gpunet.data.columns import KINDS, LIMIT, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column, Writer
+from gpunet.data.columns import KINDS, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column, Writer
 from gpunet.data.rows import RowFile, Rows
 from gpunet.data.source import Source
 from gpunet.data.stream import spool
@@ -38,6 +38,7 @@ from gpunet.sizes import counted
 
 VERSION = 4
 DTYPES = ("uint8", "float32", "float64")
+LIMIT = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
