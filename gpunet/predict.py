@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import cached_property
 from itertools import pairwise
 from math import inf
 from os.path import isdir, isfile
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet import bootstrap, engine, loop, model, run, view
+from gpunet import bootstrap, loop, model, run, view
 from gpunet.bootstrap import RowValues
 from gpunet.config import Config, gather
 from gpunet.data import Dataset, Schema, Source, read
@@ -22,6 +23,7 @@ from gpunet.data.targets import NUMBERS, by_target
 from gpunet.data.words import FORMULA, MISSING_NUMBER, NUMBER
 from gpunet.device import Device, resolve
 from gpunet.errors import DataError, GpunetError, InputMissing, ModelInvalid, UsageError, warn
+from gpunet.inference import Inference
 from gpunet.metrics import loss_metric
 from gpunet.model import Ensemble, Network
 from gpunet.sizes import counted
@@ -213,19 +215,12 @@ class Model:
         if not part.rows:
             raise DataError("no rows to predict")
         with device.watching("use --device cpu" if device.kind != "cpu" else "take fewer rows"):
-            raws = [self._run(network, part, device) for network in self.network.networks]
+            raws = self._inference.raw(part, device)
         return model.combined(self.schema.target.task, raws)
 
-    def _run(self, network: Network, part: Dataset, device: Device) -> np.ndarray:
-        dtype = "float64" if _is_double(network.weights) else "float32"
-        rows = loop.judged_rows(Dataset(part.x, None), device, dtype)
-        given, store = loop.feed(rows, self.schema, device), engine.store(network, device, dtype)
-        launches = engine.lower(network, given, store, rows.batch, "evaluate")
-        try:
-            with device.working(launches.largest_product):
-                return launches.evaluate(rows.sweep(), rows.rows)[0]
-        finally:
-            rows.close()
+    @cached_property
+    def _inference(self) -> Inference:
+        return Inference(self.network.networks, self.schema)
 
 
 def load(path: Path | str) -> Model:
@@ -321,10 +316,6 @@ def _check_finite(source: Source, raw: np.ndarray) -> None:
             f"prediction ({source.row(int(wrong[0]))})",
             "their values are far from all that were trained on: correct them, or leave them out",
         )
-
-
-def _is_double(weights: dict[str, np.ndarray]) -> bool:
-    return any(array.dtype == np.float64 for array in weights.values())
 
 
 def check_destination(out: str, inputs: Iterable[Path | str] = (), overwrite: bool = False) -> None:

@@ -89,6 +89,12 @@ class Device:
     workspace_bytes: int = 0
     runs: bool = True
 
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What a launch list that is bound here depends on."""
+        how = self.kernels, self.threads, self.split, self.deterministic, self.precision
+        return (self.name, *how, self.branches)
+
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype)
 
