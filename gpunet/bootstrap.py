@@ -2,6 +2,7 @@
 
 Every metric is a function of means over rows, so that a resample is one row of a matrix product and
 nothing is predicted again. AUC is resampled through its placements, to first order (DeLong, 1988).
+Rows of one cluster are drawn together, or not (Davison and Hinkley, 1997; of AUC Obuchowski, 1997).
 Percentile intervals (Efron, 1979).
 """
 
@@ -17,11 +18,12 @@ from gpunet.random import Purpose, permutation, stream
 
 RESAMPLES, LEVEL = 1000, 0.95
 CELLS = 2048
-"""Of more rows than this, cells of rows drawn at random are resampled: the spread is the same."""
+"""Of more rows (or clusters) than this, cells of them drawn at random are resampled: the spread is
+the same."""
 MANY_CLASSES = 100
 """Of more classes the mean AUC has no interval: each would cost a sorting of all rows."""
 FEWEST = 2
-"""Rows that say how much rows differ."""
+"""Rows, or clusters, that say how much they differ."""
 CHUNK = 128
 
 Interval = tuple[float, float]
@@ -31,12 +33,14 @@ Interval = tuple[float, float]
 class RowValues:
     """What metrics are made of: values (n, m) of n rows, and metrics of their means (…, m).
 
-    weight (n,): what each row counts, None for all alike.
+    weight (n,): what each row counts, None for all alike. cluster (n,): a code of the rows that are
+    drawn together, None for each alone.
     """
 
     values: np.ndarray
     combine: Callable[[np.ndarray], dict[str, np.ndarray]]
     weight: Weight = None
+    cluster: np.ndarray | None = None
 
     @property
     def metrics(self) -> dict[str, np.ndarray]:
@@ -45,23 +49,47 @@ class RowValues:
 
     def of(self, chosen: np.ndarray) -> "RowValues":
         """Some of the rows: a mask (n,), or their numbers."""
-        weight = None if self.weight is None else self.weight[chosen]
-        return replace(self, values=self.values[chosen], weight=weight)
+        weight, cluster = (None if w is None else w[chosen] for w in (self.weight, self.cluster))
+        return replace(self, values=self.values[chosen], weight=weight, cluster=cluster)
 
     @property
     def rows(self) -> int:
         """How many rows count at all."""
         return len(self.values) if self.weight is None else int(np.count_nonzero(self.weight))
 
+    @property
+    def units(self) -> int:
+        """How many clusters, or rows, of those that count are drawn one by one."""
+        if self.cluster is None:
+            return self.rows
+        counting = slice(None) if self.weight is None else self.weight > 0
+        return len(np.unique(self.cluster[counting]))
+
     def intervals(self, seed: int) -> dict[str, Interval]:
-        """For each metric its interval; of one row nothing is known but itself."""
-        if self.rows < FEWEST:
+        """For each metric its interval; of one row or cluster nothing is known but itself."""
+        if self.units < FEWEST:
             return {}
-        drawn = self.combine(draws(self.values, seed, self.weight))
+        drawn = self.combine(self.draws(seed))
         found = {name: interval(of) for name, of in drawn.items()}
         for name in ("accuracy", "coverage"):
             if name in found:
-                found[name] = _unseen(found[name], self.rows)
+                found[name] = _unseen(found[name], self.units)
+        return found
+
+    def draws(self, seed: int) -> np.ndarray:
+        """Means (RESAMPLES, m) over rows, or clusters, drawn with replacement.
+
+        The draws follow from the seed and how many there are, so that equal rows are drawn for all
+        that are asked.
+        """
+        w = np.ones(len(self.values)) if self.weight is None else self.weight
+        sums = clustered(np.hstack([self.values * w[:, None], w[:, None]]), self.cluster)
+        sums = _cells(sums, seed)
+        counts, found = _counts(seed, len(sums)), np.empty((RESAMPLES, self.values.shape[1]))
+        for first in range(0, RESAMPLES, CHUNK):
+            drawn = counts[first : first + CHUNK].astype(float) @ sums
+            with np.errstate(invalid="ignore"):  # a resample may hold rows that do not count alone
+                found[first : first + CHUNK] = drawn[:, :-1] / drawn[:, -1:]
         return found
 
 
@@ -89,16 +117,16 @@ class Difference:
 
 
 def differences(a: RowValues, b: RowValues, seed: int) -> dict[str, Difference]:
-    """b's metrics less a's, of the same n rows in the same order and with the same weights, by a
-    paired bootstrap."""
-    first, second = (each.combine(draws(each.values, seed, each.weight)) for each in (a, b))
+    """b's metrics less a's, of the same n rows in the same order, with the same weights and
+    clusters, by a paired bootstrap."""
+    first, second = (each.combine(each.draws(seed)) for each in (a, b))
     points = a.metrics, b.metrics
     found = {}
     for name in (name for name in first if name in second):
         with np.errstate(invalid="ignore"):  # neither is defined where a resample's rows are alike
             off = second[name] - first[name]
             value = float(points[1][name] - points[0][name])
-        off = off if a.rows >= FEWEST else off * np.nan
+        off = off if a.units >= FEWEST else off * np.nan
         known = off[np.isfinite(off)]
         beyond = min(np.sum(known <= 0), np.sum(known >= 0))
         share = 2 * (1 + float(beyond)) / (1 + len(known))
@@ -115,25 +143,10 @@ def interval(drawn: np.ndarray) -> Interval:
 
 
 def _unseen(found: Interval, n: int) -> Interval:
-    """No resample holds a mistake (or a hit) that n rows have not shown: then the exact interval of
-    a share (Clopper and Pearson, 1934) takes its place."""
+    """No resample holds a mistake (or a hit) that n units have not shown: then the exact interval
+    of a share (Clopper and Pearson, 1934) takes its place."""
     rest = ((1 - LEVEL) / 2) ** (1 / n)
     return {(1.0, 1.0): (rest, 1.0), (0.0, 0.0): (0.0, 1 - rest)}.get(found, found)
-
-
-def draws(values: np.ndarray, seed: int, weight: Weight) -> np.ndarray:
-    """Means (RESAMPLES, m) of values (n, m) over rows drawn with replacement.
-
-    The draws follow from n and the seed alone, so that equal rows are drawn for all that are asked.
-    """
-    w = np.ones(len(values)) if weight is None else weight
-    sums = _cells(np.hstack([values * w[:, None], w[:, None]]), seed)
-    counts, found = _counts(seed, len(sums)), np.empty((RESAMPLES, values.shape[1]))
-    for first in range(0, RESAMPLES, CHUNK):
-        drawn = counts[first : first + CHUNK].astype(float) @ sums
-        with np.errstate(invalid="ignore"):  # a resample may hold rows that do not count alone
-            found[first : first + CHUNK] = drawn[:, :-1] / drawn[:, -1:]
-    return found
 
 
 @lru_cache(maxsize=1)
@@ -145,6 +158,14 @@ def _counts(seed: int, cells: int) -> np.ndarray:
         drawn = rng.integers(0, cells, chunk.shape) + cells * np.arange(len(chunk))[:, None]
         chunk[:] = np.bincount(drawn.ravel(), minlength=chunk.size).reshape(chunk.shape)
     return found
+
+
+def clustered(values: np.ndarray, cluster: np.ndarray | None) -> np.ndarray:
+    """Sums of values (n, m) by cluster; the values themselves where there are none."""
+    if cluster is None:
+        return values
+    _, code = np.unique(cluster, return_inverse=True)
+    return np.stack([np.bincount(code, of) for of in values.T], axis=1)
 
 
 def _cells(values: np.ndarray, seed: int) -> np.ndarray:

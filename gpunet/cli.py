@@ -352,12 +352,12 @@ def evaluate(
     answers, unseen = model.answers_and_unseen(source, resolve(device).device, rows)
     for note in predicting.unseen_notes(unseen):
         view.warn(note)
-    found, intervals = model.judge(*answers), model.intervals(*answers)
+    found = model.judged(*answers)
     if json:
-        report = {"schema": "gpunet.evaluate/1", "run": str(run), "rows": len(answers[0])}
-        view.print_json({**report, "metrics": found, "intervals": intervals})
+        report = {"schema": "gpunet.evaluate/1", "run": str(run), "rows": answers[0].rows}
+        view.print_json({**report, **found})
     else:
-        view.metrics({source.name: found}, {source.name: intervals})
+        view.metrics({name: {source.name: value} for name, value in found.items()})
 
 
 @app.command(cls=Command)
@@ -448,8 +448,14 @@ def compare(
         ]
         for name, each in found.differences.items()
     ]
-    view.table(["", str(run_a), str(run_b), "difference", "share"], rows, right=(1, 2, 3, 4))
-    view.facts([(counted(found.rows, "row"), found.verdict)], view.out())
+    head = ["", str(run_a), str(run_b), "difference", "share"]
+    view.table(head, rows, right=(1, 2, 3, 4))
+    told = [
+        (counted(found.rows, "row"), found.verdict),
+        ("share", comparing.SHARE),
+        *[("resampled", found.resampled)] * (found.resampled != "rows"),
+    ]
+    view.facts(told, view.out())
 
 
 @app.command(cls=Command)
@@ -808,7 +814,7 @@ def _train(
     if json:
         view.print_json(summary)
     elif not is_stopped:
-        view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
+        view.metrics(summary)
     if not quiet and not is_stopped:
         view.gap()
         view.facts([*_judged_facts(summary), *_next_steps(summary)])
@@ -936,7 +942,7 @@ def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
     head = ["trial", "", *by, "epochs", "time", "settings"]
     rows = [_trial_cells(trial, tuner.metric) for trial in tuner.trials()]
     view.table(head, rows, right=(0, *range(2, len(head) - 1)))
-    view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
+    view.metrics(summary)
     if not quiet:
         view.gap()
         best_trial = ("best", f"trial {best.number}")

@@ -4,8 +4,8 @@ Refuses rows that either of them was trained on.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import numpy as np
 
 from gpunet import bootstrap, rerun
 from gpunet.bootstrap import Difference
-from gpunet.data import Source, read
+from gpunet.data import Dataset, Source, read
 from gpunet.device import resolve
 from gpunet.errors import DataError, UsageError
 from gpunet.job import Job, location
-from gpunet.predict import load
+from gpunet.predict import Model, load
 from gpunet.run import files
 from gpunet.sizes import counted
 
@@ -25,17 +25,20 @@ SCHEMA = "gpunet.compare/1"
 HIGHER_IS_BETTER = ("accuracy", "auc", "r2")
 NEITHER_IS_BETTER = ("coverage",)
 """What should be as it was asked for: neither higher nor lower."""
+SHARE = "twice that of resamples on the far side of no difference; reads like a p-value"
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Metrics of both models by name, the differences b - a, and what they come to in words; of
-    how many rows that count, and how many were left out for want of a target."""
+    how many rows that count, what was resampled, and how many were left out for want of a target.
+    """
 
     rows: int
     metrics: tuple[dict[str, float | None], dict[str, float | None]]
     differences: dict[str, Difference]
     verdict: str
+    resampled: str = "rows"
     left_out: int = 0
 
 
@@ -48,7 +51,8 @@ def compare(
     place: str | None = None,
     drop_missing_target: bool = False,
 ) -> Comparison:
-    """Judge both on `data`, or on the test part of both, by a paired bootstrap of the rows.
+    """Judge both on `data`, or on the test part of both, by a paired bootstrap of the rows, or of
+    the clusters that one of the models was trained on.
 
     place: where data that have been read lay. drop_missing_target: leave out rows without one.
     Raises UsageError for models of different targets, DataError for rows that one was trained on.
@@ -65,11 +69,22 @@ def compare(
     used = resolve(device).device
     answers = [model.answers(source, used, rows) for model in models]
     a, b = (model.row_values(*of) for model, of in zip(models, answers, strict=True))
+    cluster, resampled = _clusters(models, [part for part, _ in answers])
+    a, b = (replace(each, cluster=cluster) for each in (a, b))
     found = bootstrap.differences(a, b, models[0].config.seed)
     judged = [model.judge(*of) for model, of in zip(models, answers, strict=True)]
     said = verdict(found, (str(run_a), str(run_b)))
     left_out = 0 if rows is None else source.rows - len(rows)
-    return Comparison(a.rows, (judged[0], judged[1]), found, said, left_out)
+    return Comparison(a.rows, (judged[0], judged[1]), found, said, resampled, left_out)
+
+
+def _clusters(models: Sequence[Model], parts: Sequence[Dataset]) -> tuple[np.ndarray | None, str]:
+    """The clusters of the first model that has some, and what is resampled, in words."""
+    said = [model.resampled(part) for model, part in zip(models, parts, strict=True)]
+    for part, words in zip(parts, said, strict=True):
+        if part.cluster is not None:
+            return part.cluster, words
+    return None, max(said, key=len)  # the one that says what is lacking
 
 
 def to_json(found: Comparison) -> dict[str, Any]:

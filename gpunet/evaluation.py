@@ -27,13 +27,15 @@ SHIFTED = (
 class Judgement:
     """A model with its temperature and threshold, and what there is to say of it.
 
-    metrics: by part. intervals: of the parts that were held out. baselines: their metrics, by name
-    and part. calibration: None where there is none. warnings: in plain words.
+    metrics: by part. intervals: of the parts that were held out; `resampled` says of which rows
+    drawn together. baselines: their metrics, by name and part. calibration: None where there is
+    none. warnings: in plain words.
     """
 
     model: Model
     metrics: dict[str, dict[str, float | None]]
     intervals: dict[str, dict[str, Interval]]
+    resampled: dict[str, str]
     baselines: dict[str, dict[str, dict[str, float | None]]]
     calibration: dict[str, Any] | None
     warnings: list[str]
@@ -46,7 +48,7 @@ class Judgement:
 
 def unjudged(model: Model, prepared: Prepared) -> Judgement:
     """Of a run that may go on nothing is said."""
-    return Judgement(model, {name: {} for name in prepared.parts}, {}, {}, None, [])
+    return Judgement(model, {name: {} for name in prepared.parts}, {}, {}, {}, None, [])
 
 
 def judge(
@@ -61,11 +63,7 @@ def judge(
     judged: each part with the raw predictions (n, k) for it; of folds the validation part is all
     rows that train, which no baseline may be judged on.
     """
-    there = {
-        name: (part.y, raw, part.sample_weight)
-        for name, (part, raw) in judged.items()
-        if part.y is not None
-    }
+    there = {name: of for name, of in judged.items() if of[0].y is not None}
     model, calibrated = decide(model, there.get("validation"))
     held = {name: there[name] for name in HELD_OUT if name in there}
     unseen = {name: of for name, of in held.items() if prepared.parts[name] is not None}
@@ -78,6 +76,7 @@ def judge(
         model,
         {name: model.judge(*there[name]) if name in there else {} for name in prepared.parts},
         {name: model.intervals(*of) for name, of in held.items()},
+        {name: model.resampled(part) for name, (part, _) in held.items()},
         simple,
         calibrated,
         warnings,
@@ -96,18 +95,21 @@ def decide(model: Model, validation: Answers | None) -> tuple[Model, dict[str, A
     found: dict[str, Any] = {}
     if config.calibrate is True:
         before = model.judge(*validation)["log_loss"]
-        model = replace(model, temperature=calibration.temperature(task, *validation))
+        part, raw = validation
+        assert part.y is not None
+        fitted = calibration.temperature(task, part.y, raw, part.sample_weight)
+        model = replace(model, temperature=fitted)
         found["log_loss"] = {"before": before, "after": model.judge(*validation)["log_loss"]}
     if config.threshold == "auto":
         model, found["f1"] = _with_threshold(model, *validation)
     return model, {**found, "temperature": model.temperature, "threshold": model.threshold}
 
 
-def _with_threshold(
-    model: Model, y: np.ndarray, raw: np.ndarray, weight: np.ndarray | None
-) -> tuple[Model, dict[str, float]]:
+def _with_threshold(model: Model, part: Dataset, raw: np.ndarray) -> tuple[Model, dict[str, float]]:
     """The threshold of the highest F1, and the F1 at one half and there."""
-    true, p = y[:, 0] > 0.5, outcome("binary", raw, model.temperature)[:, 0]
+    assert part.y is not None
+    true, p = part.y[:, 0] > 0.5, outcome("binary", raw, model.temperature)[:, 0]
+    weight = part.sample_weight
     best = calibration.best_threshold(true, p, weight)
     ends = {"before": 0.5, "after": best}
     found = {when: calibration.f1(true, p, at, weight) for when, at in ends.items()}
@@ -122,19 +124,18 @@ def _compare(
     dtype: str,
 ) -> tuple[dict[str, Any], list[str]]:
     """The metrics of the baselines, and a warning for each that the model does not beat."""
-    last, plain = list(held)[-1], replace(model, temperature=1.0, threshold=0.5)
-    metric = model.loss_metric
+    last, metric = list(held)[-1], model.loss_metric
     found: dict[str, Any] = {}
     warnings = []
     ours = model.row_values(*held[last])
     for name, predict in baselines(prepared, model.config, device, dtype).items():
-        theirs = {
-            each: (part.y, predict(part), part.sample_weight)
-            for each, part in prepared.parts.items()
-            if each in held and part is not None and part.y is not None
-        }
-        found[name] = {each: plain.judge(*of) for each, of in theirs.items()}
-        rows = plain.row_values(*theirs[last])
+        theirs = {each: (part, predict(part)) for each, (part, _) in held.items()}
+        fitted_on = theirs.get("validation")
+        if model.config.folds:  # a baseline has learned from the rows that judge folds
+            fitted_on = prepared.train, predict(prepared.train)
+        alike, _ = decide(model, fitted_on)
+        found[name] = {each: alike.judge(*of) for each, of in theirs.items()}
+        rows = alike.row_values(*theirs[last])
         difference = bootstrap.differences(rows, ours, model.config.seed)[metric]
         if not difference.interval[1] < 0:
             warnings.append(_unbeaten(name, last, metric, difference))

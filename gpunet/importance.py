@@ -44,11 +44,11 @@ def importance(
     """
     source = sample(source, model.config.seed, rows)
     metric = model.loss_metric
-    x, targets = np.asarray(model.schema.encode(source)[0]), model.targets(source)
+    part, _ = model.rows_and_unseen(source)
+    x = np.asarray(part.x)
 
     def values(x: np.ndarray) -> RowValues:
-        y, weight = targets
-        return model.row_values(y, model.run(Dataset(x), device), weight)
+        return model.row_values(part, model.run(Dataset(x), device))
 
     base = values(x)
     found = []

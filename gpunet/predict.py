@@ -33,8 +33,8 @@ FORMATS = (".csv", ".parquet", ".jsonl")
 WHOLE = r"^-?(0|[1-9][0-9]{0,17})$"
 REAL = r"^-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?$"
 MOST_NETWORKS = 10_000
-Answers = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-"""Targets of rows, raw predictions (n, k) for them, and what each row counts (n,)."""
+Answers = tuple[Dataset, np.ndarray]
+"""Rows with their targets, and raw predictions (n, k) for them."""
 NETWORK_SETTINGS = (
     "numeric_embedding",
     "input_scale",
@@ -146,49 +146,64 @@ class Model:
         return Prediction(output, labels(self.schema, output, self.threshold), unseen)
 
     def answers(self, source: Source, device: Device, rows: np.ndarray | None = None) -> Answers:
-        """The targets of some rows (ascending numbers) of a source, or of all, the raw predictions
-        for them, and what each row counts."""
+        """Some rows (ascending numbers) of a source, or all, and the raw predictions for them."""
         return self.answers_and_unseen(source, device, rows)[0]
 
     def answers_and_unseen(
         self, source: Source, device: Device, rows: np.ndarray | None = None
     ) -> tuple[Answers, dict[str, int]]:
         """The same, and for each column how many rows hold a category that training never saw."""
-        x, unseen = self.schema.encode_rows(source, rows)
-        y, weight = self.targets(source, rows)
-        return (y, self.run(Dataset(x, None), device), weight), unseen
+        part, unseen = self.rows_and_unseen(source, rows)
+        return (part, self.run(part, device)), unseen
 
-    def targets(
+    def rows_and_unseen(
         self, source: Source, rows: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The targets of some rows of a source, or of all, and what each row counts."""
-        weighed = np.arange(source.rows) if rows is None else rows
-        weight = self.schema.encode_weight(source, weighed, "whole")
-        return self.schema.encode_target(source, rows), weight
+    ) -> tuple[Dataset, dict[str, int]]:
+        """Some rows of a source, or all, to be judged on, and the categories never seen."""
+        x, unseen = self.schema.encode_rows(source, rows)
+        y, chosen = self.schema.encode_target(source, rows), rows
+        if chosen is None:
+            chosen = np.arange(source.rows)
+        weight = self.schema.encode_weight(source, chosen, "whole")
+        return Dataset(x, y, weight, cluster=self.schema.clusters(source, chosen)), unseen
 
-    def judge(
-        self, y: np.ndarray, raw: np.ndarray, weight: np.ndarray | None = None
-    ) -> dict[str, float | None]:
-        """The task's metrics of raw predictions (n, k)."""
+    def judge(self, part: Dataset, raw: np.ndarray) -> dict[str, float | None]:
+        """The task's metrics of raw predictions (n, k) for rows with a target."""
+        y, weight = part.y, part.sample_weight
+        assert y is not None
         return loop.judge(self.schema, y, raw, weight, self.temperature, self.threshold)
 
-    def row_values(
-        self, y: np.ndarray, raw: np.ndarray, weight: np.ndarray | None = None
-    ) -> RowValues:
+    def row_values(self, part: Dataset, raw: np.ndarray) -> RowValues:
         """What those metrics are made of, row by row."""
-        task = self.schema.target.task
+        return replace(self._row_values(part, raw), cluster=part.cluster)
+
+    def _row_values(self, part: Dataset, raw: np.ndarray) -> RowValues:
+        task, weight = self.schema.target.task, part.sample_weight
+        assert part.y is not None
         if task == "multiclass":
-            return bootstrap.of_logits(y, raw, weight, self.temperature)
-        judged = loop.in_units(self.schema, y, raw, self.temperature)
+            return bootstrap.of_logits(part.y, raw, weight, self.temperature)
+        judged = loop.in_units(self.schema, part.y, raw, self.temperature)
         if quantiles := self.schema.target.quantiles:
             return bootstrap.of_quantiles(*judged, quantiles, weight)
         return bootstrap.of_task(task, *judged, weight, self.threshold)
 
-    def intervals(
-        self, y: np.ndarray, raw: np.ndarray, weight: np.ndarray | None = None
-    ) -> dict[str, bootstrap.Interval]:
-        """For each metric the interval in which it lies for 95 of 100 samples of rows."""
-        return self.row_values(y, raw, weight).intervals(self.config.seed)
+    def intervals(self, part: Dataset, raw: np.ndarray) -> dict[str, bootstrap.Interval]:
+        """For each metric the interval in which it lies for 95 of 100 samples of rows, or of whole
+        clusters of them."""
+        return self.row_values(part, raw).intervals(self.config.seed)
+
+    def judged(self, part: Dataset, raw: np.ndarray) -> dict[str, Any]:
+        """All that there is to say of raw predictions: metrics, intervals, and what was resampled
+        for these."""
+        return {
+            "metrics": self.judge(part, raw),
+            "intervals": self.intervals(part, raw),
+            "resampled": self.resampled(part),
+        }
+
+    def resampled(self, part: Dataset) -> str:
+        """What is drawn for those intervals, in words: rows, or 18 groups of patient."""
+        return self.schema.clustering(part.clusters)
 
     def save(self, path: Path | str) -> None:
         """Write all of it to one safetensors file, whole or not at all."""

@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from math import nan
+from math import inf, nan
 
 import numpy as np
 
-from gpunet.bootstrap import Interval
+from gpunet.bootstrap import Interval, RowValues, clustered
 from gpunet.data import Column, Source
 from gpunet.data.cells import Cells, read_cells
 from gpunet.device import Device
 from gpunet.errors import DataError
 from gpunet.importance import sample
-from gpunet.metrics import Weight
+from gpunet.metrics import TINY
 from gpunet.predict import Model
 from gpunet.sizes import plain
 
@@ -62,7 +62,7 @@ def slices(
         for word, chosen in _slices(column, source):
             part = every.of(chosen)
             if least <= part.rows < every.rows:
-                ranked.append((_lower_end(loss[chosen], part.weight), column.name, word, part))
+                ranked.append((_lower_end(loss[chosen], part), column.name, word, part))
     ranked.sort(key=lambda each: -each[0])
     found = []
     for _, name, word, part in ranked[:most]:
@@ -72,11 +72,13 @@ def slices(
     return whole, found
 
 
-def _lower_end(loss: np.ndarray, weight: Weight) -> float:
-    """The mean loss (n,) less two standard errors."""
-    w = np.ones(len(loss)) if weight is None else weight
-    mean = np.average(loss, weights=w)
-    return float(mean - 2 * np.sqrt(np.sum((w * (loss - mean)) ** 2)) / w.sum())
+def _lower_end(loss: np.ndarray, part: RowValues) -> float:
+    """The mean loss (n,) less two standard errors, which are those of clusters if there are any."""
+    w = np.ones(len(loss)) if part.weight is None else part.weight
+    mean, units = np.average(loss, weights=w), part.units
+    off = clustered((w * (loss - mean))[:, None], part.cluster)
+    spread = units / (units - 1) if units > 1 else inf
+    return float(mean - 2 * np.sqrt(spread * max(np.sum(off**2), TINY)) / w.sum())
 
 
 def _slices(column: Column, source: Source) -> Iterator[tuple[str, np.ndarray]]:

@@ -246,15 +246,13 @@ def _sentence(header: Sequence[str], line: Sequence[str]) -> str:
 Metrics = Mapping[str, float | None]
 
 
-def metrics(
-    found: Mapping[str, Metrics],
-    intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
-    baselines: Mapping[str, Mapping[str, Metrics]] | None = None,
-) -> None:
+def metrics(judged: Mapping[str, Any]) -> None:
     """Metrics by part, in the order in which they are given, a column a part: 0.861 (0.852…0.869)
-    where an interval is known. Behind them the baselines, on the last part of theirs."""
-    shown = {part: values for part, values in found.items() if values}
-    for name, parts in (baselines or {}).items():
+    where an interval is known; what was resampled for it unless it is rows. Behind them the
+    baselines, on the last part of theirs."""
+    intervals = judged.get("intervals", {})
+    shown = {part: values for part, values in judged["metrics"].items() if values}
+    for name, parts in judged.get("baselines", {}).items():
         part = list(parts)[-1]
         shown[f"{name}, {part}"] = parts[part]
     names = dict.fromkeys(name for values in shown.values() for name in values)
@@ -262,13 +260,16 @@ def metrics(
         [
             name,
             *(
-                figure(of.get(name), (intervals or {}).get(part, {}).get(name))
+                figure(of.get(name), intervals.get(part, {}).get(name))
                 for part, of in shown.items()
             ),
         ]
         for name in names
     ]
     table(["", *shown], rows, right=range(1, len(shown) + 1))
+    resampled = judged.get("resampled", {}).items()
+    if drawn := [f"{part}: {said}" for part, said in resampled if said != "rows"]:
+        facts([("resampled", " · ".join(drawn))], out())
 
 
 def figure(value: float | None, interval: Sequence[float | None] | None) -> str:

@@ -1,5 +1,7 @@
 """Intervals against plain resampling of scikit-learn's metrics, and what they promise: coverage."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,58 @@ def test_intervals_hold_the_truth_as_often_as_they_say(n: int) -> None:
         low, high = bootstrap.of_task("regression", error * 0, error).intervals(seed)["mae"]
         held += low <= np.sqrt(2 / np.pi) <= high
     assert 0.88 <= held / 200 <= 0.99
+
+
+def visits(groups: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Groups of unequal sizes that each have a level of their own: y, p and groups (n,)."""
+    own = np.random.default_rng(seed)
+    group = np.repeat(np.arange(groups), own.integers(1, 40, groups))
+    level, n = own.normal(size=groups)[group], len(group)
+    y = (own.random(n) < 1 / (1 + np.exp(-level))).astype(float)
+    return y, 1 / (1 + np.exp(-(level + y + own.normal(size=n)) / 2)), group
+
+
+def test_whole_groups_are_drawn_for_every_metric() -> None:
+    """Against each metric of plainly drawn groups; rows by themselves would seem far surer."""
+    y, p, group = visits(80, 0)
+    rows = bootstrap.of_task("binary", y[:, None], p[:, None])
+    found = replace(rows, cluster=group).intervals(0)
+    held = [np.flatnonzero(group == each) for each in range(80)]
+    drawn: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(400):
+        i = np.concatenate([held[each] for each in rng.integers(0, 80, 80)])
+        for name, value in metrics.of_task("binary", y[i, None], p[i, None]).items():
+            drawn[name].append(value)
+    for name, (low, high) in found.items():
+        ends = np.percentile(drawn[name], [2.5, 97.5])
+        assert (low, high) == pytest.approx(ends, abs=0.2 * (high - low)), name
+    alone = rows.intervals(0)["log_loss"]
+    low, high = found["log_loss"]
+    assert high - low > 1.2 * (alone[1] - alone[0])
+
+
+@pytest.mark.parametrize("groups", [60, 3000])
+def test_intervals_of_groups_hold_the_truth_as_often_as_they_say(groups: int) -> None:
+    """Of rows that are alike within their group, whose mean error is that of groups."""
+    held = 0
+    for seed in range(200):
+        level = np.random.default_rng(seed).standard_normal((groups, 1))
+        error = np.repeat(level, 4, axis=0)
+        rows = bootstrap.of_task("regression", error * 0, error)
+        rows = replace(rows, cluster=np.repeat(np.arange(groups), 4))
+        assert (rows.rows, rows.units) == (4 * groups, groups)
+        low, high = rows.intervals(seed)["mae"]
+        held += low <= np.sqrt(2 / np.pi) <= high
+    assert 0.88 <= held / 200 <= 0.99
+
+
+def test_one_group_says_nothing_of_how_groups_differ() -> None:
+    error = rng.standard_normal((30, 1))
+    rows = bootstrap.of_task("regression", error * 0, error, np.repeat([1.0, 0.0], 15))
+    rows = replace(rows, cluster=np.repeat([7, 9], 15))
+    assert rows.intervals(0) == {}
+    assert not bootstrap.differences(rows, rows, 0)["rmse"].is_known
+    assert rows.of(np.arange(30) > 20).cluster.tolist() == [9] * 9
 
 
 def test_a_share_without_a_mistake_has_the_exact_interval() -> None:

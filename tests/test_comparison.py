@@ -78,6 +78,16 @@ def test_on_other_rows(runs: Path) -> None:
     assert again.differences == found.differences
 
 
+def test_groups_are_drawn_whole_if_one_of_both_has_them(runs: Path, tmp_path: Path) -> None:
+    rows = table(600, 0).append_column("who", pa.array(np.arange(600) // 20))
+    new = table(300, 1).append_column("who", pa.array(np.arange(300) // 20))
+    gpunet.train(rows, "y", out=tmp_path / "r", features=("a", "b"), group="who", **SHORT)
+    for pair in ((runs / "flat", tmp_path / "r"), (tmp_path / "r", runs / "flat")):
+        assert comparison.compare(*pair, new).resampled == "15 groups of who"
+    assert comparison.compare(*pair, table(300, 1)).resampled == "rows: there is no column who"
+    assert comparison.compare(runs / "flat", runs / "good", new).resampled == "rows"
+
+
 def test_on_a_test_part_of_its_own(runs: Path) -> None:
     found = comparison.compare(runs / "with_file", runs / "with_file_too")
     assert found.rows == 300
@@ -257,7 +267,9 @@ def test_rows_of_weight_0_are_not_left_out_for_want_of_a_target(tmp_path: Path, 
 def test_the_command(runs: Path, capsys, monkeypatch) -> None:
     words = ["compare", str(runs / "good"), str(runs / "flat")]
     assert _run(words) == 0
-    assert "is better in rmse" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "is better in rmse" in shown
+    assert comparison.SHARE in shown
     assert _run([*words, str(runs / "new.parquet"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["schema"] == "gpunet.compare/1"

@@ -283,6 +283,8 @@ COLUMN = {name: i for i, name in enumerate(INPUTS)}
         lambda s: s.update(na="?"),
         lambda s: s.update(decimal=""),
         lambda s: s.update(decimal=[","]),
+        lambda s: s.update(group=1),
+        lambda s: s.update(group="town", time="sold"),
         lambda s: s.update(na=[1]),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import columns
 
-from gpunet.data.split import fold_of, split, split_by, split_groups, split_times
+from gpunet.data.split import clusters, fold_of, split, split_by, split_groups, split_times
 from gpunet.errors import DataError, UsageError
 
 
@@ -276,3 +276,19 @@ def test_folds_are_drawn_by_the_seed():
     first, other = (fold_of(1000, 5, seed=seed) for seed in (0, 1))
     assert (first == other).mean() < 0.3
     assert abs(np.corrcoef(np.arange(1000), first)[0, 1]) < 0.1
+
+
+def test_clusters_are_groups_and_a_row_without_one_stands_alone() -> None:
+    source = columns({"who": ["a", "", "b", "a", "", "b"]})
+    found = clusters(source, "who", None, np.array([0, 1, 3, 4, 5]))
+    assert found[0] == found[2]
+    assert len(set(found.tolist())) == 4
+
+
+def test_clusters_of_time_are_blocks_of_neighbouring_times() -> None:
+    """27 different times in blocks of 3, whatever order their rows have and how many those are."""
+    when = np.repeat(np.random.default_rng(0).permutation(27), 2)
+    found = clusters(columns({"when": when + 100}), None, "when", np.arange(54))
+    np.testing.assert_array_equal(found, when // 3)
+    with pytest.raises(DataError, match="a time is a date or a number"):
+        clusters(columns({"when": ["a", "b"]}), None, "when", np.arange(2))

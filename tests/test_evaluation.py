@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_calibration_lowers_the_log_loss_and_moves_no_label(overfitted) -> None:
     plain = dataclasses.replace(done.model, temperature=1.0)
     test = done.prepared.test
     raw = plain.run(test, done.choice.device)
-    assert done.model.judge(test.y, raw)["log_loss"] < plain.judge(test.y, raw)["log_loss"]
+    assert done.model.judge(test, raw)["log_loss"] < plain.judge(test, raw)["log_loss"]
     assert (done.model.predict(NOISY) == plain.predict(NOISY)).all()
     assert (done.model.predict(NOISY, proba=True) != plain.predict(NOISY, proba=True)).any()
 
@@ -134,6 +135,36 @@ def test_intervals_lie_around_the_metrics_of_the_parts_held_out() -> None:
     for part, intervals in found["intervals"].items():
         for name, (low, high) in intervals.items():
             assert low < found["metrics"][part][name] < high
+
+
+def visits(n: int) -> pa.Table:
+    """Each patient has a level that nothing tells of."""
+    patient = rng.integers(0, 40, n)
+    level, x = 2 * rng.standard_normal(40), rng.standard_normal(n)
+    return pa.table({"x": x, "patient": patient, "y": level[patient] + x})
+
+
+@pytest.mark.parametrize("by", [{"group": "patient"}, {"time": "day"}])
+def test_what_belongs_together_is_drawn_together(by, tmp_path: Path, capsys) -> None:
+    table = visits(600)
+    table = table.append_column("day", table["patient"])
+    done, found = summary(table, features=("x",), epochs=5, **by)
+    assert done.model.schema.group == by.get("group")
+    alone = done.model.row_values(
+        dataclasses.replace(done.prepared.test, cluster=None),
+        done.model.run(done.prepared.test, done.choice.device),
+    ).intervals(0)["rmse"]
+    low, high = found["intervals"]["test"]["rmse"]
+    assert high - low > 1.5 * (alone[1] - alone[0])
+    said = "group" if "group" in by else "block"
+    assert re.fullmatch(rf"\d+ {said}s of {next(iter(by.values()))}", found["resampled"]["test"])
+    done.model.save(tmp_path / "m.safetensors")
+    csv.write_csv(table, tmp_path / "new.csv")
+    csv.write_csv(table.select(["x", "y"]), tmp_path / "bare.csv")
+    for name, words in (("new", "resampled"), ("bare", "rows: there is no column")):
+        given = [str(tmp_path / each) for each in ("m.safetensors", f"{name}.csv")]
+        assert _run(["evaluate", *given]) == 0
+        assert words in capsys.readouterr().out
 
 
 def test_a_network_that_is_no_better_than_a_line_is_told_so() -> None:
@@ -444,3 +475,22 @@ def test_blocks_of_rows_are_combined_as_all_at_once(
 def test_a_setting_without_meaning_for_numbers_is_refused(table, settings) -> None:
     with pytest.raises(UsageError, match="has no meaning for a"):
         planned(table, **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"folds": 3}])
+def test_baselines_are_judged_as_the_network_is(settings) -> None:
+    """Each by a threshold of its own, fitted where the baseline can be judged."""
+    rare = pa.table({"a": X[:, 0], "y": np.where(X[:, 0] + rng.logistic(size=N) > 3, "yes", "no")})
+    done = planned(rare, threshold="auto", epochs=1, **settings)
+    p, device = done.prepared, done.choice.device
+    predict = baselines.linear(p, done.model.config, device, "float32")
+    fitted = p.train if settings else p.validation
+    alike, _ = evaluation.decide(done.model, (fitted, predict(fitted)))
+    _, found = summary(rare, threshold="auto", epochs=1, **settings)
+    assert alike.threshold < 0.4
+    expected = alike.judge(p.test, predict(p.test))
+    assert found["baselines"]["linear"]["test"] == pytest.approx(expected)
+    assert (
+        expected["accuracy"]
+        != dataclasses.replace(alike, threshold=0.5).judge(p.test, predict(p.test))["accuracy"]
+    )

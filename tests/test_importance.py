@@ -1,5 +1,6 @@
 """Columns that matter and columns that do not; slices where a model fails, planted."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 import gpunet
-from gpunet import importance, slices
+from gpunet import bootstrap, importance, slices
 from gpunet.cli import _run
 from gpunet.data import Column, read
 from gpunet.device import resolve
@@ -112,6 +113,19 @@ def test_the_planted_slice_is_the_worst(model) -> None:
     useless = [e for e in slices.slices(model, read(table), CPU, most=99)[1] if e.column == "day"]
     assert len(useless) == 4
     assert not any(each.is_worse for each in useless)
+
+
+def test_a_slice_of_one_group_ranks_behind_those_that_say_how_groups_differ(model) -> None:
+    rows = bootstrap.RowValues(np.arange(6.0)[:, None], dict)
+    alone, groups = (
+        slices._lower_end(rows.values[:, 0], each)
+        for each in (
+            dataclasses.replace(rows, cluster=np.zeros(6)),
+            dataclasses.replace(rows, cluster=np.arange(6) // 3),
+        )
+    )
+    assert alone == -np.inf
+    assert groups < slices._lower_end(rows.values[:, 0], rows) < 2.5
 
 
 def test_slices_part_the_rows_of_each_column(model) -> None:

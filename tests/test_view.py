@@ -168,7 +168,8 @@ def test_no_word_of_a_table_is_broken(width: int, expected: list[str]) -> None:
 
 
 def test_every_metric_is_shown_in_its_order(capsys: pytest.CaptureFixture[str]) -> None:
-    view.metrics({"train": {"pinball": 1.5, "coverage": None}, "test": {"pinball": 2.5, "mae": 3}})
+    parts = {"train": {"pinball": 1.5, "coverage": None}, "test": {"pinball": 2.5, "mae": 3}}
+    view.metrics({"metrics": parts})
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == ["train", "pinball", "coverage", "mae"]
     assert lines[1] == ["pinball", "1.500", "2.500"]
@@ -250,7 +251,8 @@ def test_a_stream_of_ascii_gets_stand_ins(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("stdout", "stderr"):
         streams[name] = io.TextIOWrapper(io.BytesIO(), "ascii", "backslashreplace")
         monkeypatch.setattr(sys, name, streams[name])
-    view.metrics({"test": {"auc": 0.5, "r2": None}}, {"test": {"auc": (0.25, 0.75)}})
+    judged = {"metrics": {"auc": 0.5, "r2": None}, "intervals": {"auc": (0.25, 0.75)}}
+    view.metrics({name: {"test": of} for name, of in judged.items()})
     view.warn("64 → 128 · é")
     view.facts([("sizes", "3 × 4")])
     said = {}

@@ -73,20 +73,27 @@ class Dataset:
     regression (n, k), standardised if the schema says so; None where it is not known.
     sample_weight (n,): how much each row counts in the metrics, and `weight` (n,) in the loss,
     where the weights of classes are multiplied in; float64 of mean 1, None for all alike.
+    cluster (n,): a code of the rows that belong together, None where each stands alone.
     """
 
     x: Rows
     y: np.ndarray | None = None
     sample_weight: np.ndarray | None = None
     weight: np.ndarray | None = None
+    cluster: np.ndarray | None = None
 
     @property
     def rows(self) -> int:
         return len(self.x)
 
+    @property
+    def clusters(self) -> int | None:
+        """How many clusters there are; None where each row stands alone."""
+        return None if self.cluster is None else len(np.unique(self.cluster))
+
     def take(self, rows: np.ndarray) -> "Dataset":
         """Some of the rows, copied."""
-        given = (self.y, self.sample_weight, self.weight)
+        given = (self.y, self.sample_weight, self.weight, self.cluster)
         parts = (None if each is None else each[rows] for each in given)
         return Dataset(np.asarray(self.x[rows]), *parts)
 
@@ -100,8 +107,8 @@ def joined(parts: Sequence[Dataset]) -> Dataset:
         return None if arrays[0] is None else np.concatenate(arrays)
 
     x = np.concatenate([np.asarray(part.x[:]) for part in parts])
-    more = ([getattr(part, name) for part in parts] for name in ("y", "sample_weight", "weight"))
-    return Dataset(x, *map(join, more))
+    names = ("y", "sample_weight", "weight", "cluster")
+    return Dataset(x, *(join([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +220,7 @@ def prepare(
     learnt = (standardise, clamp, target_transform, weight, quantiles)
     fitted, parts, how, told = _divide(source, answers, kept, shares, ways, task, *learnt)
     observer = Observer(types, answers, fitted.task, parts.train)
-    schema, x, more = _fit(source, inputs, observer, fitted, parts, encoding, budget)
+    schema, x, more = _fit(source, inputs, observer, fitted, parts, encoding, ways, budget)
     own = _own_parts(schema, source, answers, parts, x)
     held = _weighed(own | _other_parts(schema, others, drop_missing_target), fitted, class_weight)
     notes += [*source.notes, *told, *more, *_twice(source, ways, parts, others, held)]
@@ -522,6 +529,7 @@ def _fit(
     target: Target,
     parts: Parts,
     encoding: Encoding,
+    ways: Ways,
     budget: int | None,
 ) -> tuple[Schema, Mapping[str, Rows], list[str]]:
     """The schema, x of each part, and notes."""
@@ -538,6 +546,7 @@ def _fit(
     columns, cells, notes = _fit_columns(source, inputs, observer, parts.train, encoding)
     width = Layout.of(columns).width
     schema = Schema("table", tuple(columns), target, width, na=source.na, decimal=source.decimal)
+    schema = replace(schema, group=ways.group, time=ways.time)
     notes += _formula_notes(schema)
     if source.streams or 4 * width * source.rows > budget:
         return schema, _settled(schema.spool(source, _used(parts), Counter()), budget), notes
@@ -680,7 +689,8 @@ def _own_parts(
         weights = {part: scaled(read[rows], name, part) for part, rows in used.items()}
     for part, rows in used.items():
         y = encode_answers(schema.target, source, answers, rows, schema.target_dtype)
-        held[part] = Dataset(x[part], y, weights.get(part))
+        cluster = None if part == "train" else schema.clusters(source, rows)
+        held[part] = Dataset(x[part], y, weights.get(part), cluster=cluster)
     return held
 
 
@@ -703,7 +713,8 @@ def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool)
         kept = _kept(source, answers, drop_missing, target.weight)
         x, _ = schema.encode_rows(source, kept)
         y = encode_answers(schema.target, source, answers, kept, schema.target_dtype)
-        return Dataset(x, y, schema.encode_weight(source, kept, part))
+        weight, cluster = schema.encode_weight(source, kept, part), schema.clusters(source, kept)
+        return Dataset(x, y, weight, cluster=cluster)
     except DataError as error:
         raise DataError(f"{part} part: {error.message}", error.hint) from None
 

@@ -6,6 +6,7 @@ Matches columns by name, never by place. Refuses a saved schema with anything un
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain, pairwise, repeat
 from typing import Any
@@ -17,6 +18,7 @@ from gpunet.data.cells import read_cells
 from gpunet.data.columns import KINDS, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column, Writer
 from gpunet.data.rows import RowFile, Rows
 from gpunet.data.source import Source
+from gpunet.data.split import clusters
 from gpunet.data.stream import spool
 from gpunet.data.targets import (
     CLASSES,
@@ -39,6 +41,8 @@ from gpunet.sizes import counted
 VERSION = 4
 DTYPES = ("uint8", "float32", "float64")
 LIMIT = float(np.finfo(np.float32).max)
+MORE = ("decimal", "group", "time")
+"""What is written down where there is one."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ class Schema:
 
     Of tables: `columns`, encoded as float32. Of arrays: `dtype`, `scale` and `shift` (width,)
     float64, by which the network takes x * scale + shift; None leaves x as it is.
-    `na`, `decimal`: how text is read, as in a Source.
+    `na`, `decimal`: how text is read, as in a Source. `group`, `time`: the column whose groups, or
+    by whose order, rows were parted.
     """
 
     kind: str
@@ -92,6 +97,8 @@ class Schema:
     shift: np.ndarray | None = None
     na: tuple[str, ...] = ()
     decimal: str | None = None
+    group: str | None = None
+    time: str | None = None
 
     @property
     def layout(self) -> Layout:
@@ -203,6 +210,23 @@ class Schema:
         check_columns(source, [name])
         return scaled(read_weights(self.read_so(source), name, rows)[rows], name, part)
 
+    def clusters(self, source: Source, rows: np.ndarray) -> np.ndarray | None:
+        """Which of some rows are alike because they belong together, as codes (n,): those of a
+        group, or of a block of time; None where training had neither, or the source lacks it."""
+        name = self.group or self.time
+        if name is None or name not in source.columns:
+            return None
+        with suppress(DataError):
+            return clusters(self.read_so(source), self.group, self.time, rows)
+        return None
+
+    def clustering(self, count: int | None) -> str:
+        """So many clusters in words; of none that these are rows, and why where others could be."""
+        noun, name = ("group", self.group) if self.group else ("block", self.time)
+        if count is None:
+            return "rows" if name is None else f"rows: there is no column {name}"
+        return f"{counted(count, noun)} of {name}"
+
     def decode(self, output: np.ndarray) -> np.ndarray:
         """Regression outputs (n, k) in the target's own units, float64, within its limits."""
         return decode_values(self.target, output)
@@ -261,7 +285,8 @@ class Schema:
             "shift": None if self.shift is None else self.shift.tolist(),
             "na": list(self.na),
         }
-        return saved if self.decimal is None else {**saved, "decimal": self.decimal}
+        more = {name: getattr(self, name) for name in MORE}
+        return saved | {name: value for name, value in more.items() if value is not None}
 
     @classmethod
     def from_dict(cls, saved: object) -> "Schema":
@@ -334,7 +359,7 @@ def _lists(value: Any) -> Any:
 
 def _schema(saved: object) -> Schema:
     names = ("version", *(field.name for field in fields(Schema)))
-    saved = {"decimal": None, **saved} if isinstance(saved, dict) else saved
+    saved = {**dict.fromkeys(MORE), **saved} if isinstance(saved, dict) else saved
     parts = _record(saved, names, "schema")
     if parts.pop("version") != VERSION:
         raise ModelInvalid(f"the schema is not of version {VERSION}")
@@ -356,7 +381,10 @@ def _schema(saved: object) -> Schema:
     _need(is_table or not na, "na")
     decimal = parts["decimal"]
     _need(decimal in (None, ",", ".") and (is_table or not decimal), "decimal")
-    return Schema(parts["kind"], columns, target, width, parts["dtype"], scale, shift, na, decimal)
+    by = [None if parts[name] is None else _text(parts[name], name) for name in ("group", "time")]
+    _need(by == [None, None] or (is_table and None in by), "group")
+    dtype = parts["dtype"]
+    return Schema(parts["kind"], columns, target, width, dtype, scale, shift, na, decimal, *by)
 
 
 def _affine(values: object, width: int, what: str) -> np.ndarray | None:

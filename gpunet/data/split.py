@@ -276,6 +276,25 @@ def groups_of(source: Source, name: str, rows: np.ndarray) -> np.ndarray:
     return np.array(cells.levels, object)[cells.values[rows]]
 
 
+def clusters(source: Source, group: str | None, time: str | None, rows: np.ndarray) -> np.ndarray:
+    """A code (n,) of the cluster of each of `rows`: its group, or its block of time; one without
+    a group is a cluster of its own.
+
+    Of T different times a block holds the cube root of T (Carlstein, 1986; Hall, Horowitz and
+    Jing, 1995). Raises DataError for a column that is no time.
+    """
+    if group is not None:
+        cells = read_cells(source, group, "category")
+        alone = len(cells.levels) + np.arange(len(cells.values))
+        return np.where(cells.missing, alone, cells.values)[rows]
+    assert time is not None
+    cells = read_cells(source, time)
+    if cells.kind not in ("numeric", "date"):
+        raise DataError(f"{time}: holds {NOUNS[cells.kind]}; a time is a date or a number")
+    times, place = np.unique(cells.values[rows], return_inverse=True)
+    return np.asarray(place // round(len(times) ** (1 / 3)))
+
+
 def split_by(source: Source, name: str, rows: np.ndarray) -> Parts:
     """The parts of `rows` that a column names: train, validation (val, valid), test."""
     cells = read_cells(source, name, "category")
