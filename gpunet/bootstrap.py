@@ -1,13 +1,14 @@
 """How sure a metric is: resampled rows, and what the metric would have been on them.
 
 Every metric is a function of means over rows, so that a resample is one row of a matrix product and
-nothing is predicted again. AUC is resampled through its placements, to first order (DeLong, 1988).
+nothing is predicted again. AUC is resampled through its placements, to first order (DeLong, 1988),
+and average precision through its derivatives by what each row counts.
 Rows of one cluster are drawn together, or not (Davison and Hinkley, 1997; of AUC Obuchowski, 1997).
 Percentile intervals (Efron, 1979).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -34,13 +35,14 @@ class RowValues:
     """What metrics are made of: values (n, m) of n rows, and metrics of their means (…, m).
 
     weight (n,): what each row counts, None for all alike. cluster (n,): a code of the rows that are
-    drawn together, None for each alone.
+    drawn together, None for each alone. shares: of which rows (n,) a metric is a share.
     """
 
     values: np.ndarray
     combine: Callable[[np.ndarray], dict[str, np.ndarray]]
     weight: Weight = None
     cluster: np.ndarray | None = None
+    shares: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, np.ndarray]:
@@ -50,7 +52,10 @@ class RowValues:
     def of(self, chosen: np.ndarray) -> "RowValues":
         """Some of the rows: a mask (n,), or their numbers."""
         weight, cluster = (None if w is None else w[chosen] for w in (self.weight, self.cluster))
-        return replace(self, values=self.values[chosen], weight=weight, cluster=cluster)
+        shares = {name: base[chosen] for name, base in self.shares.items()}
+        return replace(
+            self, values=self.values[chosen], weight=weight, cluster=cluster, shares=shares
+        )
 
     @property
     def rows(self) -> int:
@@ -70,10 +75,9 @@ class RowValues:
         if self.units < FEWEST:
             return {}
         drawn = self.combine(self.draws(seed))
-        found = {name: interval(of) for name, of in drawn.items()}
-        for name in ("accuracy", "coverage"):
-            if name in found:
-                found[name] = _unseen(found[name], self.units)
+        found = {name: interval(of) for name, of in drawn.items() if np.isfinite(of).any()}
+        for name in self.shares.keys() & found:
+            found[name] = _unseen(found[name], self.of(self.shares[name]).units)
         return found
 
     def draws(self, seed: int) -> np.ndarray:
@@ -194,7 +198,13 @@ def of_task(
     true, loss = target > 0.5, metrics.log_loss_terms(target, output).mean(axis=1)
     right = (true == (output > threshold)).all(axis=1)
     ranked = [_placements(true[:, j], output[:, j], weight) for j in range(output.shape[1])]
-    return _classes(right, loss, ranked, weight)
+    rows = _classes(right, loss, ranked, weight)
+    if task != "binary":
+        return rows
+    precision = _precisions(true[:, 0], output[:, 0], weight)
+    if precision is not None:
+        rows = _joined(rows, _means({"average_precision": precision}, weight, 1.0))
+    return _joined(rows, _hits(true[:, 0], output[:, 0] > threshold, weight))
 
 
 def of_logits(
@@ -218,17 +228,17 @@ def of_quantiles(
     named = {"pinball": np.mean(list(each.values()), axis=0)}
     if len(quantiles) > 1:
         named |= {**each, "coverage": metrics.covered(target, output).mean(axis=1)}
-    rows = _means(named, weight)
+    rows = replace(_means(named, weight), shares={"coverage": np.ones(len(target), bool)})
     if 0.5 not in quantiles:
         return rows
     return _joined(rows, _regression(target, output[:, :, quantiles.index(0.5)], weight))
 
 
-def _means(named: dict[str, np.ndarray], weight: Weight) -> RowValues:
-    """Metrics that are means of figures (n,)."""
+def _means(named: dict[str, np.ndarray], weight: Weight, most: float = np.inf) -> RowValues:
+    """Metrics from 0 to `most` that are means of figures (n,)."""
 
     def combine(means: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: means[..., i] for i, name in enumerate(named)}
+        return {name: np.clip(means[..., i], 0, most) for i, name in enumerate(named)}
 
     return RowValues(np.stack(list(named.values()), axis=1), combine, weight)
 
@@ -240,7 +250,8 @@ def _joined(a: RowValues, b: RowValues) -> RowValues:
     def combine(means: np.ndarray) -> dict[str, np.ndarray]:
         return {**a.combine(means[..., :width]), **b.combine(means[..., width:])}
 
-    return RowValues(np.hstack([a.values, b.values]), combine, a.weight)
+    both = {**a.shares, **b.shares}
+    return RowValues(np.hstack([a.values, b.values]), combine, a.weight, shares=both)
 
 
 def _errors(target: np.ndarray, output: np.ndarray, weight: Weight) -> RowValues:
@@ -284,7 +295,8 @@ def _classes(
         found = {"accuracy": means[..., 0], "log_loss": means[..., 1]}
         return {**found, "auc": np.clip(means[..., 2], 0, 1)} if has_auc else found
 
-    return RowValues(np.stack(columns, axis=1).astype(np.float64), combine, weight)
+    values, every = np.stack(columns, axis=1).astype(np.float64), np.ones(len(right), bool)
+    return RowValues(values, combine, weight, shares={"accuracy": every})
 
 
 def _placements(positive: np.ndarray, score: np.ndarray, weight: Weight) -> np.ndarray | None:
@@ -297,3 +309,32 @@ def _placements(positive: np.ndarray, score: np.ndarray, weight: Weight) -> np.n
     place = np.where(positive, zeros_below[rank], 1 - ones_below[rank])
     area = held[0] @ zeros_below / ones
     return area + (place - area) * (ones + zeros) / np.where(positive, ones, zeros)
+
+
+def _precisions(positive: np.ndarray, score: np.ndarray, weight: Weight) -> np.ndarray | None:
+    """Figures (n,) whose mean is the average precision, and moves with the rows as it does; or
+    None."""
+    rank, ones, zeros = metrics.by_score(positive, score, weight)
+    total = ones.sum()
+    if not total:
+        return None
+    above = metrics.from_above(ones + zeros)
+    above = np.where(above > 0, above, 1.0)  # of scores whose rows do not count
+    precision, share = metrics.from_above(ones) / above, ones / above
+    mean = ones @ precision / total
+    gain, loss = (np.cumsum(each)[rank] for each in (share, share * precision))
+    moved = positive * (precision[rank] - mean + gain) - loss
+    return mean + moved * (total + zeros.sum()) / total
+
+
+def _hits(true: np.ndarray, said: np.ndarray, weight: Weight) -> RowValues:
+    """The rows behind `metrics.at_threshold`."""
+
+    def combine(means: np.ndarray) -> dict[str, np.ndarray]:
+        hits, positive, taken = (means[..., i] for i in range(3))
+        with np.errstate(invalid="ignore"):  # a resample may lack what they are a share of
+            shares = {"f1": 2 * hits / (positive + taken), "precision": hits / taken}
+            return {**shares, "recall": hits / positive}
+
+    values = np.stack([true & said, true, said], axis=1).astype(np.float64)
+    return RowValues(values, combine, weight, shares={"precision": said, "recall": true})

@@ -60,15 +60,6 @@ def _derivatives(
     return scale * first, scale * first + scale**2 * second
 
 
-def f1(
-    true: np.ndarray, p: np.ndarray, threshold: float, weight: np.ndarray | None = None
-) -> float:
-    """The harmonic mean of precision and recall of p > threshold, (n,) each; 0 without a hit."""
-    said, w = p > threshold, np.ones(len(p)) if weight is None else weight
-    total = float(w[true].sum() + w[said].sum())
-    return 2 * float(w[true & said].sum()) / total if total else 0.0
-
-
 def best_threshold(true: np.ndarray, p: np.ndarray, weight: np.ndarray | None = None) -> float:
     """The threshold with the highest F1, in the middle between two probabilities that occur."""
     order = np.argsort(-p, kind="stable")

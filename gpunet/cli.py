@@ -108,6 +108,10 @@ MovedData = Annotated[
 DropMissing = Annotated[
     bool, typer.Option("--drop-missing-target", help="Leave out rows that have no target.")
 ]
+Threshold = Annotated[
+    Optional[float],
+    typer.Option(metavar="P", help="Of a binary target, in place of the model's own."),
+]
 MaxMemory = Annotated[str, typer.Option(metavar="SIZE", help="Memory for data: 512M, 1.5GiB.")]
 Inputs = Annotated[
     Optional[list[str]],
@@ -332,6 +336,7 @@ def plan(
 def evaluate(
     run: RunPath,
     data: DataPath,
+    threshold: Threshold = None,
     device: DeviceName = "cpu",
     delimiter: Delimiter = None,
     header: Header = True,
@@ -345,7 +350,7 @@ def evaluate(
     from gpunet import predict as predicting
     from gpunet.device import resolve
 
-    model = predicting.load(run)
+    model = predicting.load(run).at(threshold)
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
     _warn_of_seen(run, data, source)
     rows = _answered(model, source) if drop_missing_target else None
@@ -377,6 +382,7 @@ def predict(
     spreadsheet_safe: Annotated[
         bool, typer.Option("--spreadsheet-safe", help="A ' before text that looks like a formula.")
     ] = False,
+    threshold: Threshold = None,
     device: DeviceName = "cpu",
     delimiter: Delimiter = None,
     header: Header = True,
@@ -394,7 +400,7 @@ def predict(
         raise UsageError("--overwrite is for a file", "name it with -o")
     if json and out == "-":
         raise UsageError("--json and the predictions are both for stdout", "name a file with -o")
-    model = predicting.load(run)
+    model = predicting.load(run).at(threshold)
     source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
     kept = list(split(keep)) if keep else []
     found = model.outcome(source, resolve(device).device)

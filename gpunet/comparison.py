@@ -22,7 +22,7 @@ from gpunet.run import files
 from gpunet.sizes import counted
 
 SCHEMA = "gpunet.compare/1"
-HIGHER_IS_BETTER = ("accuracy", "auc", "r2")
+HIGHER_IS_BETTER = ("accuracy", "auc", "average_precision", "f1", "precision", "recall", "r2")
 NEITHER_IS_BETTER = ("coverage",)
 """What should be as it was asked for: neither higher nor lower."""
 SHARE = "twice that of resamples on the far side of no difference; reads like a p-value"

@@ -105,15 +105,15 @@ def decide(model: Model, validation: Answers | None) -> tuple[Model, dict[str, A
     return model, {**found, "temperature": model.temperature, "threshold": model.threshold}
 
 
-def _with_threshold(model: Model, part: Dataset, raw: np.ndarray) -> tuple[Model, dict[str, float]]:
+def _with_threshold(
+    model: Model, part: Dataset, raw: np.ndarray
+) -> tuple[Model, dict[str, float | None]]:
     """The threshold of the highest F1, and the F1 at one half and there."""
     assert part.y is not None
     true, p = part.y[:, 0] > 0.5, outcome("binary", raw, model.temperature)[:, 0]
-    weight = part.sample_weight
-    best = calibration.best_threshold(true, p, weight)
-    ends = {"before": 0.5, "after": best}
-    found = {when: calibration.f1(true, p, at, weight) for when, at in ends.items()}
-    return replace(model, threshold=best), found
+    best = replace(model, threshold=calibration.best_threshold(true, p, part.sample_weight))
+    ends = {"before": replace(model, threshold=0.5), "after": best}
+    return best, {when: at.judge(part, raw)["f1"] for when, at in ends.items()}
 
 
 def _compare(

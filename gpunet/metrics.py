@@ -1,5 +1,5 @@
-"""How good predictions are, on plain arrays of the host: accuracy, log-loss, AUC, RMSE, MAE, R²,
-pinball loss, coverage, Poisson deviance.
+"""How good predictions are, on plain arrays of the host: accuracy, log-loss, AUC, average
+precision, F1, RMSE, MAE, R², pinball loss, coverage, Poisson deviance.
 
 A `weight` (n,), positive, says how much each row counts; None: all alike.
 """
@@ -46,8 +46,24 @@ def log_loss_terms(target: np.ndarray, probability: np.ndarray) -> np.ndarray:
 def auc(target: np.ndarray, score: np.ndarray, weight: Weight = None) -> float | None:
     """Area under the ROC curve of a 0/1 target (n,); None when only one of them is there."""
     _, ones, zeros = by_score(target > 0.5, score, weight)
+    return _area(ones, zeros)
+
+
+def _area(ones: np.ndarray, zeros: np.ndarray) -> float | None:
     pairs = ones.sum() * zeros.sum()
     return float(ones @ below(zeros) / pairs) if pairs else None
+
+
+def average_precision(target: np.ndarray, score: np.ndarray, weight: Weight = None) -> float | None:
+    """The mean precision at the scores of the positives of a 0/1 target (n,), each of which is
+    taken for true with all that score as much or more; None without a positive."""
+    _, ones, zeros = by_score(target > 0.5, score, weight)
+    return _mean_precision(ones, zeros)
+
+
+def _mean_precision(ones: np.ndarray, zeros: np.ndarray) -> float | None:
+    total = ones.sum()
+    return float(ones @ (from_above(ones) / from_above(ones + zeros)) / total) if total else None
 
 
 def by_score(
@@ -66,6 +82,22 @@ def by_score(
 def below(held: np.ndarray) -> np.ndarray:
     """For each of the distinct scores the weight below it, of its own half."""
     return np.cumsum(held) - held / 2
+
+
+def from_above(held: np.ndarray) -> np.ndarray:
+    """For each of the distinct scores the weight at it and above it."""
+    return np.cumsum(held[::-1])[::-1]
+
+
+def at_threshold(
+    true: np.ndarray, said: np.ndarray, weight: Weight = None
+) -> dict[str, float | None]:
+    """F1, precision and recall of what is said to be true, (n,) each; None where there is nothing
+    that they are a share of."""
+    hits, positive, taken = (row_mean(each, weight) for each in (true & said, true, said))
+    shares = {"f1": (2 * hits, positive + taken), "precision": (hits, taken)}
+    shares["recall"] = (hits, positive)
+    return {name: part / whole if whole else None for name, (part, whole) in shares.items()}
 
 
 def mean_auc(target: np.ndarray, probability: np.ndarray, weight: Weight = None) -> float | None:
@@ -130,11 +162,16 @@ def of_task(
             "mae": mae(target, output, weight),
         }
     label = output.argmax(axis=1) if task == "multiclass" else output > threshold
-    return {
+    found = {
         "accuracy": accuracy(target if task == "multiclass" else target > 0.5, label, weight),
         "log_loss": log_loss(target, output, weight),
-        "auc": mean_auc(target, output, weight),
     }
+    if task != "binary":
+        return {**found, "auc": mean_auc(target, output, weight)}
+    true = target[:, 0] > 0.5
+    _, ones, zeros = by_score(true, output[:, 0], weight)
+    ranked = {"auc": _area(ones, zeros), "average_precision": _mean_precision(ones, zeros)}
+    return {**found, **ranked, **at_threshold(true, label[:, 0], weight)}
 
 
 def of_quantiles(

@@ -101,36 +101,57 @@ class Model:
         """The metric to tell its predictions from others by."""
         return loss_metric(self.schema.target.task, bool(self.schema.target.quantiles))
 
+    def at(self, threshold: float | None) -> "Model":
+        """The same with another threshold, None for its own; UsageError for a model that has none,
+        and for what is no probability between 0 and 1."""
+        if threshold is None:
+            return self
+        if (task := self.schema.target.task) != "binary":
+            raise UsageError(f"a threshold has no meaning for a {task} target")
+        if not 0 < threshold < 1:
+            raise UsageError(f"threshold {threshold}: must be a number between 0 and 1")
+        return replace(self, threshold=float(threshold))
+
     def predict(
-        self, data: Any, proba: bool = False, device: str = "cpu", quantiles: bool = False
+        self,
+        data: Any,
+        proba: bool = False,
+        device: str = "cpu",
+        quantiles: bool = False,
+        threshold: float | None = None,
     ) -> np.ndarray:
         """Predictions for a table, array, file or Source: labels or values (n,), or (n, k) for
         several targets; with `proba`, probabilities (n, k), for a binary target of both classes;
-        with `quantiles` all of them (n, k), for a network that was trained on some.
+        with `quantiles` all of them (n, k), for a network that was trained on some. `threshold`:
+        the probability above which the second class of a binary target is predicted.
 
         Columns are matched by name; a target is not needed. Raises DataError for columns that are
         missing, or changed their type; warns of categories that training never saw.
         """
         if quantiles and not self.schema.target.quantiles:
             raise UsageError("this model has no quantiles", "train with quantiles=(0.1, 0.5, 0.9)")
-        found = self.outcome(read(data), resolve(device).device)
+        found = self.at(threshold).outcome(read(data), resolve(device).device)
         warn(found.notes)
         if quantiles:
             return found.output
         return probabilities(self.schema, found.output) if proba else found.labels
 
     def evaluate(
-        self, data: Any, device: str = "cpu", drop_missing_target: bool = False
+        self,
+        data: Any,
+        device: str = "cpu",
+        drop_missing_target: bool = False,
+        threshold: float | None = None,
     ) -> dict[str, float | None]:
-        """The task's metrics on data that has the target, or on those of its rows that have it;
-        warns of categories that training never saw."""
+        """The task's metrics on data that has the target, or on those of its rows that have it, at
+        a `threshold` of a binary target; warns of categories that training never saw."""
         if np.ndim(device):
             raise UsageError("evaluate takes x and y as one", "evaluate((x, y))")
         source = read(data)
         rows = self.schema.answered(source) if drop_missing_target else None
         answers, unseen = self.answers_and_unseen(source, resolve(device).device, rows)
         warn(unseen_notes(unseen))
-        return self.judge(*answers)
+        return self.at(threshold).judge(*answers)
 
     def outcome(self, source: Source, device: Device) -> Prediction:
         """Probabilities or values, labels, and never-seen categories.

@@ -275,7 +275,7 @@ def metrics(judged: Mapping[str, Any]) -> None:
 def figure(value: float | None, interval: Sequence[float | None] | None) -> str:
     """A number, with its interval where that is known."""
     if interval is None or value is None or None in finite(interval):
-        return number(value)
+        return number(finite(value))
     return f"{number(value)} ({number(interval[0])}…{number(interval[1])})"
 
 

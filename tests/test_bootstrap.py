@@ -107,10 +107,13 @@ def test_whole_groups_are_drawn_for_every_metric() -> None:
     assert high - low > 1.2 * (alone[1] - alone[0])
 
 
-@pytest.mark.parametrize("groups", [60, 3000])
-def test_intervals_of_groups_hold_the_truth_as_often_as_they_say(groups: int) -> None:
+@pytest.mark.parametrize("cells", [bootstrap.CELLS, 64])
+def test_intervals_of_groups_hold_the_truth_as_often_as_they_say(
+    cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of rows that are alike within their group, whose mean error is that of groups."""
-    held = 0
+    monkeypatch.setattr(bootstrap, "CELLS", cells)
+    held, groups = 0, 150
     for seed in range(200):
         level = np.random.default_rng(seed).standard_normal((groups, 1))
         error = np.repeat(level, 4, axis=0)
@@ -138,13 +141,18 @@ def test_a_share_without_a_mistake_has_the_exact_interval() -> None:
     wide = np.array([-1.0, 2.0]) + np.zeros((30, 1, 1))
     found = bootstrap.of_quantiles(truth, wide, (0.1, 0.9)).intervals(0)["coverage"]
     assert found == pytest.approx((0.8843, 1.0), abs=1e-4)
+    few = np.where(np.arange(30) < 28, 0.0, 1.0)[:, None]
+    found = bootstrap.of_task("binary", few, few).intervals(0)
+    assert found["precision"] == found["recall"] == pytest.approx((0.1581, 1.0), abs=1e-4)
     wrong = bootstrap.of_task("binary", truth, 1 - truth).intervals(0)["accuracy"]
     assert wrong == pytest.approx((0.0, 1 - 0.8843), abs=1e-4)
 
 
 def test_what_is_not_defined_has_no_interval() -> None:
     one = bootstrap.of_task("binary", np.ones((9, 1)), rng.random((9, 1))).intervals(0)
-    assert set(one) == {"accuracy", "log_loss"}
+    assert set(one) == {"accuracy", "log_loss", "average_precision", "f1", "precision", "recall"}
+    zero = bootstrap.of_task("binary", np.zeros((9, 1)), np.zeros((9, 1)))
+    assert set(zero.intervals(0)) == {"accuracy", "log_loss"}
     constant = bootstrap.of_task("regression", np.ones((9, 1)), rng.random((9, 1))).intervals(0)
     assert set(constant) == {"rmse", "mae"}
 

@@ -262,6 +262,28 @@ def test_a_threshold_is_kept_and_used(threshold, tmp_path: Path) -> None:
     assert again.evaluate(NOISY)["accuracy"] == right.mean()
 
 
+def test_another_threshold_may_be_asked_for(tmp_path: Path, capsys) -> None:
+    done, found = summary(NOISY, threshold="auto")
+    model, p = done.model, done.model.predict(NOISY, proba=True)[:, 1]
+    assert (model.predict(NOISY, threshold=0.7) == np.where(p > 0.7, "yes", "no")).all()
+    true = np.array(NOISY["y"]) == "yes"
+    recall = model.evaluate(NOISY, threshold=0.7)["recall"]
+    assert recall == pytest.approx(((p > 0.7) & true).sum() / true.sum())
+    assert found["metrics"]["validation"]["f1"] == found["calibration"]["f1"]["after"]
+    assert found["intervals"]["test"]["f1"][0] < found["metrics"]["test"]["f1"]
+    model.save(tmp_path / "m.safetensors")
+    csv.write_csv(NOISY, tmp_path / "t.csv")
+    given = [str(tmp_path / "m.safetensors"), str(tmp_path / "t.csv")]
+    assert _run(["evaluate", *given, "--threshold", "0.7", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["recall"] == recall
+    assert _run(["predict", *given, "--threshold", "0.7"]) == 0
+    assert capsys.readouterr().out.count("yes") == (p > 0.7).sum()
+    for wrong in ("0", "1", "nan"):
+        assert _run(["predict", *given, "--threshold", wrong]) == 2
+    with pytest.raises(UsageError, match="no meaning for a regression"):
+        planned(BENT).model.at(0.5)
+
+
 def test_the_library_warns_of_the_data_and_of_the_model() -> None:
     leak = pa.table({"leak": 2 * X[:, 0] + 1, "b": X[:, 1], "y": X[:, 0]})
     with pytest.warns(GpunetWarning) as told:
@@ -490,7 +512,4 @@ def test_baselines_are_judged_as_the_network_is(settings) -> None:
     assert alike.threshold < 0.4
     expected = alike.judge(p.test, predict(p.test))
     assert found["baselines"]["linear"]["test"] == pytest.approx(expected)
-    assert (
-        expected["accuracy"]
-        != dataclasses.replace(alike, threshold=0.5).judge(p.test, predict(p.test))["accuracy"]
-    )
+    assert expected != alike.at(0.5).judge(p.test, predict(p.test))

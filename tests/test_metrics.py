@@ -63,6 +63,14 @@ def test_weighted_metrics_are_scikit_learns(task: str) -> None:
             "log_loss": np.mean(each),
             "auc": sk.roc_auc_score(target, p, average="macro", **of),
         }
+    if task == "binary":
+        said = p[:, 0] > 0.5
+        expected |= {
+            "average_precision": sk.average_precision_score(target[:, 0], p[:, 0], **of),
+            "f1": sk.f1_score(target[:, 0], said, **of),
+            "precision": sk.precision_score(target[:, 0], said, **of),
+            "recall": sk.recall_score(target[:, 0], said, **of),
+        }
     assert metrics.of_task(task, target, p, weight) == pytest.approx(expected)
 
 
@@ -120,6 +128,15 @@ def test_binary_with_ties() -> None:
     assert found["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(target, p > 0.5))
     assert found["log_loss"] == pytest.approx(sklearn_metrics.log_loss(target[:, 0], p[:, 0]))
     assert found["auc"] == pytest.approx(sklearn_metrics.roc_auc_score(target, p))
+    mean_precision = sklearn_metrics.average_precision_score(target[:, 0], p[:, 0])
+    assert found["average_precision"] == pytest.approx(mean_precision)
+
+
+def test_a_model_that_knows_nothing_has_the_share_of_positives() -> None:
+    target = np.array([[1.0], [0.0], [0.0], [0.0]])
+    found = metrics.of_task("binary", target, np.full((4, 1), 0.4), threshold=0.3)
+    assert (found["average_precision"], found["auc"]) == (0.25, 0.5)
+    assert (found["f1"], found["precision"], found["recall"]) == (0.4, 0.25, 1.0)
 
 
 def test_multilabel_accuracy_wants_every_label_right() -> None:
@@ -144,6 +161,11 @@ def test_what_is_not_defined_is_none() -> None:
     assert metrics.auc(np.ones(5), rng.random(5)) is None
     assert metrics.mean_auc(np.zeros(5, np.int32), rng.random((5, 3))) is None
     assert metrics.r2(np.ones((5, 1)), rng.random((5, 1))) is None
+    assert metrics.average_precision(np.zeros(5), rng.random(5)) is None
+    one, none = np.array([True, False]), np.zeros(2, bool)
+    assert metrics.at_threshold(one, none) == {"f1": 0.0, "precision": None, "recall": 0.0}
+    assert metrics.at_threshold(none, one) == {"f1": 0.0, "precision": 0.0, "recall": None}
+    assert set(metrics.at_threshold(none, none).values()) == {None}
 
 
 def test_certainty_that_is_wrong_costs_a_finite_log_loss() -> None:
