@@ -226,6 +226,10 @@ def of_quantiles(
         for i, q in enumerate(quantiles)
     }
     named = {"pinball": np.mean(list(each.values()), axis=0)}
+    if target.shape[1] > 1:
+        terms = [metrics.pinball_terms(target, output[:, :, i], q) for i, q in enumerate(quantiles)]
+        relative = (np.mean(terms, axis=0) / _spread(target, weight)).mean(axis=1)
+        named = {"relative_pinball": relative, **named}
     if len(quantiles) > 1:
         named |= {**each, "coverage": metrics.covered(target, output).mean(axis=1)}
     rows = replace(_means(named, weight), shares={"coverage": np.ones(len(target), bool)})
@@ -265,8 +269,26 @@ def _errors(target: np.ndarray, output: np.ndarray, weight: Weight) -> RowValues
     return RowValues(np.stack(columns, axis=1), combine, weight)
 
 
+def _relative(target: np.ndarray, output: np.ndarray, weight: Weight) -> RowValues:
+    error = np.subtract(target, output, dtype=np.float64) / _spread(target, weight)
+
+    def combine(means: np.ndarray) -> dict[str, np.ndarray]:
+        return {"relative_rmse": np.sqrt(means[..., 0])}
+
+    return RowValues(np.square(error).mean(axis=1, keepdims=True), combine, weight)
+
+
+def _spread(target: np.ndarray, weight: Weight) -> np.ndarray:
+    """The spread (k,) of targets, of the target alone: predictions may be averaged."""
+    if weight is None:
+        return metrics.spread(target)
+    return metrics.spread(target[weight > 0], weight[weight > 0])
+
+
 def _regression(target: np.ndarray, output: np.ndarray, weight: Weight) -> RowValues:
     errors, k = _errors(target, output, weight), target.shape[1]
+    if k > 1:
+        errors = _joined(_relative(target, output, weight), errors)
     counting = target if weight is None else target[weight > 0]
     if (counting == counting[0]).all(axis=0).any():
         return errors

@@ -1138,7 +1138,7 @@ def _training_view(planned: "Job", quiet: bool) -> view.Training:
     from gpunet.metrics import main_metric
 
     target = planned.prepared.schema.target
-    metric = main_metric(target.task, bool(target.quantiles))
+    metric = main_metric(target.task, bool(target.quantiles), len(target.names))
     return view.Training(planned.steps, metric, quiet)
 
 

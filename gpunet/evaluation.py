@@ -27,13 +27,14 @@ SHIFTED = (
 class Judgement:
     """A model with its temperature and threshold, and what there is to say of it.
 
-    metrics: by part. intervals: of the parts that were held out; `resampled` says of which rows
-    drawn together. baselines: their metrics, by name and part. calibration: None where there is
-    none. warnings: in plain words.
+    metrics: by part, and in `targets` of each of several. intervals: of the parts that were held
+    out; `resampled` says what was drawn. baselines: their metrics, by name and part. calibration:
+    None where there is none. warnings: in plain words.
     """
 
     model: Model
     metrics: dict[str, dict[str, float | None]]
+    targets: dict[str, dict[str, dict[str, float | None]]]
     intervals: dict[str, dict[str, Interval]]
     resampled: dict[str, str]
     baselines: dict[str, dict[str, dict[str, float | None]]]
@@ -48,7 +49,7 @@ class Judgement:
 
 def unjudged(model: Model, prepared: Prepared) -> Judgement:
     """Of a run that may go on nothing is said."""
-    return Judgement(model, {name: {} for name in prepared.parts}, {}, {}, {}, None, [])
+    return Judgement(model, {name: {} for name in prepared.parts}, {}, {}, {}, {}, None, [])
 
 
 def judge(
@@ -75,6 +76,7 @@ def judge(
     return Judgement(
         model,
         {name: model.judge(*there[name]) if name in there else {} for name in prepared.parts},
+        {name: each for name, of in there.items() if (each := model.judge_each(*of))},
         {name: model.intervals(*of) for name, of in held.items()},
         {name: model.resampled(part) for name, (part, _) in held.items()},
         simple,

@@ -184,6 +184,25 @@ def judge(
     return metrics.of_task(task, *found, weight, threshold)
 
 
+def judge_each(
+    schema: Schema,
+    y: np.ndarray,
+    raw: np.ndarray,
+    weight: np.ndarray | None = None,
+    temperature: float = 1.0,
+) -> dict[str, dict[str, float | None]]:
+    """Of several targets the metrics of each by its name; {} of one."""
+    target = schema.target
+    if len(target.names) == 1:
+        return {}
+    y, output = in_units(schema, y, raw, temperature)
+    task = "binary" if target.task == "multilabel" else target.task
+    each = {name: (y[:, [j]], output[:, [j]]) for j, name in enumerate(target.names)}
+    if quantiles := target.quantiles:
+        return {name: metrics.of_quantiles(*of, quantiles, weight) for name, of in each.items()}
+    return {name: metrics.of_task(task, *of, weight) for name, of in each.items()}
+
+
 def in_units(
     schema: Schema, y: np.ndarray, raw: np.ndarray, temperature: float
 ) -> tuple[np.ndarray, np.ndarray]:

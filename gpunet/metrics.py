@@ -136,6 +136,15 @@ def r2(target: np.ndarray, value: np.ndarray, weight: Weight = None) -> float | 
     return float(np.mean(1 - shares[0] / shares[1]))
 
 
+def spread(target: np.ndarray, weight: Weight = None) -> np.ndarray:
+    """The standard deviation of each target (n, k), 1 of one that is the same in all rows."""
+    alike = (target == target[0]).all(axis=0)
+    off = np.subtract(target, np.average(target, axis=0, weights=weight), dtype=np.float64)
+    unit = np.where(alike, 1.0, np.abs(off).max(axis=0))
+    square = np.average(np.square(off / unit), axis=0, weights=weight)
+    return np.where(alike, 1.0, unit * np.sqrt(square))
+
+
 def of_task(
     task: str,
     target: np.ndarray,
@@ -150,11 +159,15 @@ def of_task(
     """
     target, output, weight = _counting(target, output, weight)
     if task == "regression":
-        return {
+        found = {
             "rmse": rmse(target, output, weight),
             "mae": mae(target, output, weight),
             "r2": r2(target, output, weight),
         }
+        if target.shape[1] == 1:
+            return found
+        unit = spread(target, weight)
+        return {"relative_rmse": rmse(target / unit, output / unit, weight), **found}
     if task == "count":
         return {
             "poisson_deviance": poisson_deviance(target, output, weight),
@@ -182,6 +195,10 @@ def of_quantiles(
     target, output, weight = _counting(target, output, weight)
     each = [pinball(target, output[:, :, i], q, weight) for i, q in enumerate(quantiles)]
     found: dict[str, float | None] = {"pinball": float(np.mean(each))}
+    if target.shape[1] > 1:
+        unit = spread(target, weight)
+        terms = [pinball_terms(target, output[:, :, i], q) for i, q in enumerate(quantiles)]
+        found = {"relative_pinball": row_mean(np.mean(terms, axis=0) / unit, weight), **found}
     if len(quantiles) > 1:
         found |= {f"pinball_{q}": loss for q, loss in zip(quantiles, each, strict=True)}
         found["coverage"] = row_mean(covered(target, output), weight)
@@ -272,14 +289,14 @@ def of_logits(
     }
 
 
-def main_metric(task: str, has_quantiles: bool = False) -> str:
-    """The one figure to show where there is room for one."""
-    if has_quantiles:
-        return "pinball"
-    return {"regression": "rmse", "count": "poisson_deviance"}.get(task, "accuracy")
+def main_metric(task: str, has_quantiles: bool = False, targets: int = 1) -> str:
+    """The one figure to show where there is room for one; of several targets no unit weighs in."""
+    if task == "regression":
+        return f"{'relative_' * (targets > 1)}{'pinball' if has_quantiles else 'rmse'}"
+    return "poisson_deviance" if task == "count" else "accuracy"
 
 
-def loss_metric(task: str, has_quantiles: bool = False) -> str:
+def loss_metric(task: str, has_quantiles: bool = False, targets: int = 1) -> str:
     """The metric to tell predictions apart by: every row moves it."""
-    found = main_metric(task, has_quantiles)
+    found = main_metric(task, has_quantiles, targets)
     return "log_loss" if found == "accuracy" else found

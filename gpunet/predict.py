@@ -99,7 +99,8 @@ class Model:
     @property
     def loss_metric(self) -> str:
         """The metric to tell its predictions from others by."""
-        return loss_metric(self.schema.target.task, bool(self.schema.target.quantiles))
+        target = self.schema.target
+        return loss_metric(target.task, bool(target.quantiles), len(target.names))
 
     def at(self, threshold: float | None) -> "Model":
         """The same with another threshold, None for its own; UsageError for a model that has none,
@@ -194,6 +195,11 @@ class Model:
         assert y is not None
         return loop.judge(self.schema, y, raw, weight, self.temperature, self.threshold)
 
+    def judge_each(self, part: Dataset, raw: np.ndarray) -> dict[str, dict[str, float | None]]:
+        """Of several targets the metrics of each by its name; {} of one."""
+        assert part.y is not None
+        return loop.judge_each(self.schema, part.y, raw, part.sample_weight, self.temperature)
+
     def row_values(self, part: Dataset, raw: np.ndarray) -> RowValues:
         """What those metrics are made of, row by row."""
         return replace(self._row_values(part, raw), cluster=part.cluster)
@@ -214,10 +220,11 @@ class Model:
         return self.row_values(part, raw).intervals(self.config.seed)
 
     def judged(self, part: Dataset, raw: np.ndarray) -> dict[str, Any]:
-        """All that there is to say of raw predictions: metrics, intervals, and what was resampled
-        for these."""
+        """All that there is to say of raw predictions: metrics, those of each of several targets,
+        intervals, and what was resampled for these."""
         return {
             "metrics": self.judge(part, raw),
+            "targets": self.judge_each(part, raw),
             "intervals": self.intervals(part, raw),
             "resampled": self.resampled(part),
         }

@@ -249,7 +249,7 @@ Metrics = Mapping[str, float | None]
 def metrics(judged: Mapping[str, Any]) -> None:
     """Metrics by part, in the order in which they are given, a column a part: 0.861 (0.852…0.869)
     where an interval is known; what was resampled for it unless it is rows. Behind them the
-    baselines, on the last part of theirs."""
+    baselines, on the last part of theirs; below them each of several targets."""
     intervals = judged.get("intervals", {})
     shown = {part: values for part, values in judged["metrics"].items() if values}
     for name, parts in judged.get("baselines", {}).items():
@@ -267,9 +267,27 @@ def metrics(judged: Mapping[str, Any]) -> None:
         for name in names
     ]
     table(["", *shown], rows, right=range(1, len(shown) + 1))
+    _targets(judged.get("targets", {}))
     resampled = judged.get("resampled", {}).items()
     if drawn := [f"{part}: {said}" for part, said in resampled if said != "rows"]:
         facts([("resampled", " · ".join(drawn))], out())
+
+
+def _targets(found: Mapping[str, Mapping[str, Metrics]]) -> None:
+    """The last part's metrics of each of several targets, a line each, of the first if they are
+    many."""
+    parts = [(part, each) for part, each in found.items() if each]
+    if not parts:
+        return
+    part, each = parts[-1]
+    names = dict.fromkeys(name for values in each.values() for name in values)
+    rows = [
+        [short(target), *(number(values.get(name)) for name in names)]
+        for target, values in list(each.items())[:MANY_COLUMNS]
+    ]
+    if len(each) > len(rows):
+        rows.append([f"and {len(each) - len(rows):,} more", *[""] * len(names)])
+    table([f"target, {part}", *names], rows, right=range(1, len(names) + 1))
 
 
 def figure(value: float | None, interval: Sequence[float | None] | None) -> str:

@@ -40,7 +40,9 @@ def test_the_means_of_all_rows_give_the_metrics_of_quantiles(quantiles, weight) 
     output = np.sort(rng.standard_normal((120, 2, len(quantiles))) * [[1], [100]], axis=2)
     rows = bootstrap.of_quantiles(target, output, quantiles, weight)
     assert rows.metrics == pytest.approx(metrics.of_quantiles(target, output, quantiles, weight))
-    assert next(iter(rows.metrics)) == "pinball"
+    assert next(iter(rows.metrics)) == "relative_pinball"
+    one = bootstrap.of_quantiles(target[:, :1], output[:, :1], quantiles, weight)
+    assert next(iter(one.metrics)) == "pinball"
 
 
 def test_the_means_of_all_rows_give_the_metrics_of_logits() -> None:
@@ -161,6 +163,20 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     _, target, p = cases()["binary"]
     rows = bootstrap.of_task("binary", target, p)
     assert rows.intervals(3) == rows.intervals(3) != rows.intervals(4)
+
+
+def test_no_target_decides_by_its_unit() -> None:
+    """One of thousands that is guessed, and one of ones that is known, then the other way round."""
+    y = rng.standard_normal((200, 2)) * [1000, 1] + [5, 1e6]
+    for known in (0, 1):
+        guessed = np.where(np.arange(2) == known, y, y.mean(axis=0))
+        rows = bootstrap.of_task("regression", y, guessed)
+        assert rows.metrics["relative_rmse"] == pytest.approx(0.5**0.5)
+        low, high = rows.intervals(0)["relative_rmse"]
+        assert low < 0.5**0.5 < high
+    same = np.where(np.arange(2) == 0, y, 7.0)  # a target without a spread counts in its own units
+    rows = bootstrap.of_task("regression", same, same + np.array([0.0, 2.0]), np.arange(200) % 2.0)
+    assert rows.metrics["relative_rmse"] == pytest.approx(2**0.5)
 
 
 def test_differences_are_paired() -> None:

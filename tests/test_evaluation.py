@@ -15,10 +15,13 @@ from gpunet import baselines, evaluation, job, loop, model
 from gpunet import run as runs
 from gpunet.bootstrap import Difference
 from gpunet.cli import _run
+from gpunet.data import read
+from gpunet.device import resolve
 from gpunet.errors import GpunetWarning, ModelInvalid, UsageError
 
 pytest.importorskip("sklearn")
 rng = np.random.default_rng(0)
+CPU = resolve("cpu").device
 N = 400
 X = rng.standard_normal((N, 3))
 NOISY = pa.table(
@@ -282,6 +285,36 @@ def test_another_threshold_may_be_asked_for(tmp_path: Path, capsys) -> None:
         assert _run(["predict", *given, "--threshold", wrong]) == 2
     with pytest.raises(UsageError, match="no meaning for a regression"):
         planned(BENT).model.at(0.5)
+
+
+MIXED = pa.table(
+    {"a": X[:, 0], "b": X[:, 1], "c": X[:, 2], "small": X[:, 0], "large": 1e6 * np.sin(3 * X[:, 1])}
+)
+
+
+def test_of_several_targets_each_is_told_and_none_decides_by_its_unit(tmp_path, capsys) -> None:
+    csv.write_csv(MIXED, tmp_path / "t.csv")
+    done, found = summary(MIXED, target=("small", "large"), epochs=5)
+    assert done.model.loss_metric == next(iter(found["metrics"]["test"])) == "relative_rmse"
+    assert set(found["targets"]) == {"train", "validation", "test"}
+    each = found["targets"]["test"]
+    assert [*each] == ["small", "large"]
+    mean = np.mean([1 - of["r2"] for of in each.values()])
+    assert found["metrics"]["test"]["relative_rmse"] == pytest.approx(mean**0.5)
+    done.model.save(tmp_path / "m.safetensors")
+    given = ["evaluate", str(tmp_path / "m.safetensors"), str(tmp_path / "t.csv")]
+    assert _run(given) == 0
+    assert capsys.readouterr().out.splitlines()[-3].split() == "target, t rmse mae r2".split()
+    assert _run([*given, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["targets"]["small"]
+    assert told == done.model.judge_each(*done.model.answers(read(MIXED), CPU))["small"]
+    assert summary(BENT, epochs=1)[1]["targets"] == {}
+
+
+def test_of_several_labels_each_is_told_as_a_binary_target() -> None:
+    table = pa.table({"a": X[:, 0], "one": X[:, 0] > 0, "two": X[:, 1] > 1})
+    _, found = summary(table, target=("one", "two"), task="multilabel", epochs=2)
+    assert "average_precision" in found["targets"]["test"]["two"]
 
 
 def test_the_library_warns_of_the_data_and_of_the_model() -> None:

@@ -45,6 +45,7 @@ def test_weighted_metrics_are_scikit_learns(task: str) -> None:
     sk, of = sklearn_metrics, {"sample_weight": weight}
     if task == "regression":
         expected = {
+            "relative_rmse": (1 - sk.r2_score(target, p, **of)) ** 0.5,
             "rmse": sk.mean_squared_error(target, p, **of) ** 0.5,
             "mae": sk.mean_absolute_error(target, p, **of),
             "r2": sk.r2_score(target, p, **of),
@@ -85,12 +86,15 @@ def test_quantiles_are_judged_as_scikit_learn_does(weight: np.ndarray | None) ->
     ]
     assert [found[f"pinball_{q}"] for q in quantiles] == pytest.approx(each)
     assert found["pinball"] == pytest.approx(np.mean(each))
+    alone = [metrics.of_quantiles(target[:, [j]], value[:, [j]], quantiles, weight) for j in (0, 1)]
+    relative = np.mean([of["pinball"] for of in alone] / metrics.spread(target, weight))
+    assert found["relative_pinball"] == pytest.approx(relative)
     inside = ((value[:, :, 0] <= target) & (target <= value[:, :, 2])).mean(axis=1)
     assert found["coverage"] == pytest.approx(np.average(inside, weights=weight))
     median = metrics.of_task("regression", target, value[:, :, 1], weight)
     assert median.items() <= found.items()
     one = metrics.of_quantiles(target, value[:, :, :1], (0.9,), weight)
-    assert set(one) == {"pinball"}
+    assert set(one) == {"relative_pinball", "pinball"}
 
 
 @pytest.mark.parametrize("weight", [None, rng.uniform(0, 2, 80)])

@@ -100,7 +100,7 @@ def test_several_targets_and_weights() -> None:
     assert (found["prediction_y"] == found["q0.2_y"]).all()  # 0.2 is nearer to 0.5 than 0.9
     assert abs(found["q0.9_z"].mean()) < 5 < found["q0.9_y"].mean()
     assert set(model.evaluate(TABLE | {"w": np.ones(N)})) == {
-        "pinball", "pinball_0.2", "pinball_0.9", "coverage"
+        "relative_pinball", "pinball", "pinball_0.2", "pinball_0.9", "coverage"
     }  # fmt: skip
 
 
