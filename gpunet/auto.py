@@ -9,7 +9,7 @@ from gpunet import gates, loop, model, optim
 from gpunet.config import Config, Settings
 from gpunet.data import Prepared, Schema
 from gpunet.data.limits import automatic, available
-from gpunet.data.targets import NUMBERS
+from gpunet.data.targets import NUMBERS, Target
 from gpunet.device import Choice, Device, has_driver, resolve
 from gpunet.device.cpu import Cpu
 from gpunet.errors import UsageError
@@ -107,7 +107,7 @@ def decide(settings: Settings, prepared: Prepared) -> Settings:
         ("baselines", lambda config: _baselines(prepared)),
         ("calibrate", lambda config: _calibrate(task, _is_blind(config, prepared))),
     ]
-    settings = _resolved(settings, decisions)
+    settings = _with_threshold(_resolved(settings, decisions), schema.target)
     _check_parts(settings.config, prepared)
     _check_encoding(settings, schema)
     _check_fade(settings)
@@ -207,6 +207,13 @@ def _calibrate(task: str, is_blind: bool) -> tuple[bool, str]:
     if task in NUMBERS:
         return False, f"a {task} target"
     return not is_blind, "no validation part" if is_blind else "on rows that trained nothing"
+
+
+def _with_threshold(settings: Settings, target: Target) -> Settings:
+    """The threshold that weights of classes ask for, unless one is given."""
+    if target.task != "binary" or not target.factors or settings.given("threshold"):
+        return settings
+    return settings.resolve("threshold", target.threshold, "what --class-weight makes of 0.5")
 
 
 def _check_judging(settings: Settings, prepared: Prepared) -> None:

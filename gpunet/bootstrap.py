@@ -208,10 +208,14 @@ def of_task(
 
 
 def of_logits(
-    target: np.ndarray, raw: np.ndarray, weight: Weight = None, temperature: float = 1.0
+    target: np.ndarray,
+    raw: np.ndarray,
+    weight: Weight = None,
+    temperature: float = 1.0,
+    lean: np.ndarray | float = 1.0,
 ) -> RowValues:
     """The rows behind `metrics.of_logits`."""
-    found = metrics.class_rows(target, raw, temperature)
+    found = metrics.class_rows(target, raw, temperature, lean)
     classes = range(raw.shape[1] if raw.shape[1] <= MANY_CLASSES else 0)
     ranked = [_placements(target == j, found.score(j), weight) for j in classes]
     return _classes(found.right, found.loss, ranked, weight)

@@ -17,10 +17,6 @@ from gpunet.model import outcome
 from gpunet.predict import Answers, Model
 
 HELD_OUT = ("validation", "test")
-SHIFTED = (
-    "--class-weight moves probabilities towards the classes that count more, and a temperature "
-    "does not move them back: they put rows in order, but are no shares"
-)
 
 
 @dataclass(frozen=True)
@@ -69,10 +65,9 @@ def judge(
     held = {name: there[name] for name in HELD_OUT if name in there}
     unseen = {name: of for name, of in held.items() if prepared.parts[name] is not None}
     simple: dict[str, Any] = {}
-    warnings = [SHIFTED] if model.config.class_weight else []
+    warnings: list[str] = []
     if model.config.baselines is True and unseen:
-        simple, unbeaten = _compare(model, prepared, unseen, device, dtype)
-        warnings += unbeaten
+        simple, warnings = _compare(model, prepared, unseen, device, dtype)
     return Judgement(
         model,
         {name: model.judge(*there[name]) if name in there else {} for name in prepared.parts},
@@ -90,7 +85,8 @@ def decide(model: Model, validation: Answers | None) -> tuple[Model, dict[str, A
     config, task = model.config, model.schema.target.task
     if task in NUMBERS:
         return model, None
-    threshold = 0.5 if config.threshold == "auto" else float(config.threshold)
+    default = model.schema.target.threshold
+    threshold = default if config.threshold == "auto" else float(config.threshold)
     model = replace(model, temperature=1.0, threshold=threshold)
     if validation is None:
         return model, {"temperature": 1.0, "threshold": threshold, "reason": "no validation part"}
@@ -110,11 +106,11 @@ def decide(model: Model, validation: Answers | None) -> tuple[Model, dict[str, A
 def _with_threshold(
     model: Model, part: Dataset, raw: np.ndarray
 ) -> tuple[Model, dict[str, float | None]]:
-    """The threshold of the highest F1, and the F1 at one half and there."""
+    """The threshold of the highest F1, and the F1 at the usual one and there."""
     assert part.y is not None
     true, p = part.y[:, 0] > 0.5, outcome("binary", raw, model.temperature)[:, 0]
     best = replace(model, threshold=calibration.best_threshold(true, p, part.sample_weight))
-    ends = {"before": replace(model, threshold=0.5), "after": best}
+    ends = {"before": model, "after": best}
     return best, {when: at.judge(part, raw)["f1"] for when, at in ends.items()}
 
 

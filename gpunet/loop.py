@@ -177,7 +177,7 @@ def judge(
     rows counting by their `weight` (n,)."""
     task = schema.target.task
     if task == "multiclass":
-        return metrics.of_logits(y, raw, weight, temperature)
+        return metrics.of_logits(y, raw, weight, temperature, schema.target.lean)
     found = in_units(schema, y, raw, temperature)
     if quantiles := schema.target.quantiles:
         return metrics.of_quantiles(*found, quantiles, weight)
@@ -645,7 +645,9 @@ class _Run:
     ) -> dict[str, float | None]:
         assert part is not None
         assert part.y is not None
-        found = judge(self.schema, part.y, raw, part.sample_weight)
+        target, weight = self.schema.target, part.sample_weight
+        raw = target.unweighted(raw)
+        found = judge(self.schema, part.y, raw, weight, threshold=target.threshold)
         return {"loss": loss if isfinite(loss) else None, **found}
 
     def _is_best(self, found: dict[str, float | None]) -> bool:

@@ -253,8 +253,11 @@ class ClassRows:
     score: Callable[[int], np.ndarray]
 
 
-def class_rows(target: np.ndarray, raw: np.ndarray, temperature: float) -> ClassRows:
-    """Class codes (n,) and logits (n, k), which are divided by the temperature."""
+def class_rows(
+    target: np.ndarray, raw: np.ndarray, temperature: float, lean: np.ndarray | float
+) -> ClassRows:
+    """Class codes (n,) and logits (n, k), which are divided by the temperature; the class of the
+    largest probability times `lean` is chosen."""
     top, total = np.empty(len(raw)), np.empty(len(raw))
     right, chosen = np.empty(len(raw), bool), np.empty(len(raw))
     for first in range(0, len(raw), ROWS):
@@ -264,7 +267,7 @@ def class_rows(target: np.ndarray, raw: np.ndarray, temperature: float) -> Class
         e = np.exp(logits - top[rows, None])
         total[rows] = e.sum(axis=1)
         p = e / total[rows, None]
-        right[rows] = p.argmax(axis=1) == target[rows]
+        right[rows] = (p * lean).argmax(axis=1) == target[rows]
         chosen[rows] = p[np.arange(len(p)), target[rows]]
     loss = -np.log(np.clip(chosen, TINY, 1 - TINY))
 
@@ -275,12 +278,16 @@ def class_rows(target: np.ndarray, raw: np.ndarray, temperature: float) -> Class
 
 
 def of_logits(
-    target: np.ndarray, raw: np.ndarray, weight: Weight = None, temperature: float = 1.0
+    target: np.ndarray,
+    raw: np.ndarray,
+    weight: Weight = None,
+    temperature: float = 1.0,
+    lean: np.ndarray | float = 1.0,
 ) -> dict[str, float | None]:
     """`of_task` of class codes (n,) and logits (n, k): to the bit as if it were given the softmax
     of raw / temperature."""
     target, raw, weight = _counting(target, raw, weight)
-    found = class_rows(target, raw, temperature)
+    found = class_rows(target, raw, temperature, lean)
     each = [auc(target == j, found.score(j), weight) for j in range(raw.shape[1])]
     return {
         "accuracy": row_mean(found.right, weight),

@@ -208,7 +208,8 @@ class Model:
         task, weight = self.schema.target.task, part.sample_weight
         assert part.y is not None
         if task == "multiclass":
-            return bootstrap.of_logits(part.y, raw, weight, self.temperature)
+            lean = self.schema.target.lean
+            return bootstrap.of_logits(part.y, raw, weight, self.temperature, lean)
         judged = loop.in_units(self.schema, part.y, raw, self.temperature)
         if quantiles := self.schema.target.quantiles:
             return bootstrap.of_quantiles(*judged, quantiles, weight)
@@ -254,12 +255,14 @@ class Model:
         return replace(self, network=Ensemble((network,)))
 
     def run(self, part: Dataset, device: Device) -> np.ndarray:
-        """The raw predictions (n, k) for encoded rows: of several networks, of their mean."""
+        """The raw predictions (n, k) for encoded rows: of several networks, of their mean; without
+        what weights of classes in the loss have added."""
         if not part.rows:
             raise DataError("no rows to predict")
         with device.watching("use --device cpu" if device.kind != "cpu" else "take fewer rows"):
             raws = self._inference.raw(part, device)
-        return model.combined(self.schema.target.task, raws)
+        target = self.schema.target
+        return target.unweighted(model.combined(target.task, raws))
 
     @cached_property
     def _inference(self) -> Inference:
@@ -333,7 +336,7 @@ def labels(schema: Schema, output: np.ndarray, threshold: float = 0.5) -> np.nda
     """What is predicted, from probabilities or values (n, k), written as in the training file."""
     target = schema.target
     if target.task == "multiclass":
-        return np.array(target.labels)[output.argmax(axis=1)]
+        return np.array(target.labels)[(output * target.lean).argmax(axis=1)]
     if target.task == "binary":
         return np.array(target.labels)[(output[:, 0] > threshold).astype(np.int64)]
     if target.task == "multilabel":

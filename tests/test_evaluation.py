@@ -68,10 +68,49 @@ def overfitted() -> tuple[job.Job, dict]:
     return found, found.finish()
 
 
-def test_probabilities_that_class_weights_move_are_warned_of() -> None:
-    for weight, is_warned in (("yes=5", True), ("none", False)):
-        _, found = summary(NOISY, class_weight=weight, epochs=1)
-        assert (evaluation.SHIFTED in found["warnings"]) == is_warned
+RARE = X[:, 0] + np.random.default_rng(1).logistic(size=N) > 2
+
+
+def test_class_weights_move_labels_and_no_probability(tmp_path: Path) -> None:
+    """A line is as good a model of weighted rows as of others, so that both learn the same."""
+    table = pa.table({"a": X[:, 0], "b": X[:, 1], "y": np.where(RARE, "yes", "no")})
+    each = {
+        asked: summary(table, class_weight=asked, hidden=(), epochs=60, lr=0.03, weight_decay=0.0)
+        for asked in ("none", "no=1,yes=9")
+    }
+    (plain, before), (done, after) = each.values()
+    assert done.settings.config.threshold == 0.1
+    loss = [found["metrics"]["test"]["log_loss"] for found in (before, after)]
+    assert loss[1] == pytest.approx(loss[0], rel=0.1)
+    assert not any("worse" in text for text in after["warnings"])
+    done.model.save(tmp_path / "m.safetensors")
+    again = gpunet.load(tmp_path / "m.safetensors")
+    p = again.predict(table, proba=True)[:, 1]
+    assert p.mean() == pytest.approx(RARE.mean(), rel=0.25)
+    assert ((p > 0.1) == (again.predict(table) == "yes")).all()
+    assert again.evaluate(table)["recall"] > 2 * plain.model.evaluate(table)["recall"]
+    told = done.last.validation
+    assert told["log_loss"] < 1.2 * plain.last.validation["log_loss"]
+
+
+def test_class_weights_of_several_classes_move_labels_and_no_probability() -> None:
+    kind = np.where(RARE, "c", np.where(X[:, 1] > 0, "b", "a"))
+    table = pa.table({"a": X[:, 0], "b": X[:, 1], "y": kind})
+    done, _ = summary(table, class_weight="balanced", hidden=(), epochs=60, lr=0.03)
+    p, factors = done.model.predict(table, proba=True), done.model.schema.target.factors
+    assert p.mean(axis=0) == pytest.approx([(kind == each).mean() for each in "abc"], abs=0.05)
+    label = np.array(["a", "b", "c"])[(p * factors).argmax(axis=1)]
+    assert (done.model.predict(table) == label).all()
+    assert (label != np.array(["a", "b", "c"])[p.argmax(axis=1)]).any()
+    assert done.model.evaluate(table)["accuracy"] == (label == kind).mean()
+    rows = done.model.row_values(*done.model.answers(read(table), CPU))
+    assert rows.metrics["accuracy"] == pytest.approx((label == kind).mean())
+
+
+def test_a_threshold_that_is_given_stands_beside_class_weights() -> None:
+    done = planned(NOISY, class_weight="yes=4", threshold=0.5)
+    assert done.settings.config.threshold == 0.5
+    assert planned(NOISY, class_weight="yes=4").settings.config.threshold == 0.2
 
 
 def test_calibration_lowers_the_log_loss_and_moves_no_label(overfitted) -> None:
@@ -142,16 +181,17 @@ def test_intervals_lie_around_the_metrics_of_the_parts_held_out() -> None:
 
 def visits(n: int) -> pa.Table:
     """Each patient has a level that nothing tells of."""
-    patient = rng.integers(0, 40, n)
-    level, x = 2 * rng.standard_normal(40), rng.standard_normal(n)
+    own = np.random.default_rng(0)
+    patient = own.integers(0, n // 10, n)
+    level, x = 2 * own.standard_normal(n // 10), own.standard_normal(n)
     return pa.table({"x": x, "patient": patient, "y": level[patient] + x})
 
 
 @pytest.mark.parametrize("by", [{"group": "patient"}, {"time": "day"}])
 def test_what_belongs_together_is_drawn_together(by, tmp_path: Path, capsys) -> None:
-    table = visits(600)
+    table = visits(2400)
     table = table.append_column("day", table["patient"])
-    done, found = summary(table, features=("x",), epochs=5, **by)
+    done, found = summary(table, features=("x",), epochs=2, **by)
     assert done.model.schema.group == by.get("group")
     alone = done.model.row_values(
         dataclasses.replace(done.prepared.test, cluster=None),
@@ -535,7 +575,7 @@ def test_a_setting_without_meaning_for_numbers_is_refused(table, settings) -> No
 @pytest.mark.parametrize("settings", [{}, {"folds": 3}])
 def test_baselines_are_judged_as_the_network_is(settings) -> None:
     """Each by a threshold of its own, fitted where the baseline can be judged."""
-    rare = pa.table({"a": X[:, 0], "y": np.where(X[:, 0] + rng.logistic(size=N) > 3, "yes", "no")})
+    rare = pa.table({"a": X[:, 0], "y": np.where(RARE, "yes", "no")})
     done = planned(rare, threshold="auto", epochs=1, **settings)
     p, device = done.prepared, done.choice.device
     predict = baselines.linear(p, done.model.config, device, "float32")

@@ -222,7 +222,7 @@ def prepare(
     observer = Observer(types, answers, fitted.task, parts.train)
     schema, x, more = _fit(source, inputs, observer, fitted, parts, encoding, ways, budget)
     own = _own_parts(schema, source, answers, parts, x)
-    held = _weighed(own | _other_parts(schema, others, drop_missing_target), fitted, class_weight)
+    schema, held = _weigh(own | _others(schema, others, drop_missing_target), schema, class_weight)
     notes += [*source.notes, *told, *more, *_twice(source, ways, parts, others, held)]
     notes += _unmet(source, [*inputs, *names, weight, group, time])
     return Prepared(schema, *_three(held), tuple(notes), parts, how, tuple(observer.seen))
@@ -698,9 +698,7 @@ def _three(held: Mapping[str, Dataset]) -> tuple[Dataset, Dataset | None, Datase
     return held["train"], held.get("validation"), held.get("test")
 
 
-def _other_parts(
-    schema: Schema, others: Mapping[str, Source], drop_missing: bool
-) -> dict[str, Dataset]:
+def _others(schema: Schema, others: Mapping[str, Source], drop_missing: bool) -> dict[str, Dataset]:
     return {part: _encode_other(schema, each, part, drop_missing) for part, each in others.items()}
 
 
@@ -719,13 +717,15 @@ def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool)
         raise DataError(f"{part} part: {error.message}", error.hint) from None
 
 
-def _weighed(
-    held: dict[str, Dataset], target: Target, class_weight: tuple[str, ...]
-) -> dict[str, Dataset]:
+def _weigh(
+    held: dict[str, Dataset], schema: Schema, class_weight: tuple[str, ...]
+) -> tuple[Schema, dict[str, Dataset]]:
     """The parts with weights for the loss: the rows' times their classes', these found in the
-    training part alone."""
+    training part alone and kept in the schema."""
+    target = schema.target
     if not class_weight:
-        return {part: replace(data, weight=data.sample_weight) for part, data in held.items()}
+        alike = {part: replace(data, weight=data.sample_weight) for part, data in held.items()}
+        return schema, alike
     if target.task not in CLASSES:
         raise UsageError(f"--class-weight has no meaning for a {target.task} target")
     codes = {part: np.asarray(data.y, np.int64).ravel() for part, data in held.items()}
@@ -734,7 +734,7 @@ def _weighed(
     for part, data in held.items():
         own = 1.0 if data.sample_weight is None else data.sample_weight
         result[part] = replace(data, weight=scaled(factors[codes[part]] * own, "weights", part))
-    return result
+    return replace(schema, target=replace(target, factors=tuple(factors.tolist()))), result
 
 
 def _duplicates(held: dict[str, Dataset]) -> list[str]:

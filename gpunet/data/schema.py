@@ -274,7 +274,7 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers; floats survive JSON exactly."""
-        saved = {
+        saved: dict[str, Any] = {
             "version": VERSION,
             "kind": self.kind,
             "columns": [_plain(asdict(column)) for column in self.columns],
@@ -285,6 +285,8 @@ class Schema:
             "shift": None if self.shift is None else self.shift.tolist(),
             "na": list(self.na),
         }
+        if not self.target.factors:
+            del saved["target"]["factors"]
         more = {name: getattr(self, name) for name in MORE}
         return saved | {name: value for name, value in more.items() if value is not None}
 
@@ -432,6 +434,7 @@ def _knots(saved: object, numbers: int) -> tuple[tuple[float, ...], ...]:
 
 
 def _target(saved: object) -> Target:
+    saved = {"factors": [], **saved} if isinstance(saved, dict) else saved
     parts = _record(saved, [field.name for field in fields(Target)], "target")
     names = tuple(_text(name, "target") for name in _sequence(parts["names"], "names"))
     task, labels = _text(parts["task"], "task"), tuple(_sequence(parts["labels"], "labels"))
@@ -457,7 +460,9 @@ def _target(saved: object) -> Target:
     quantiles = _numbers(parts["quantiles"], held, "quantiles")
     _need(task == "regression" or not quantiles, "quantiles")
     _need(all(a < b for a, b in pairwise((0.0, *quantiles, 1.0))), "quantiles")
-    return Target(names, task, labels, mean, std, reason, low, high, transform, weight, quantiles)
+    factors = _numbers(parts["factors"], len(labels) if parts["factors"] else 0, "factors", 5e-324)
+    given = (names, task, labels, mean, std, reason, low, high, transform, weight, quantiles)
+    return Target(*given, factors)
 
 
 def _need(fine: bool, what: str) -> None:

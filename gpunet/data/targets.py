@@ -37,7 +37,7 @@ class Target:
     predictions are kept within these, one of each a target; () when they are not. `transform`: what
     is standardised is the value itself or its natural logarithm. `weight` is the column that says
     how much each row counts. Of `quantiles`, rising, each target has as many outputs, one behind
-    the other.
+    the other. `factors`: what a row of each class counts in the loss, () where all are alike.
     """
 
     names: tuple[str, ...]
@@ -51,6 +51,7 @@ class Target:
     transform: str = "none"
     weight: str | None = None
     quantiles: tuple[float, ...] = ()
+    factors: tuple[float, ...] = ()
 
     @property
     def outputs(self) -> int:
@@ -66,6 +67,24 @@ class Target:
     def log_mean(self) -> tuple[float, ...]:
         """The logarithm of each target's mean, 0 where the mean is."""
         return tuple(log(mean) if mean else 0.0 for mean in self.mean)
+
+    @property
+    def lean(self) -> np.ndarray:
+        """By what probabilities (n, k) are multiplied to choose a class."""
+        return np.array(self.factors or 1.0)
+
+    @property
+    def threshold(self) -> float:
+        """The probability of the second class from which on it is chosen."""
+        return self.factors[0] / sum(self.factors) if self.factors else 0.5
+
+    def unweighted(self, raw: np.ndarray) -> np.ndarray:
+        """Logits (n, k) of shares, from those of a network in whose loss classes had weights:
+        its odds are as many times too large (Elkan, 2001)."""
+        if not self.factors:
+            return raw
+        shift = np.log(self.factors)
+        return np.asarray(raw - (shift if self.task == "multiclass" else shift[1] - shift[0]))
 
     @property
     def middle(self) -> int:
