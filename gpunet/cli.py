@@ -1154,6 +1154,8 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
     target = ", ".join(map(view.short, schema.target.names))
     classes = len(schema.target.labels)
     labels = f", {counted(classes, 'class')}" if classes else ""
+    if schema.target.task == "binary":
+        labels = f", F1 is of {view.short(schema.target.labels[1])}"
     sent = ", rows sent there in windows" if planned.sends_rows else ""
     return [
         ("data", f"{planned.name}: {sizes} ({data.how})"),

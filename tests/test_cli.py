@@ -113,6 +113,7 @@ def test_the_json_of_training(cli) -> None:
     assert set(found["loss"]) == {"first", "last"}
     assert set(found["metrics"]) == {"train", "validation", "test"}
     assert set(found["metrics"]["test"]) == {"accuracy", "log_loss", "auc"}
+    assert (found["targets"], found["resampled"]["test"]) == ({}, "rows")
 
 
 def test_what_is_warned_of_is_in_the_json_and_told_once(cli) -> None:

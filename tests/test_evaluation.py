@@ -321,6 +321,8 @@ def test_another_threshold_may_be_asked_for(tmp_path: Path, capsys) -> None:
     assert json.loads(capsys.readouterr().out)["metrics"]["recall"] == recall
     assert _run(["predict", *given, "--threshold", "0.7"]) == 0
     assert capsys.readouterr().out.count("yes") == (p > 0.7).sum()
+    assert _run(["train", given[1], "-t", "y", "--dry-run", "--device", "cpu"]) == 0
+    assert "binary, F1 is of yes" in capsys.readouterr().out
     for wrong in ("0", "1", "nan"):
         assert _run(["predict", *given, "--threshold", wrong]) == 2
     with pytest.raises(UsageError, match="no meaning for a regression"):
