@@ -51,7 +51,7 @@ from gpunet.data.targets import (
     read_answers,
     unanswered,
 )
-from gpunet.data.weights import class_factors, counting, read_weights, scaled
+from gpunet.data.weights import class_factors, counting, scaled
 from gpunet.data.words import HEADERLESS, is_formula, like_data, listed, option, quoted
 from gpunet.errors import DataError, UsageError
 from gpunet.sizes import counted
@@ -208,13 +208,13 @@ def prepare(
     source, validation, test = (_read_so(each, na, decimal) for each in (source, validation, test))
     names = _target_names(source, tuple(target))
     inputs = _feature_names(source, names, features, drop, ways, weight, types)
-    answers, kept, notes = _with_target(source, names, task, drop_missing_target, weight)
+    answers, kept, weights, notes = _with_target(source, names, task, drop_missing_target, weight)
     shares, others = _shares(source, validation, test, ways)
     learnt = (standardise, clamp, target_transform, weight, quantiles)
     fitted, parts, how, told = _divide(source, answers, kept, shares, ways, task, *learnt)
     observer = Observer(types, answers, fitted.task, parts.train)
     schema, x, more = _fit(source, inputs, observer, fitted, parts, encoding, budget)
-    own = _own_parts(schema, source, answers, parts, x)
+    own = _own_parts(schema, source, answers, weights, parts, x)
     held = _weighed(own | _other_parts(schema, others, drop_missing_target), fitted, class_weight)
     notes += [*source.notes, *told, *more, *_twice(source, ways, parts, others, held)]
     notes += _unmet(source, [*inputs, *names, weight, group, time])
@@ -378,10 +378,11 @@ def _unmet(source: Source, used: Sequence[str | None]) -> list[str]:
 
 def _with_target(
     source: Source, targets: tuple[str, ...], task: str, drop_missing: bool, weight: str | None
-) -> tuple[tuple[Answer, ...], np.ndarray, list[str]]:
-    """The targets, the rows that have them and count at all, and notes of the others."""
+) -> tuple[tuple[Answer, ...], np.ndarray, np.ndarray | None, list[str]]:
+    """The targets, the rows that have them and count at all, the weights of all if they have any,
+    and notes of the rows that are left out."""
     answers = read_answers(source, targets, task in CLASSES)
-    kept = _kept(source, answers, drop_missing, weight)
+    kept, weights = _kept(source, answers, drop_missing, weight)
     names = listed(answer.name for answer in answers)
     gone = int(np.count_nonzero(unanswered(answers))) if drop_missing else 0
     notes = [f"left out {counted(gone, 'row')} without {names}"] if gone else []
@@ -391,19 +392,20 @@ def _with_target(
     if len(kept) < 2:
         which = "with a target" if weight is None else f"with a target and a {weight} above 0"
         raise DataError(f"{source.title}: one row {which}; wanted 2 or more")
-    return answers, kept, notes
+    return answers, kept, weights, notes
 
 
 def _kept(
     source: Source, answers: tuple[Answer, ...], drop_missing: bool, weight: str | None
-) -> np.ndarray:
-    """The rows that count, all of which have a target; raises DataError where one has none."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The rows that count, all of which have a target, and the weights of all rows if they have
+    any; raises DataError where one that counts has no target."""
     kept = np.flatnonzero(~unanswered(answers))
     if drop_missing and len(kept):
         return counting(source, weight, kept)
-    counts = counting(source, weight, np.arange(source.rows))
-    check_present(source, answers, counts)
-    return counts
+    kept, weights = counting(source, weight, np.arange(source.rows))
+    check_present(source, answers, kept)
+    return kept, weights
 
 
 def _shares(
@@ -669,19 +671,28 @@ def _own_parts(
     schema: Schema,
     source: Source,
     answers: tuple[Answer, ...],
+    weights: np.ndarray | None,
     parts: Parts,
     x: Mapping[str, Rows],
 ) -> dict[str, Dataset]:
     """The parts that are rows of the source, with targets and weights."""
-    held, used, name = {}, _used(parts), schema.target.weight
-    weights = {}
-    if name is not None:
-        read = read_weights(source, name, np.sort(np.concatenate([*used.values()])))
-        weights = {part: scaled(read[rows], name, part) for part, rows in used.items()}
-    for part, rows in used.items():
-        y = encode_answers(schema.target, source, answers, rows, schema.target_dtype)
-        held[part] = Dataset(x[part], y, weights.get(part))
-    return held
+    return {
+        part: _dataset(schema, source, x[part], answers, weights, rows)
+        for part, rows in _used(parts).items()
+    }
+
+
+def _dataset(
+    schema: Schema,
+    source: Source,
+    x: Rows,
+    answers: tuple[Answer, ...],
+    weights: np.ndarray | None,
+    rows: np.ndarray,
+) -> Dataset:
+    """The encoded x of some rows of a source with their targets and weights."""
+    y = encode_answers(schema.target, source, answers, rows, schema.target_dtype)
+    return Dataset(x, y, None if weights is None else scaled(weights[rows]))
 
 
 def _three(held: Mapping[str, Dataset]) -> tuple[Dataset, Dataset | None, Dataset | None]:
@@ -700,10 +711,9 @@ def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool)
         if source.table is not None:
             check_columns(source, [*target.names, *filter(None, [target.weight])])
         answers = read_answers(source, target.names, target.task in CLASSES)
-        kept = _kept(source, answers, drop_missing, target.weight)
+        kept, weights = _kept(source, answers, drop_missing, target.weight)
         x, _ = schema.encode_rows(source, kept)
-        y = encode_answers(schema.target, source, answers, kept, schema.target_dtype)
-        return Dataset(x, y, schema.encode_weight(source, kept, part))
+        return _dataset(schema, source, x, answers, weights, kept)
     except DataError as error:
         raise DataError(f"{part} part: {error.message}", error.hint) from None
 
@@ -722,7 +732,7 @@ def _weighed(
     result = {}
     for part, data in held.items():
         own = 1.0 if data.sample_weight is None else data.sample_weight
-        result[part] = replace(data, weight=scaled(factors[codes[part]] * own, "weights", part))
+        result[part] = replace(data, weight=scaled(factors[codes[part]] * own))
     return result
 
 
