@@ -37,6 +37,7 @@ from gpunet.data.split import Fold, Parts, Ways, fold_of, groups_of, overlap
 from gpunet.data.targets import (
     CLASSES,
     FEW,
+    Aim,
     Answer,
     Target,
     array_names,
@@ -155,7 +156,7 @@ class Prepared:
     @property
     def rows(self) -> dict[str, np.ndarray]:
         """Of each part that was taken from the source its row numbers there, ascending."""
-        return _used(self.split)
+        return self.split.used
 
     def fingerprint(self) -> str:
         """A SHA-256 of the schema and of every row of every part, in order."""
@@ -204,14 +205,14 @@ def prepare(
     test part goes first. Over `budget`: a file. Others: Source, Ways, Encoding, Target, weights.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels, bins, rough)
+    aim = Aim(standardise, target_transform, clamp, weight, quantiles)
     ways = Ways(split_column, group, time, seed, types.get(time or ""), _fold(test))
     source, validation, test = (_read_so(each, na, decimal) for each in (source, validation, test))
     names = _target_names(source, tuple(target))
     inputs = _feature_names(source, names, features, drop, ways, weight, types)
     answers, kept, weights, notes = _with_target(source, names, task, drop_missing_target, weight)
     shares, others = _shares(source, validation, test, ways)
-    learnt = (standardise, clamp, target_transform, weight, quantiles)
-    fitted, parts, how, told = _divide(source, answers, kept, shares, ways, task, *learnt)
+    fitted, parts, how, told = _divide(source, answers, kept, shares, ways, task, aim)
     observer = Observer(types, answers, fitted.task, parts.train)
     schema, x, more = _fit(source, inputs, observer, fitted, parts, encoding, budget)
     own = _own_parts(schema, source, answers, weights, parts, x)
@@ -228,23 +229,18 @@ def _divide(
     shares: list[float],
     ways: Ways,
     task: str,
-    standardise: bool,
-    clamp: bool,
-    transform: str,
-    weight: str | None,
-    quantiles: tuple[float, ...],
+    aim: Aim,
 ) -> tuple[Target, Parts, str, list[str]]:
     """The target, the rows `kept` of each part, how they were chosen, and notes."""
     marked = ways.marked(source, kept)
     seen = marked.train if marked else kept
     asked = task
-    task, reason, strata = _task(source, answers, seen, task, transform)
+    task, reason, strata = _task(source, answers, seen, task, aim.transform)
     if task == "count":
         _check_counts(source, answers, kept, marked)
     parts, how, notes = ways.divide(source, kept, shares, strata, marked)
     parts = replace(parts, first=source.first, lines=source.lines)
-    learnt = (task, reason, standardise, clamp, transform, weight, quantiles)
-    fitted = fit_target(answers, seen, parts.train, *learnt)
+    fitted = fit_target(answers, seen, parts.train, task, reason, aim)
     if task in CLASSES:
         notes += _class_notes(answers[0], seen, parts.train, parts.test)
     if asked == "auto":
@@ -542,17 +538,13 @@ def _fit(
     schema = Schema("table", tuple(columns), target, width, na=source.na, decimal=source.decimal)
     notes += _formula_notes(schema)
     if source.streams or 4 * width * source.rows > budget:
-        return schema, _settled(schema.spool(source, _used(parts), Counter()), budget), notes
+        return schema, _settled(schema.spool(source, parts.used, Counter()), budget), notes
     writers = [column.writer(each) for column, each in zip(columns, cells, strict=True)]
     x = {
         part: encode_cells(columns, writers, rows, len(rows))[0]
-        for part, rows in _used(parts).items()
+        for part, rows in parts.used.items()
     }
     return schema, x, notes
-
-
-def _used(parts: Parts) -> dict[str, np.ndarray]:
-    return {part: rows for part, rows in parts.rows.items() if len(rows)}
 
 
 def _settled(x: Mapping[str, Rows], budget: int) -> dict[str, Rows]:
@@ -618,7 +610,7 @@ def _fit_arrays(
     source: Source, target: Target, parts: Parts, dtype: str, standardise: bool, budget: int
 ) -> tuple[Schema, Mapping[str, Rows]]:
     assert source.x is not None
-    used, width = _used(parts), math.prod(source.x.shape[1:])
+    used, width = parts.used, math.prod(source.x.shape[1:])
     plain = Schema("arrays", (), target, width, dtype)
     if isinstance(source.x, RowFile) or source.x.nbytes > budget:
         x: Mapping[str, Rows] = plain.spool(source, used, Counter())
@@ -678,7 +670,7 @@ def _own_parts(
     """The parts that are rows of the source, with targets and weights."""
     return {
         part: _dataset(schema, source, x[part], answers, weights, rows)
-        for part, rows in _used(parts).items()
+        for part, rows in parts.used.items()
     }
 
 
