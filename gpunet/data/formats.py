@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpunet import isolation
-from gpunet.data.arrays import (
-    NPY_MAGIC,
-    from_arrays,
-    is_idx,
-    read_idx,
-    read_idx_folder,
-    read_npy,
-    read_npz,
-)
+from gpunet.data.arrays import from_arrays
 from gpunet.data.builtin import BUILTIN, builtin
 from gpunet.data.delimited import read_delimited
 from gpunet.data.files import Bytes, chunks, is_passing, load, seen_from, titled
+from gpunet.data.idx import is_idx, read_idx, read_idx_folder
 from gpunet.data.jsonl import read_jsonl
 from gpunet.data.limits import automatic
-from gpunet.data.npy import is_npy_folder, read_npy_folder, stream_npy
+from gpunet.data.npy import (
+    NPY_MAGIC,
+    is_npy_folder,
+    read_npy,
+    read_npy_folder,
+    read_npz,
+    stream_npy,
+)
 from gpunet.data.parcel import pack, pack_piece, unpack
 from gpunet.data.parquet import ParquetTable, from_table, read_parquet, stream_parquet
 from gpunet.data.source import Source, check_names
