@@ -916,8 +916,8 @@ DATA = {
     "arrays are fitted before the split": (
         line(
             prepared._fit_arrays,
-            'else _float_moments(x["train"])',
-            "else _float_moments(source.x)",
+            'else column_moments(x["train"])',
+            "else column_moments(source.x)",
         ),
         check_rows_of_arrays_held_out_fit_nothing,
     ),
