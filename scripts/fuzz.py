@@ -31,7 +31,8 @@ from tables import idx, npy, npz
 
 import gpunet
 from gpunet import config, formula, predict, run, sizes
-from gpunet.data import arrays
+from gpunet.data.idx import read_idx
+from gpunet.data.npy import read_npy, read_npz
 from gpunet.errors import CheckFailed, GpunetError, GpunetWarning
 
 SLOW = 2.0  # seconds of processor time that no single input may take
@@ -219,9 +220,9 @@ def _one_of(files: Callable[[], tuple[bytes, ...]]) -> Callable[[Random], bytes]
 
 
 TARGETS = {
-    "idx": Target(20, _one_of(_idx_files), lambda data: arrays.read_idx(data, "f")),
-    "npy": Target(20, _one_of(_npy_files), lambda data: arrays.read_npy(data, "f")),
-    "npz": Target(10, _one_of(_npz_files), lambda data: arrays.read_npz(data, "f", BUDGET)),
+    "idx": Target(20, _one_of(_idx_files), lambda data: read_idx(data, "f")),
+    "npy": Target(20, _one_of(_npy_files), lambda data: read_npy(data, "f")),
+    "npz": Target(10, _one_of(_npz_files), lambda data: read_npz(data, "f", BUDGET)),
     "model-header": Target(15, _model_bytes, lambda data: run.unpack(_file(data))),
     "model-state": Target(10, _model_state, lambda data: predict.load(_file(data))),
     "formula": Target(15, _formula, _parse_formula),

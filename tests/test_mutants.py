@@ -30,7 +30,8 @@ from tables import npy
 
 import gpunet
 from gpunet import cli, isolation, job, launches, loop, predict, rerun, view
-from gpunet.data import arrays, formats, limits, parcel, parquet, prepared, schema, windows
+from gpunet.data import formats, limits, parcel, parquet, prepared, schema, windows
+from gpunet.data.npy import read_npy
 from gpunet.device.cpu import Cpu
 from gpunet.errors import (
     DataError,
@@ -843,7 +844,7 @@ def check_tables_are_validated(folder: Path) -> None:
 def check_a_header_promises_no_more_than_there_is(folder: Path) -> None:
     (place := folder / "x.npy").write_bytes(npy(np.arange(64.0))[:-8])
     with pytest.raises(DataError):
-        arrays.read_npy(place.read_bytes(), "x")
+        read_npy(place.read_bytes(), "x")
 
 
 def check_an_answer_is_not_larger_than_it_may_be(folder: Path) -> None:
@@ -915,8 +916,8 @@ DATA = {
     "arrays are fitted before the split": (
         line(
             prepared._fit_arrays,
-            'else _float_moments(x["train"])',
-            "else _float_moments(source.x)",
+            'else column_moments(x["train"])',
+            "else column_moments(source.x)",
         ),
         check_rows_of_arrays_held_out_fit_nothing,
     ),

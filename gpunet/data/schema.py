@@ -190,7 +190,7 @@ class Schema:
 
     def counting(self, source: Source, rows: np.ndarray) -> np.ndarray:
         """Of some rows those that have a weight above 0, or all where training had no weights."""
-        return counting(self.read_so(source), self.target.weight, rows)
+        return counting(self.read_so(source), self.target.weight, rows)[0]
 
     def encode_weight(self, source: Source, rows: np.ndarray, part: str) -> np.ndarray | None:
         """The weights (n,) of some rows, of mean 1; None where training had none.
@@ -201,7 +201,10 @@ class Schema:
         if name is None:
             return None
         check_columns(source, [name])
-        return scaled(read_weights(self.read_so(source), name, rows)[rows], name, part)
+        weights = read_weights(self.read_so(source), name, rows)[rows]
+        if not weights.any():
+            raise DataError(f"{name}: every weight of the {part} part is 0; no row counts")
+        return scaled(weights)
 
     def decode(self, output: np.ndarray) -> np.ndarray:
         """Regression outputs (n, k) in the target's own units, float64, within its limits."""

@@ -37,6 +37,11 @@ class Parts:
         """The same by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
+    @property
+    def used(self) -> dict[str, np.ndarray]:
+        """Of the parts that there are the rows, by name."""
+        return {part: rows for part, rows in self.rows.items() if len(rows)}
+
     def numbers(self, rows: np.ndarray) -> np.ndarray:
         """Where rows (from 0) of the training part stand in the file, as messages count them."""
         return numbers(self.train[rows], self.first, self.lines)

@@ -28,6 +28,18 @@ FEW = 20  # whole numbers with no more different values than this are taken for 
 
 
 @dataclass(frozen=True)
+class Aim:
+    """How targets are learnt, as was asked for: `standardise` and `transform` their numbers,
+    `clamp` predictions to the limits of training; `weight` and `quantiles` as a Target has them."""
+
+    standardise: bool = True
+    transform: str = "none"
+    clamp: bool = False
+    weight: str | None = None
+    quantiles: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Target:
     """What a network predicts.
 
@@ -342,14 +354,10 @@ def fit_target(
     train: np.ndarray,
     task: str,
     reason: str,
-    standardise: bool,
-    clamp: bool = False,
-    transform: str = "none",
-    weight: str | None = None,
-    quantiles: tuple[float, ...] = (),
+    aim: Aim,
 ) -> Target:
-    """A target with the labels of the rows `seen`, and the moments of the rows `train`; `clamp`:
-    their limits too."""
+    """A target with the labels of the rows `seen`, and the moments of the rows `train`; to clamp
+    predictions their limits too."""
     labels: tuple[Label, ...] = ()
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
@@ -359,14 +367,15 @@ def fit_target(
         labels = tuple(answers[0].labels[code] for code in used.tolist())
     is_count = task == "count"
     numbers = [_numbers(a)[train] for a in answers] if task in NUMBERS else []
-    if numbers and standardise:
-        forward = np.log if transform == "log" else np.asarray
+    if numbers and aim.standardise:
+        forward = np.log if aim.transform == "log" else np.asarray
         mean, spread = zip(*(moments(forward(each)) for each in numbers), strict=True)
         std = std if is_count else tuple(value or 1.0 for value in spread)
-    if numbers and clamp and not is_count:
+    if numbers and aim.clamp and not is_count:
         low, high = (tuple(float(limit(each)) for each in numbers) for limit in (np.min, np.max))
     names = tuple(answer.name for answer in answers)
-    return Target(names, task, labels, mean, std, reason, low, high, transform, weight, quantiles)
+    fitted = (names, task, labels, mean, std, reason, low, high)
+    return Target(*fitted, aim.transform, aim.weight, aim.quantiles)
 
 
 def check_transform(transform: str, task: str) -> None:
