@@ -32,6 +32,7 @@ from gpunet.launches import LaunchList
 from gpunet.loop import Control, Member, Report, Snapshot
 from gpunet.predict import MODEL_FILE, Model
 from gpunet.run import COLUMNS, IDENTITY, SETTINGS, SPLIT, Run, forms, pack
+from gpunet.signals import handling
 from gpunet.view import finite
 
 SCHEMA = "gpunet.train/1"
@@ -370,16 +371,10 @@ def _deferred_interrupts(control: Control, faults: list[BaseException]) -> Itera
         faults.append(KeyboardInterrupt())
         control.stop = True
 
-    usual = signal.default_int_handler
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     is_here = threading.current_thread() is threading.main_thread()
-    if not is_here or signal.getsignal(signal.SIGINT) is not usual:
+    with handling({signal.SIGINT: stop} if is_usual and is_here else {}):
         yield
-        return
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 def lasting(report: Report) -> dict[str, Any]:

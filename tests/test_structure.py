@@ -18,6 +18,7 @@ LAYERS = {
     "config": 1,
     "isolation": 1,
     "random": 1,
+    "signals": 1,
     "device": 1,
     "view": 1,
     "kernels": 2,
@@ -61,8 +62,9 @@ LAYERS = {
     "comparison": 13,
     "importance": 9,
     "slices": 10,
-    "cli": 14,
-    "__main__": 15,
+    "follow": 14,
+    "cli": 15,
+    "__main__": 16,
     "__init__": 0,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
