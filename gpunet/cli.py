@@ -29,6 +29,7 @@ from gpunet.sizes import counted
 
 if TYPE_CHECKING:
     from gpunet.job import Job
+    from gpunet.launches import LaunchList
 
 app = typer.Typer(
     name="gpunet",
@@ -152,17 +153,18 @@ def train(
       gpunet train penguins
       gpunet train prices.csv --target price --hidden 256,128 --epochs 50
     """
-    data = _data(data, given, config)
+    flags = _given(given)
+    data = _data(data, flags, config)
     if seeds is not None or cv is not None:
         if dry_run:
             raise UsageError("--dry-run is for one run", "leave out --seeds and --cv")
-        follow.repeat(data, _given(given), config, seeds, cv, out, json, quiet)
+        follow.repeat(data, flags, config, seeds, cv, out, json, quiet)
         return
     from gpunet import job
     from gpunet.run import Run
 
     Run.check(out)
-    planned = job.plan(data, _given(given), config)
+    planned = job.plan(data, flags, config)
     if dry_run:
         follow.show_plan(planned, json)
     else:
@@ -283,14 +285,16 @@ def plan(
     **given: Any,
 ) -> None:
     """Print the launches of one training step on DATA, or of a run, with the settings of train."""
-    data = _data(data, given, config)
+    flags = _given(given)
+    data = _data(data, flags, config)
     from gpunet import job, rerun
 
-    if rerun.is_run(data) and (config or _given(given)):
+    is_run = rerun.is_run(data)
+    if is_run and (config or flags):
         raise UsageError(f"{data} is a run: its settings are its own", "leave the others out")
-    planned = rerun.reopen(data) if rerun.is_run(data) else job.plan(data, _given(given), config)
+    planned = rerun.reopen(data) if is_run else job.plan(data, flags, config)
     launches = planned.launches
-    document, facts = _expected(planned) if bench else ({}, [])
+    document, facts = _expected(planned, launches) if bench else ({}, [])
     if json:
         view.print_json({**view.plan_to_json(launches), **document})
     else:
@@ -311,14 +315,13 @@ def evaluate(
 ) -> None:
     """Judge a trained model on data that has the target."""
     _start_reader(data)
-    from gpunet import data as room
     from gpunet import predict as predicting
     from gpunet.device import resolve
 
     model = predicting.load(run)
-    source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
+    source = _read(data, delimiter, header, max_memory)
     _warn_of_seen(run, data, source)
-    rows = _answered(model, source) if drop_missing_target else None
+    rows = _answered(model, source, drop_missing_target)
     answers, unseen = model.answers_and_unseen(source, resolve(device).device, rows)
     for note in predicting.unseen_notes(unseen):
         view.warn(note)
@@ -355,7 +358,6 @@ def predict(
 ) -> None:
     """Predict for new rows, in their order; a target is not needed."""
     _start_reader(data)
-    from gpunet import data as room
     from gpunet import predict as predicting
     from gpunet.device import resolve
 
@@ -365,7 +367,7 @@ def predict(
     if json and out == "-":
         raise UsageError("--json and the predictions are both for stdout", "name a file with -o")
     model = predicting.load(run)
-    source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
+    source = _read(data, delimiter, header, max_memory)
     kept = list(split(keep)) if keep else []
     found = model.outcome(source, resolve(device).device)
     is_typed = predicting.ending(out) != ".csv"
@@ -443,7 +445,7 @@ def importance(
 
     source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
     model, source = _model_and_rows(run, data, source, device)
-    rows = _answered(model, source) if drop_missing_target else None
+    rows = _answered(model, source, drop_missing_target)
     found = weighing.importance(model, source, resolve(device).device, repeats, rows)
     if json:
         report = {"schema": weighing.SCHEMA, "run": str(run), **_rows_told(source, rows)}
@@ -479,7 +481,7 @@ def slices(
 
     source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
     model, source = _model_and_rows(run, data, source, device)
-    chosen = _answered(model, source) if drop_missing_target else None
+    chosen = _answered(model, source, drop_missing_target)
     whole, found = slicing.slices(model, source, resolve(device).device, least, most, chosen)
     if json:
         report = {"schema": slicing.SCHEMA, "run": str(run), **_rows_told(source, chosen)}
@@ -598,11 +600,11 @@ def data_show(
 ) -> None:
     """Profile a file, a line a column."""
     _start_reader(data)
-    from gpunet import data as room
+    from gpunet.data import profile
 
-    source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
+    source = _read(data, delimiter, header, max_memory)
     targets = split(target) if target else source.target
-    columns = room.profile(source, targets)
+    columns = profile(source, targets)
     if json:
         view.print_json(
             {
@@ -692,33 +694,29 @@ def _leave_quietly() -> int:
     return 0
 
 
-def _data(data: str | None, options: dict[str, Any], config: Path | None) -> str:
+def _data(data: str | None, flags: dict[str, Any], config: Path | None) -> str:
     """What to learn from, whose reader is started: the lecture's rows where nothing is named.
 
     Raises UsageError where a file of settings is for others.
     """
     if data is not None:
-        _refuse_study(data)
+        if os.path.isdir(data):
+            from gpunet.run import refuse_study
+
+            refuse_study(Path(data))
         _start_reader(data)
         return data
     if config is not None:
         from gpunet import job
         from gpunet.config import gather
 
-        gather(_given(options), config)
+        gather(flags, config)
         try:
-            job.plan(LECTURE, _given(options), config)
+            job.plan(LECTURE, flags, config)
         except (UsageError, DataError) as fault:
             said = f"DATA is missing: {config} does not fit the lecture's"
             raise UsageError(said, "name the data that it is for") from fault
     return LECTURE
-
-
-def _refuse_study(data: str) -> None:
-    if os.path.isdir(data):
-        from gpunet.run import refuse_study
-
-        refuse_study(Path(data))
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -756,13 +754,15 @@ def _measured(found: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, st
     return {"bench": {name: vars(each) for name, each in speeds.items()}}, facts
 
 
-def _expected(planned: "Job") -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def _expected(
+    planned: "Job", launches: "LaunchList"
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """What a step should take on its device as it is measured: as JSON, and for reading."""
     from gpunet import speed
 
     device, precision = planned.choice.device, planned.settings.config.precision
     found = speed.measure(device)
-    step = speed.expected(planned.launches, found, precision)
+    step = speed.expected(launches, found, precision)
     facts = [*speed.lines(device.name, found), ("expected", speed.expected_line(step))]
     return {"bench": vars(found), "expected": vars(step)}, facts
 
@@ -771,8 +771,6 @@ def _read_new(
     data: str | None, delimiter: str | None, header: bool, max_memory: str, drop: bool
 ) -> Any:
     """DATA read, if there is any; what has no meaning without it is refused."""
-    from gpunet import data as room
-
     if data is None:
         if drop:
             raise UsageError("--drop-missing-target is for DATA", "give DATA")
@@ -780,7 +778,17 @@ def _read_new(
             raise UsageError("--delimiter, --no-header and --max-memory are for DATA", "give DATA")
         return None
     _start_reader(data)
-    return room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
+    return _read(data, delimiter, header, max_memory)
+
+
+def _read(data: str, delimiter: str | None, header: bool, max_memory: str) -> Any:
+    """DATA as the options say."""
+    from gpunet import data as room
+    from gpunet.config import memory
+
+    size = memory(max_memory)
+    budget = None if size == "auto" else size
+    return room.read(data, delimiter=delimiter, header=header, budget=budget)
 
 
 def _warn_of_seen(run: Path, data: str, source: Any) -> None:
@@ -807,8 +815,11 @@ def _model_and_rows(run: Path, data: str | None, source: Any, device: str) -> tu
     return model, rerun.held_out(run, device)[1] if source is None else source
 
 
-def _answered(model: Any, source: Any) -> Any:
-    """The rows that have the target; says how many have not."""
+def _answered(model: Any, source: Any, drop_missing_target: bool) -> Any:
+    """The rows that have the target where others are to be left out, which are counted; else None:
+    all."""
+    if not drop_missing_target:
+        return None
     rows = model.schema.answered(source)
     _tell_left_out(source.rows - len(rows))
     return rows
@@ -825,13 +836,6 @@ def _rows_told(source: Any, rows: Any) -> dict[str, int]:
 def _tell_left_out(count: int) -> None:
     if count:
         view.warn(f"left out {counted(count, 'row')} without a target")
-
-
-def _budget(max_memory: str) -> int | None:
-    from gpunet.config import memory
-
-    budget = memory(max_memory)
-    return None if budget == "auto" else budget
 
 
 def _start_reader(data: str) -> None:

@@ -65,7 +65,8 @@ def repeat(
     from gpunet.run import Run
 
     asked = repeats.asked(data, flags, config, seeds, cv, out)
-    Run.check(asked[0].out)
+    for each in asked:
+        Run.check(each.out)
     found = repeats.Repeats(repeats.kind(seeds, cv))
     told: set[str] = set()
     try:

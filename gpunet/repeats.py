@@ -109,8 +109,7 @@ def asked(
     cv: int | None,
     out: Path | str | None,
 ) -> list[Repeat]:
-    """The jobs that `seeds` or `cv` stand for, their settings checked, and their directories free
-    where they are named.
+    """The jobs that `seeds` or `cv` stand for, their settings checked.
 
     With `out` each has its own: NAME-seed0, … or NAME-fold1, …
     """
@@ -132,8 +131,6 @@ def asked(
     ]
     for each in found:
         job.settle(source, each.flags, file)
-        if each.out is not None:
-            Run.check(each.out)
     return found
 
 
@@ -155,6 +152,9 @@ def repeat(
     """
     flags = job.with_target(target, settings)
     repeats = asked(source, flags, config, seeds, cv, out)
+    if out is not None:
+        for each in repeats:
+            Run.check(each.out)
     found = Repeats(kind(seeds, cv))
     told: set[str] = set()
     begun = _here()  # `on_report` may go elsewhere
