@@ -760,7 +760,7 @@ def _expected(
     """What a step should take on its device as it is measured: as JSON, and for reading."""
     from gpunet import speed
 
-    device, precision = planned.choice.device, planned.settings.config.precision
+    device, precision = planned.choice.device, planned.config.precision
     found = speed.measure(device)
     step = speed.expected(launches, found, precision)
     facts = [*speed.lines(device.name, found), ("expected", speed.expected_line(step))]

@@ -146,7 +146,7 @@ def _test_rows(run_a: Path | str, run_b: Path | str, device: str) -> Source:
         for job, run, test in ((a, run_a, own[1]), (b, run_b, own[0])):
             _check_rows(job, run, test)
         return source.take(np.flatnonzero(np.isin(own[0], own[1])))
-    places = [location(job.settings.config.test, job.identity["folder"]) for job in (a, b)]
+    places = [location(job.config.test, job.identity["folder"]) for job in (a, b)]
     is_alike = places[0] == places[1] or _is_one(*places)  # none is of a set that brings its own
     if own[0] is not None or own[1] is not None or not is_alike:
         raise DataError("the runs have different test parts", "give DATA that neither has seen")

@@ -294,6 +294,11 @@ class Config:
         return self.validation == 0 and not self.folds
 
     @property
+    def dtype(self) -> str:
+        """What numbers are kept as."""
+        return "float64" if self.precision == "fp64" else "float32"
+
+    @property
     def column_types(self) -> dict[str, str]:
         """The kind of each column in `types`. Raises UsageError for what is no name=kind."""
         found: dict[str, str] = {}

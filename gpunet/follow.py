@@ -113,10 +113,12 @@ def show_plan(planned: "Job", json: bool) -> None:
         view.warn(note)
     found = outlook.look(planned)
     if json:
-        parts = planned.prepared.parts.items()
-        rows = {name: 0 if part is None else part.rows for name, part in parts}
-        more = {"rows": rows, "split": planned.prepared.how, "parameters": planned.parameters}
-        more["warnings"] = planned.prepared.notes
+        more = {
+            "rows": planned.rows,
+            "split": planned.prepared.how,
+            "parameters": planned.parameters,
+            "warnings": planned.prepared.notes,
+        }
         looks = {name: part for name, part in planned.looks().items() if name in PLAN_LOOKS}
         launches = view.plan_to_json(planned.launches)
         view.print_json({**launches, **looks, **more, **found.to_dict()})
@@ -273,7 +275,7 @@ def _shortened(value: Any) -> str:
 
 
 def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
-    config, schema, data = planned.settings.config, planned.prepared.schema, planned.prepared
+    config, schema, data = planned.config, planned.prepared.schema, planned.prepared
     device = planned.choice.device
     sizes = " · ".join(f"{name} {part.rows:,}" for name, part in data.parts.items() if part)
     widths = " → ".join(map(str, (schema.width, *config.hidden, planned.outputs)))

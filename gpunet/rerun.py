@@ -91,7 +91,6 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
     if device is None:
         reopened.choice = replace(reopened.choice, reason="the run's own")
     reopened.name, reopened.identity = found["name"], found
-    reopened.legs = [(first, steps) for first, steps in found["legs"]]
     return reopened
 
 
@@ -418,13 +417,13 @@ def _extend(resumed: Job, more: str) -> None:
     more = str(more)
     if not (more.startswith("+") and more[1:].isascii() and more[1:].isdigit() and int(more[1:])):
         raise UsageError(f"--epochs {more}: must be + and a number, as +50")
-    rows, config, start = resumed.training_rows, resumed.model.config, resumed.start
+    rows, config, start = resumed.training_rows, resumed.config, resumed.start
     per_epoch = steps_an_epoch(config, rows)
     first = start.step if start is not None and resumed.is_over else resumed.steps
     added = int(more[1:]) * per_epoch
     memory.check_steps(f"--epochs {more}", first + added)
-    resumed.legs = [*(leg for leg in resumed.legs if leg[0] < first), (first, added)]
-    resumed.identity["legs"] = resumed.legs
+    kept = [leg for leg in resumed.legs if leg[0] < first]
+    resumed.identity["legs"] = [*kept, (first, added)]
     resumed.note_identity()
 
 

@@ -154,7 +154,7 @@ class Tuner:
     @property
     def metric(self) -> str:
         """What is least for the best trial."""
-        by = self.first.settings.config.best_by
+        by = self.first.config.best_by
         return {"accuracy": "error rate", "log_loss": "log-loss"}.get(by, by)
 
     def search(self) -> Iterator[Trial]:
@@ -171,7 +171,7 @@ class Tuner:
 
     def work(self, study: Any, worker: int) -> Iterator[Trial]:
         """Trials of this process alone."""
-        seed = self.first.settings.config.seed + 7919 * worker + len(study.trials)
+        seed = self.first.config.seed + 7919 * worker + len(study.trials)
         study.sampler = self.optuna.samplers.TPESampler(
             seed=seed % 2**32, n_startup_trials=STARTING
         )
@@ -295,7 +295,7 @@ class Tuner:
             )
 
     def _settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return space.settings(self.first.settings.config, values)
+        return space.settings(self.first.config, values)
 
     def _is_over(self, study: Any) -> bool:
         is_late = self.deadline is not None and time.monotonic() >= self.deadline
@@ -339,7 +339,7 @@ class Tuner:
 
     def _train(self, planned: Job, trial: Any) -> tuple[float | None, bool]:
         """The least value on the validation rows, and whether others had less by then."""
-        config, control = planned.settings.config, planned.control
+        config, control = planned.config, planned.control
 
         def tick(step: int) -> None:
             control.stop = control.stop or self.control.stop

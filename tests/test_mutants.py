@@ -544,7 +544,7 @@ def check_each_step_drops_units_of_its_own(folder: Path) -> None:
 def check_each_epoch_has_an_order_of_its_own(folder: Path) -> None:
     planned = job.plan("penguins", {"folds": 0, "device": "cpu", "batch_size": 300})
     config, device = planned.model.config, planned.choice.device
-    taken = loop.training_rows(planned.prepared, config, device, planned.dtype)
+    taken = loop.training_rows(planned.prepared, config, device, planned.config.dtype)
     first, second = (taken.taken(epoch * taken.steps).tolist() for epoch in (0, 1))
     assert sorted(first) == sorted(second)
     assert first != second
@@ -683,7 +683,7 @@ GOING_ON = {
 
 def ready(planned: job.Job, control: loop.Control | None = None) -> loop._Run:
     device, control = planned.choice.device, control or loop.Control()
-    return loop._Run(planned.members, device, planned.dtype, control, ())
+    return loop._Run(planned.members, device, planned.config.dtype, control, ())
 
 
 def table(held: float = 1.0) -> dict[str, list[object]]:
