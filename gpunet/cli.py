@@ -793,26 +793,25 @@ def _read(data: str, delimiter: str | None, header: bool, max_memory: str) -> An
 
 def _warn_of_seen(run: Path, data: str, source: Any) -> None:
     """Rows that a run has learned from say little of it."""
-    from gpunet import comparison
+    from gpunet import heldout
 
     with suppress(GpunetError):  # what else is wrong with the run is nothing to its model
-        if how := comparison.seen_by(run, data, source):
+        if how := heldout.seen_by(run, data, source):
             seen = f"these rows are those that {run} was trained on:"
             if how == "place":
                 seen = f"{run} has seen rows of {data}: unless they are others now,"
-            held_out = f"{run / 'summary.json'} judges it on rows held out"
-            view.warn(f"{seen} that flatters it; {held_out}")
+            view.warn(f"{seen} that flatters it; {run / 'summary.json'} judges it on rows held out")
 
 
 def _model_and_rows(run: Path, data: str | None, source: Any, device: str) -> tuple[Any, Any]:
     """A model, and rows to judge it on: those given, or those that its run held out."""
+    from gpunet import heldout
     from gpunet import predict as predicting
-    from gpunet import rerun
 
     model = predicting.load(run)
     if data is not None:
         _warn_of_seen(run, data, source)
-    return model, rerun.held_out(run, device)[1] if source is None else source
+    return model, heldout.held_out(run, device)[1] if source is None else source
 
 
 def _answered(model: Any, source: Any, drop_missing_target: bool) -> Any:

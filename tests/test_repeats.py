@@ -16,7 +16,7 @@ from runs import SETTINGS
 from tables import mixed
 
 import gpunet
-from gpunet import job, repeats, rerun
+from gpunet import heldout, job, repeats, rerun
 from gpunet.config import fold, gather
 from gpunet.data.split import fold_of
 from gpunet.errors import DataError, InputMissing, OutputExists, UsageError, WriteError
@@ -128,7 +128,7 @@ def test_a_fold_is_a_setting_that_a_run_keeps(tmp_path: Path) -> None:
     found = gpunet.repeat("penguins", cv=2, out=out, **SMALL)
     assert [run["run"] for run in found.runs] == [f"{out}-fold1", f"{out}-fold2"]
     assert found.runs[0]["rows"]["test"] + found.runs[1]["rows"]["test"] == 344
-    reopened, rows = rerun.held_out(f"{out}-fold2")
+    reopened, rows = heldout.held_out(f"{out}-fold2")
     assert reopened.settings.config.test_fold == "2/2"
     assert rows.rows == found.runs[1]["rows"]["test"]
 
