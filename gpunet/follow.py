@@ -143,10 +143,7 @@ def _train(
         view.print_json(summary)
     elif not is_stopped:
         view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
-    if not quiet and not is_stopped:
-        view.gap()
-        view.facts([*_judged_facts(summary), *_next_steps(summary)])
-    _warn_of(summary, notes)
+    _tell_outcome(summary, notes, quiet or is_stopped)
     _check_ended(planned, caught, summary)
 
 
@@ -172,6 +169,16 @@ def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]
     summary = planned.finish()
     view.gap()
     return summary
+
+
+def _tell_outcome(
+    summary: dict[str, Any], told: Container[str], quiet: bool, *first: tuple[str, str]
+) -> None:
+    """What was kept and what can be done with it, behind the first facts; and warnings."""
+    if not quiet:
+        view.gap()
+        view.facts([*first, *_judged_facts(summary), *_next_steps(summary)])
+    _warn_of(summary, told)
 
 
 def _warn_of(summary: dict[str, Any], told: Container[str], whose: str = "") -> None:
@@ -240,17 +247,13 @@ def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
             raise Interrupted(f"stopped as trial {best.number} was trained", hint, caught[0])
     if json:
         view.print_json(tuner.to_dict(summary))
-        return
-    by = dict.fromkeys((tuner.metric, "loss"))
-    head = ["trial", "", *by, "epochs", "time", "settings"]
-    rows = [_trial_cells(trial, tuner.metric) for trial in tuner.trials()]
-    view.table(head, rows, right=(0, *range(2, len(head) - 1)))
-    view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
-    if not quiet:
-        view.gap()
-        best_trial = ("best", f"trial {best.number}")
-        view.facts([best_trial, *_judged_facts(summary), *_next_steps(summary)])
-    _warn_of(summary, notes)
+    else:
+        by = dict.fromkeys((tuner.metric, "loss"))
+        head = ["trial", "", *by, "epochs", "time", "settings"]
+        rows = [_trial_cells(trial, tuner.metric) for trial in tuner.trials()]
+        view.table(head, rows, right=(0, *range(2, len(head) - 1)))
+        view.metrics(summary["metrics"], summary["intervals"], summary["baselines"])
+    _tell_outcome(summary, notes, quiet, ("best", f"trial {best.number}"))
 
 
 def _trial_cells(trial: "Trial", metric: str) -> list[str]:
