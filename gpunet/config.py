@@ -549,7 +549,7 @@ def _wanted(name: str, fault: Mapping[str, Any]) -> str:
 
 
 def _type(name: str) -> Any:
-    return {each.name: each.type for each in fields(Config)}[name]
+    return Config.__dataclass_fields__[name].type
 
 
 def _is_list(name: str) -> bool:

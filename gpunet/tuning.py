@@ -192,7 +192,7 @@ class Tuner:
 
     def trials(self) -> list[Trial]:
         """Every trial that has ended, in order."""
-        return [_trial(each, self._settings(each.params)) for each in _ended(self._study())]
+        return [self._told(each) for each in _ended(self._study())]
 
     def best(self) -> Trial:
         """The trial of the least value, and of equals of the least loss. Raises Diverged where none
@@ -297,6 +297,15 @@ class Tuner:
     def _settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return space.settings(self.first.config, values)
 
+    def _told(self, ended: Any) -> Trial:
+        """What the journal says of a trial that has ended."""
+        state = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}[ended.state.name]
+        facts = ended.user_attrs
+        value, loss = (ended.value, facts["loss"]) if state == "done" else (None, None)
+        spent = facts.get("epochs", 0), facts.get("seconds", 0.0)
+        settings = self._settings(ended.params)
+        return Trial(ended.number, state, value, loss, settings, *spent, facts.get(WHY, ""))
+
     def _is_over(self, study: Any) -> bool:
         is_late = self.deadline is not None and time.monotonic() >= self.deadline
         return self.control.stop or is_late or len(_counted(study)) >= self.wanted
@@ -334,8 +343,7 @@ class Tuner:
         last = planned and planned.last
         trial.set_user_attr("epochs", last.epoch if last else 0)
         trial.set_user_attr("seconds", time.perf_counter() - began)
-        ended = study.tell(trial, **found)
-        return _trial(ended, self._settings(ended.params))
+        return self._told(study.tell(trial, **found))
 
     def _train(self, planned: Job, trial: Any) -> tuple[float | None, bool]:
         """The least value on the validation rows, and whether others had less by then."""
@@ -375,7 +383,7 @@ class Tuner:
                 for each in _ended(study):
                     if each.number not in seen:
                         seen.add(each.number)
-                        yield _trial(each, self._settings(each.params))
+                        yield self._told(each)
                 if not is_alive:
                     break
                 if self.control.stop and not is_told:
@@ -512,15 +520,6 @@ def _counted(study: Any) -> list[Any]:
 
 def _ended(study: Any) -> list[Any]:
     return [each for each in _counted(study) if each.state.name != "RUNNING"]
-
-
-def _trial(ended: Any, settings: dict[str, Any]) -> Trial:
-    """What the journal says of a trial that has ended."""
-    state = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}[ended.state.name]
-    facts = ended.user_attrs
-    value, loss = (ended.value, facts["loss"]) if state == "done" else (None, None)
-    spent = facts.get("epochs", 0), facts.get("seconds", 0.0)
-    return Trial(ended.number, state, value, loss, settings, *spent, facts.get(WHY, ""))
 
 
 def _early(lost: Sequence[tuple[int, str]], crew: int) -> GpunetError:

@@ -18,14 +18,17 @@ TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.one
 STATE = {"x": 0.1, "names": ["é", "[/red]"]}
 
 
-def test_runs_are_numbered_and_never_reused(tmp_path: Path) -> None:
+def test_runs_are_numbered_and_never_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     names = []
     for taken in (None, None, "my-data-9"):
         if taken is not None:
-            (tmp_path / taken).mkdir()
-        with Run.create(None, "my data/β", tmp_path) as made:
-            names.append(made.path.name)
-    assert names == ["my-data-1", "my-data-2", "my-data-10"]
+            Path("runs", taken).mkdir()
+        with Run.create(None, "my data/β") as made:
+            names.append(str(made.path))
+    assert names == ["runs/my-data-1", "runs/my-data-2", "runs/my-data-10"]
 
 
 def test_a_named_run_must_be_new_or_empty(tmp_path: Path) -> None:
