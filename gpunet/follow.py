@@ -64,15 +64,14 @@ def repeat(
     from gpunet import job, repeats
     from gpunet.run import Run
 
-    asked = repeats.asked(data, flags, config, seeds, cv, out)
-    for each in asked:
+    found = repeats.asked(data, flags, config, seeds, cv, out)
+    for each in found.jobs:
         Run.check(each.out)
-    found = repeats.Repeats(repeats.kind(seeds, cv))
     told: set[str] = set()
     try:
-        for each in asked:
+        for each in found.jobs:
             if not quiet:
-                view.say(f"{each.label}, {len(found.runs) + 1:,} of {len(asked):,}")
+                view.say(f"{each.label}, {len(found.runs) + 1:,} of {len(found.jobs):,}")
             planned = job.plan(data, each.flags, config)
             with _stopping(planned.control) as caught, Run.create(each.out, planned.name) as held:
                 planned.begin(held)
@@ -83,10 +82,10 @@ def repeat(
             found.add(each, summary)
             _warn_of(summary, told, f"{each.label}: ")
     except Interrupted as fault:
-        said = f"{each.label}: {fault.message}; {found.done(len(asked))}"
+        said = f"{each.label}: {fault.message}; {found.done}"
         raise Interrupted(said, fault.hint, fault.exit_code - 128) from None
     except Ended as fault:
-        raise Interrupted(found.done(len(asked)), signal_number=fault.number) from None
+        raise Interrupted(found.done, signal_number=fault.number) from None
     if json:
         view.print_json(found.to_dict())
     else:

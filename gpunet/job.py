@@ -326,7 +326,7 @@ class Job:
         tensors = {**snapshot.tensors, "metrics": text}
         self.run.save(snapshot.step, tensors, {**state, "loop": finite(snapshot.state)})
         self._save_model(snapshot.best)
-        self._status("running", snapshot.step)
+        self._status("running")
 
     def _save_model(self, weights: dict[str, np.ndarray]) -> None:
         """Write the model, unless it is there already."""
@@ -337,10 +337,9 @@ class Job:
             self.run.write(MODEL_FILE, content)
             self.written = digest
 
-    def _status(self, state: str, step: int | None = None) -> None:
+    def _status(self, state: str) -> None:
         if self.run is not None:
-            done = self.control.done if step is None else step
-            self.run.status(state, step=done, steps=self.steps)
+            self.run.status(state, step=self.control.done, steps=self.steps)
 
     def _note_end(self, fault: BaseException) -> None:
         """Leave word of what ended the run early."""

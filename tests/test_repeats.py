@@ -83,7 +83,7 @@ def test_repeats_where_the_working_directory_is_gone(tmp_path: Path) -> None:
 def test_every_row_is_tested_once_and_fits_nothing_then() -> None:
     data = table()
     tested = []
-    for each in repeats.asked(data, {**SMALL, "target": "kind"}, None, None, 4, None):
+    for each in repeats.asked(data, {**SMALL, "target": "kind"}, None, None, 4, None).jobs:
         planned = job.plan(data, each.flags)
         split = planned.prepared.split
         tested += split.test.tolist()
@@ -103,7 +103,7 @@ def test_folds_keep_groups_whole_and_classes_in_their_shares() -> None:
     data = table()
     flags = {**SMALL, "target": "kind", "group": "person"}
     people = np.array(data["person"])
-    for each in repeats.asked(data, flags, None, None, 3, None):
+    for each in repeats.asked(data, flags, None, None, 3, None).jobs:
         rows = job.plan(data, each.flags).prepared.split.rows.values()
         parts = [set(people[part]) for part in rows]
         assert sum(map(len, parts)) == len(set.union(*parts)) == 24
