@@ -28,7 +28,6 @@ from gpunet.options import DEBUG, LIST, Command, Group, meant, takes_settings
 from gpunet.sizes import counted
 
 if TYPE_CHECKING:
-    from gpunet.job import Job
     from gpunet.launches import LaunchList
 
 app = typer.Typer(
@@ -294,7 +293,7 @@ def plan(
         raise UsageError(f"{data} is a run: its settings are its own", "leave the others out")
     planned = rerun.reopen(data) if is_run else job.plan(data, flags, config)
     launches = planned.launches
-    document, facts = _expected(planned, launches) if bench else ({}, [])
+    document, facts = _expected(launches) if bench else ({}, [])
     if json:
         view.print_json({**view.plan_to_json(launches), **document})
     else:
@@ -754,15 +753,13 @@ def _measured(found: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, st
     return {"bench": {name: vars(each) for name, each in speeds.items()}}, facts
 
 
-def _expected(
-    planned: "Job", launches: "LaunchList"
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def _expected(launches: "LaunchList") -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """What a step should take on its device as it is measured: as JSON, and for reading."""
     from gpunet import speed
 
-    device, precision = planned.choice.device, planned.config.precision
+    device = launches.device
     found = speed.measure(device)
-    step = speed.expected(launches, found, precision)
+    step = speed.expected(launches, found, device.precision)
     facts = [*speed.lines(device.name, found), ("expected", speed.expected_line(step))]
     return {"bench": vars(found), "expected": vars(step)}, facts
 
