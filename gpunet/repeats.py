@@ -94,14 +94,15 @@ class Repeats:
         return f"{of} runs are done{f' ({where})' if where else ''}"
 
 
-def _kind(seeds: int | None, cv: int | None) -> str:
-    """What is repeated: seeds or cv. UsageError where both are asked for, or too few."""
+def _kind(seeds: int | None, cv: int | None) -> tuple[str, int]:
+    """What is repeated, seeds or cv, and how often. UsageError where both are asked for, or too
+    few."""
     if (seeds is None) == (cv is None):
         raise UsageError("wanted one of --seeds and --cv")
-    what, count = ("cv", cv) if seeds is None else ("seeds", seeds)
+    kind, count = ("cv", cv) if seeds is None else ("seeds", seeds)
     if not (isinstance(count, Integral) and count >= 2):
-        raise UsageError(f"{flag(what)} {count}: must be a whole number, 2 or more")
-    return what
+        raise UsageError(f"{flag(kind)} {count}: must be a whole number, 2 or more")
+    return kind, int(count)
 
 
 def asked(
@@ -116,21 +117,21 @@ def asked(
 
     With `out` each has its own: NAME-seed0, … or NAME-fold1, …
     """
-    kind = _kind(seeds, cv)
+    kind, count = _kind(seeds, cv)
     if is_passing(source):
         raise UsageError("standard input and pipes can be read once", "give a file")
     clash = [name for name in CLASH if kind == "cv" and name in flags]
     if clash:
-        raise UsageError(f"--cv {cv} and {flag(clash[0])} conflict", "leave one of them out")
+        raise UsageError(f"--cv {count} and {flag(clash[0])} conflict", "leave one of them out")
     first = job.settle(source, flags, file).config.seed
-    varied: list[tuple[str, dict[str, Any]]] = (
-        [(f"seed{first + i}", {"seed": first + i}) for i in range(seeds)]
-        if seeds is not None
-        else [(f"fold{i}", {"test_fold": f"{i}/{cv}"}) for i in range(1, (cv or 0) + 1)]
-    )
+    varied: dict[str, dict[str, Any]]
+    if kind == "seeds":
+        varied = {f"seed{seed}": {"seed": seed} for seed in range(first, first + count)}
+    else:
+        varied = {f"fold{i}": {"test_fold": f"{i}/{count}"} for i in range(1, count + 1)}
     jobs = [
         Repeat(name, {**flags, **own}, None if out is None else Path(f"{out}-{name}"))
-        for name, own in varied
+        for name, own in varied.items()
     ]
     for each in jobs:
         job.settle(source, each.flags, file)
