@@ -379,13 +379,9 @@ def _timings(path: Path) -> Iterator[dict[str, Any]]:
 
 def _recorded(path: Path) -> list[dict[str, Any]]:
     """The reports of a run; a last line that was cut off is left out."""
-    try:
+    with files.reading(path):
         lines = files.read(path).decode().splitlines(keepends=True)
         found = [json.loads(line) for line in lines if line.endswith("\n")]
-    except FileNotFoundError:
-        raise InputMissing(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as reason:
-        raise ModelInvalid(f"{path}: cannot be read ({reason})") from None
     if not forms.fits(found, [forms.LINE]):
         raise ModelInvalid(f"{path}: not as gpunet wrote it")
     return found

@@ -272,10 +272,8 @@ class Tuner:
     def _known(self) -> dict[str, Any]:
         """What `study.json` says."""
         path = self.out / STUDY
-        try:
+        with files.reading(path):
             found = json.loads(files.read(path, 1 << 20))
-        except (OSError, ValueError, RecursionError) as reason:
-            raise ModelInvalid(f"{path}: cannot be read ({reason})") from None
         if not isinstance(found, dict) or found.get("schema") != SCHEMA:
             raise ModelInvalid(f"{path}: not as gpunet wrote it")
         return found

@@ -168,11 +168,10 @@ def identity(path: Path) -> dict[str, Any]:
             raise InputMissing(f"{path}: no such run")
     refuse_study(path)
     try:
-        found = json.loads(files.read(path / IDENTITY, 1 << 20))
-    except FileNotFoundError:
+        with files.reading(path / IDENTITY):
+            found = json.loads(files.read(path / IDENTITY, 1 << 20))
+    except InputMissing:
         raise ModelInvalid(f"{path}: no run was begun here", "train with -o to begin one") from None
-    except (OSError, ValueError, RecursionError) as reason:
-        raise ModelInvalid(f"{path / IDENTITY}: cannot be read ({reason})") from None
     if not isinstance(found, dict) or found.get("schema") != forms.RUN:
         raise ModelInvalid(f"{path / IDENTITY}: not of this version of gpunet")
     if not forms.fits(found, forms.IDENTITY) or not all(map(_is_leg, found["legs"])):
