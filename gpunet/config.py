@@ -294,6 +294,11 @@ class Config:
         return self.validation == 0 and not self.folds
 
     @property
+    def dtype(self) -> str:
+        """What numbers are kept as."""
+        return "float64" if self.precision == "fp64" else "float32"
+
+    @property
     def column_types(self) -> dict[str, str]:
         """The kind of each column in `types`. Raises UsageError for what is no name=kind."""
         found: dict[str, str] = {}
@@ -544,7 +549,7 @@ def _wanted(name: str, fault: Mapping[str, Any]) -> str:
 
 
 def _type(name: str) -> Any:
-    return {each.name: each.type for each in fields(Config)}[name]
+    return Config.__dataclass_fields__[name].type
 
 
 def _is_list(name: str) -> bool:

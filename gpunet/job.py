@@ -32,6 +32,7 @@ from gpunet.launches import LaunchList
 from gpunet.loop import Control, Member, Report, Snapshot
 from gpunet.predict import MODEL_FILE, Model
 from gpunet.run import COLUMNS, IDENTITY, SETTINGS, SPLIT, Run, forms, pack
+from gpunet.signals import handling
 from gpunet.view import finite
 
 SCHEMA = "gpunet.train/1"
@@ -58,20 +59,23 @@ class Job:
     prepared: Prepared
     members: list[Member]
     model: Model
-    dtype: str
     rows_bytes: float | None = None
     folder: Path | str = "."
     control: Control = field(default_factory=Control)
     run: Run | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     start: Snapshot | None = None
-    legs: loop.Legs = ()
     last: Report | None = None
     best: Report | None = None
     lines: list[str] = field(default_factory=list)
     speeds: list[float] = field(default_factory=list)
     seconds: float = 0.0
     written: bytes = field(default=b"", init=False, repr=False)
+
+    @property
+    def config(self) -> Config:
+        """The settings, with no `auto` left."""
+        return self.settings.config
 
     @property
     def out(self) -> Path | None:
@@ -97,14 +101,25 @@ class Job:
         return sum(weight.size for weight in self.model.network.weights.values())
 
     @property
+    def rows(self) -> dict[str, int]:
+        """How many each part has."""
+        parts = self.prepared.parts.items()
+        return {name: 0 if part is None else part.rows for name, part in parts}
+
+    @property
+    def legs(self) -> loop.Legs:
+        """What was added to the run."""
+        return [(first, steps) for first, steps in self.identity.get("legs", ())]
+
+    @property
     def steps(self) -> int:
         """Updates in all, if nothing ends the run early."""
-        return loop.steps_in_all(self.model.config, self.training_rows, self.legs)
+        return loop.steps_in_all(self.config, self.training_rows, self.legs)
 
     @property
     def epochs(self) -> int:
         """Passes over the training rows in all, those that were added included."""
-        return ceil(self.steps / loop.steps_an_epoch(self.model.config, self.training_rows))
+        return ceil(self.steps / loop.steps_an_epoch(self.config, self.training_rows))
 
     @property
     def training_rows(self) -> int:
@@ -126,8 +141,8 @@ class Job:
     @property
     def launches(self) -> LaunchList:
         """The training step of a network as a launch list."""
-        device, dtype, first = self.choice.device, self.dtype, self.members[0]
-        config, schema = first.config, self.prepared.schema
+        device, first = self.choice.device, self.members[0]
+        config, schema, dtype = first.config, self.prepared.schema, first.config.dtype
         with device.leaving(self.rows_bytes):
             rows = loop.training_rows(first.data, config, device, dtype)
         rates = loop.rates(config, rows.rows, self.legs)
@@ -151,7 +166,7 @@ class Job:
             "task_reason": self.prepared.schema.target.reason,
             "fingerprints": self.fingerprints(),
             "environment": about.environment(self.choice.device),
-            "legs": list(self.legs),
+            "legs": [],
         }
         run.write(SETTINGS, self.settings.to_toml(self.used_by))
         run.write_json(COLUMNS, self.looks())
@@ -176,7 +191,7 @@ class Job:
 
     def reports(self) -> Iterator[Report]:
         """Train, yielding the reports; with a run directory they are written there as well."""
-        config, control = self.model.config, self.control
+        config, control = self.config, self.control
         if self.run is not None:
             control.keep, control.every = self._keep, config.between_checkpoints
             self._status("running")
@@ -185,7 +200,7 @@ class Job:
             for report in loop.train(
                 self.members,
                 self.choice.device,
-                self.dtype,
+                config.dtype,
                 control,
                 self.start,
                 self.legs,
@@ -246,7 +261,7 @@ class Job:
         if self._is_worth_judging:
             device = self.choice.device
             raw = ensemble.judged(self.members, self.model, device)
-            judged = evaluation.judge(self.model, self.prepared, raw, device, self.dtype)
+            judged = evaluation.judge(self.model, self.prepared, raw, device)
         self.model = judged.model
         self._save_model(self.model.network.weights)
         warnings = [*self.prepared.notes, *judged.warnings]
@@ -258,7 +273,6 @@ class Job:
 
     def summary(self) -> dict[str, Any]:
         """The run in plain values, without what is known of the model."""
-        parts = self.prepared.parts
         target, last, best = self.prepared.schema.target, self.last, self.best
         return {
             "schema": SCHEMA,
@@ -269,10 +283,10 @@ class Job:
             "device": self.choice.device.name,
             "device_reason": self.choice.reason,
             "runs_on": self.control.runs_on,
-            "precision": self.model.config.precision,
+            "precision": self.config.precision,
             "networks": len(self.members),
             "parameters": self.parameters,
-            "rows": {name: 0 if part is None else part.rows for name, part in parts.items()},
+            "rows": self.rows,
             "steps": self.control.done,
             "epochs": 0 if last is None else last.epoch,
             "best_epoch": None if best is None else best.epoch,
@@ -312,7 +326,7 @@ class Job:
         tensors = {**snapshot.tensors, "metrics": text}
         self.run.save(snapshot.step, tensors, {**state, "loop": finite(snapshot.state)})
         self._save_model(snapshot.best)
-        self._status("running", snapshot.step)
+        self._status("running")
 
     def _save_model(self, weights: dict[str, np.ndarray]) -> None:
         """Write the model, unless it is there already."""
@@ -323,10 +337,9 @@ class Job:
             self.run.write(MODEL_FILE, content)
             self.written = digest
 
-    def _status(self, state: str, step: int | None = None) -> None:
+    def _status(self, state: str) -> None:
         if self.run is not None:
-            done = self.control.done if step is None else step
-            self.run.status(state, step=done, steps=self.steps)
+            self.run.status(state, step=self.control.done, steps=self.steps)
 
     def _note_end(self, fault: BaseException) -> None:
         """Leave word of what ended the run early."""
@@ -343,7 +356,7 @@ class Job:
         self.finish()
         if self.best is not None:
             kept.append(f"the model of epoch {self.best.epoch} is kept")
-        message = "; ".join((fault.message, *([", ".join(kept)] if kept else [])))
+        message = f"{fault.message}; {', '.join(kept)}" if kept else fault.message
         return Diverged(message, fault.hint, fault.fault)
 
     def _keep_fault(self, fault: Any) -> None:
@@ -370,16 +383,10 @@ def _deferred_interrupts(control: Control, faults: list[BaseException]) -> Itera
         faults.append(KeyboardInterrupt())
         control.stop = True
 
-    usual = signal.default_int_handler
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     is_here = threading.current_thread() is threading.main_thread()
-    if not is_here or signal.getsignal(signal.SIGINT) is not usual:
+    with handling({signal.SIGINT: stop} if is_usual and is_here else {}):
         yield
-        return
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 def lasting(report: Report) -> dict[str, Any]:
@@ -419,7 +426,7 @@ def plan(
     config, schema = settings.config, prepared.schema
     choice.device.precision = config.precision
     trained = Model(ensemble.together(members), schema, config)
-    given = (source.name, place, settings, choice, prepared, members, trained, _dtype(config))
+    given = (source.name, place, settings, choice, prepared, members, trained)
     return Job(*given, rows_bytes=rows_bytes, folder=folder)
 
 
@@ -440,8 +447,7 @@ def _decided(
             auto.set_up(decided, choice.device)
         decided = auto.decide_on(decided, schema, choice)
         members = ensemble.settled(members, decided.config)
-        device, dtype = choice.device, _dtype(decided.config)
-        smaller, rows_bytes = memory.fitted(settings, decided.config, members, device, dtype)
+        smaller, rows_bytes = memory.fitted(settings, decided.config, members, choice.device)
         if smaller is None:
             return decided, choice, members, rows_bytes
         settings = smaller
@@ -451,10 +457,6 @@ def _check_steps(config: Config, rows: int) -> None:
     name = "epochs" if config.steps is None else "steps"
     asked = f"{flag(name)} {getattr(config, name):,}"
     memory.check_steps(asked, loop.steps_in_all(config, rows))
-
-
-def _dtype(config: Config) -> str:
-    return "float64" if config.precision == "fp64" else "float32"
 
 
 def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepared:

@@ -16,12 +16,12 @@ import numpy as np
 
 from gpunet import about, commas, job, memory
 from gpunet.config import Config, Settings, gather
-from gpunet.data import BUILTIN, Source
+from gpunet.data import BUILTIN
 from gpunet.device import resolve
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError, warn
 from gpunet.job import METRICS, TIMING, Job, lasting
 from gpunet.loop import Report, Snapshot, steps_an_epoch
-from gpunet.predict import MODEL_FILE, Model, load
+from gpunet.predict import MODEL_FILE, Model
 from gpunet.run import (
     SETTINGS,
     SPLIT,
@@ -73,14 +73,12 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
         hint = "give the data again: gpunet resume RUN DATA, or gpunet.resume(run, data)"
         raise UsageError(f"{path}: was trained on data in memory", hint)
     if data is None:
-        _check_there(
-            path, source, "bring them back; resume and verify take DATA where they are now"
-        )
-    config = _settings(path).config
+        check_there(path, source, "bring them back; resume and verify take DATA where they are now")
+    config = settings_of(path).config
     for name in ("validation", "test"):
         part = getattr(config, name)
         if isinstance(part, str) and (place := job.location(part, found["folder"])):
-            _check_there(path, place, "bring it back", f"its --{name} file is")
+            check_there(path, place, "bring it back", f"its --{name} file is")
     flags = {} if device is None else _for(device, config)
     try:
         reopened = job.plan(source, flags, path / SETTINGS, found["folder"])
@@ -91,7 +89,6 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
     if device is None:
         reopened.choice = replace(reopened.choice, reason="the run's own")
     reopened.name, reopened.identity = found["name"], found
-    reopened.legs = [(first, steps) for first, steps in found["legs"]]
     return reopened
 
 
@@ -105,80 +102,13 @@ def _for(device: str, config: Config) -> dict[str, Any]:
     return {"device": device} | dict.fromkeys(opened, "auto")
 
 
-def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
-    """The job of a run whose data have not changed, and the rows of its test part.
-
-    Raises UsageError where nothing was held out, or nothing says what was: of a model file.
-    """
-    if os.path.isfile(path):
-        raise UsageError(f"{path}: a model file does not say which rows it has seen", "give DATA")
-    path = Path(path)
-    found = identity(path)
-    settings, folder = _settings(path), found["folder"]
-    if found["data"] is None:
-        raise UsageError(f"{path}: was trained on data in memory", "give DATA")
-    _check_there(path, found["data"], "give DATA that it was not trained on")
-    source = job.read(found["data"], settings, folder)
-    reopened = reopen(path, source, device)
-    if changed := _differences(reopened, path):
-        raise ModelInvalid(changed[0], "give DATA that it was not trained on")
-    rows, part = reopened.prepared.rows, settings.config.test
-    if "test" in rows:
-        return reopened, source.take(rows["test"])
-    if reopened.prepared.test is None:
-        raise UsageError(f"{path}: has no test part", "give DATA that it was not trained on")
-    own = source.test if isinstance(part, float) else None
-    own = own or job.read(part, settings, folder)
-    schema, kept = reopened.model.schema, np.arange(own.rows)
-    if settings.config.drop_missing_target:
-        kept = schema.answered(own)
-    return reopened, own.take(schema.counting(own, kept))
-
-
-def places(path: Path | str) -> tuple[str | None, ...]:
-    """Where rows lie that a run has seen: its data, and the file of its validation part."""
-    path = Path(path)
-    found = identity(path)
-    with suppress(ModelInvalid):  # settings that are not its own say nothing
-        return found["data"], job.location(_settings(path).config.validation, found["folder"])
-    return (found["data"],)
-
-
-def is_of(path: Path | str, source: Source) -> bool:
-    """Whether a run was made of all of these rows, wherever they lie, by their fingerprint.
-
-    Rows of another number are told apart at once.
-    """
-    path = Path(path)
-    with suppress(GpunetError, MemoryError):  # what cannot be prepared as its data is other data
-        held = sum(map(len, unpack(path / SPLIT)[0].values()))
-        config = _settings(path).config
-        leaves_out = config.drop_missing_target or config.weight
-        if source.rows != held and not (leaves_out and source.rows > held):
-            return False
-        again = reopen(path, _with_target(path, source), "cpu")
-        return again.fingerprints()["data"] == again.identity["fingerprints"]["data"]
-    return False
-
-
-def _with_target(path: Path, source: Source) -> Source:
-    """A source that does not say what is predicted, with what a run predicts: its own data may
-    have said it."""
-    if source.target:
-        return source
-    names = load(path).schema.target.names
-    if source.table is None and len(names) > 1:
-        names = (names[0].removesuffix("1"),)  # arrays number theirs
-    return replace(source, target=names)
-
-
-def _check_there(path: Path, place: str, hint: str, what: str = "its data are") -> None:
+def check_there(path: Path, place: str, hint: str, what: str = "its data are") -> None:
     """Refuse a run whose data have moved."""
     if place not in BUILTIN and not os.path.exists(place):
         raise InputMissing(f"{path}: {what} no longer at {place}", hint)
 
 
-def _settings(path: Path) -> Settings:
+def settings_of(path: Path) -> Settings:
     """A run's settings. Those that gpunet did not write are the run's fault, not the user's."""
     try:
         return gather(file=path / SETTINGS)
@@ -222,7 +152,7 @@ def take_up(
     try:
         resumed = reopen(path, data, device)
         resumed.run = held
-        notes = _differences(resumed, held.path)
+        notes = differences(resumed, held.path)
         if notes and not allow_inexact:
             raise ModelInvalid(notes[0], "--allow-inexact goes on all the same")
         notes += [f"not bit for bit: {what}" for what in _unlike(resumed, held.path)]
@@ -268,7 +198,7 @@ def _compare(
     path: Path, wanted: list[dict[str, Any]], device: str | None, data: Any, is_whole: bool
 ) -> Iterator[Compared]:
     again = reopen(path, data, device)
-    if changed := _differences(again, path):
+    if changed := differences(again, path):
         raise ModelInvalid(changed[0], "bring back what the run was trained with")
     unlike = "; ".join(_unlike(again, path))
     if not unlike and not is_whole:
@@ -323,7 +253,7 @@ def _before(again: Job, path: Path, step: int) -> Snapshot | None:
     return None
 
 
-def _differences(resumed: Job, path: Path) -> list[str]:
+def differences(resumed: Job, path: Path) -> list[str]:
     """What differs from the first day though the run follows from it, in words."""
     now, then = resumed.fingerprints(), resumed.identity["fingerprints"]
     notes = []
@@ -340,7 +270,7 @@ def _differences(resumed: Job, path: Path) -> list[str]:
 def _unlike(again: Job, path: Path) -> list[str]:
     """What else differs from the first day, which bits may follow from."""
     here, there = about.environment(again.choice.device), dict(again.identity["environment"])
-    for found, settings in ((here, again.settings), (there, _settings(path))):
+    for found, settings in ((here, again.settings), (there, settings_of(path))):
         found["precision"] = settings.config.precision
     differing = [name for name in sorted(here.keys() | there) if here.get(name) != there.get(name)]
     return [f"{n} is {here.get(n)}, was {there.get(n)}" for n in differing]
@@ -418,13 +348,13 @@ def _extend(resumed: Job, more: str) -> None:
     more = str(more)
     if not (more.startswith("+") and more[1:].isascii() and more[1:].isdigit() and int(more[1:])):
         raise UsageError(f"--epochs {more}: must be + and a number, as +50")
-    rows, config, start = resumed.training_rows, resumed.model.config, resumed.start
+    rows, config, start = resumed.training_rows, resumed.config, resumed.start
     per_epoch = steps_an_epoch(config, rows)
     first = start.step if start is not None and resumed.is_over else resumed.steps
     added = int(more[1:]) * per_epoch
     memory.check_steps(f"--epochs {more}", first + added)
-    resumed.legs = [*(leg for leg in resumed.legs if leg[0] < first), (first, added)]
-    resumed.identity["legs"] = resumed.legs
+    kept = [leg for leg in resumed.legs if leg[0] < first]
+    resumed.identity["legs"] = [*kept, (first, added)]
     resumed.note_identity()
 
 
@@ -449,13 +379,9 @@ def _timings(path: Path) -> Iterator[dict[str, Any]]:
 
 def _recorded(path: Path) -> list[dict[str, Any]]:
     """The reports of a run; a last line that was cut off is left out."""
-    try:
+    with files.reading(path):
         lines = files.read(path).decode().splitlines(keepends=True)
         found = [json.loads(line) for line in lines if line.endswith("\n")]
-    except FileNotFoundError:
-        raise InputMissing(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as reason:
-        raise ModelInvalid(f"{path}: cannot be read ({reason})") from None
     if not forms.fits(found, [forms.LINE]):
         raise ModelInvalid(f"{path}: not as gpunet wrote it")
     return found

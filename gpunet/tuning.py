@@ -154,7 +154,7 @@ class Tuner:
     @property
     def metric(self) -> str:
         """What is least for the best trial."""
-        by = self.first.settings.config.best_by
+        by = self.first.config.best_by
         return {"accuracy": "error rate", "log_loss": "log-loss"}.get(by, by)
 
     def search(self) -> Iterator[Trial]:
@@ -171,7 +171,7 @@ class Tuner:
 
     def work(self, study: Any, worker: int) -> Iterator[Trial]:
         """Trials of this process alone."""
-        seed = self.first.settings.config.seed + 7919 * worker + len(study.trials)
+        seed = self.first.config.seed + 7919 * worker + len(study.trials)
         study.sampler = self.optuna.samplers.TPESampler(
             seed=seed % 2**32, n_startup_trials=STARTING
         )
@@ -192,7 +192,7 @@ class Tuner:
 
     def trials(self) -> list[Trial]:
         """Every trial that has ended, in order."""
-        return [_trial(each, self._settings(each.params)) for each in _ended(self._study())]
+        return [self._told(each) for each in _ended(self._study())]
 
     def best(self) -> Trial:
         """The trial of the least value, and of equals of the least loss. Raises Diverged where none
@@ -272,10 +272,8 @@ class Tuner:
     def _known(self) -> dict[str, Any]:
         """What `study.json` says."""
         path = self.out / STUDY
-        try:
+        with files.reading(path):
             found = json.loads(files.read(path, 1 << 20))
-        except (OSError, ValueError, RecursionError) as reason:
-            raise ModelInvalid(f"{path}: cannot be read ({reason})") from None
         if not isinstance(found, dict) or found.get("schema") != SCHEMA:
             raise ModelInvalid(f"{path}: not as gpunet wrote it")
         return found
@@ -295,7 +293,16 @@ class Tuner:
             )
 
     def _settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return space.settings(self.first.settings.config, values)
+        return space.settings(self.first.config, values)
+
+    def _told(self, ended: Any) -> Trial:
+        """What the journal says of a trial that has ended."""
+        state = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}[ended.state.name]
+        facts = ended.user_attrs
+        value, loss = (ended.value, facts["loss"]) if state == "done" else (None, None)
+        spent = facts.get("epochs", 0), facts.get("seconds", 0.0)
+        settings = self._settings(ended.params)
+        return Trial(ended.number, state, value, loss, settings, *spent, facts.get(WHY, ""))
 
     def _is_over(self, study: Any) -> bool:
         is_late = self.deadline is not None and time.monotonic() >= self.deadline
@@ -334,12 +341,11 @@ class Tuner:
         last = planned and planned.last
         trial.set_user_attr("epochs", last.epoch if last else 0)
         trial.set_user_attr("seconds", time.perf_counter() - began)
-        ended = study.tell(trial, **found)
-        return _trial(ended, self._settings(ended.params))
+        return self._told(study.tell(trial, **found))
 
     def _train(self, planned: Job, trial: Any) -> tuple[float | None, bool]:
         """The least value on the validation rows, and whether others had less by then."""
-        config, control = planned.settings.config, planned.control
+        config, control = planned.config, planned.control
 
         def tick(step: int) -> None:
             control.stop = control.stop or self.control.stop
@@ -375,7 +381,7 @@ class Tuner:
                 for each in _ended(study):
                     if each.number not in seen:
                         seen.add(each.number)
-                        yield _trial(each, self._settings(each.params))
+                        yield self._told(each)
                 if not is_alive:
                     break
                 if self.control.stop and not is_told:
@@ -512,15 +518,6 @@ def _counted(study: Any) -> list[Any]:
 
 def _ended(study: Any) -> list[Any]:
     return [each for each in _counted(study) if each.state.name != "RUNNING"]
-
-
-def _trial(ended: Any, settings: dict[str, Any]) -> Trial:
-    """What the journal says of a trial that has ended."""
-    state = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}[ended.state.name]
-    facts = ended.user_attrs
-    value, loss = (ended.value, facts["loss"]) if state == "done" else (None, None)
-    spent = facts.get("epochs", 0), facts.get("seconds", 0.0)
-    return Trial(ended.number, state, value, loss, settings, *spent, facts.get(WHY, ""))
 
 
 def _early(lost: Sequence[tuple[int, str]], crew: int) -> GpunetError:

@@ -257,12 +257,11 @@ def shares(executions: int, names: Iterable[str]) -> dict[str, int]:
     return {name: max(1, executions * of // sum(each.values())) for name, of in each.items()}
 
 
-def faults(executions: int, seed: int, names: list[str]) -> Iterator[tuple[str, int, str]]:
-    """The target, number and words of each failure among `executions`, shared out by target."""
-    for name, count in shares(executions, names).items():
-        for number in range(count):
-            if found := fault(name, seed, number):
-                yield name, number, found
+def faults(target: str, seed: int, numbers: Iterable[int]) -> Iterator[tuple[int, str]]:
+    """The number and words of each failure among executions of a target."""
+    for number in numbers:
+        if found := fault(target, seed, number):
+            yield number, found
 
 
 def limit_memory(size: int) -> None:
@@ -288,7 +287,7 @@ def main() -> None:
     failed = 0
     for name, count in shares(given.executions, [given.only] if given.only else TARGETS).items():
         began, wrong = time.monotonic(), 0
-        for _, number, words in faults(count, given.seed, [name]):
+        for number, words in faults(name, given.seed, range(count)):
             wrong += 1
             if wrong <= 10:
                 repeat = f"--seed {given.seed} --only {name} --at {number}"

@@ -174,7 +174,7 @@ def test_the_header_of_a_resumed_run_tells_all_its_epochs(cli) -> None:
     ("seconds", "said"), [(5.76, "5.76 s a step, over 1 step"), (0.0123, "12.3 ms a step, over")]
 )
 def test_long_steps_are_told_in_seconds(seconds: float, said: str) -> None:
-    from gpunet.cli import _outlook_facts
+    from gpunet.follow import _outlook_facts
     from gpunet.outlook import Outlook
 
     facts = dict(_outlook_facts(Outlook((), 3, 1.0, 1, 1, 1, 1, 0, 1, seconds)))

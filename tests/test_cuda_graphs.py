@@ -950,7 +950,7 @@ def leave(gpu: Cuda, room: int | None, **settings: Any) -> None:
     gpu.cupy.free = 1 << 34
     if room is not None:
         planned = job.plan("penguins", settings)
-        wanted = memory.needs(planned.members, gpu, planned.dtype)
+        wanted = memory.needs(planned.members, gpu, planned.config.dtype)
         gpu.cupy.free = wanted.weights + wanted.step + room * wanted.parts
 
 

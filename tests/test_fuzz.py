@@ -45,7 +45,7 @@ def fuzz():
     ],
 )
 def test_mutated_input_is_taken_or_refused(fuzz, name: str, executions: int) -> None:
-    assert list(fuzz.faults(executions, 1, [name])) == []
+    assert list(fuzz.faults(name, 1, range(executions))) == []
 
 
 def test_every_target_is_in_the_short_form(fuzz) -> None:
@@ -74,10 +74,10 @@ def test_what_is_no_error_of_ours_is_a_failure(fuzz, monkeypatch, raised: Except
 
     broken = fuzz.Target(1, fuzz.TARGETS["idx"].make, fail)
     monkeypatch.setitem(fuzz.TARGETS, "idx", broken)
-    assert len(list(fuzz.faults(3, 0, ["idx"]))) == 3
+    assert len(list(fuzz.faults("idx", 0, range(3)))) == 3
     refusing = fuzz.Target(1, broken.make, lambda given: (_ for _ in ()).throw(DataError("no")))
     monkeypatch.setitem(fuzz.TARGETS, "idx", refusing)
-    assert list(fuzz.faults(3, 0, ["idx"])) == []
+    assert list(fuzz.faults("idx", 0, range(3))) == []
 
 
 def test_input_that_takes_too_long_is_a_failure(fuzz, monkeypatch) -> None:

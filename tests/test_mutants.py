@@ -28,8 +28,8 @@ from corpora import remade
 from runs import begin, follow, results
 from tables import npy
 
-import gpunet
-from gpunet import cli, isolation, job, launches, loop, predict, rerun, view
+import gpunet.follow
+from gpunet import isolation, job, launches, loop, predict, rerun, signals, view
 from gpunet.data import formats, limits, parcel, parquet, prepared, schema, windows
 from gpunet.data.npy import read_npy
 from gpunet.device.cpu import Cpu
@@ -545,7 +545,7 @@ def check_each_step_drops_units_of_its_own(folder: Path) -> None:
 def check_each_epoch_has_an_order_of_its_own(folder: Path) -> None:
     planned = job.plan("penguins", {"folds": 0, "device": "cpu", "batch_size": 300})
     config, device = planned.model.config, planned.choice.device
-    taken = loop.training_rows(planned.prepared, config, device, planned.dtype)
+    taken = loop.training_rows(planned.prepared, config, device, planned.config.dtype)
     first, second = (taken.taken(epoch * taken.steps).tolist() for epoch in (0, 1))
     assert sorted(first) == sorted(second)
     assert first != second
@@ -684,7 +684,7 @@ GOING_ON = {
 
 def ready(planned: job.Job, control: loop.Control | None = None) -> loop._Run:
     device, control = planned.choice.device, control or loop.Control()
-    return loop._Run(planned.members, device, planned.dtype, control, ())
+    return loop._Run(planned.members, device, planned.config.dtype, control, ())
 
 
 def table(held: float = 1.0) -> dict[str, list[object]]:
@@ -733,16 +733,17 @@ def check_nothing_moves_after_a_fault(folder: Path) -> None:
 
 
 def check_handlers_set_flags_and_nothing_else(folder: Path) -> None:
-    planned, numbers = begin(folder / "run"), {*cli.ENDING, *cli.SAVING}
+    planned, numbers = begin(folder / "run"), {*signals.ENDING, *signals.SAVING}
     there, before = sorted(os.listdir(folder / "run")), {n: signal.getsignal(n) for n in numbers}
+    planned.control.keep = lambda snapshot: planned.run.save(0, {}, {})
     try:
-        with planned.run, cli._stop_on_signal(planned) as caught:
+        with planned.run, gpunet.follow._stopping(planned.control) as caught:
             signal.raise_signal(signal.SIGUSR1)
             assert (planned.control.save, planned.control.stop) == (True, False)
             signal.raise_signal(signal.SIGTERM)
             assert (planned.control.stop, caught) == (True, [signal.SIGTERM])
             assert sorted(os.listdir(folder / "run")) == there
-            with pytest.raises(cli._Ended):
+            with pytest.raises(signals.Ended):
                 signal.raise_signal(signal.SIGINT)
         assert {n: signal.getsignal(n) for n in numbers} == before
     finally:
@@ -774,18 +775,18 @@ STOPPING = {
     ),
     "a handler that saves": (
         line(
-            cli._stop_on_signal,
-            "planned.control.save = True",
-            "planned.control.save = True; planned.run.save(0, {}, {})",
+            gpunet.follow._stopping,
+            "control.save = True",
+            "control.save = True; control.keep(None)",
         ),
         check_handlers_set_flags_and_nothing_else,
     ),
     "a second signal waits": (
-        line(cli._stop_on_signal, "if caught and number == signal.SIGINT", "if False"),
+        line(gpunet.follow._stopping, "if caught and number == signal.SIGINT", "if False"),
         check_handlers_set_flags_and_nothing_else,
     ),
     "handlers stay": (
-        line(cli._handling, "signal.signal(number, before[number])", "pass"),
+        line(signals.handling, "signal.signal(number, before[number])", "pass"),
         check_handlers_set_flags_and_nothing_else,
     ),
     "the loop does not look": (

@@ -473,6 +473,14 @@ def test_workers_share_a_study(tmp_path: Path) -> None:
     assert found["run"]["run"] == "study/best"
 
 
+def test_json_hides_no_warning(tmp_path: Path) -> None:
+    done = command(tmp_path, "--epochs", "1", "--trials", "1", "--json", "-q")
+    out, err = done.communicate()
+    warnings = json.loads(out)["run"]["warnings"]
+    assert warnings
+    assert err == "".join(f"gpunet: warning: {text}\n" for text in warnings)
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_signal_ends_the_search_and_it_goes_on(tmp_path: Path, workers: str) -> None:
     flags = ("--epochs", "60", "--trials", "200", "--workers", workers, "-q")

@@ -14,7 +14,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from gpunet.errors import InputMissing, NotPermitted, OutputExists, WriteError
+from gpunet.errors import InputMissing, ModelInvalid, NotPermitted, OutputExists, WriteError
 from gpunet.view import finite
 
 TEMPORARY = ".tmp-"
@@ -183,6 +183,19 @@ def missing_is_ours(path: Path | str) -> Iterator[None]:
             yield
         except (FileNotFoundError, NotADirectoryError):
             raise InputMissing(f"{path}: no such file") from None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What is wrong with a file that gpunet wrote, as it is read and parsed, as ours."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputMissing(f"{path}: no such file") from None
+    except PermissionError as reason:
+        raise NotPermitted(f"{path}: {reason.strerror or reason}") from None
+    except (OSError, ValueError, RecursionError) as reason:
+        raise ModelInvalid(f"{path}: cannot be read ({reason})") from None
 
 
 def _temporary(path: Path) -> Path:
