@@ -439,15 +439,14 @@ def importance(
 
     On DATA, or on the rows that the run held out as its test part.
     """
-    from gpunet import importance as weighing
-    from gpunet.device import resolve
+    from gpunet import permutation
 
     source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
     model, source = _model_and_rows(run, data, source, device)
     rows = _answered(model, source, drop_missing_target)
-    found = weighing.importance(model, source, resolve(device).device, repeats, rows)
+    found = permutation.importance(model, source, device, repeats, rows)
     if json:
-        report = {"schema": weighing.SCHEMA, "run": str(run), **_rows_told(source, rows)}
+        report = {"schema": permutation.SCHEMA, "run": str(run), **_rows_told(source, rows)}
         columns = [{**vars(each), "growth": vars(each.growth)} for each in found]
         view.print_json({**report, "columns": columns})
         return
@@ -475,13 +474,12 @@ def slices(
 
     On DATA, or on the rows that the run held out as its test part.
     """
-    from gpunet import slices as slicing
-    from gpunet.device import resolve
+    from gpunet import slicing
 
     source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
     model, source = _model_and_rows(run, data, source, device)
     chosen = _answered(model, source, drop_missing_target)
-    whole, found = slicing.slices(model, source, resolve(device).device, least, most, chosen)
+    whole, found = slicing.slices(model, source, device, least, most, chosen)
     if json:
         report = {"schema": slicing.SCHEMA, "run": str(run), **_rows_told(source, chosen)}
         view.print_json({**report, "all": whole, "slices": [vars(each) for each in found]})
@@ -823,7 +821,7 @@ def _answered(model: Any, source: Any, drop_missing_target: bool) -> Any:
 
 def _rows_told(source: Any, rows: Any) -> dict[str, int]:
     """How many rows a model was looked at on, and of how many those were drawn."""
-    from gpunet.importance import MOST_ROWS
+    from gpunet.permutation import MOST_ROWS
 
     given = source.rows if rows is None else len(rows)
     return {"rows": min(given, MOST_ROWS), "rows_given": given}

@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import ceil, inf
 from pathlib import Path
@@ -31,12 +31,23 @@ from gpunet.errors import Diverged, GpunetError, UsageError, warn
 from gpunet.launches import LaunchList
 from gpunet.loop import Control, Member, Report, Snapshot
 from gpunet.predict import MODEL_FILE, Model
-from gpunet.run import COLUMNS, IDENTITY, SETTINGS, SPLIT, Run, forms, pack
+from gpunet.run import (
+    COLUMNS,
+    IDENTITY,
+    METRICS,
+    SETTINGS,
+    SPLIT,
+    SUMMARY,
+    Run,
+    files,
+    forms,
+    pack,
+)
 from gpunet.signals import handling
 from gpunet.view import finite
 
 SCHEMA = "gpunet.train/1"
-METRICS, TIMING, SUMMARY, FAULT = "metrics.jsonl", "timing.jsonl", "summary.json", "fault"
+TIMING, FAULT = "timing.jsonl", "fault"
 STDIN = "stdin"
 """What data are called that were read there."""
 PASSING = ("steps", "epochs", "rows_per_second", "seconds")
@@ -266,6 +277,8 @@ class Job:
         self._save_model(self.model.network.weights)
         warnings = [*self.prepared.notes, *judged.warnings]
         summary = {**self.summary(), **finite(judged.facts), "warnings": warnings}
+        history = tuple(map(json.loads, self.lines))
+        self.model = replace(self.model, summary=summary, history=history)
         if self.run is not None:
             self.run.write_json(SUMMARY, summary)
             self._status(self.control.ended)
@@ -311,10 +324,11 @@ class Job:
         self.speeds.append(report.rows_per_second)
         if report.best:
             self.best = report
+        self.lines.append(files.line(lasting(report)))
         if self.run is not None:
-            self.lines.append(self.run.append(METRICS, lasting(report)))
             spent = {"rows_per_second": report.rows_per_second, "seconds": self.seconds}
-            self.run.append(TIMING, {"step": report.step, **spent})
+            self.run.append(METRICS, self.lines[-1])
+            self.run.append(TIMING, files.line({"step": report.step, **spent}))
 
     def _keep(self, snapshot: Snapshot) -> None:
         """Commit a checkpoint, and the best model so far."""

@@ -34,7 +34,7 @@ class Repeat:
     out: Path | None
 
 
-@dataclass
+@dataclass(repr=False)
 class Repeats:
     """Several jobs, and what they came to. kind: seeds or cv. models: by `repeat` alone."""
 
@@ -43,6 +43,9 @@ class Repeats:
     runs: list[dict[str, Any]] = field(default_factory=list)
     models: list[Model] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Repeats: {len(self.runs)} of {len(self.jobs)} runs by {self.kind}, see mean>"
 
     def add(self, each: Repeat, summary: Mapping[str, Any]) -> None:
         """Take in the summary of a run."""

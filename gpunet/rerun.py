@@ -19,16 +19,18 @@ from gpunet.config import Config, Settings, gather
 from gpunet.data import BUILTIN
 from gpunet.device import resolve
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError, warn
-from gpunet.job import METRICS, TIMING, Job, lasting
+from gpunet.job import TIMING, Job, lasting
 from gpunet.loop import Report, Snapshot, steps_an_epoch
 from gpunet.predict import MODEL_FILE, Model
 from gpunet.run import (
+    METRICS,
     SETTINGS,
     SPLIT,
     Checkpoint,
     Run,
     files,
     forms,
+    history,
     identity,
     readable,
     unpack,
@@ -181,7 +183,7 @@ def verify(
     epochs = (epochs,) if isinstance(epochs, int) else epochs
     devices = commas.split(devices) if isinstance(devices, str) else devices
     identity(Path(path))
-    recorded = _recorded(Path(path) / METRICS)
+    recorded = history(Path(path))
     wanted = [line for line in recorded if not epochs or line["epoch"] in epochs]
     if missing := set(epochs) - {line["epoch"] for line in wanted}:
         raise UsageError(f"{path}: no record of epoch {min(missing)}", f"{len(recorded):,} are")
@@ -364,7 +366,7 @@ def _write_again(resumed: Job) -> None:
     resumed.run.write(METRICS, "".join(resumed.lines))
     done = 0 if resumed.start is None else resumed.start.step
     spent = [line for line in _timings(resumed.run.path / TIMING) if line["step"] <= done]
-    resumed.run.write(TIMING, "".join(f"{json.dumps(line)}\n" for line in spent))
+    resumed.run.write(TIMING, "".join(map(files.line, spent)))
     resumed.seconds = spent[-1]["seconds"] if spent else 0.0
 
 
@@ -375,13 +377,3 @@ def _timings(path: Path) -> Iterator[dict[str, Any]]:
             with suppress(ValueError, RecursionError):
                 if forms.fits(found := json.loads(line), forms.TIMING):
                     yield found
-
-
-def _recorded(path: Path) -> list[dict[str, Any]]:
-    """The reports of a run; a last line that was cut off is left out."""
-    with files.reading(path):
-        lines = files.read(path).decode().splitlines(keepends=True)
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
-    if not forms.fits(found, [forms.LINE]):
-        raise ModelInvalid(f"{path}: not as gpunet wrote it")
-    return found

@@ -32,10 +32,10 @@ from gpunet.errors import (
     UsageError,
     of_code,
 )
-from gpunet.job import SUMMARY, Job
+from gpunet.job import Job
 from gpunet.loop import Control
 from gpunet.predict import Model
-from gpunet.run import BEST, STUDY, Run, files
+from gpunet.run import BEST, STUDY, SUMMARY, Run, files
 from gpunet.space import Range
 
 SCHEMA = "gpunet.tune/1"

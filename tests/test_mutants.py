@@ -42,11 +42,10 @@ from gpunet.errors import (
     RunBusy,
     WriteError,
 )
-from gpunet.job import SUMMARY
 from gpunet.kernels import dropout, update
 from gpunet.kernels.slots import FAULT, STEP
 from gpunet.predict import MODEL_FILE
-from gpunet.run import Run, checkpoints, directory, files, tensors, unpack
+from gpunet.run import METRICS, SUMMARY, Run, checkpoints, directory, files, tensors, unpack
 
 Apply = Callable[[pytest.MonkeyPatch], None]
 Check = Callable[[Path], None]
@@ -131,7 +130,7 @@ def check_a_link_is_not_written_through(folder: Path) -> None:
         with pytest.raises(WriteError):
             files.write(folder / "a", b"theirs")
     with pytest.raises(WriteError):
-        files.append(folder / "log", {})
+        files.append(folder / "log", files.line({}))
     assert outside.read_bytes() == b"mine"
 
 
@@ -460,7 +459,7 @@ def check_judging_splits_its_work_as_when_resumed(folder: Path) -> None:
 def check_lines_past_the_checkpoint_go(folder: Path) -> None:
     follow(begin(folder / "whole", **LONG))
     follow(begin(folder / "run", **LONG), MIDDLE)
-    with open(folder / "run" / job.METRICS, "a") as file:
+    with open(folder / "run" / METRICS, "a") as file:
         file.write('{"step": 54, "ep')
     follow(rerun.take_up(folder / "run")[0])
     assert results(folder / "run") == results(folder / "whole")
@@ -554,7 +553,7 @@ def check_each_epoch_has_an_order_of_its_own(folder: Path) -> None:
 def check_verify_sees_another_chain(folder: Path) -> None:
     follow(begin(folder / "run"))
     assert [each.wrong for each in rerun.verify(folder / "run", [2])] == [""]
-    place = folder / "run" / job.METRICS
+    place = folder / "run" / METRICS
     lines = [json.loads(each) for each in place.read_text().splitlines()]
     lines[1]["chain"] = "0" * 64
     place.write_text("".join(f"{json.dumps(each)}\n" for each in lines))

@@ -24,9 +24,8 @@ from gpunet.errors import (
     Unavailable,
     UsageError,
 )
-from gpunet.job import METRICS
 from gpunet.predict import MODEL_FILE
-from gpunet.run import SPLIT, Run, checkpoints, pack, unpack
+from gpunet.run import METRICS, SPLIT, Run, checkpoints, pack, unpack
 
 SETTINGS = {
     "device": "cpu",

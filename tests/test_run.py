@@ -99,7 +99,7 @@ def test_a_write_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     found = {"rmse": np.inf, "parts": [1.5, np.nan]}
     run.write_json(tmp_path / "a", found)
-    files.append(tmp_path / "b", found)
+    files.append(tmp_path / "b", files.line(found))
     for name in ("a", "b"):
         assert json.loads((tmp_path / name).read_text()) == {"rmse": None, "parts": [1.5, None]}
 

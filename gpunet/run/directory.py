@@ -33,6 +33,7 @@ from gpunet.run.tensors import pack, unpack
 
 LOCK, SETTINGS, IDENTITY = ".lock", "config.toml", files.IDENTITY
 SPLIT, COLUMNS = "split.safetensors", "schema.json"
+METRICS, SUMMARY = "metrics.jsonl", "summary.json"
 BEFORE = (LOCK, SETTINGS, SPLIT, COLUMNS)
 """What is there before a run is one: `run.json` comes last."""
 RUNS = Path("runs")
@@ -111,9 +112,9 @@ class Run:
         """Put a value into the directory as JSON."""
         files.write_json(self._place / name, value)
 
-    def append(self, name: str, record: Mapping[str, Any]) -> str:
+    def append(self, name: str, line: str) -> None:
         """Add a line to a file of the directory."""
-        return files.append(self._place / name, record)
+        files.append(self._place / name, line)
 
     def status(self, state: str, **facts: Any) -> None:
         """Say what the run is doing, in `status.json`."""
@@ -177,6 +178,31 @@ def identity(path: Path) -> dict[str, Any]:
     if not forms.fits(found, forms.IDENTITY) or not all(map(_is_leg, found["legs"])):
         raise ModelInvalid(f"{path / IDENTITY}: not as gpunet wrote it")
     _refuse_links(path)
+    return found
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    """The reports of a run, from `metrics.jsonl`; a last line that was cut off is left out."""
+    path = path / METRICS
+    if not path.exists():
+        return []
+    with files.reading(path):
+        lines = files.read(path).decode().splitlines(keepends=True)
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+    if not forms.fits(found, [forms.LINE]):
+        raise ModelInvalid(f"{path}: not as gpunet wrote it")
+    return found
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """What a run came to, from `summary.json`; {} where it has not ended yet."""
+    path = path / SUMMARY
+    if not path.exists():
+        return {}
+    with files.reading(path):
+        found = json.loads(files.read(path))
+    if not isinstance(found, dict):
+        raise ModelInvalid(f"{path}: not as gpunet wrote it")
     return found
 
 

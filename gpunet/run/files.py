@@ -53,19 +53,19 @@ def write(path: Path, content: bytes | str) -> None:
         flush_directory(path.parent)
 
 
-def append(path: Path, record: Mapping[str, Any]) -> str:
-    """Add one JSON object as a line, which is returned; numbers that are not finite are null.
+def line(record: Mapping[str, Any]) -> str:
+    """One JSON object as a line; numbers that are not finite are null."""
+    return json.dumps(finite(record), allow_nan=False) + "\n"
 
-    The line is handed to the system, not flushed to the disk.
-    """
-    line = json.dumps(finite(record), allow_nan=False) + "\n"
+
+def append(path: Path, line: str) -> None:
+    """Add a line: handed to the system, not flushed to the disk."""
     with system_errors(path):
         descriptor = os.open(path, ADD, 0o644)
         try:
             _write_all(descriptor, line.encode())
         finally:
             os.close(descriptor)
-    return line
 
 
 def drop_torn_line(path: Path) -> None:
