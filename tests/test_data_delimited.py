@@ -270,6 +270,7 @@ def test_junk_is_read_or_refused_but_never_breaks(junk):
     [
         (pa.ArrowInvalid("Expected 2 columns"), 1, DataError),
         (pa.lib.ArrowException("Failed to launch worker thread"), 2, DataError),
+        (pa.ArrowMemoryError("malloc of size 131136 failed"), 2, MemoryError),
     ],
 )
 def test_only_a_refusal_that_threads_may_be_the_reason_of_is_tried_again(

@@ -323,6 +323,8 @@ def _parse(text: memoryview, delimiter: bytes, cut: Cut, name: str) -> "pa.Table
             reason = error
         if isinstance(reason, pa.ArrowInvalid):  # the text is at fault
             break
+    if isinstance(reason, MemoryError):
+        raise reason
     raise DataError(f"{name}: could not be read as CSV ({reason})")
 
 
