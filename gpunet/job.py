@@ -572,10 +572,7 @@ def location(source: Any, folder: Path | str = ".") -> str | None:
 
 def _absolute(folder: Path | str) -> str:
     """Of a working directory that is gone, the root: nothing could be seen from it."""
-    try:
-        return os.path.abspath(folder)
-    except FileNotFoundError:
-        return os.path.abspath(os.sep)
+    return os.path.abspath(os.path.join(data.here() or os.sep, folder))
 
 
 def read(source: Any, settings: Settings, folder: Path | str) -> Source:

@@ -13,7 +13,7 @@ from typing import Any
 
 from gpunet import job
 from gpunet.config import flag
-from gpunet.data import is_passing
+from gpunet.data import here, is_passing
 from gpunet.errors import UsageError, warn
 from gpunet.loop import Report
 from gpunet.predict import Model
@@ -163,7 +163,7 @@ def repeat(
         for each in found.jobs:
             Run.check(each.out)
     told: set[str] = set()
-    begun = _here()  # `on_report` may go elsewhere
+    begun = Path(here())  # `on_report` may go elsewhere
     for each in found.jobs:
         folder = Path() if files.is_same(Path(), begun) else begun
         planned = job.plan(source, each.flags, config and folder / config, folder)
@@ -178,11 +178,3 @@ def repeat(
         warn(f"{each.label}: {text}" for text in summary["warnings"] if text not in told)
         found.models.append(planned.model)
     return found
-
-
-def _here() -> Path:
-    """The working directory, whole unless it is gone."""
-    try:
-        return Path.cwd()
-    except FileNotFoundError:
-        return Path()

@@ -26,7 +26,7 @@ import safetensors.numpy
 from corpora import parquet as parquet_file
 from corpora import remade
 from runs import begin, follow, results
-from tables import npy
+from tables import ROOM, npy
 
 import gpunet.follow
 from gpunet import isolation, job, launches, loop, predict, rerun, signals, view
@@ -831,7 +831,7 @@ def check_pages_are_summed(folder: Path) -> None:
     content = parquet_file(pa.table({"a": np.arange(999.0)}), **plain)
     at = content.index(np.arange(500.0, 502.0).tobytes())
     with pytest.raises(DataError, match="not a whole Parquet file"):
-        parquet.read_parquet(content[:at] + b"\1" + content[at + 1 :], "t")
+        parquet.read_parquet(content[:at] + b"\1" + content[at + 1 :], "t", ROOM)
 
 
 def check_tables_are_validated(folder: Path) -> None:

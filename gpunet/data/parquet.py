@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpunet.data.cells import is_text, is_view
 from gpunet.data.files import Bytes
-from gpunet.data.limits import automatic, check_fits
+from gpunet.data.limits import check_fits
 from gpunet.data.rows import PER_PLACED_ROW, PER_ROW
 from gpunet.data.source import MAX_ROWS, Source, check_names
 from gpunet.data.words import listed
@@ -99,12 +99,11 @@ class ParquetTable:
         return int(max(fitting, self.num_rows * PER_PLACED_ROW + pages))
 
 
-def read_parquet(data: Bytes, name: str, budget: int | None = None) -> Source:
+def read_parquet(data: Bytes, name: str, budget: int) -> Source:
     """A typed table; raises DataError for anything that is damaged or not plain, and OutOfMemory
     for a table that needs more than `budget` bytes."""
     import pyarrow as pa
 
-    budget = automatic() if budget is None else budget
     file = _open(pa.BufferReader(data), name)
     check_fits(name, _unpacked(file), budget, "name a file: it is read bit by bit")
     unfit = _unfit(file.schema_arrow, name)

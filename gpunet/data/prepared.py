@@ -6,7 +6,8 @@ Everything that is fitted is fitted on the training part alone. Refuses to guess
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from types import MappingProxyType
@@ -250,11 +251,9 @@ def _twice(
         return duplicates(data)
     held = [groups_of(source, name, rows) for rows in (parts.validation, parts.test)]
     for part, other in others.items():
-        try:
+        with _naming(part):
             check_columns(other, [name])
             held.append(groups_of(other, name, np.arange(other.rows)))
-        except DataError as error:
-            raise DataError(f"{part} part: {error.message}", error.hint) from None
     groups = overlap(name, groups_of(source, name, parts.train), np.concatenate(held))
     return [*groups, *duplicates(data)]
 
@@ -482,19 +481,26 @@ def _three(held: Mapping[str, Dataset]) -> tuple[Dataset, Dataset | None, Datase
 def _other_parts(
     schema: Schema, others: Mapping[str, Source], drop_missing: bool
 ) -> dict[str, Dataset]:
-    """The parts that have a source of their own; raises DataError, which names the part."""
+    """The parts that have a source of their own."""
     held, target = {}, schema.target
     for part, source in others.items():
-        try:
+        with _naming(part):
             if source.table is not None:
                 check_columns(source, [*target.names, *filter(None, [target.weight])])
             answers = read_answers(source, target.names, target.task in CLASSES)
             kept, weights = _kept(source, answers, drop_missing, target.weight)
             x, _ = schema.encode_rows(source, kept)
             held[part] = _dataset(schema, source, answers, weights, kept, x)
-        except DataError as error:
-            raise DataError(f"{part} part: {error.message}", error.hint) from None
     return held
+
+
+@contextmanager
+def _naming(part: str) -> Iterator[None]:
+    """A DataError of a part that has a source of its own names it."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{part} part: {error.message}", error.hint) from None
 
 
 def _weighed(
