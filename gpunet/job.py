@@ -50,6 +50,8 @@ SCHEMA = "gpunet.train/1"
 TIMING, FAULT = "timing.jsonl", "fault"
 STDIN = "stdin"
 """What data are called that were read there."""
+IN_MEMORY = "(in memory)"
+"""What a setting says that was an object: a part of one's own."""
 PASSING = ("steps", "epochs", "rows_per_second", "seconds")
 
 
@@ -426,13 +428,14 @@ def plan(
     `flags` are settings by name, `file` a TOML file of them; their paths are seen from `folder`.
     """
     settings = auto.with_memory(settle(source, flags, file))
+    parts = own_parts(flags)
     choice = auto.asked(settings)  # what is not there is told before data are read
     if choice is not None:
         auto.set_up(settings, choice.device)
     place = location(source, folder)
     source = read(source, settings, folder)
     settings = auto.with_encoding(presets.of_data(settings, source))
-    prepared = _prepared(source, settings, folder)
+    prepared = _prepared(source, settings, folder, parts)
     settings = presets.of_network(settings, prepared.schema.target.task, prepared.train.rows)
     settings, choice, members, rows_bytes = _decided(settings, prepared, choice)
     if choice.device.kind == "cpu":
@@ -473,8 +476,10 @@ def _check_steps(config: Config, rows: int) -> None:
     memory.check_steps(asked, loop.steps_in_all(config, rows))
 
 
-def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepared:
-    """The data as settings say; paths among them are seen from `folder`."""
+def _prepared(
+    source: Source, settings: Settings, folder: Path | str, own: Mapping[str, Any]
+) -> Prepared:
+    """The data as settings say, paths among them seen from `folder`; `own` parts were given."""
     config = settings.config
     _check_test(source, settings)
     return data.prepare(
@@ -486,8 +491,8 @@ def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepare
         na=config.na,
         decimal=config.decimal,
         task=_task(config),
-        validation=0.0 if config.folds else _part(config.validation, settings, folder),
-        test=fold(config.test_fold) if config.test_fold else _part(config.test, settings, folder),
+        validation=0.0 if config.folds else _part("validation", settings, folder, own),
+        test=fold(config.test_fold) if config.test_fold else _part("test", settings, folder, own),
         split_column=config.split_column,
         weight=config.weight,
         class_weight=config.class_weight,
@@ -521,7 +526,9 @@ def train(
     source: a pyarrow, pandas or polars table, a dict of columns, a tuple of arrays (x (n, …),
     y (n,)) or of a table and the target y (n,), a path, or a name of `gpunet data list`. target:
     the column to predict. out: a run directory to save to. config: a TOML file of settings.
-    Other settings are those that `gpunet train --help` lists, as epochs=50, batch_size=64.
+    on_report: is called with each Report; print shows them.
+    Other settings are those that `gpunet train --help` lists, as epochs=50, batch_size=64;
+    validation and test may be data of their own, as source is.
     Raises the errors of gpunet.errors; warns of the data and of the model by its GpunetWarning.
     """
     flags = with_target(target, settings)
@@ -543,7 +550,18 @@ def with_target(target: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def settle(source: Any, flags: Mapping[str, Any], file: Path | str | None) -> Settings:
     """The settings of a run on a source, checked, with what is `auto` still open."""
-    return gather(flags, file, _recipe(source))
+    said = dict.fromkeys(own_parts(flags), IN_MEMORY)
+    return gather({**flags, **said}, file, _recipe(source))
+
+
+def own_parts(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts that were given as objects."""
+    return {name: flags[name] for name in ("validation", "test") if _is_object(flags.get(name))}
+
+
+def _is_object(value: Any) -> bool:
+    is_known = isinstance(value, (tuple, Mapping, Source)) or hasattr(value, "__arrow_c_stream__")
+    return is_known or np.ndim(value) > 0
 
 
 def _recipe(source: Any) -> Mapping[str, Any]:
@@ -601,5 +619,14 @@ def _check_test(source: Source, settings: Settings) -> None:
             raise UsageError(f"{source.title} has a test part of its own", hint)
 
 
-def _part(value: float | str, settings: Settings, folder: Path | str) -> float | Source:
-    return read(value, settings, folder) if isinstance(value, str) else value
+def _part(
+    name: str, settings: Settings, folder: Path | str, own: Mapping[str, Any]
+) -> float | Source:
+    """A share of the rows, or what holds the part."""
+    value = own.get(name, getattr(settings.config, name))
+    if isinstance(value, float):
+        return value
+    if isinstance(value, str) and value == IN_MEMORY:
+        hint = f"give it again: gpunet.resume(run, data, {name}=…)"
+        raise UsageError(f"the {name} part was in memory", hint)
+    return read(value, settings, folder)

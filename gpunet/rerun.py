@@ -6,10 +6,11 @@ checkpoints their hashes and the shapes of the network.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,14 @@ def is_run(path: object) -> bool:
     return isinstance(path, (str, Path)) and os.path.isfile(Path(path) / job.IDENTITY)
 
 
-def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job:
-    """The job of a run, from its settings and its data (or `data`, where they have moved).
+def reopen(
+    path: Path | str,
+    data: Any = None,
+    device: str | None = None,
+    parts: Mapping[str, Any] = MappingProxyType({}),
+) -> Job:
+    """The job of a run, from its settings and its data (or `data`, where they have moved), with
+    `parts` that were given beside them.
 
     The data are seen from here; other files of its settings from where the run was begun.
     """
@@ -79,9 +86,10 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
     config = settings_of(path).config
     for name in ("validation", "test"):
         part = getattr(config, name)
-        if isinstance(part, str) and (place := job.location(part, found["folder"])):
+        is_file = isinstance(part, str) and part != job.IN_MEMORY
+        if is_file and (place := job.location(part, found["folder"])):
             check_there(path, place, "bring it back", f"its --{name} file is")
-    flags = {} if device is None else _for(device, config)
+    flags = {**({} if device is None else _for(device, config)), **parts}
     try:
         reopened = job.plan(source, flags, path / SETTINGS, found["folder"])
     except OutOfMemory as fault:  # its settings are what they were
@@ -127,19 +135,28 @@ def resume(
     device: str | None = None,
     allow_inexact: bool = False,
     on_report: Callable[[Report], None] | None = None,
+    validation: Any = None,
+    test: Any = None,
 ) -> Model:
     """Go on with a run where its newest checkpoint is, and return the model.
 
     Bit for bit as if it had never ended, in the same environment; else with a warning. data: the
-    data of the run, where they are not in their place. epochs: `+50` adds epochs behind the last,
+    data of the run, where they are not in their place; validation, test: parts that were data of
+    their own. epochs: `+50` adds epochs behind the last,
     through a schedule of their own. Raises RunBusy, and ModelInvalid where data or settings have
     changed (unless `allow_inexact`).
     """
-    resumed, notes = take_up(run, data, epochs, device, allow_inexact)
+    resumed, notes = take_up(run, data, epochs, device, allow_inexact, _parts(validation, test))
     warn(notes)
     assert resumed.run is not None
     with resumed.run:
         return resumed.follow(on_report)
+
+
+def _parts(validation: Any, test: Any) -> dict[str, Any]:
+    """Those that are given."""
+    given = {"validation": validation, "test": test}
+    return {name: part for name, part in given.items() if part is not None}
 
 
 def take_up(
@@ -148,11 +165,12 @@ def take_up(
     more: str | None = None,
     device: str | None = None,
     allow_inexact: bool = False,
+    parts: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Job, list[str]]:
     """The job that `resume` runs, and warnings; its run directory is held until it is closed."""
     held = Run.open(path)
     try:
-        resumed = reopen(path, data, device)
+        resumed = reopen(path, data, device, parts)
         resumed.run = held
         notes = differences(resumed, held.path)
         if notes and not allow_inexact:
@@ -173,13 +191,17 @@ def verify(
     epochs: int | Sequence[int] = (),
     devices: str | Sequence[str] = (),
     data: Any = None,
+    validation: Any = None,
+    test: Any = None,
 ) -> list[Compared]:
     """Make epochs of a run again and compare: every report's hash chain and numbers.
 
     epochs: one, several, or all when empty; each is reached from the newest checkpoint before it,
     else from the start. devices: each in turn; on others than the run's own the losses are compared
-    within TOLERANCE, as they are in an environment that differs from the run's.
+    within TOLERANCE, as they are in an environment that differs from the run's. data, validation,
+    test: as `resume` takes them.
     """
+    parts = _parts(validation, test)
     epochs = (epochs,) if isinstance(epochs, int) else epochs
     devices = commas.split(devices) if isinstance(devices, str) else devices
     identity(Path(path))
@@ -192,14 +214,19 @@ def verify(
     return [
         each
         for device in devices or (None,)
-        for each in _compare(Path(path), wanted, device, data, is_whole=not epochs)
+        for each in _compare(Path(path), wanted, device, data, parts, is_whole=not epochs)
     ]
 
 
 def _compare(
-    path: Path, wanted: list[dict[str, Any]], device: str | None, data: Any, is_whole: bool
+    path: Path,
+    wanted: list[dict[str, Any]],
+    device: str | None,
+    data: Any,
+    parts: Mapping[str, Any],
+    is_whole: bool,
 ) -> Iterator[Compared]:
-    again = reopen(path, data, device)
+    again = reopen(path, data, device, parts)
     if changed := differences(again, path):
         raise ModelInvalid(changed[0], "bring back what the run was trained with")
     unlike = "; ".join(_unlike(again, path))

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from gpunet import auto, isolation, job, loop, predict, rerun, space
-from gpunet.config import Settings
+from gpunet.config import Settings, flag
 from gpunet.data import is_passing
 from gpunet.data.limits import automatic
 from gpunet.errors import (
@@ -129,6 +129,8 @@ class Tuner:
         self.out, self.wanted, self.workers = Path(out), trials, workers
         self.control = Control()
         self.given, self.flags, self.file = source, dict(flags), file
+        if own := job.own_parts(flags):
+            raise UsageError(f"{flag(next(iter(own)))}: a study wants a share or a file")
         if min(trials, workers) < 1:
             raise UsageError("--trials and --workers want 1 or more")
         if workers > 1 and job.location(source) is None:

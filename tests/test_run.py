@@ -73,7 +73,7 @@ def test_a_run_keeps_its_place_as_the_process_goes_elsewhere(
         for at, shown in ((tmp_path, "run/taken"), (tmp_path / "run", tmp_path / "run/taken")):
             monkeypatch.chdir(at)
             made.save(1, TENSORS, STATE)
-            made.append("log", STATE)
+            made.append("log", files.line(STATE))
             made.status("running")
             with pytest.raises(WriteError, match=f"^{shown}: Is a directory"):
                 made.write("taken", "x")
