@@ -141,7 +141,9 @@ class Tuner:
             raise UsageError("trials are judged on a validation part", "set --validation")
         self.space, self.default = space.space(asked, self.first)
         if not self.space:
-            raise UsageError("nothing is left to search: every setting was given")
+            raise UsageError(
+                "nothing is left to search: every setting was given", "leave some of them out"
+            )
         self.source = _read(source, self.first.settings)
         self.run = None if held else self._hold()
         self.deadline = None if seconds is None else time.monotonic() + seconds

@@ -67,6 +67,14 @@ def test_given_settings_stay_and_others_are_searched(tmp_path: Path) -> None:
     assert len({trial.settings["lr"] for trial in found}) == 3
 
 
+def test_what_a_file_gives_stays_though_it_is_the_default(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('dropout = 0.0\nlr = "auto"\n')
+    first = job.plan("penguins", SMALL, tmp_path / "run.toml")
+    found, _ = space.space(job.settle("penguins", SMALL, tmp_path / "run.toml"), first)
+    assert "dropout" not in found
+    assert "lr" in found
+
+
 def test_a_directory_that_is_no_study_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(OutputExists, match=r"there already; name another study with -o$"):
