@@ -48,7 +48,7 @@ class Command(TyperCommand):
             own = "Arguments" if each.param_type_name == "argument" else "Options"
             panel = getattr(each, "rich_help_panel", None) or own
             if (row := each.get_help_record(ctx)) is not None:
-                panels.setdefault(panel, []).append((row[0].lstrip(" /"), row[1]))
+                panels.setdefault(panel, []).append(row)
         for panel, rows in panels.items():
             with formatter.section(panel):
                 formatter.write_dl(rows, col_max=30 if formatter.width > NARROW else 4)
@@ -159,11 +159,12 @@ def _fault(fault: Any, values: dict[str, Any]) -> UsageError:
 
 def _option(each: "Field[Any]") -> Parameter:
     is_switch = each.type in (bool, Switch)
-    names = _switch(each) if is_switch else [flag(each.name)]
+    name = flag(each.name)
+    names = [f"{name}/{flag('no_' + each.name)}" if is_switch else name]
     names += [SHORT[each.name]] if each.name in SHORT else []
     option = typer.Option(
         *names,
-        help=each.metadata["help"] + ("" if is_switch else _choices(each) + _default(each)),
+        help=each.metadata["help"] + _choices(each) + _default(each),
         rich_help_panel=each.metadata["panel"],
         show_default=False,
         metavar=None if is_switch else _metavar(each.type),
@@ -173,12 +174,6 @@ def _option(each: "Field[Any]") -> Parameter:
     return Parameter(each.name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _switch(each: "Field[Any]") -> list[str]:
-    """The flags of yes and no; of what is on unless told otherwise the second alone."""
-    no = flag("no_" + each.name)
-    return [f" /{no}"] if each.default is True else [f"{flag(each.name)}/{no}"]
-
-
 def _choices(each: "Field[Any]") -> str:
     words = get_args(each.type)
     is_closed = words and all(isinstance(word, str) for word in words)
@@ -186,6 +181,8 @@ def _choices(each: "Field[Any]") -> str:
 
 
 def _default(each: "Field[Any]") -> str:
+    if each.type is bool:
+        return " Default: on." if each.default else ""
     return "" if each.default in (None, ()) else f" Default: {each.default}."
 
 
