@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, fields
 from difflib import get_close_matches
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, getdoc, signature
 from shlex import quote
 from typing import Annotated, Any, get_args
 
@@ -30,6 +30,10 @@ WHOLE = 1000
 NARROW, WIDE = 60, 100
 """Columns of a terminal: below the first the help says what an option means under its name, and
 above the second it leaves the rest free."""
+DEFAULTS = """
+Defaults are those of arrays, and of --preset plain. A table gets other values, its preset's, for
+settings that are left open; config.toml in the run says which.
+"""
 DEBUG = "--debug"
 """An option of gpunet itself, which may stand behind a command as well."""
 
@@ -96,11 +100,13 @@ def _width() -> int:
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace `**settings` in a command's signature by one option a setting, None if not given."""
+    """Replace `**settings` in a command's signature by one option a setting, None if not given; the
+    command's help says whose their defaults are."""
     own = [p for p in signature(command).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
     argument, *rest = own
     rest = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in rest]
     options = [_option(each) for each in fields(Config)]
+    command.__doc__ = f"{getdoc(command)}\n{DEFAULTS}"
     command.__signature__ = Signature([argument, *options, *rest])  # type: ignore[attr-defined]
     return command
 

@@ -625,9 +625,11 @@ def test_a_result_for_a_closed_stdout_is_exit_74(arguments: list[str]) -> None:
 def test_the_help_cuts_no_name(cli, monkeypatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     for command in ("train", "tune", "plan"):
-        words = set(cli(command, "--help").out.split())
+        text = " ".join(cli(command, "--help").out.split())
+        words = set(text.split())
         assert words >= {flag(each.name) for each in fields(Config)}
         assert words >= {"--no-shuffle", "--no-header", "--out", "--json"} or command == "plan"
+        assert "Defaults are those of arrays, and of --preset plain" in text
     for line in cli("train", "--help").out.splitlines():
         is_whole = "gpunet train" in line or " / --no-" in line
         assert is_whole or len(line) <= max(width, 32)
