@@ -178,7 +178,7 @@ class Config:
         "auto", DATA, "Inputs of a table by mean and deviation, or by quartiles and clipped softly."
     )
     one_hot_levels: Annotated[int, Interval(ge=1, le=64)] | Literal["auto", "all"] = _setting(
-        "auto", DATA, "Categories with more levels take an embedding."
+        "auto", DATA, "Categories with more levels, 1 to 64, take an embedding; all: none does."
     )
     value_embedding: ValueEmbedding = _setting(
         "none",
