@@ -17,6 +17,7 @@ from gpunet.errors import UsageError
 from gpunet.presets import (
     CLASSES,
     COMMON,
+    COUNTS,
     DATA,
     FEW,
     MANY,
@@ -243,6 +244,16 @@ def test_the_page_of_the_recipe_says_what_the_presets_set() -> None:
     told = [tuple(each.partition(" ")[::2]) for row in flags for each in row]
     wanted = [item for part in (DATA, COMMON, CLASSES, NUMBERS) for item in part.items()]
     assert sorted(told) == sorted((n.replace("_", "-"), as_given(value)) for n, value in wanted)
+
+
+def test_the_page_of_the_recipe_says_where_counts_differ_from_numbers() -> None:
+    rows = {name: row for row in PIECES for name in re.findall(r"`--([a-z-]+)", row[1])}
+    assert {n for n, row in rows.items() if "ounts" in row[0]} == COUNTS.keys()
+    differing = {n for n in COUNTS if COUNTS[n] != NUMBERS[n]}
+    assert (
+        differing == {n for n, row in rows.items() if "of classes and counts" in row[0]} == {"lr"}
+    )
+    assert COUNTS["lr"] == CLASSES["lr"]
 
 
 def test_the_page_of_the_recipe_says_what_each_preset_spends() -> None:
