@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -218,6 +218,8 @@ class Tuner:
         if place.exists() and known not in (None, best.number):
             files.rename(place, self.out / f"{BEST}-trial{known}")
         planned = job.plan(self.given, {**self.flags, **best.settings}, self.file)
+        settings, found = planned.settings, dict.fromkeys(best.settings, f"trial {best.number}")
+        planned.settings = replace(settings, origin={**settings.origin, **found})
         self.run.write_json(STUDY, {**self._identity(), "best": best.number})
         planned.begin(Run.create(place, planned.name))
         return planned, list(planned.prepared.notes)

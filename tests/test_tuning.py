@@ -176,6 +176,10 @@ def test_the_best_is_a_run_and_meets_the_test_part_once(
     again.follow()
     assert again.finish()["metrics"] == summary["metrics"]
     assert rerun.reopen(out / "best").settings.config.lr == best.settings["lr"]
+    lines = (out / "best" / "config.toml").read_text().splitlines()
+    origins = {line.partition(" ")[0]: line.rpartition("  # ")[2] for line in lines}
+    assert origins["epochs"] == "flag"
+    assert {origins[name] for name in best.settings} == {f"trial {best.number}"}
     assert summary["metrics"]["validation"]["log_loss"] == pytest.approx(best.value)
     np.testing.assert_array_equal(model.predict("penguins"), again.model.predict("penguins"))
     judged.clear()
