@@ -231,8 +231,7 @@ def tune(
     _start_reader(data)
     from gpunet import tuning
 
-    seconds = _seconds(timeout)
-    tuner = tuning.Tuner(data, _given(given), config, out, trials, seconds, workers)
+    tuner = tuning.Tuner(data, _given(given), config, out, trials, timeout, workers)
     try:
         _search(tuner, quiet)
         _train_best(tuner, json, quiet)
@@ -963,19 +962,6 @@ def _shortened(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return ",".join(map(_shortened, value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _seconds(text: str | None) -> float | None:
-    from gpunet.config import pace
-
-    if text is None:
-        return None
-    found: int | float = 0
-    with suppress(ValueError):
-        found = pace(text)
-    if not isinstance(found, float):
-        raise UsageError(f"--timeout {text}: must be a time above 0, such as 30s, 10m, 2h")
-    return found
 
 
 def _show_columns(planned: "Job") -> None:
