@@ -207,8 +207,7 @@ def tune(
     _start_reader(data)
     from gpunet import tuning
 
-    seconds = _seconds(timeout)
-    tuner = tuning.Tuner(data, _given(given), config, out, trials, seconds, workers)
+    tuner = tuning.Tuner(data, _given(given), config, out, trials, timeout, workers)
     try:
         follow.tune(tuner, json, quiet)
     finally:
@@ -725,19 +724,6 @@ def _numbers(text: str | None, name: str) -> list[int]:
         return [int(part) for part in text.split(",")] if text else []
     except ValueError:
         raise UsageError(f"{name} {text}: must be whole numbers with commas") from None
-
-
-def _seconds(text: str | None) -> float | None:
-    from gpunet.config import pace
-
-    if text is None:
-        return None
-    found: int | float = 0
-    with suppress(ValueError):
-        found = pace(text)
-    if not isinstance(found, float):
-        raise UsageError(f"--timeout {text}: must be a time above 0, such as 30s, 10m, 2h")
-    return found
 
 
 def _measured(found: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:

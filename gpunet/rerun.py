@@ -206,11 +206,14 @@ def verify(
     devices = commas.split(devices) if isinstance(devices, str) else devices
     identity(Path(path))
     recorded = history(Path(path))
+    if not recorded:
+        raise ModelInvalid(f"{path}: no epoch was finished: nothing to compare")
     wanted = [line for line in recorded if not epochs or line["epoch"] in epochs]
     if missing := set(epochs) - {line["epoch"] for line in wanted}:
-        raise UsageError(f"{path}: no record of epoch {min(missing)}", f"{len(recorded):,} are")
-    if not wanted:
-        raise ModelInvalid(f"{path}: no epoch was finished: nothing to compare")
+        first = min(missing)
+        nearest = min((line["epoch"] for line in recorded), key=lambda epoch: abs(epoch - first))
+        hint = f"the nearest of {len(recorded):,} is {nearest}"
+        raise UsageError(f"{path}: no record of epoch {first}", hint)
     return [
         each
         for device in devices or (None,)

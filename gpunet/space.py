@@ -80,7 +80,8 @@ def settings(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
 def _is_free(name: str, asked: Settings, first: Job) -> bool:
     setting, config = SETTING.get(name, name), asked.config
     has_layers = first.config.hidden != ()
-    if asked.given(setting) or (name in OF_LAYERS and not has_layers):
+    is_given = not asked.is_open(setting) and getattr(config, setting) != "auto"
+    if is_given or (name in OF_LAYERS and not has_layers):
         return False
     if not presets.has_meaning(setting, config):
         return False

@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from gpunet import auto, isolation, job, loop, predict, rerun, space
-from gpunet.config import Settings, flag
+from gpunet.config import Settings, flag, pace
 from gpunet.data import is_passing
 from gpunet.data.limits import automatic
 from gpunet.errors import (
@@ -108,9 +109,9 @@ class Journal:
 class Tuner:
     """A study of a job with some settings; its directory is held until `close`.
 
-    source, flags, file: as of `job.plan`. trials: how many are wanted in all. seconds: no trial
-    begins later, counted from where the study is ready. Once `control.stop` is set, the trial in
-    hand ends, to be made again another time.
+    source, flags, file: as of `job.plan`. trials: how many are wanted in all. timeout: seconds, or
+    a time such as 10m, counted from where the study is ready; no trial begins later. Once
+    `control.stop` is set, the trial in hand ends, to be made again another time.
     Raises Unavailable without Optuna, UsageError where nothing can be searched or judged.
     """
 
@@ -121,10 +122,11 @@ class Tuner:
         file: Path | str | None,
         out: Path | str,
         trials: int = TRIALS,
-        seconds: float | None = None,
+        timeout: float | str | None = None,
         workers: int = 1,
         held: bool = False,
     ) -> None:
+        seconds = _seconds(timeout)
         self.optuna = _optuna()
         self.out, self.wanted, self.workers = Path(out), trials, workers
         self.control = Control()
@@ -143,7 +145,9 @@ class Tuner:
             raise UsageError("trials are judged on a validation part", "set --validation")
         self.space, self.default = space.space(asked, self.first)
         if not self.space:
-            raise UsageError("nothing is left to search: every setting was given")
+            raise UsageError(
+                "nothing is left to search: every setting was given", "leave some of them out"
+            )
         self.source = _read(source, self.first.settings)
         self.run = None if held else self._hold()
         self.deadline = None if seconds is None else time.monotonic() + seconds
@@ -218,6 +222,8 @@ class Tuner:
         if place.exists() and known not in (None, best.number):
             files.rename(place, self.out / f"{BEST}-trial{known}")
         planned = job.plan(self.given, {**self.flags, **best.settings}, self.file)
+        settings, found = planned.settings, dict.fromkeys(best.settings, f"trial {best.number}")
+        planned.settings = replace(settings, origin={**settings.origin, **found})
         self.run.write_json(STUDY, {**self._identity(), "best": best.number})
         planned.begin(Run.create(place, planned.name))
         return planned, list(planned.prepared.notes)
@@ -252,21 +258,27 @@ class Tuner:
     def _hold(self) -> Run:
         """The study's directory: a new one, or one that was begun with the same data and
         settings."""
-        if not os.path.isfile(self.out / STUDY):
-            try:
-                run = Run.create(self.out, self.first.name)
-            except OutputExists as fault:
-                raise OutputExists(fault.message, "name another study with -o") from None
-            run.write_json(STUDY, self._identity())
-            return run
-        with files.system_errors(self.out):
-            run = Run(self.out)
-        known, own = self._known(), self._identity()
-        if {**known, "best": None} != {**own, "best": None}:
+        is_begun = os.path.isfile(self.out / STUDY)
+        try:
+            with files.system_errors(self.out):
+                run = Run(self.out) if is_begun else Run.create(self.out, self.first.name)
+        except OutputExists as fault:
+            raise OutputExists(fault.message, "name another study with -o") from None
+        try:
+            if is_begun:
+                self._check_own()
+            else:
+                run.write_json(STUDY, self._identity())
+        except BaseException:
             run.close()
+            raise
+        return run
+
+    def _check_own(self) -> None:
+        """Refuse a study of other data or settings."""
+        if {**self._known(), "best": None} != {**self._identity(), "best": None}:
             hint = "give those, or name another study with -o"
             raise UsageError(f"{self.out}: was begun with other data or settings", hint)
-        return run
 
     def _identity(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **self.first.fingerprints()}
@@ -412,7 +424,7 @@ class Tuner:
             "file": self.file,
             "out": self.out,
             "trials": self.wanted,
-            "seconds": seconds,
+            "timeout": seconds,
         }
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", SERVE],
@@ -450,7 +462,7 @@ def tune(
     *,
     out: Path | str,
     trials: int = TRIALS,
-    timeout: float | None = None,
+    timeout: float | str | None = None,
     workers: int = 1,
     config: Path | str | None = None,
     on_trial: Callable[[Trial], None] | None = None,
@@ -459,8 +471,9 @@ def tune(
     """Search for better settings than the defaults, and return the model of the best.
 
     As `train`; settings that are given stay as they are. out: the study's directory; the same call
-    goes on with it, until `trials` are made in all. timeout: seconds after which no trial begins.
-    Its `best` is a run directory. Raises the errors of train, and Unavailable without Optuna.
+    goes on with it, until `trials` are made in all. timeout: seconds, or a time such as
+    10m, after which no trial begins. Its `best` is a run directory. Raises the errors of train,
+    and Unavailable without Optuna.
     """
     flags = job.with_target(target, settings)
     tuner = Tuner(source, flags, config, out, trials, timeout, workers)
@@ -498,6 +511,16 @@ def _optuna() -> ModuleType:
         raise Unavailable(f"tune needs Optuna ({reason})", hint) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
+
+
+def _seconds(timeout: float | str | None) -> float | None:
+    """A --timeout as seconds. Raises UsageError for what is no time."""
+    if timeout is None or (isinstance(timeout, Real) and timeout >= 0):
+        return timeout
+    with suppress(ValueError):
+        if isinstance(found := pace(str(timeout)), float):
+            return found
+    raise UsageError(f"--timeout {timeout}: must be a time above 0, such as 30s, 10m, 2h")
 
 
 def _read(source: Any, settings: Settings) -> Any:
