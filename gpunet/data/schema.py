@@ -12,23 +12,14 @@ from typing import Any
 import numpy as np
 
 from gpunet.commas import split
+from gpunet.data.answers import Answer, check_present, read_answers, unanswered
 from gpunet.data.cells import read_cells
 from gpunet.data.columns import Column, Writer
 from gpunet.data.rows import RowFile, Rows
 from gpunet.data.saved import column_of, floats, need, plain, record, sequence, target_of, texts
 from gpunet.data.source import Source
 from gpunet.data.stream import spool
-from gpunet.data.targets import (
-    CLASSES,
-    Answer,
-    Target,
-    check_present,
-    decode_answers,
-    decode_values,
-    encode_answers,
-    read_answers,
-    unanswered,
-)
+from gpunet.data.targets import CLASSES, Target, decode_answers, decode_values, encode_answers
 from gpunet.data.weights import counting, read_weights, scaled
 from gpunet.data.words import HEADERLESS, closest, like_data, listed, option
 from gpunet.errors import DataError, ModelInvalid
