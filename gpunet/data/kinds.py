@@ -92,7 +92,7 @@ class Observer:
             answer.numbers if has_order and answer.numbers is not None else answer.codes
             for answer in answers
         ]
-        self.sample = _evenly(train, MOST_ROWS)
+        self.sample = evenly(train, MOST_ROWS)
         self.names = [answer.name for answer in answers]
         self.has_order = has_order
         self.ranked: tuple[np.ndarray, list[np.ndarray]] = np.zeros(0), []
@@ -150,7 +150,7 @@ class Observer:
         """A warning where one column all but gives a target away, on at most SAMPLE rows."""
         if len(rows) < max(ENOUGH_ROWS, len(self.train) // 2):
             return []
-        rows = _evenly(rows, SAMPLE)
+        rows = evenly(rows, SAMPLE)
         values, is_category = cells.values[rows], cells.kind == "category"
         if not self.has_order:
             how = "tells the classes of {} apart"
@@ -174,7 +174,7 @@ class Observer:
         return self.ranked[1]
 
 
-def _evenly(values: np.ndarray, most: int) -> np.ndarray:
+def evenly(values: np.ndarray, most: int) -> np.ndarray:
     """At most so many of some values, at equal distances."""
     return values[:: max(1, -(-len(values) // most))]
 
@@ -232,7 +232,7 @@ def looks(cells: Cells, known: np.ndarray, total: int) -> tuple[str, str, float]
         return kind, f"{noun} like {_shown(cells, known[0])}; {ends}", sure
     is_whole = not np.any(known % 1)
     is_few = is_whole and not cells.loses_digits
-    if is_few and len(np.unique(_evenly(known, SAMPLE))) <= FEW >= len(np.unique(known)):
+    if is_few and len(np.unique(evenly(known, SAMPLE))) <= FEW >= len(np.unique(known)):
         few = counted(len(np.unique(known)), "different whole number")
         return "ordinal", f"{few} {ends}", sure * FEW_SURE
     if _rises(known) and is_whole:
