@@ -7,18 +7,17 @@ import pyarrow as pa
 import pytest
 from tables import columns
 
+from gpunet.data.answers import check_present, read_answers
 from gpunet.data.source import Source
 from gpunet.data.targets import (
     Aim,
     Target,
-    check_present,
     choose_task,
     decode_answers,
     decode_values,
     doubts,
     encode_answers,
     fit_target,
-    read_answers,
 )
 from gpunet.errors import DataError, UsageError
 

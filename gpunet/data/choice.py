@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpunet.config import VALUES_HINT
+from gpunet.data.answers import array_names
 from gpunet.data.kinds import check_types
 from gpunet.data.schema import check_columns
 from gpunet.data.source import Source, check_fit
 from gpunet.data.split import Ways
-from gpunet.data.targets import array_names
 from gpunet.data.words import HEADERLESS, like_data, listed, option
 from gpunet.errors import DataError, UsageError
 from gpunet.sizes import counted

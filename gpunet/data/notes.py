@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gpunet.data.answers import Answer
 from gpunet.data.columns import ALIKE, ALMOST_NAMES, CONSTANT, EMPTY, NAMES
 from gpunet.data.schema import Schema
-from gpunet.data.targets import CLASSES, FEW, Answer
+from gpunet.data.targets import CLASSES, FEW
 from gpunet.data.words import is_formula, listed, quoted
 from gpunet.errors import DataError
 from gpunet.sizes import counted

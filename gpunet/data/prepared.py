@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.data.answers import Answer, check_present, read_answers, unanswered
 from gpunet.data.cells import EXACT, LOST_DIGITS, Cells, unmet
 from gpunet.data.choice import feature_names, target_names
 from gpunet.data.columns import (
@@ -36,18 +37,14 @@ from gpunet.data.split import Fold, Parts, Ways, fold_of, groups_of, overlap
 from gpunet.data.targets import (
     CLASSES,
     Aim,
-    Answer,
     Target,
     check_counts,
     check_positive,
-    check_present,
     check_transform,
     choose_task,
     doubts,
     encode_answers,
     fit_target,
-    read_answers,
-    unanswered,
 )
 from gpunet.data.weights import class_factors, counting, scaled
 from gpunet.data.words import listed, option
