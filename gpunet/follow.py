@@ -43,10 +43,9 @@ def train(planned: "Job", out: Path | None, json: bool, quiet: bool) -> None:
 
 def resume(planned: "Job", notes: list[str], json: bool, quiet: bool) -> None:
     """A run that was taken up, to its end."""
-    assert planned.run is not None
     if planned.is_over:
         notes = [*notes, "nothing is left to train; --epochs +N adds N epochs"]
-    with _stopping(planned.control) as caught, planned.run:
+    with _stopping(planned.control) as caught, planned.held:
         _train(planned, caught, json, quiet, notes)
 
 
@@ -238,8 +237,7 @@ def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
     notes: list[str] = []
     if summary is None:
         planned, notes = tuner.best_job(best)
-        assert planned.run is not None
-        with _stopping(planned.control) as caught, planned.run:
+        with _stopping(planned.control) as caught, planned.held:
             summary = _follow(planned, quiet, notes)
         if summary["ended"] == "stopped":
             hint = "the same command goes on"

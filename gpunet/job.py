@@ -91,8 +91,14 @@ class Job:
         return self.settings.config
 
     @property
+    def held(self) -> Run:
+        """The run directory of a job that has one."""
+        assert self.run is not None
+        return self.run
+
+    @property
     def out(self) -> Path | None:
-        """The run directory."""
+        """Where the run directory is."""
         return None if self.run is None else self.run.path
 
     @property
@@ -199,8 +205,7 @@ class Job:
 
     def note_identity(self) -> None:
         """Write `run.json`."""
-        assert self.run is not None
-        self.run.write(IDENTITY, json.dumps(self.identity, indent=2) + "\n")
+        self.held.write_json(IDENTITY, self.identity)
 
     def reports(self) -> Iterator[Report]:
         """Train, yielding the reports; with a run directory they are written there as well."""
@@ -334,13 +339,12 @@ class Job:
 
     def _keep(self, snapshot: Snapshot) -> None:
         """Commit a checkpoint, and the best model so far."""
-        assert self.run is not None
         text = np.frombuffer("".join(self.lines).encode(), np.uint8)
         state = {name: self.identity[name] for name in ("id", "fingerprints", "environment")}
         reports = {"last": self.last, "best": self.best}
         state |= {name: None if r is None else lasting(r) for name, r in reports.items()}
         tensors = {**snapshot.tensors, "metrics": text}
-        self.run.save(snapshot.step, tensors, {**state, "loop": finite(snapshot.state)})
+        self.held.save(snapshot.step, tensors, {**state, "loop": finite(snapshot.state)})
         self._save_model(snapshot.best)
         self._status("running")
 
@@ -377,17 +381,16 @@ class Job:
 
     def _keep_fault(self, fault: Any) -> None:
         """The batch of the faulty step, and what led to it."""
-        assert self.run is not None
         place = None if fault.place is None else vars(fault.place)
         batch = {name: getattr(fault, name) for name in ("rows", "numbers", "x", "y", "weight")}
         facts = {"step": fault.step, "epoch": fault.epoch, "what": fault.what, "place": place}
-        self.run.write_json(f"{FAULT}.json", {**facts, "trail": list(fault.trail)})
+        self.held.write_json(f"{FAULT}.json", {**facts, "trail": list(fault.trail)})
         present = {
             n: a.astype(a.dtype if a.dtype.kind == "f" else np.int64)
             for n, a in batch.items()
             if a is not None
         }
-        self.run.write(f"{FAULT}.safetensors", pack(present, {"step": fault.step}))
+        self.held.write(f"{FAULT}.safetensors", pack(present, {"step": fault.step}))
 
 
 @contextmanager

@@ -148,8 +148,7 @@ def resume(
     """
     resumed, notes = take_up(run, data, epochs, device, allow_inexact, _parts(validation, test))
     warn(notes)
-    assert resumed.run is not None
-    with resumed.run:
+    with resumed.held:
         return resumed.follow(on_report)
 
 
@@ -318,9 +317,8 @@ def _take_newest(resumed: Job) -> list[str]:
 
     A run that was ended before its first one, which comes before its model, begins anew.
     """
-    assert resumed.run is not None
-    passed = []
-    for file, found in readable(resumed.run.path):
+    path, passed = resumed.held.path, []
+    for file, found in readable(path):
         if isinstance(found, GpunetError):
             passed.append(found.message)
         elif not _is_ours(resumed, found):
@@ -331,11 +329,11 @@ def _take_newest(resumed: Job) -> list[str]:
             return [f"{reason}; taking the one before it" for reason in passed]
     if passed:
         count = len(passed)
-        raise ModelInvalid(f"{resumed.run.path}: no good checkpoint of {count}: {passed[0]}")
-    if (resumed.run.path / MODEL_FILE).exists():
-        argument = commas.argument(resumed.run.path / SETTINGS)
+        raise ModelInvalid(f"{path}: no good checkpoint of {count}: {passed[0]}")
+    if (path / MODEL_FILE).exists():
+        argument = commas.argument(path / SETTINGS)
         anew = f"to train anew: gpunet train DATA --config {argument}"
-        raise ModelInvalid(f"{resumed.run.path}: none of its checkpoints is left", anew)
+        raise ModelInvalid(f"{path}: none of its checkpoints is left", anew)
     return []
 
 
@@ -392,11 +390,11 @@ def _extend(resumed: Job, more: str) -> None:
 
 def _write_again(resumed: Job) -> None:
     """Make the records of epochs what the checkpoint knows, and count on from the time spent."""
-    assert resumed.run is not None
-    resumed.run.write(METRICS, "".join(resumed.lines))
+    run = resumed.held
+    run.write(METRICS, "".join(resumed.lines))
     done = 0 if resumed.start is None else resumed.start.step
-    spent = [line for line in _timings(resumed.run.path / TIMING) if line["step"] <= done]
-    resumed.run.write(TIMING, "".join(map(files.line, spent)))
+    spent = [line for line in _timings(run.path / TIMING) if line["step"] <= done]
+    run.write(TIMING, "".join(map(files.line, spent)))
     resumed.seconds = spent[-1]["seconds"] if spent else 0.0
 
 

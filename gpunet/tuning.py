@@ -484,8 +484,7 @@ def tune(
         best = tuner.best()
         if tuner.summary(best) is None:
             planned, _ = tuner.best_job(best)
-            assert planned.run is not None
-            with planned.run:
+            with planned.held:
                 planned.follow()
     finally:
         tuner.close()
