@@ -15,6 +15,8 @@ _HOMES = {
     "tune": "tuning",
     "verify": "rerun",
     "compare": "comparison",
+    "importance": "permutation",
+    "slices": "slicing",
     "load": "predict",
     "Model": "predict",
     "Graph": "graph",

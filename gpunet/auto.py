@@ -8,6 +8,7 @@ from typing import Any
 from gpunet import gates, loop, model, optim
 from gpunet.config import Config, Settings
 from gpunet.data import Prepared, Schema
+from gpunet.data.columns import MOST_LEVELS
 from gpunet.data.limits import automatic, available
 from gpunet.data.targets import NUMBERS, Target
 from gpunet.device import Choice, Device, has_driver, resolve
@@ -48,7 +49,7 @@ def with_encoding(settings: Settings) -> Settings:
     """How columns and targets become numbers is decided before they are read."""
     decisions = [
         ("scaling", "standard", "mean 0 and deviation 1"),
-        ("one_hot_levels", "all", "every level is an input"),
+        ("one_hot_levels", "all", f"levels are inputs, at most {MOST_LEVELS} of a column"),
         ("clamp", "off", "any number may be predicted"),
         ("target_transform", "none", "the target's own units"),
     ]

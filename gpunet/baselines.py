@@ -24,16 +24,14 @@ Predictor = Callable[[Dataset], np.ndarray]
 """Raw predictions (n, k) for a part's rows, as a network gives them."""
 
 
-def baselines(
-    prepared: Prepared, config: Config, device: Device, dtype: str
-) -> dict[str, Predictor]:
+def baselines(prepared: Prepared, config: Config, device: Device) -> dict[str, Predictor]:
     """The baselines by name, fitted on the training part; one that diverges is left out."""
     found = {"trivial": trivial(prepared, config)}
     schema = prepared.schema
     is_mean = schema.target.task == "regression" and not config.quantiles
     try:
         is_solved = is_mean and schema.width <= WIDEST and not schema.layout.codes
-        solve = ridge(prepared) if is_solved else linear(prepared, config, device, dtype)
+        solve = ridge(prepared) if is_solved else linear(prepared, config, device)
         found["linear"] = solve
     except (Diverged, np.linalg.LinAlgError):
         pass
@@ -85,7 +83,7 @@ def _quantiles(y: np.ndarray, shares: tuple[float, ...], weight: np.ndarray | No
     return np.take_along_axis(np.take_along_axis(y, order, 0), reached.argmax(axis=0)[None], 0)[0]
 
 
-def linear(prepared: Prepared, config: Config, device: Device, dtype: str) -> Predictor:
+def linear(prepared: Prepared, config: Config, device: Device) -> Predictor:
     """A network without hidden layers, trained for STEPS steps of many rows each."""
     schema = prepared.schema
     task, rows = schema.target.task, prepared.train.rows
@@ -106,7 +104,7 @@ def linear(prepared: Prepared, config: Config, device: Device, dtype: str) -> Pr
     network = model.build(plain, schema.layout, schema.target.outputs, task)
     if task == "count":
         model.start_at(network, schema.target.log_mean)
-    for _ in loop.train([Member(network, prepared, plain)], device, dtype):
+    for _ in loop.train([Member(network, prepared, plain)], device, config.dtype):
         pass
     trained = Model(Ensemble((network,)), schema, plain)
     return lambda part: trained.run(part, device)

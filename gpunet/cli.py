@@ -5,23 +5,18 @@ NumPy, CuPy and the rooms that use them are imported inside the commands, so tha
 
 import io
 import os
-import signal
 import sys
-from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from math import prod
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from gpunet import isolation, view
-from gpunet.commas import argument, split
+from gpunet import follow, isolation, signals, view
+from gpunet.commas import split
 from gpunet.errors import (
     CheckFailed,
     DataError,
-    Diverged,
     GpunetError,
     Interrupted,
     NotPermitted,
@@ -30,12 +25,10 @@ from gpunet.errors import (
     WriteError,
 )
 from gpunet.options import DEBUG, LIST, Command, Group, meant, takes_settings
-from gpunet.sizes import counted, shown
+from gpunet.sizes import counted
 
 if TYPE_CHECKING:
-    from gpunet.job import Job
-    from gpunet.outlook import Outlook
-    from gpunet.tuning import Trial, Tuner
+    from gpunet.launches import LaunchList
 
 app = typer.Typer(
     name="gpunet",
@@ -50,8 +43,6 @@ app.add_typer(data_app)
 
 LECTURE = "lecture"
 OUTPUT, REPEATS, SEARCH = "Output", "Repeats", "Search"
-PLAN_LOOKS = ("data", "target", "columns")
-"""What a plan says of the columns, of what a run's `schema.json` says."""
 JSON_HELP = "One JSON document on stdout."
 
 
@@ -121,17 +112,6 @@ Inputs = Annotated[
 ]
 
 
-class _Ended(BaseException):
-    """A signal where there is nothing to finish; no `except Exception` on its way swallows it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-ENDING = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
-SAVING = [getattr(signal, n) for n in ("SIGUSR1",) if hasattr(signal, n)]
-
-
 @app.callback(cls=Group, invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -176,26 +156,22 @@ def train(
       gpunet train penguins
       gpunet train prices.csv --target price --hidden 256,128 --epochs 50
     """
-    data = _data(data, given, config)
+    flags = _given(given)
+    data = _data(data, flags, config)
     if seeds is not None or cv is not None:
         if dry_run:
             raise UsageError("--dry-run is for one run", "leave out --seeds and --cv")
-        _repeat(data, _given(given), config, seeds, cv, out, json, quiet)
+        follow.repeat(data, flags, config, seeds, cv, out, json, quiet)
         return
     from gpunet import job
     from gpunet.run import Run
 
     Run.check(out)
-    planned = job.plan(data, _given(given), config)
+    planned = job.plan(data, flags, config)
     if dry_run:
-        _show_plan(planned, json)
-        return
-    with _stop_on_signal(planned) as caught, Run.create(out, planned.name) as held:
-        planned.begin(held)
-        if not quiet:
-            _show_columns(planned)
-        _train(planned, caught, json, quiet, planned.prepared.notes)
-    _tell_place(quiet, out, [planned.out])
+        follow.show_plan(planned, json)
+    else:
+        follow.train(planned, out, json, quiet)
 
 
 @app.command(cls=Command)
@@ -235,11 +211,9 @@ def tune(
     _start_reader(data)
     from gpunet import tuning
 
-    seconds = _seconds(timeout)
-    tuner = tuning.Tuner(data, _given(given), config, out, trials, seconds, workers)
+    tuner = tuning.Tuner(data, _given(given), config, out, trials, timeout, workers)
     try:
-        _search(tuner, quiet)
-        _train_best(tuner, json, quiet)
+        follow.tune(tuner, json, quiet)
     finally:
         tuner.close()
 
@@ -266,11 +240,7 @@ def resume(
     from gpunet import rerun
 
     planned, notes = rerun.take_up(run, data, epochs, device, allow_inexact)
-    assert planned.run is not None
-    with _stop_on_signal(planned) as caught, planned.run:
-        if planned.is_over:
-            notes.append("nothing is left to train; --epochs +N adds N epochs")
-        _train(planned, caught, json, quiet, notes)
+    follow.resume(planned, notes, json, quiet)
 
 
 @app.command(cls=Command)
@@ -317,14 +287,16 @@ def plan(
     **given: Any,
 ) -> None:
     """Print the launches of one training step on DATA, or of a run, with the settings of train."""
-    data = _data(data, given, config)
+    flags = _given(given)
+    data = _data(data, flags, config)
     from gpunet import job, rerun
 
-    if rerun.is_run(data) and (config or _given(given)):
+    is_run = rerun.is_run(data)
+    if is_run and (config or flags):
         raise UsageError(f"{data} is a run: its settings are its own", "leave the others out")
-    planned = rerun.reopen(data) if rerun.is_run(data) else job.plan(data, _given(given), config)
+    planned = rerun.reopen(data) if is_run else job.plan(data, flags, config)
     launches = planned.launches
-    document, facts = _expected(planned) if bench else ({}, [])
+    document, facts = _expected(launches) if bench else ({}, [])
     if json:
         view.print_json({**view.plan_to_json(launches), **document})
     else:
@@ -346,14 +318,13 @@ def evaluate(
 ) -> None:
     """Judge a trained model on data that has the target."""
     _start_reader(data)
-    from gpunet import data as room
     from gpunet import predict as predicting
     from gpunet.device import resolve
 
     model = predicting.load(run).at(threshold)
-    source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
+    source = _read(data, delimiter, header, max_memory)
     _warn_of_seen(run, data, source)
-    rows = _answered(model, source) if drop_missing_target else None
+    rows = _answered(model, source, drop_missing_target)
     answers, unseen = model.answers_and_unseen(source, resolve(device).device, rows)
     for note in predicting.unseen_notes(unseen):
         view.warn(note)
@@ -391,7 +362,6 @@ def predict(
 ) -> None:
     """Predict for new rows, in their order; a target is not needed."""
     _start_reader(data)
-    from gpunet import data as room
     from gpunet import predict as predicting
     from gpunet.device import resolve
 
@@ -401,7 +371,7 @@ def predict(
     if json and out == "-":
         raise UsageError("--json and the predictions are both for stdout", "name a file with -o")
     model = predicting.load(run).at(threshold)
-    source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
+    source = _read(data, delimiter, header, max_memory)
     kept = list(split(keep)) if keep else []
     found = model.outcome(source, resolve(device).device)
     is_typed = predicting.ending(out) != ".csv"
@@ -480,15 +450,14 @@ def importance(
 
     On DATA, or on the rows that the run held out as its test part.
     """
-    from gpunet import importance as weighing
-    from gpunet.device import resolve
+    from gpunet import permutation
 
     source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
     model, source = _model_and_rows(run, data, source, device)
-    rows = _answered(model, source) if drop_missing_target else None
-    found = weighing.importance(model, source, resolve(device).device, repeats, rows)
+    rows = _answered(model, source, drop_missing_target)
+    found = permutation.importance(model, source, device, repeats, rows)
     if json:
-        report = {"schema": weighing.SCHEMA, "run": str(run), **_rows_told(source, rows)}
+        report = {"schema": permutation.SCHEMA, "run": str(run), **_rows_told(source, rows)}
         columns = [{**vars(each), "growth": vars(each.growth)} for each in found]
         view.print_json({**report, "columns": columns})
         return
@@ -516,13 +485,12 @@ def slices(
 
     On DATA, or on the rows that the run held out as its test part.
     """
-    from gpunet import slices as slicing
-    from gpunet.device import resolve
+    from gpunet import slicing
 
     source = _read_new(data, delimiter, header, max_memory, drop_missing_target)
     model, source = _model_and_rows(run, data, source, device)
-    chosen = _answered(model, source) if drop_missing_target else None
-    whole, found = slicing.slices(model, source, resolve(device).device, least, most, chosen)
+    chosen = _answered(model, source, drop_missing_target)
+    whole, found = slicing.slices(model, source, device, least, most, chosen)
     if json:
         report = {"schema": slicing.SCHEMA, "run": str(run), **_rows_told(source, chosen)}
         view.print_json({**report, "all": whole, "slices": [vars(each) for each in found]})
@@ -640,11 +608,11 @@ def data_show(
 ) -> None:
     """Profile a file, a line a column."""
     _start_reader(data)
-    from gpunet import data as room
+    from gpunet.data import profile
 
-    source = room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
+    source = _read(data, delimiter, header, max_memory)
     targets = split(target) if target else source.target
-    columns = room.profile(source, targets)
+    columns = profile(source, targets)
     if json:
         view.print_json(
             {
@@ -667,10 +635,10 @@ def main(arguments: list[str] | None = None) -> None:
         elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        ending = dict.fromkeys(ENDING, _end)
-        with _handling(ending | dict.fromkeys(SAVING, lambda number, frame: None)):
+        ending = dict.fromkeys(signals.ENDING, signals.end)
+        with signals.handling(ending | dict.fromkeys(signals.SAVING, lambda number, frame: None)):
             code = _run(arguments)
-    except _Ended as fault:  # between two lines of ours
+    except signals.Ended as fault:  # between two lines of ours
         code = 128 + fault.number
     sys.exit(code)
 
@@ -693,7 +661,7 @@ def _run(arguments: list[str]) -> int:
         nameless = "the working directory" if is_nowhere else "stdout"
         said = f"{fault.filename or nameless}: {fault.strerror or fault}"
         return _fail(fault, said, kind.exit_code)
-    except _Ended as fault:
+    except signals.Ended as fault:
         return _fail(fault, "interrupted", 128 + fault.number)
     except (KeyboardInterrupt, typer.Abort) as fault:
         return _fail(fault, "interrupted", Interrupted.exit_code)
@@ -734,70 +702,29 @@ def _leave_quietly() -> int:
     return 0
 
 
-@contextmanager
-def _stop_on_signal(planned: "Job | Tuner") -> Iterator[list[int]]:
-    """SIGINT, SIGTERM and SIGHUP end the loop after the step in hand, a second SIGINT at once;
-    SIGUSR1 asks for a checkpoint. Handlers set flags, nothing else."""
-    caught: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if caught and number == signal.SIGINT:
-            raise _Ended(number)
-        caught.append(number)
-        planned.control.stop = True
-
-    def save(number: int, frame: FrameType | None) -> None:
-        planned.control.save = True
-
-    with _handling(dict.fromkeys(ENDING, stop) | dict.fromkeys(SAVING, save)):
-        yield caught
-
-
-@contextmanager
-def _handling(handlers: dict[int, Any]) -> Iterator[None]:
-    """Handlers for a while; a signal that is ignored (nohup) stays so."""
-    before = {number: signal.getsignal(number) for number in handlers}
-    taken = [number for number, old in before.items() if old is not signal.SIG_IGN]
-    for number in taken:
-        signal.signal(number, handlers[number])
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, before[number])
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    raise _Ended(number)
-
-
-def _data(data: str | None, options: dict[str, Any], config: Path | None) -> str:
+def _data(data: str | None, flags: dict[str, Any], config: Path | None) -> str:
     """What to learn from, whose reader is started: the lecture's rows where nothing is named.
 
     Raises UsageError where a file of settings is for others.
     """
     if data is not None:
-        _refuse_study(data)
+        if os.path.isdir(data):
+            from gpunet.run import refuse_study
+
+            refuse_study(Path(data))
         _start_reader(data)
         return data
     if config is not None:
         from gpunet import job
         from gpunet.config import gather
 
-        gather(_given(options), config)
+        gather(flags, config)
         try:
-            job.plan(LECTURE, _given(options), config)
+            job.plan(LECTURE, flags, config)
         except (UsageError, DataError) as fault:
             said = f"DATA is missing: {config} does not fit the lecture's"
             raise UsageError(said, "name the data that it is for") from fault
     return LECTURE
-
-
-def _refuse_study(data: str) -> None:
-    if os.path.isdir(data):
-        from gpunet.run import refuse_study
-
-        refuse_study(Path(data))
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -811,218 +738,6 @@ def _numbers(text: str | None, name: str) -> list[int]:
         raise UsageError(f"{name} {text}: must be whole numbers with commas") from None
 
 
-def _train(
-    planned: "Job", caught: list[int], json: bool, quiet: bool, notes: Sequence[str]
-) -> None:
-    """Run a job to its end, showing it. Raises Interrupted where a signal has stopped it."""
-    summary = _follow(planned, quiet, notes)
-    is_stopped = summary["ended"] == "stopped"
-    if json:
-        view.print_json(summary)
-    elif not is_stopped:
-        view.metrics(summary)
-    if not quiet and not is_stopped:
-        view.gap()
-        view.facts([*_judged_facts(summary), *_next_steps(summary)])
-    _warn_of(summary, notes)
-    _check_ended(planned, caught, summary)
-
-
-def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]:
-    """Run a job to its end, showing how it goes; its summary."""
-    if not quiet:
-        view.facts(_plan_facts(planned))
-        view.gap()
-    for note in notes:
-        view.warn(note)
-    with _training_view(planned, quiet) as shown:
-        planned.control.tick = shown.tick
-        try:
-            for report in planned.reports():
-                shown.report(report)
-        except Diverged as fault:
-            view.trail(fault.fault)
-            raise
-    summary = planned.finish()
-    view.gap()
-    return summary
-
-
-def _warn_of(summary: dict[str, Any], told: Container[str], whose: str = "") -> None:
-    """What a summary warns of, and was not told before."""
-    for text in summary["warnings"]:
-        if text not in told:
-            view.warn(whose + text)
-
-
-def _check_ended(planned: "Job", caught: list[int], summary: dict[str, Any]) -> None:
-    """Raise Interrupted where a signal has stopped a run."""
-    if summary["ended"] == "stopped":
-        where = f"step {summary['steps']:,} of {planned.steps:,}"
-        hint = f"go on with: gpunet resume {argument(planned.out)}"
-        raise Interrupted(f"stopped after {where}", hint, caught[0])
-
-
-def _repeat(
-    data: str,
-    flags: dict[str, Any],
-    config: Path | None,
-    seeds: int | None,
-    cv: int | None,
-    out: Path | None,
-    json: bool,
-    quiet: bool,
-) -> None:
-    """Several runs, one after the other, and what they come to. A signal ends the one in hand."""
-    from gpunet import job, repeats
-    from gpunet.run import Run
-
-    asked = repeats.asked(data, flags, config, seeds, cv, out)
-    Run.check(asked[0].out)
-    found = repeats.Repeats(repeats.kind(seeds, cv))
-    told: set[str] = set()
-    try:
-        for each in asked:
-            if not quiet:
-                view.say(f"{each.label}, {len(found.runs) + 1:,} of {len(asked):,}")
-            planned = job.plan(data, each.flags, config)
-            with _stop_on_signal(planned) as caught, Run.create(each.out, planned.name) as held:
-                planned.begin(held)
-                fresh = [note for note in planned.prepared.notes if note not in told]
-                told.update(fresh)
-                summary = _follow(planned, quiet, fresh)
-            _check_ended(planned, caught, summary)
-            found.add(each, summary)
-            _warn_of(summary, told, f"{each.label}: ")
-    except Interrupted as fault:
-        said = f"{each.label}: {fault.message}; {found.done(len(asked))}"
-        raise Interrupted(said, fault.hint, fault.exit_code - 128) from None
-    except _Ended as fault:
-        raise Interrupted(found.done(len(asked)), signal_number=fault.number) from None
-    if json:
-        view.print_json(found.to_dict())
-    else:
-        head, rows = found.table()
-        figures = [[row[0], *map(view.number, row[1:])] for row in rows]
-        view.table(head, figures, right=range(1, len(head)))
-    if not quiet:
-        view.gap()
-        view.facts([(each["label"], each["run"]) for each in found.runs])
-    _tell_place(quiet, out, [each["run"] for each in found.runs])
-
-
-def _tell_place(quiet: bool, out: Path | None, made: Iterable[object]) -> None:
-    """Where runs are whose place nobody named, and no talk has told."""
-    if quiet and out is None:
-        view.say(f"saved in {', '.join(map(str, made))}")
-
-
-def _search(tuner: "Tuner", quiet: bool) -> None:
-    """Make the trials of a study, a line each. Raises Interrupted where a signal has stopped it."""
-    with _stop_on_signal(tuner) as caught:
-        for trial in tuner.search():
-            if not quiet:
-                view.say("  ".join(_trial_cells(trial, tuner.metric)))
-    if caught:
-        made = f"stopped after {len(tuner.trials()):,} of {tuner.wanted:,} trials"
-        raise Interrupted(made, "the same command goes on", caught[0])
-
-
-def _train_best(tuner: "Tuner", json: bool, quiet: bool) -> None:
-    """Train the best trial as a run, unless it was, and show the study."""
-    best = tuner.best()
-    summary = tuner.summary(best)
-    notes: list[str] = []
-    if summary is None:
-        planned, notes = tuner.best_job(best)
-        assert planned.run is not None
-        with _stop_on_signal(planned) as caught, planned.run:
-            summary = _follow(planned, quiet, notes)
-        if summary["ended"] == "stopped":
-            hint = "the same command goes on"
-            raise Interrupted(f"stopped as trial {best.number} was trained", hint, caught[0])
-    if json:
-        view.print_json(tuner.to_dict(summary))
-        return
-    by = dict.fromkeys((tuner.metric, "loss"))
-    head = ["trial", "", *by, "epochs", "time", "settings"]
-    rows = [_trial_cells(trial, tuner.metric) for trial in tuner.trials()]
-    view.table(head, rows, right=(0, *range(2, len(head) - 1)))
-    view.metrics(summary)
-    if not quiet:
-        view.gap()
-        best_trial = ("best", f"trial {best.number}")
-        view.facts([best_trial, *_judged_facts(summary), *_next_steps(summary)])
-    _warn_of(summary, notes)
-
-
-def _trial_cells(trial: "Trial", metric: str) -> list[str]:
-    """A trial in a line; its loss but once."""
-    chosen = "  ".join(f"{n}={_shortened(value)}" for n, value in trial.settings.items())
-    figures = map(view.number, {metric: trial.value, "loss": trial.loss}.values())
-    said = f"{chosen}  {trial.why}".rstrip()
-    return [
-        str(trial.number),
-        trial.state,
-        *figures,
-        f"{trial.epochs:,}",
-        view.duration(trial.seconds),
-        said,
-    ]
-
-
-def _shortened(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return ",".join(map(_shortened, value))
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _seconds(text: str | None) -> float | None:
-    from gpunet.config import pace
-
-    if text is None:
-        return None
-    found: int | float = 0
-    with suppress(ValueError):
-        found = pace(text)
-    if not isinstance(found, float):
-        raise UsageError(f"--timeout {text}: must be a time above 0, such as 30s, 10m, 2h")
-    return found
-
-
-def _show_columns(planned: "Job") -> None:
-    """What was made of the columns, before what is made of the network."""
-    if planned.prepared.seen:
-        view.columns(planned.prepared.seen, view.err())
-        view.gap()
-
-
-def _show_plan(planned: "Job", json: bool) -> None:
-    """What a run would be, on stdout."""
-    from gpunet import outlook
-
-    for note in planned.prepared.notes:
-        view.warn(note)
-    found = outlook.look(planned)
-    if json:
-        parts = planned.prepared.parts.items()
-        rows = {name: 0 if part is None else part.rows for name, part in parts}
-        more = {"rows": rows, "split": planned.prepared.how, "parameters": planned.parameters}
-        more["warnings"] = planned.prepared.notes
-        looks = {name: part for name, part in planned.looks().items() if name in PLAN_LOOKS}
-        launches = view.plan_to_json(planned.launches)
-        view.print_json({**launches, **looks, **more, **found.to_dict()})
-        return
-    console = view.out()
-    view.columns(planned.prepared.seen, console)
-    view.table(
-        ["layer", "shape", "weights"],
-        [[n, " × ".join(map(str, shape)), f"{prod(shape):,}"] for n, shape in found.layers],
-        right=(2,),
-    )
-    view.facts([*_plan_facts(planned)[:-1], *_outlook_facts(found)], console)
-
-
 def _measured(found: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """What the CPU and the first GPU are capable of: as JSON, and for reading."""
     from gpunet import speed
@@ -1034,39 +749,21 @@ def _measured(found: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, st
     return {"bench": {name: vars(each) for name, each in speeds.items()}}, facts
 
 
-def _expected(planned: "Job") -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def _expected(launches: "LaunchList") -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """What a step should take on its device as it is measured: as JSON, and for reading."""
     from gpunet import speed
 
-    device, precision = planned.choice.device, planned.settings.config.precision
+    device = launches.device
     found = speed.measure(device)
-    step = speed.expected(planned.launches, found, precision)
+    step = speed.expected(launches, found, device.precision)
     facts = [*speed.lines(device.name, found), ("expected", speed.expected_line(step))]
     return {"bench": vars(found), "expected": vars(step)}, facts
-
-
-def _outlook_facts(found: "Outlook") -> list[tuple[str, str]]:
-    disk = f" · {shown(found.disk_bytes)} of rows on disk" if found.disk_bytes else ""
-    step = found.step_seconds
-    each = f"{step * 1e3:.3g} ms" if step < 1 else view.duration(step)
-    pace = f"{each} a step, over {counted(found.timed, 'step')}"
-    return [
-        (
-            "memory",
-            f"{shown(found.data_bytes)} of rows · {shown(found.weight_bytes)} of weights, "
-            f"gradients and optimiser · {shown(found.arena_bytes)} for a step{disk}",
-        ),
-        ("steps", f"{found.steps:,}, {found.epochs:,.4g} epoch{'s' * (found.epochs != 1)}"),
-        ("time", f"{view.duration(found.total_seconds)} at most ({pace})"),
-    ]
 
 
 def _read_new(
     data: str | None, delimiter: str | None, header: bool, max_memory: str, drop: bool
 ) -> Any:
     """DATA read, if there is any; what has no meaning without it is refused."""
-    from gpunet import data as room
-
     if data is None:
         if drop:
             raise UsageError("--drop-missing-target is for DATA", "give DATA")
@@ -1074,35 +771,47 @@ def _read_new(
             raise UsageError("--delimiter, --no-header and --max-memory are for DATA", "give DATA")
         return None
     _start_reader(data)
-    return room.read(data, delimiter=delimiter, header=header, budget=_budget(max_memory))
+    return _read(data, delimiter, header, max_memory)
+
+
+def _read(data: str, delimiter: str | None, header: bool, max_memory: str) -> Any:
+    """DATA as the options say."""
+    from gpunet import data as room
+    from gpunet.config import memory
+
+    size = memory(max_memory)
+    budget = None if size == "auto" else size
+    return room.read(data, delimiter=delimiter, header=header, budget=budget)
 
 
 def _warn_of_seen(run: Path, data: str, source: Any) -> None:
     """Rows that a run has learned from say little of it."""
-    from gpunet import comparison
+    from gpunet import heldout
 
     with suppress(GpunetError):  # what else is wrong with the run is nothing to its model
-        if how := comparison.seen_by(run, data, source):
+        if how := heldout.seen_by(run, data, source):
             seen = f"these rows are those that {run} was trained on:"
             if how == "place":
                 seen = f"{run} has seen rows of {data}: unless they are others now,"
-            held_out = f"{run / 'summary.json'} judges it on rows held out"
-            view.warn(f"{seen} that flatters it; {held_out}")
+            view.warn(f"{seen} that flatters it; {run / 'summary.json'} judges it on rows held out")
 
 
 def _model_and_rows(run: Path, data: str | None, source: Any, device: str) -> tuple[Any, Any]:
     """A model, and rows to judge it on: those given, or those that its run held out."""
+    from gpunet import heldout
     from gpunet import predict as predicting
-    from gpunet import rerun
 
     model = predicting.load(run)
     if data is not None:
         _warn_of_seen(run, data, source)
-    return model, rerun.held_out(run, device)[1] if source is None else source
+    return model, heldout.held_out(run, device)[1] if source is None else source
 
 
-def _answered(model: Any, source: Any) -> Any:
-    """The rows that have the target; says how many have not."""
+def _answered(model: Any, source: Any, drop_missing_target: bool) -> Any:
+    """The rows that have the target where others are to be left out, which are counted; else None:
+    all."""
+    if not drop_missing_target:
+        return None
     rows = model.schema.answered(source)
     _tell_left_out(source.rows - len(rows))
     return rows
@@ -1110,7 +819,7 @@ def _answered(model: Any, source: Any) -> Any:
 
 def _rows_told(source: Any, rows: Any) -> dict[str, int]:
     """How many rows a model was looked at on, and of how many those were drawn."""
-    from gpunet.importance import MOST_ROWS
+    from gpunet.permutation import MOST_ROWS
 
     given = source.rows if rows is None else len(rows)
     return {"rows": min(given, MOST_ROWS), "rows_given": given}
@@ -1121,87 +830,7 @@ def _tell_left_out(count: int) -> None:
         view.warn(f"left out {counted(count, 'row')} without a target")
 
 
-def _budget(max_memory: str) -> int | None:
-    from gpunet.config import memory
-
-    budget = memory(max_memory)
-    return None if budget == "auto" else budget
-
-
 def _start_reader(data: str) -> None:
     """Where DATA is to be parsed, start the process that parses while this one still imports."""
     if data == "-" or os.path.exists(data):
         isolation.start_early("gpunet.data.formats")
-
-
-def _training_view(planned: "Job", quiet: bool) -> view.Training:
-    from gpunet.metrics import main_metric
-
-    target = planned.prepared.schema.target
-    metric = main_metric(target.task, bool(target.quantiles), len(target.names))
-    return view.Training(planned.steps, metric, quiet)
-
-
-def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
-    config, schema, data = planned.settings.config, planned.prepared.schema, planned.prepared
-    device = planned.choice.device
-    sizes = " · ".join(f"{name} {part.rows:,}" for name, part in data.parts.items() if part)
-    widths = " → ".join(map(str, (schema.width, *config.hidden, planned.outputs)))
-    widths = f"{len(planned.members):,} of {widths}" if len(planned.members) > 1 else widths
-    weights = counted(planned.parameters, "parameter")
-    steps, epochs = counted(planned.steps, "step"), counted(planned.epochs, "epoch")
-    length = steps if config.steps else epochs
-    target = ", ".join(map(view.short, schema.target.names))
-    classes = len(schema.target.labels)
-    labels = f", {counted(classes, 'class')}" if classes else ""
-    if schema.target.task == "binary":
-        labels = f", F1 is of {view.short(schema.target.labels[1])}"
-    sent = ", rows sent there in windows" if planned.sends_rows else ""
-    return [
-        ("data", f"{planned.name}: {sizes} ({data.how})"),
-        ("target", f"{target}: {schema.target.task}{labels} ({schema.target.reason})"),
-        (
-            "network",
-            f"{widths} {config.activation}, {weights}, {config.loss}",
-        ),
-        (
-            "training",
-            f"preset {config.preset} · {config.optimizer} lr {config.lr:g} {config.schedule}"
-            f" · batch {_batch(config)} · {length} · seed {config.seed}",
-        ),
-        ("device", f"{device.name}, {config.precision} ({planned.choice.reason}){sent}"),
-        ("run", str(planned.out)),
-    ]
-
-
-def _batch(config: Any) -> str:
-    whole, rows = f"{config.batch_size:,}", config.micro_batch_size
-    return whole if rows == "all" else f"{whole} in micro-batches of {rows:,}"
-
-
-def _judged_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """What was fitted on the validation part."""
-    found, facts = summary["calibration"] or {}, []
-    if "log_loss" in found:
-        losses = " → ".join(view.number(found["log_loss"][when]) for when in ("before", "after"))
-        said = f"temperature {found['temperature']:.3g}, log-loss on validation {losses}"
-        facts.append(("calibrated", said))
-    if "f1" in found:
-        scores = " → ".join(view.number(found["f1"][when]) for when in ("before", "after"))
-        facts.append(("threshold", f"{found['threshold']:.3g}, F1 on validation {scores}"))
-    return facts
-
-
-def _next_steps(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    run, ended = summary["run"], summary["ended"]
-    why = {"patience": ", no better one since", "stopped": ", stopped"}.get(ended, "")
-    best = summary["best_epoch"]
-    epoch = "the last epoch" if best is None else f"epoch {best:,}"
-    if summary["networks"] > 1 and best is not None:
-        epoch = f"{summary['networks']:,} networks, each of its best epoch"
-    kept = f"{epoch} of {summary['epochs']:,}{why}"
-    return [
-        ("kept", f"{kept}, {view.duration(summary['seconds'])} on {summary['runs_on']}"),
-        ("next", f"gpunet evaluate {argument(run)} DATA"),
-        ("", f"gpunet predict {argument(run)} DATA -o predictions.csv"),
-    ]

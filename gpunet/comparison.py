@@ -3,7 +3,6 @@
 Refuses rows that either of them was trained on.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from gpunet import bootstrap, rerun
+from gpunet import bootstrap
 from gpunet.bootstrap import Difference
 from gpunet.data import Dataset, Source, read
 from gpunet.device import resolve
 from gpunet.errors import DataError, UsageError
+from gpunet.heldout import held_out, is_one, seen_by
 from gpunet.job import Job, location
 from gpunet.predict import Model, load
-from gpunet.run import files
 from gpunet.sizes import counted
 
 SCHEMA = "gpunet.compare/1"
@@ -122,25 +121,6 @@ def _check_targets(a: Any, b: Any) -> None:
             raise UsageError(f"the runs do not share the {word}: {shown[0]} and {shown[1]}")
 
 
-def seen_by(run: Path | str, data: Any, source: Source) -> str:
-    """How rows are known to be those that a run has seen: by the `place` of `data`, which may hold
-    others by now, or all that `source` holds are its `rows`: a copy is no other data. "" where they
-    are not."""
-    if not rerun.is_run(run):
-        return ""
-    here = location(data)
-    if any(_is_one(here, place) for place in rerun.places(run)):
-        return "place"
-    return "rows" if rerun.is_of(run, source) else ""
-
-
-def _is_one(a: str | None, b: str | None) -> bool:
-    """Whether two places, as runs note them, are one: a set's name is no file."""
-    if a is None or b is None:
-        return False
-    return a == b or (os.path.isabs(a) and os.path.isabs(b) and files.is_same(a, b))
-
-
 def _check_unseen(data: Any, source: Source, runs: tuple[Path | str, Path | str]) -> None:
     for run in runs:
         if how := seen_by(run, data, source):
@@ -153,16 +133,16 @@ def _check_unseen(data: Any, source: Source, runs: tuple[Path | str, Path | str]
 
 def _test_rows(run_a: Path | str, run_b: Path | str, device: str) -> Source:
     """The test part of both, which neither has seen."""
-    (a, source), (b, _) = (rerun.held_out(run, device) for run in (run_a, run_b))
-    if not _is_one(a.identity["data"], b.identity["data"]):
+    (a, source), (b, _) = (held_out(run, device) for run in (run_a, run_b))
+    if not is_one(a.identity["data"], b.identity["data"]):
         raise UsageError("the runs are of different data", "give DATA that neither has seen")
     own = [job.prepared.rows.get("test") for job in (a, b)]
     if own[0] is not None and own[1] is not None:
         for job, run, test in ((a, run_a, own[1]), (b, run_b, own[0])):
             _check_rows(job, run, test)
         return source.take(np.flatnonzero(np.isin(own[0], own[1])))
-    places = [location(job.settings.config.test, job.identity["folder"]) for job in (a, b)]
-    is_alike = places[0] == places[1] or _is_one(*places)  # none is of a set that brings its own
+    places = [location(job.config.test, job.identity["folder"]) for job in (a, b)]
+    is_alike = places[0] == places[1] or is_one(*places)  # none is of a set that brings its own
     if own[0] is not None or own[1] is not None or not is_alike:
         raise DataError("the runs have different test parts", "give DATA that neither has seen")
     return source

@@ -169,14 +169,16 @@ class Config:
     group: str | None = _setting(None, DATA, "Column whose groups are never in two parts.")
     time: str | None = _setting(None, DATA, "Column by which the first rows train, the last test.")
     delimiter: str | None = _setting(None, DATA, "What stands between cells; found if not given.")
-    header: bool = _setting(True, DATA, "Text files have no line of column names.")
+    header: bool = _setting(True, DATA, "The first line of a text file names the columns.")
     drop_missing_target: bool = _setting(False, DATA, "Leave out rows that have no target.")
-    standardise: bool = _setting(True, DATA, "Inputs and targets in their own units.")
+    standardise: bool = _setting(
+        True, DATA, "Inputs and targets standardised, else in their own units."
+    )
     scaling: Scaling = _setting(
         "auto", DATA, "Inputs of a table by mean and deviation, or by quartiles and clipped softly."
     )
     one_hot_levels: Annotated[int, Interval(ge=1, le=64)] | Literal["auto", "all"] = _setting(
-        "auto", DATA, "Categories with more levels take an embedding."
+        "auto", DATA, "Categories with more levels, 1 to 64, take an embedding; all: none does."
     )
     value_embedding: ValueEmbedding = _setting(
         "none",
@@ -188,7 +190,7 @@ class Config:
     target_transform: Transform = _setting(
         "auto", DATA, "What is learnt of a number above 0: itself or its logarithm."
     )
-    shuffle: bool = _setting(True, DATA, "The same order of rows every epoch.")
+    shuffle: bool = _setting(True, DATA, "Rows in another order every epoch.")
 
     preset: Preset = _setting(
         "auto", NETWORK, "What else is left open: the recipe for tables, or a plain network."
@@ -208,7 +210,7 @@ class Config:
     )
     norm: Norm = _setting("none", NETWORK, "Normalisation before each activation.")
     dropout: Rate = _setting(0.0, NETWORK, "Fraction of hidden units dropped while training.")
-    bias: bool = _setting(True, NETWORK, "Layers without a bias.")
+    bias: bool = _setting(True, NETWORK, "Layers with a bias.")
     init: Init = _setting("auto", NETWORK, "Distribution of the first weights.")
     parametrisation: Parametrisation = _setting(
         "standard", NETWORK, "ntk: steps of weights shrink with the root of a layer's inputs."
@@ -292,6 +294,11 @@ class Config:
     def is_blind(self) -> bool:
         """Whether nothing says while it trains how good a network is."""
         return self.validation == 0 and not self.folds
+
+    @property
+    def dtype(self) -> str:
+        """What numbers are kept as."""
+        return "float64" if self.precision == "fp64" else "float32"
 
     @property
     def column_types(self) -> dict[str, str]:
@@ -459,9 +466,16 @@ def _known(name: str, word: str) -> None:
     if word == "file" and name in OF_A_COMMAND:
         raise UsageError(f"{name} (file): is given on the command line only")
     if name not in names():
-        near = meant(name, names(), 0.75)
+        near = _switched_off(name, word) or meant(name, names(), 0.75)
         hint = f"did you mean {near}?" if near else f"settings are {', '.join(names())}"
         raise UsageError(f"no setting {name!r} ({word})", hint)
+
+
+def _switched_off(name: str, word: str) -> str | None:
+    """What says in a file, or in Python, what `no_<name>` does on the command line."""
+    switches = {f"no_{own}": own for own in names() if _type(own) in (bool, Switch)}
+    own = switches.get(name.replace("-", "_"))
+    return own and own + (" = false" if word == "file" else "=False")
 
 
 def _python(value: Any) -> Any:
@@ -544,7 +558,7 @@ def _wanted(name: str, fault: Mapping[str, Any]) -> str:
 
 
 def _type(name: str) -> Any:
-    return {each.name: each.type for each in fields(Config)}[name]
+    return Config.__dataclass_fields__[name].type
 
 
 def _is_list(name: str) -> bool:

@@ -53,7 +53,6 @@ def judge(
     prepared: Prepared,
     judged: Mapping[str, tuple[Dataset, np.ndarray]],
     device: Device,
-    dtype: str,
 ) -> Judgement:
     """Fit temperature and threshold on the validation part, then judge every part.
 
@@ -67,7 +66,7 @@ def judge(
     simple: dict[str, Any] = {}
     warnings: list[str] = []
     if model.config.baselines is True and unseen:
-        simple, warnings = _compare(model, prepared, unseen, device, dtype)
+        simple, warnings = _compare(model, prepared, unseen, device)
     return Judgement(
         model,
         {name: model.judge(*there[name]) if name in there else {} for name in prepared.parts},
@@ -119,14 +118,13 @@ def _compare(
     prepared: Prepared,
     held: Mapping[str, Answers],
     device: Device,
-    dtype: str,
 ) -> tuple[dict[str, Any], list[str]]:
     """The metrics of the baselines, and a warning for each that the model does not beat."""
     last, metric = list(held)[-1], model.loss_metric
     found: dict[str, Any] = {}
     warnings = []
     ours = model.row_values(*held[last])
-    for name, predict in baselines(prepared, model.config, device, dtype).items():
+    for name, predict in baselines(prepared, model.config, device).items():
         theirs = {each: (part, predict(part)) for each, (part, _) in held.items()}
         fitted_on = theirs.get("validation")
         if model.config.folds:  # a baseline has learned from the rows that judge folds

@@ -3,8 +3,8 @@
 Works on copies of a batch and of the weights before the step; changes neither.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -52,11 +52,6 @@ class Place:
         if self.node == "loss" and self.gate.startswith("formula"):
             return "--loss"
         return "--activation" if self.gate == "activation" else ""
-
-    @property
-    def layer(self) -> str:
-        """The layer that the node belongs to."""
-        return self.node.split(".")[0]
 
 
 @dataclass(frozen=True)
@@ -143,7 +138,7 @@ def find(
     found = _first(graph.nodes, "forward", "value")
     if found is None:
         graph.backward()
-        found = _first(list(reversed(graph.nodes)), "backward", "grad")
+        found = _first(reversed(graph.nodes), "backward", "grad")
     network.load({**network.weights, **kept})
     return found
 
@@ -151,30 +146,22 @@ def find(
 def unmoved(before: np.ndarray, after: np.ndarray, grad: np.ndarray, name: str) -> Place | None:
     """The first weight of an array that an update left alone though it has a gradient."""
     still = (before == after) & (grad != 0)
-    if not still.any():
-        return None
-    index = np.unravel_index(int(still.argmax()), still.shape)
-    count = int(still.sum())
-    place = tuple(map(int, index))
-    return Place("update", name, "parameter", place, float("inf"), count, before.size)
+    return _place(still, "update", name, "parameter", np.broadcast_to(np.inf, still.shape))
 
 
-def _first(nodes: list[Node], stage: str, which: str) -> Place | None:
+def _first(nodes: Iterable[Node], stage: str, which: str) -> Place | None:
     for node in nodes:
-        array = getattr(node, which)
-        if array is None or (stage == "forward" and node.kind == "constant"):
+        array = np.asarray(getattr(node, which))
+        if array.dtype.kind != "f" or (stage == "forward" and node.kind == "constant"):
             continue
-        if (place := _look(np.asarray(array), stage, node)) is not None:
+        if place := _place(~np.isfinite(array), stage, node.name, node.op, array):
             return place
     return None
 
 
-def _look(array: Any, stage: str, node: Node) -> Place | None:
-    if array.dtype.kind != "f":
+def _place(wrong: np.ndarray, stage: str, name: str, gate: str, values: np.ndarray) -> Place | None:
+    """The first of an array's values that are wrong."""
+    if not wrong.any():
         return None
-    bad = ~np.isfinite(array)
-    if not bad.any():
-        return None
-    index = tuple(map(int, np.unravel_index(int(bad.argmax()), bad.shape)))
-    value = float(array[index])
-    return Place(stage, node.name, node.op, index, value, int(bad.sum()), array.size)
+    index = tuple(map(int, np.unravel_index(int(wrong.argmax()), wrong.shape)))
+    return Place(stage, name, gate, index, float(values[index]), int(wrong.sum()), wrong.size)

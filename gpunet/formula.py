@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet import gates
-from gpunet.data.arrays import read_npy
 from gpunet.data.files import load
 from gpunet.data.limits import automatic
+from gpunet.data.npy import read_npy
 from gpunet.errors import UsageError
 from gpunet.gates import Elementwise
 from gpunet.graph import Gate, Graph, Node, Shape

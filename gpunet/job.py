@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import ceil, inf
 from pathlib import Path
@@ -31,13 +31,27 @@ from gpunet.errors import Diverged, GpunetError, UsageError, warn
 from gpunet.launches import LaunchList
 from gpunet.loop import Control, Member, Report, Snapshot
 from gpunet.predict import MODEL_FILE, Model
-from gpunet.run import COLUMNS, IDENTITY, SETTINGS, SPLIT, Run, forms, pack
+from gpunet.run import (
+    COLUMNS,
+    IDENTITY,
+    METRICS,
+    SETTINGS,
+    SPLIT,
+    SUMMARY,
+    Run,
+    files,
+    forms,
+    pack,
+)
+from gpunet.signals import handling
 from gpunet.view import finite
 
 SCHEMA = "gpunet.train/1"
-METRICS, TIMING, SUMMARY, FAULT = "metrics.jsonl", "timing.jsonl", "summary.json", "fault"
+TIMING, FAULT = "timing.jsonl", "fault"
 STDIN = "stdin"
 """What data are called that were read there."""
+IN_MEMORY = "(in memory)"
+"""What a setting says that was an object: a part of one's own."""
 PASSING = ("steps", "epochs", "rows_per_second", "seconds")
 
 
@@ -58,14 +72,12 @@ class Job:
     prepared: Prepared
     members: list[Member]
     model: Model
-    dtype: str
     rows_bytes: float | None = None
     folder: Path | str = "."
     control: Control = field(default_factory=Control)
     run: Run | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     start: Snapshot | None = None
-    legs: loop.Legs = ()
     last: Report | None = None
     best: Report | None = None
     lines: list[str] = field(default_factory=list)
@@ -74,8 +86,19 @@ class Job:
     written: bytes = field(default=b"", init=False, repr=False)
 
     @property
+    def config(self) -> Config:
+        """The settings, with no `auto` left."""
+        return self.settings.config
+
+    @property
+    def held(self) -> Run:
+        """The run directory of a job that has one."""
+        assert self.run is not None
+        return self.run
+
+    @property
     def out(self) -> Path | None:
-        """The run directory."""
+        """Where the run directory is."""
         return None if self.run is None else self.run.path
 
     @property
@@ -97,14 +120,25 @@ class Job:
         return sum(weight.size for weight in self.model.network.weights.values())
 
     @property
+    def rows(self) -> dict[str, int]:
+        """How many each part has."""
+        parts = self.prepared.parts.items()
+        return {name: 0 if part is None else part.rows for name, part in parts}
+
+    @property
+    def legs(self) -> loop.Legs:
+        """What was added to the run."""
+        return [(first, steps) for first, steps in self.identity.get("legs", ())]
+
+    @property
     def steps(self) -> int:
         """Updates in all, if nothing ends the run early."""
-        return loop.steps_in_all(self.model.config, self.training_rows, self.legs)
+        return loop.steps_in_all(self.config, self.training_rows, self.legs)
 
     @property
     def epochs(self) -> int:
         """Passes over the training rows in all, those that were added included."""
-        return ceil(self.steps / loop.steps_an_epoch(self.model.config, self.training_rows))
+        return ceil(self.steps / loop.steps_an_epoch(self.config, self.training_rows))
 
     @property
     def training_rows(self) -> int:
@@ -126,8 +160,8 @@ class Job:
     @property
     def launches(self) -> LaunchList:
         """The training step of a network as a launch list."""
-        device, dtype, first = self.choice.device, self.dtype, self.members[0]
-        config, schema = first.config, self.prepared.schema
+        device, first = self.choice.device, self.members[0]
+        config, schema, dtype = first.config, self.prepared.schema, first.config.dtype
         with device.leaving(self.rows_bytes):
             rows = loop.training_rows(first.data, config, device, dtype)
         rates = loop.rates(config, rows.rows, self.legs)
@@ -151,7 +185,7 @@ class Job:
             "task_reason": self.prepared.schema.target.reason,
             "fingerprints": self.fingerprints(),
             "environment": about.environment(self.choice.device),
-            "legs": list(self.legs),
+            "legs": [],
         }
         run.write(SETTINGS, self.settings.to_toml(self.used_by))
         run.write_json(COLUMNS, self.looks())
@@ -171,12 +205,11 @@ class Job:
 
     def note_identity(self) -> None:
         """Write `run.json`."""
-        assert self.run is not None
-        self.run.write(IDENTITY, json.dumps(self.identity, indent=2) + "\n")
+        self.held.write_json(IDENTITY, self.identity)
 
     def reports(self) -> Iterator[Report]:
         """Train, yielding the reports; with a run directory they are written there as well."""
-        config, control = self.model.config, self.control
+        config, control = self.config, self.control
         if self.run is not None:
             control.keep, control.every = self._keep, config.between_checkpoints
             self._status("running")
@@ -185,7 +218,7 @@ class Job:
             for report in loop.train(
                 self.members,
                 self.choice.device,
-                self.dtype,
+                config.dtype,
                 control,
                 self.start,
                 self.legs,
@@ -246,11 +279,13 @@ class Job:
         if self._is_worth_judging:
             device = self.choice.device
             raw = ensemble.judged(self.members, self.model, device)
-            judged = evaluation.judge(self.model, self.prepared, raw, device, self.dtype)
+            judged = evaluation.judge(self.model, self.prepared, raw, device)
         self.model = judged.model
         self._save_model(self.model.network.weights)
         warnings = [*self.prepared.notes, *judged.warnings]
         summary = {**self.summary(), **finite(judged.facts), "warnings": warnings}
+        history = tuple(map(json.loads, self.lines))
+        self.model = replace(self.model, summary=summary, history=history)
         if self.run is not None:
             self.run.write_json(SUMMARY, summary)
             self._status(self.control.ended)
@@ -258,7 +293,6 @@ class Job:
 
     def summary(self) -> dict[str, Any]:
         """The run in plain values, without what is known of the model."""
-        parts = self.prepared.parts
         target, last, best = self.prepared.schema.target, self.last, self.best
         return {
             "schema": SCHEMA,
@@ -269,10 +303,10 @@ class Job:
             "device": self.choice.device.name,
             "device_reason": self.choice.reason,
             "runs_on": self.control.runs_on,
-            "precision": self.model.config.precision,
+            "precision": self.config.precision,
             "networks": len(self.members),
             "parameters": self.parameters,
-            "rows": {name: 0 if part is None else part.rows for name, part in parts.items()},
+            "rows": self.rows,
             "steps": self.control.done,
             "epochs": 0 if last is None else last.epoch,
             "best_epoch": None if best is None else best.epoch,
@@ -297,22 +331,22 @@ class Job:
         self.speeds.append(report.rows_per_second)
         if report.best:
             self.best = report
+        self.lines.append(files.line(lasting(report)))
         if self.run is not None:
-            self.lines.append(self.run.append(METRICS, lasting(report)))
             spent = {"rows_per_second": report.rows_per_second, "seconds": self.seconds}
-            self.run.append(TIMING, {"step": report.step, **spent})
+            self.run.append(METRICS, self.lines[-1])
+            self.run.append(TIMING, files.line({"step": report.step, **spent}))
 
     def _keep(self, snapshot: Snapshot) -> None:
         """Commit a checkpoint, and the best model so far."""
-        assert self.run is not None
         text = np.frombuffer("".join(self.lines).encode(), np.uint8)
         state = {name: self.identity[name] for name in ("id", "fingerprints", "environment")}
         reports = {"last": self.last, "best": self.best}
         state |= {name: None if r is None else lasting(r) for name, r in reports.items()}
         tensors = {**snapshot.tensors, "metrics": text}
-        self.run.save(snapshot.step, tensors, {**state, "loop": finite(snapshot.state)})
+        self.held.save(snapshot.step, tensors, {**state, "loop": finite(snapshot.state)})
         self._save_model(snapshot.best)
-        self._status("running", snapshot.step)
+        self._status("running")
 
     def _save_model(self, weights: dict[str, np.ndarray]) -> None:
         """Write the model, unless it is there already."""
@@ -323,10 +357,9 @@ class Job:
             self.run.write(MODEL_FILE, content)
             self.written = digest
 
-    def _status(self, state: str, step: int | None = None) -> None:
+    def _status(self, state: str) -> None:
         if self.run is not None:
-            done = self.control.done if step is None else step
-            self.run.status(state, step=done, steps=self.steps)
+            self.run.status(state, step=self.control.done, steps=self.steps)
 
     def _note_end(self, fault: BaseException) -> None:
         """Leave word of what ended the run early."""
@@ -343,22 +376,21 @@ class Job:
         self.finish()
         if self.best is not None:
             kept.append(f"the model of epoch {self.best.epoch} is kept")
-        message = "; ".join((fault.message, *([", ".join(kept)] if kept else [])))
+        message = f"{fault.message}; {', '.join(kept)}" if kept else fault.message
         return Diverged(message, fault.hint, fault.fault)
 
     def _keep_fault(self, fault: Any) -> None:
         """The batch of the faulty step, and what led to it."""
-        assert self.run is not None
         place = None if fault.place is None else vars(fault.place)
         batch = {name: getattr(fault, name) for name in ("rows", "numbers", "x", "y", "weight")}
         facts = {"step": fault.step, "epoch": fault.epoch, "what": fault.what, "place": place}
-        self.run.write_json(f"{FAULT}.json", {**facts, "trail": list(fault.trail)})
+        self.held.write_json(f"{FAULT}.json", {**facts, "trail": list(fault.trail)})
         present = {
             n: a.astype(a.dtype if a.dtype.kind == "f" else np.int64)
             for n, a in batch.items()
             if a is not None
         }
-        self.run.write(f"{FAULT}.safetensors", pack(present, {"step": fault.step}))
+        self.held.write(f"{FAULT}.safetensors", pack(present, {"step": fault.step}))
 
 
 @contextmanager
@@ -370,16 +402,10 @@ def _deferred_interrupts(control: Control, faults: list[BaseException]) -> Itera
         faults.append(KeyboardInterrupt())
         control.stop = True
 
-    usual = signal.default_int_handler
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     is_here = threading.current_thread() is threading.main_thread()
-    if not is_here or signal.getsignal(signal.SIGINT) is not usual:
+    with handling({signal.SIGINT: stop} if is_usual and is_here else {}):
         yield
-        return
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 def lasting(report: Report) -> dict[str, Any]:
@@ -405,13 +431,14 @@ def plan(
     `flags` are settings by name, `file` a TOML file of them; their paths are seen from `folder`.
     """
     settings = auto.with_memory(settle(source, flags, file))
+    parts = own_parts(flags)
     choice = auto.asked(settings)  # what is not there is told before data are read
     if choice is not None:
         auto.set_up(settings, choice.device)
     place = location(source, folder)
     source = read(source, settings, folder)
     settings = auto.with_encoding(presets.of_data(settings, source))
-    prepared = _prepared(source, settings, folder)
+    prepared = _prepared(source, settings, folder, parts)
     settings = presets.of_network(settings, prepared.schema.target.task, prepared.train.rows)
     settings, choice, members, rows_bytes = _decided(settings, prepared, choice)
     if choice.device.kind == "cpu":
@@ -419,7 +446,7 @@ def plan(
     config, schema = settings.config, prepared.schema
     choice.device.precision = config.precision
     trained = Model(ensemble.together(members), schema, config)
-    given = (source.name, place, settings, choice, prepared, members, trained, _dtype(config))
+    given = (source.name, place, settings, choice, prepared, members, trained)
     return Job(*given, rows_bytes=rows_bytes, folder=folder)
 
 
@@ -440,8 +467,7 @@ def _decided(
             auto.set_up(decided, choice.device)
         decided = auto.decide_on(decided, schema, choice)
         members = ensemble.settled(members, decided.config)
-        device, dtype = choice.device, _dtype(decided.config)
-        smaller, rows_bytes = memory.fitted(settings, decided.config, members, device, dtype)
+        smaller, rows_bytes = memory.fitted(settings, decided.config, members, choice.device)
         if smaller is None:
             return decided, choice, members, rows_bytes
         settings = smaller
@@ -453,12 +479,10 @@ def _check_steps(config: Config, rows: int) -> None:
     memory.check_steps(asked, loop.steps_in_all(config, rows))
 
 
-def _dtype(config: Config) -> str:
-    return "float64" if config.precision == "fp64" else "float32"
-
-
-def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepared:
-    """The data as settings say; paths among them are seen from `folder`."""
+def _prepared(
+    source: Source, settings: Settings, folder: Path | str, own: Mapping[str, Any]
+) -> Prepared:
+    """The data as settings say, paths among them seen from `folder`; `own` parts were given."""
     config = settings.config
     _check_test(source, settings)
     return data.prepare(
@@ -470,8 +494,8 @@ def _prepared(source: Source, settings: Settings, folder: Path | str) -> Prepare
         na=config.na,
         decimal=config.decimal,
         task=_task(config),
-        validation=0.0 if config.folds else _part(config.validation, settings, folder),
-        test=fold(config.test_fold) if config.test_fold else _part(config.test, settings, folder),
+        validation=0.0 if config.folds else _part("validation", settings, folder, own),
+        test=fold(config.test_fold) if config.test_fold else _part("test", settings, folder, own),
         split_column=config.split_column,
         weight=config.weight,
         class_weight=config.class_weight,
@@ -505,7 +529,9 @@ def train(
     source: a pyarrow, pandas or polars table, a dict of columns, a tuple of arrays (x (n, …),
     y (n,)) or of a table and the target y (n,), a path, or a name of `gpunet data list`. target:
     the column to predict. out: a run directory to save to. config: a TOML file of settings.
-    Other settings are those that `gpunet train --help` lists, as epochs=50, batch_size=64.
+    on_report: is called with each Report; print shows them.
+    Other settings are those that `gpunet train --help` lists, as epochs=50, batch_size=64;
+    validation and test may be data of their own, as source is.
     Raises the errors of gpunet.errors; warns of the data and of the model by its GpunetWarning.
     """
     flags = with_target(target, settings)
@@ -527,7 +553,18 @@ def with_target(target: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def settle(source: Any, flags: Mapping[str, Any], file: Path | str | None) -> Settings:
     """The settings of a run on a source, checked, with what is `auto` still open."""
-    return gather(flags, file, _recipe(source))
+    said = dict.fromkeys(own_parts(flags), IN_MEMORY)
+    return gather({**flags, **said}, file, _recipe(source))
+
+
+def own_parts(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts that were given as objects."""
+    return {name: flags[name] for name in ("validation", "test") if _is_object(flags.get(name))}
+
+
+def _is_object(value: Any) -> bool:
+    is_known = isinstance(value, (tuple, Mapping, Source)) or hasattr(value, "__arrow_c_stream__")
+    return is_known or np.ndim(value) > 0
 
 
 def _recipe(source: Any) -> Mapping[str, Any]:
@@ -556,10 +593,7 @@ def location(source: Any, folder: Path | str = ".") -> str | None:
 
 def _absolute(folder: Path | str) -> str:
     """Of a working directory that is gone, the root: nothing could be seen from it."""
-    try:
-        return os.path.abspath(folder)
-    except FileNotFoundError:
-        return os.path.abspath(os.sep)
+    return os.path.abspath(os.path.join(data.here() or os.sep, folder))
 
 
 def read(source: Any, settings: Settings, folder: Path | str) -> Source:
@@ -588,5 +622,14 @@ def _check_test(source: Source, settings: Settings) -> None:
             raise UsageError(f"{source.title} has a test part of its own", hint)
 
 
-def _part(value: float | str, settings: Settings, folder: Path | str) -> float | Source:
-    return read(value, settings, folder) if isinstance(value, str) else value
+def _part(
+    name: str, settings: Settings, folder: Path | str, own: Mapping[str, Any]
+) -> float | Source:
+    """A share of the rows, or what holds the part."""
+    value = own.get(name, getattr(settings.config, name))
+    if isinstance(value, float):
+        return value
+    if isinstance(value, str) and value == IN_MEMORY:
+        hint = f"give it again: gpunet.resume(run, data, {name}=…)"
+        raise UsageError(f"the {name} part was in memory", hint)
+    return read(value, settings, folder)

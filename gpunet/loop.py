@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
-from math import ceil, inf, isfinite
+from math import ceil, inf, isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,13 @@ class Report:
     chain: str
     rows_per_second: float = field(compare=False)
     seconds: float = field(compare=False)
+
+    def __str__(self) -> str:
+        """In a line: epoch 3/40  loss 0.2131  validation loss 0.1921, accuracy 0.9333."""
+        found = ((name, nan if v is None else v) for name, v in self.validation.items())
+        judged = ", ".join(f"{name} {value:.4g}" for name, value in found)
+        said = f"epoch {self.epoch:,}/{self.epochs:,}  loss {self.loss:.4g}"
+        return f"{said}  validation {judged}" if judged else said
 
 
 @dataclass(frozen=True)

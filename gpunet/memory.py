@@ -109,7 +109,7 @@ def check_steps(asked: str, steps: int) -> None:
 
 
 def fitted(
-    settings: Settings, config: Config, members: Sequence[Member], device: Device, dtype: str
+    settings: Settings, config: Config, members: Sequence[Member], device: Device
 ) -> tuple[Settings | None, float | None]:
     """Settings with which training asks for less of a device, None where all has room there; and
     the bytes that the rows of a part may take then, None where the CPU has them anyway.
@@ -118,6 +118,7 @@ def fitted(
     them at a time, which nobody asked for. Raises OutOfMemory where neither is enough.
     """
     free, whole = device.memory().free, None if device.kind == "cpu" else inf
+    dtype = config.dtype
     if is_small(members, device) or has_room(wanted := needs(members, device, dtype), device):
         return None, whole
     name, streams = at_a_time(config), isinstance(members[0].data.train.x, RowFile)

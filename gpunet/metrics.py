@@ -11,7 +11,7 @@ import numpy as np
 
 TINY = 1e-15
 ROWS = 1 << 14
-
+"""Of which probabilities are in memory at a time."""
 
 Weight = np.ndarray | None
 
@@ -25,21 +25,18 @@ def row_mean(values: np.ndarray, weight: Weight = None) -> float:
 
 
 def accuracy(target: np.ndarray, label: np.ndarray, weight: Weight = None) -> float:
-    """The share of right rows: target and label (n,), or (n, k) with every column right."""
-    right = target == label
-    return row_mean(right if right.ndim == 1 else right.all(axis=1), weight)
+    """The share of rows of which every column is right: target and label (n, k)."""
+    return row_mean((target == label).all(axis=1), weight)
 
 
 def log_loss(target: np.ndarray, probability: np.ndarray, weight: Weight = None) -> float:
-    """Mean of -log p, for class codes (n,) or 0/1 (n, k), with p (n, k)."""
+    """Mean of -log p of what is true, for targets 0/1 (n, k), with p (n, k)."""
     return row_mean(log_loss_terms(target, probability), weight)
 
 
 def log_loss_terms(target: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """What `log_loss` is the mean of."""
     p = np.clip(probability.astype(np.float64), TINY, 1 - TINY)
-    if target.ndim == 1:
-        return -np.log(p[np.arange(len(target)), target])
     return -np.where(target > 0.5, np.log(p), np.log1p(-p))
 
 
@@ -101,9 +98,7 @@ def at_threshold(
 
 
 def mean_auc(target: np.ndarray, probability: np.ndarray, weight: Weight = None) -> float | None:
-    """The mean of each column's AUC against the rest; target codes (n,) or 0/1 (n, k)."""
-    if target.ndim == 1:
-        target = target[:, None] == np.arange(probability.shape[1])
+    """The mean of each column's AUC; target 0/1 (n, k)."""
     columns = range(probability.shape[1])
     return _mean([auc(target[:, j], probability[:, j], weight) for j in columns])
 
@@ -152,7 +147,8 @@ def of_task(
     weight: Weight = None,
     threshold: float = 0.5,
 ) -> dict[str, float | None]:
-    """The task's metrics by name; `output` holds probabilities, or values in the target's units.
+    """The metrics by name, of all tasks but multiclass; `output` holds probabilities, or values in
+    the target's units.
 
     What has more than `threshold` is taken for true, in binary and multilabel tasks. Here rows may
     have the weight 0: they are left out.
@@ -174,9 +170,9 @@ def of_task(
             "rmse": rmse(target, output, weight),
             "mae": mae(target, output, weight),
         }
-    label = output.argmax(axis=1) if task == "multiclass" else output > threshold
+    label = output > threshold
     found = {
-        "accuracy": accuracy(target if task == "multiclass" else target > 0.5, label, weight),
+        "accuracy": accuracy(target > 0.5, label, weight),
         "log_loss": log_loss(target, output, weight),
     }
     if task != "binary":
@@ -284,8 +280,8 @@ def of_logits(
     temperature: float = 1.0,
     lean: np.ndarray | float = 1.0,
 ) -> dict[str, float | None]:
-    """`of_task` of class codes (n,) and logits (n, k): to the bit as if it were given the softmax
-    of raw / temperature."""
+    """The metrics of class codes (n,) and logits (n, k): to the bit those of the probabilities that
+    are the softmax of raw / temperature. Each class has its AUC against the rest."""
     target, raw, weight = _counting(target, raw, weight)
     found = class_rows(target, raw, temperature, lean)
     each = [auc(target == j, found.score(j), weight) for j in range(raw.shape[1])]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, fields
 from difflib import get_close_matches
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, getdoc, signature
 from shlex import quote
 from typing import Annotated, Any, get_args
 
@@ -30,6 +30,10 @@ WHOLE = 1000
 NARROW, WIDE = 60, 100
 """Columns of a terminal: below the first the help says what an option means under its name, and
 above the second it leaves the rest free."""
+DEFAULTS = """
+Defaults are those of arrays, and of --preset plain. A table gets other values, its preset's, for
+settings that are left open; config.toml in the run says which.
+"""
 DEBUG = "--debug"
 """An option of gpunet itself, which may stand behind a command as well."""
 
@@ -48,7 +52,7 @@ class Command(TyperCommand):
             own = "Arguments" if each.param_type_name == "argument" else "Options"
             panel = getattr(each, "rich_help_panel", None) or own
             if (row := each.get_help_record(ctx)) is not None:
-                panels.setdefault(panel, []).append((row[0].lstrip(" /"), row[1]))
+                panels.setdefault(panel, []).append(row)
         for panel, rows in panels.items():
             with formatter.section(panel):
                 formatter.write_dl(rows, col_max=30 if formatter.width > NARROW else 4)
@@ -96,11 +100,13 @@ def _width() -> int:
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace `**settings` in a command's signature by one option a setting, None if not given."""
+    """Replace `**settings` in a command's signature by one option a setting, None if not given; the
+    command's help says whose their defaults are."""
     own = [p for p in signature(command).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
     argument, *rest = own
     rest = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in rest]
     options = [_option(each) for each in fields(Config)]
+    command.__doc__ = f"{getdoc(command)}\n{DEFAULTS}"
     command.__signature__ = Signature([argument, *options, *rest])  # type: ignore[attr-defined]
     return command
 
@@ -159,11 +165,12 @@ def _fault(fault: Any, values: dict[str, Any]) -> UsageError:
 
 def _option(each: "Field[Any]") -> Parameter:
     is_switch = each.type in (bool, Switch)
-    names = _switch(each) if is_switch else [flag(each.name)]
+    name = flag(each.name)
+    names = [f"{name}/{flag('no_' + each.name)}" if is_switch else name]
     names += [SHORT[each.name]] if each.name in SHORT else []
     option = typer.Option(
         *names,
-        help=each.metadata["help"] + ("" if is_switch else _choices(each) + _default(each)),
+        help=each.metadata["help"] + _choices(each) + _default(each),
         rich_help_panel=each.metadata["panel"],
         show_default=False,
         metavar=None if is_switch else _metavar(each.type),
@@ -173,12 +180,6 @@ def _option(each: "Field[Any]") -> Parameter:
     return Parameter(each.name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _switch(each: "Field[Any]") -> list[str]:
-    """The flags of yes and no; of what is on unless told otherwise the second alone."""
-    no = flag("no_" + each.name)
-    return [f" /{no}"] if each.default is True else [f"{flag(each.name)}/{no}"]
-
-
 def _choices(each: "Field[Any]") -> str:
     words = get_args(each.type)
     is_closed = words and all(isinstance(word, str) for word in words)
@@ -186,6 +187,8 @@ def _choices(each: "Field[Any]") -> str:
 
 
 def _default(each: "Field[Any]") -> str:
+    if each.type is bool:
+        return " Default: on." if each.default else ""
     return "" if each.default in (None, ()) else f" Default: {each.default}."
 
 

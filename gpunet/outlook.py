@@ -8,6 +8,8 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from gpunet import loop, optim
 from gpunet.data.rows import RowFile
 from gpunet.job import Job
@@ -62,14 +64,14 @@ def look(job: Job, patience: float = PATIENCE) -> Outlook:
 
     Raises Diverged when the first steps already do.
     """
-    config, prepared = job.model.config, job.prepared
+    config, prepared = job.config, job.prepared
     count = len(job.members)
     timed, seconds = _timed(job, patience)
     launches = job.launches
     weights = job.members[0].network.graph.parameters
     vectors = 2 + optim.optimizer(config.optimizer, config.momentum, config.betas).slots
     vectors += launches.micro_batch < launches.batch
-    word = 8 if job.dtype == "float64" else 4
+    word = np.dtype(config.dtype).itemsize
     parts = [part for part in prepared.parts.values() if part is not None]
     arrays = [array for part in parts for array in (part.x, part.y) if array is not None]
     on_disk = sum(each.nbytes for each in arrays if isinstance(each, RowFile))
@@ -99,7 +101,7 @@ def _timed(job: Job, patience: float) -> tuple[int, float]:
     control.tick = tick
     copies = [replace(member, network=deepcopy(member.network)) for member in job.members]
     began = time.perf_counter()
-    given = (copies, job.choice.device, job.dtype, control)
+    given = (copies, job.choice.device, job.config.dtype, control)
     for _ in loop.train(*given, rows_bytes=job.rows_bytes):
         pass
     (first, start), (last, end) = ticks[0], ticks[-1]

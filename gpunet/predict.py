@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property
 from itertools import pairwise
@@ -84,6 +84,8 @@ class Model:
 
     Logits are divided by the temperature; of a binary target the second class is predicted where
     its probability is above the threshold.
+    summary, history: how training went, as the run's `summary.json` and lines of `metrics.jsonl`
+    say it; empty for a model file alone.
     """
 
     network: Ensemble
@@ -91,10 +93,18 @@ class Model:
     config: Config
     temperature: float = 1.0
     threshold: float = 0.5
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
 
     def __repr__(self) -> str:
         target, size = self.schema.target, sum(w.size for w in self.network.weights.values())
         return f"<Model of {', '.join(target.names)}: {target.task}, {size:,} weights>"
+
+    @property
+    def classes(self) -> tuple[str | int | bool, ...]:
+        """Of which class each column of `predict(data, proba=True)` is; () for numbers."""
+        target = self.schema.target
+        return target.names if target.task == "multilabel" else tuple(target.labels)
 
     @property
     def loss_metric(self) -> str:
@@ -248,7 +258,8 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as it is saved, with all of its config: the kernels of formulas cannot be."""
-        return _unpickled, (self.packed(self.network.weights), self.config)
+        content = self.packed(self.network.weights)
+        return _unpickled, (content, self.config, self.summary, self.history)
 
     def of(self, network: Network) -> "Model":
         """The model of one network alone."""
@@ -278,11 +289,16 @@ def load(path: Path | str) -> Model:
     run.refuse_study(path)
     if isfile(path / run.IDENTITY) and not isfile(path / MODEL_FILE):
         raise InputMissing(f"{path}: the run has no model yet", "its first checkpoint brings one")
-    return _model(*run.unpack(path / MODEL_FILE if isdir(path) else path), path)
+    if not isdir(path):
+        return _model(*run.unpack(path), path)
+    made = _model(*run.unpack(path / MODEL_FILE), path)
+    return replace(made, summary=run.summary(path), history=tuple(run.history(path)))
 
 
-def _unpickled(content: bytes, config: Config) -> Model:
-    return replace(_model(*run.parse(content, "the pickle"), "the pickle"), config=config)
+def _unpickled(content: bytes, config: Config, *training: Any) -> Model:
+    made = _model(*run.parse(content, "the pickle"), "the pickle")
+    summary, history = training
+    return replace(made, config=config, summary=summary, history=history)
 
 
 def _model(weights: dict[str, np.ndarray], state: dict[str, Any], name: Path | str) -> Model:

@@ -71,7 +71,7 @@ def has_meaning(name: str, config: Config) -> bool:
 
 
 def of_data(settings: Settings, source: Source) -> Settings:
-    """The preset chosen, and what it says of encoding and folds: arrays get `plain`.
+    """The preset chosen, and what it says of encoding, folds and members: arrays get `plain`.
 
     Raises UsageError where another was asked for with arrays.
     """
@@ -82,8 +82,7 @@ def of_data(settings: Settings, source: Source) -> Settings:
     if source.table is None:
         name = settings.config.preset
         raise UsageError(f"--preset {name} is for tables; these are arrays", "use --preset plain")
-    folds = SIZES[settings.config.preset]["folds"]
-    return _taken(settings, {**DATA, **({"folds": folds} if _can_fold(settings, source) else {})})
+    return _taken(settings, {**DATA, **_networks(settings, source)})
 
 
 def of_network(settings: Settings, task: str, rows: int) -> Settings:
@@ -91,7 +90,8 @@ def of_network(settings: Settings, task: str, rows: int) -> Settings:
     if settings.config.preset == "plain":
         return settings
     own = {"regression": NUMBERS, "count": COUNTS}.get(task, CLASSES)
-    settings = _taken(settings, {**own, **COMMON, **_networks(settings, rows)})
+    hidden = SIZES[settings.config.preset]["hidden"]
+    settings = _taken(settings, {**own, **COMMON, "hidden": hidden})
     learnt = rows - rows // settings.config.folds if settings.config.folds else rows
     settings = _taken(settings, {"batch_size": batch_size(learnt)})
     size = settings.config.batch_size
@@ -120,19 +120,21 @@ def patience(config: Config) -> int:
     return max(LEAST_PATIENCE, ceil(config.epochs / 2))
 
 
-def _networks(settings: Settings, rows: int) -> Mapping[str, Any]:
-    """Layers and members, which take the place of folds where the user gave the parts."""
-    size = SIZES[settings.config.preset]
-    is_replaced = not settings.config.folds and settings.is_open("folds") and rows <= MANY
-    spread = max(1, size["folds"]) if is_replaced else 1
-    return {"hidden": size["hidden"], "members": size["members"] * spread}
+def _networks(settings: Settings, source: Source) -> Mapping[str, Any]:
+    """Folds and members, which take the place of folds where the user gave the parts."""
+    folds, members = (SIZES[settings.config.preset][name] for name in ("folds", "members"))
+    if not settings.is_open("folds") or source.rows > MANY:
+        return {"members": members}
+    if _can_fold(settings, source):
+        return {"folds": folds, "members": members}
+    return {"members": members * max(1, folds)}
 
 
 def _can_fold(settings: Settings, source: Source) -> bool:
-    """Whether a validation part is still open, of rows that are neither too few nor too many."""
+    """Whether a validation part is still open, of rows that are not too few."""
     parts = ("validation", "split_column", "group", "time")
-    is_taken = any(settings.given(name) for name in parts)
-    return not is_taken and not source.streams and FEW <= source.rows <= MANY
+    is_taken = not all(settings.is_open(name) for name in parts)
+    return not is_taken and not source.streams and source.rows >= FEW
 
 
 def _taken(settings: Settings, values: Mapping[str, Any]) -> Settings:

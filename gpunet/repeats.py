@@ -13,7 +13,7 @@ from typing import Any
 
 from gpunet import job
 from gpunet.config import flag
-from gpunet.data import is_passing
+from gpunet.data import here, is_passing
 from gpunet.errors import UsageError, warn
 from gpunet.loop import Report
 from gpunet.predict import Model
@@ -34,14 +34,18 @@ class Repeat:
     out: Path | None
 
 
-@dataclass
+@dataclass(repr=False)
 class Repeats:
-    """What several jobs came to. kind: seeds or cv. models: by `repeat` alone."""
+    """Several jobs, and what they came to. kind: seeds or cv. models: by `repeat` alone."""
 
     kind: str
+    jobs: list[Repeat]
     runs: list[dict[str, Any]] = field(default_factory=list)
     models: list[Model] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Repeats: {len(self.runs)} of {len(self.jobs)} runs by {self.kind}, see mean>"
 
     def add(self, each: Repeat, summary: Mapping[str, Any]) -> None:
         """Take in the summary of a run."""
@@ -85,20 +89,23 @@ class Repeats:
         head = ["", *(f"{name}, {part}" for part, name in names)]
         return head, [[label, *(of[part].get(name) for part, name in names)] for label, of in rows]
 
-    def done(self, count: int) -> str:
-        """How many of so many runs are done, and where they are."""
+    @property
+    def done(self) -> str:
+        """How many runs are done, and where they are."""
         where = ", ".join(str(run["run"]) for run in self.runs)
-        return f"{len(self.runs):,} of {count:,} runs are done{f' ({where})' if where else ''}"
+        of = f"{len(self.runs):,} of {len(self.jobs):,}"
+        return f"{of} runs are done{f' ({where})' if where else ''}"
 
 
-def kind(seeds: int | None, cv: int | None) -> str:
-    """What is repeated: seeds or cv. UsageError where both are asked for, or too few."""
+def _kind(seeds: int | None, cv: int | None) -> tuple[str, int]:
+    """What is repeated, seeds or cv, and how often. UsageError where both are asked for, or too
+    few."""
     if (seeds is None) == (cv is None):
         raise UsageError("wanted one of --seeds and --cv")
-    what, count = ("cv", cv) if seeds is None else ("seeds", seeds)
+    kind, count = ("cv", cv) if seeds is None else ("seeds", seeds)
     if not (isinstance(count, Integral) and count >= 2):
-        raise UsageError(f"{flag(what)} {count}: must be a whole number, 2 or more")
-    return what
+        raise UsageError(f"{flag(kind)} {count}: must be a whole number, 2 or more")
+    return kind, int(count)
 
 
 def asked(
@@ -108,33 +115,30 @@ def asked(
     seeds: int | None,
     cv: int | None,
     out: Path | str | None,
-) -> list[Repeat]:
-    """The jobs that `seeds` or `cv` stand for, their settings checked, and their directories free
-    where they are named.
+) -> Repeats:
+    """The jobs that `seeds` or `cv` stand for, their settings checked.
 
     With `out` each has its own: NAME-seed0, … or NAME-fold1, …
     """
-    what = kind(seeds, cv)
+    kind, count = _kind(seeds, cv)
     if is_passing(source):
         raise UsageError("standard input and pipes can be read once", "give a file")
-    clash = [name for name in CLASH if what == "cv" and name in flags]
+    clash = [name for name in CLASH if kind == "cv" and name in flags]
     if clash:
-        raise UsageError(f"--cv {cv} and {flag(clash[0])} conflict", "leave one of them out")
+        raise UsageError(f"--cv {count} and {flag(clash[0])} conflict", "leave one of them out")
     first = job.settle(source, flags, file).config.seed
-    varied: list[tuple[str, dict[str, Any]]] = (
-        [(f"seed{first + i}", {"seed": first + i}) for i in range(seeds)]
-        if seeds is not None
-        else [(f"fold{i}", {"test_fold": f"{i}/{cv}"}) for i in range(1, (cv or 0) + 1)]
-    )
-    found = [
+    varied: dict[str, dict[str, Any]]
+    if kind == "seeds":
+        varied = {f"seed{seed}": {"seed": seed} for seed in range(first, first + count)}
+    else:
+        varied = {f"fold{i}": {"test_fold": f"{i}/{count}"} for i in range(1, count + 1)}
+    jobs = [
         Repeat(name, {**flags, **own}, None if out is None else Path(f"{out}-{name}"))
-        for name, own in varied
+        for name, own in varied.items()
     ]
-    for each in found:
+    for each in jobs:
         job.settle(source, each.flags, file)
-        if each.out is not None:
-            Run.check(each.out)
-    return found
+    return Repeats(kind, jobs)
 
 
 def repeat(
@@ -154,11 +158,13 @@ def repeat(
     out: where to save the runs, with `-seed0` or `-fold1` behind it. Raises the errors of train.
     """
     flags = job.with_target(target, settings)
-    repeats = asked(source, flags, config, seeds, cv, out)
-    found = Repeats(kind(seeds, cv))
+    found = asked(source, flags, config, seeds, cv, out)
+    if out is not None:
+        for each in found.jobs:
+            Run.check(each.out)
     told: set[str] = set()
-    begun = _here()  # `on_report` may go elsewhere
-    for each in repeats:
+    begun = Path(here())  # `on_report` may go elsewhere
+    for each in found.jobs:
         folder = Path() if files.is_same(Path(), begun) else begun
         planned = job.plan(source, each.flags, config and folder / config, folder)
         warn(note for note in planned.prepared.notes if note not in told)
@@ -172,11 +178,3 @@ def repeat(
         warn(f"{each.label}: {text}" for text in summary["warnings"] if text not in told)
         found.models.append(planned.model)
     return found
-
-
-def _here() -> Path:
-    """The working directory, whole unless it is gone."""
-    try:
-        return Path.cwd()
-    except FileNotFoundError:
-        return Path()

@@ -6,29 +6,32 @@ checkpoints their hashes and the shapes of the network.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from gpunet import about, commas, job, memory
 from gpunet.config import Config, Settings, gather
-from gpunet.data import BUILTIN, Source
+from gpunet.data import BUILTIN
 from gpunet.device import resolve
 from gpunet.errors import GpunetError, InputMissing, ModelInvalid, OutOfMemory, UsageError, warn
-from gpunet.job import METRICS, TIMING, Job, lasting
+from gpunet.job import TIMING, Job, lasting
 from gpunet.loop import Report, Snapshot, steps_an_epoch
-from gpunet.predict import MODEL_FILE, Model, load
+from gpunet.predict import MODEL_FILE, Model
 from gpunet.run import (
+    METRICS,
     SETTINGS,
     SPLIT,
     Checkpoint,
     Run,
     files,
     forms,
+    history,
     identity,
     readable,
     unpack,
@@ -61,8 +64,14 @@ def is_run(path: object) -> bool:
     return isinstance(path, (str, Path)) and os.path.isfile(Path(path) / job.IDENTITY)
 
 
-def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job:
-    """The job of a run, from its settings and its data (or `data`, where they have moved).
+def reopen(
+    path: Path | str,
+    data: Any = None,
+    device: str | None = None,
+    parts: Mapping[str, Any] = MappingProxyType({}),
+) -> Job:
+    """The job of a run, from its settings and its data (or `data`, where they have moved), with
+    `parts` that were given beside them.
 
     The data are seen from here; other files of its settings from where the run was begun.
     """
@@ -73,15 +82,14 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
         hint = "give the data again: gpunet resume RUN DATA, or gpunet.resume(run, data)"
         raise UsageError(f"{path}: was trained on data in memory", hint)
     if data is None:
-        _check_there(
-            path, source, "bring them back; resume and verify take DATA where they are now"
-        )
-    config = _settings(path).config
+        check_there(path, source, "bring them back; resume and verify take DATA where they are now")
+    config = settings_of(path).config
     for name in ("validation", "test"):
         part = getattr(config, name)
-        if isinstance(part, str) and (place := job.location(part, found["folder"])):
-            _check_there(path, place, "bring it back", f"its --{name} file is")
-    flags = {} if device is None else _for(device, config)
+        is_file = isinstance(part, str) and part != job.IN_MEMORY
+        if is_file and (place := job.location(part, found["folder"])):
+            check_there(path, place, "bring it back", f"its --{name} file is")
+    flags = {**({} if device is None else _for(device, config)), **parts}
     try:
         reopened = job.plan(source, flags, path / SETTINGS, found["folder"])
     except OutOfMemory as fault:  # its settings are what they were
@@ -91,7 +99,6 @@ def reopen(path: Path | str, data: Any = None, device: str | None = None) -> Job
     if device is None:
         reopened.choice = replace(reopened.choice, reason="the run's own")
     reopened.name, reopened.identity = found["name"], found
-    reopened.legs = [(first, steps) for first, steps in found["legs"]]
     return reopened
 
 
@@ -105,80 +112,13 @@ def _for(device: str, config: Config) -> dict[str, Any]:
     return {"device": device} | dict.fromkeys(opened, "auto")
 
 
-def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
-    """The job of a run whose data have not changed, and the rows of its test part.
-
-    Raises UsageError where nothing was held out, or nothing says what was: of a model file.
-    """
-    if os.path.isfile(path):
-        raise UsageError(f"{path}: a model file does not say which rows it has seen", "give DATA")
-    path = Path(path)
-    found = identity(path)
-    settings, folder = _settings(path), found["folder"]
-    if found["data"] is None:
-        raise UsageError(f"{path}: was trained on data in memory", "give DATA")
-    _check_there(path, found["data"], "give DATA that it was not trained on")
-    source = job.read(found["data"], settings, folder)
-    reopened = reopen(path, source, device)
-    if changed := _differences(reopened, path):
-        raise ModelInvalid(changed[0], "give DATA that it was not trained on")
-    rows, part = reopened.prepared.rows, settings.config.test
-    if "test" in rows:
-        return reopened, source.take(rows["test"])
-    if reopened.prepared.test is None:
-        raise UsageError(f"{path}: has no test part", "give DATA that it was not trained on")
-    own = source.test if isinstance(part, float) else None
-    own = own or job.read(part, settings, folder)
-    schema, kept = reopened.model.schema, np.arange(own.rows)
-    if settings.config.drop_missing_target:
-        kept = schema.answered(own)
-    return reopened, own.take(schema.counting(own, kept))
-
-
-def places(path: Path | str) -> tuple[str | None, ...]:
-    """Where rows lie that a run has seen: its data, and the file of its validation part."""
-    path = Path(path)
-    found = identity(path)
-    with suppress(ModelInvalid):  # settings that are not its own say nothing
-        return found["data"], job.location(_settings(path).config.validation, found["folder"])
-    return (found["data"],)
-
-
-def is_of(path: Path | str, source: Source) -> bool:
-    """Whether a run was made of all of these rows, wherever they lie, by their fingerprint.
-
-    Rows of another number are told apart at once.
-    """
-    path = Path(path)
-    with suppress(GpunetError, MemoryError):  # what cannot be prepared as its data is other data
-        held = sum(map(len, unpack(path / SPLIT)[0].values()))
-        config = _settings(path).config
-        leaves_out = config.drop_missing_target or config.weight
-        if source.rows != held and not (leaves_out and source.rows > held):
-            return False
-        again = reopen(path, _with_target(path, source), "cpu")
-        return again.fingerprints()["data"] == again.identity["fingerprints"]["data"]
-    return False
-
-
-def _with_target(path: Path, source: Source) -> Source:
-    """A source that does not say what is predicted, with what a run predicts: its own data may
-    have said it."""
-    if source.target:
-        return source
-    names = load(path).schema.target.names
-    if source.table is None and len(names) > 1:
-        names = (names[0].removesuffix("1"),)  # arrays number theirs
-    return replace(source, target=names)
-
-
-def _check_there(path: Path, place: str, hint: str, what: str = "its data are") -> None:
+def check_there(path: Path, place: str, hint: str, what: str = "its data are") -> None:
     """Refuse a run whose data have moved."""
     if place not in BUILTIN and not os.path.exists(place):
         raise InputMissing(f"{path}: {what} no longer at {place}", hint)
 
 
-def _settings(path: Path) -> Settings:
+def settings_of(path: Path) -> Settings:
     """A run's settings. Those that gpunet did not write are the run's fault, not the user's."""
     try:
         return gather(file=path / SETTINGS)
@@ -195,19 +135,27 @@ def resume(
     device: str | None = None,
     allow_inexact: bool = False,
     on_report: Callable[[Report], None] | None = None,
+    validation: Any = None,
+    test: Any = None,
 ) -> Model:
     """Go on with a run where its newest checkpoint is, and return the model.
 
     Bit for bit as if it had never ended, in the same environment; else with a warning. data: the
-    data of the run, where they are not in their place. epochs: `+50` adds epochs behind the last,
+    data of the run, where they are not in their place; validation, test: parts that were data of
+    their own. epochs: `+50` adds epochs behind the last,
     through a schedule of their own. Raises RunBusy, and ModelInvalid where data or settings have
     changed (unless `allow_inexact`).
     """
-    resumed, notes = take_up(run, data, epochs, device, allow_inexact)
+    resumed, notes = take_up(run, data, epochs, device, allow_inexact, _parts(validation, test))
     warn(notes)
-    assert resumed.run is not None
-    with resumed.run:
+    with resumed.held:
         return resumed.follow(on_report)
+
+
+def _parts(validation: Any, test: Any) -> dict[str, Any]:
+    """Those that are given."""
+    given = {"validation": validation, "test": test}
+    return {name: part for name, part in given.items() if part is not None}
 
 
 def take_up(
@@ -216,13 +164,14 @@ def take_up(
     more: str | None = None,
     device: str | None = None,
     allow_inexact: bool = False,
+    parts: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Job, list[str]]:
     """The job that `resume` runs, and warnings; its run directory is held until it is closed."""
     held = Run.open(path)
     try:
-        resumed = reopen(path, data, device)
+        resumed = reopen(path, data, device, parts)
         resumed.run = held
-        notes = _differences(resumed, held.path)
+        notes = differences(resumed, held.path)
         if notes and not allow_inexact:
             raise ModelInvalid(notes[0], "--allow-inexact goes on all the same")
         notes += [f"not bit for bit: {what}" for what in _unlike(resumed, held.path)]
@@ -241,34 +190,46 @@ def verify(
     epochs: int | Sequence[int] = (),
     devices: str | Sequence[str] = (),
     data: Any = None,
+    validation: Any = None,
+    test: Any = None,
 ) -> list[Compared]:
     """Make epochs of a run again and compare: every report's hash chain and numbers.
 
     epochs: one, several, or all when empty; each is reached from the newest checkpoint before it,
     else from the start. devices: each in turn; on others than the run's own the losses are compared
-    within TOLERANCE, as they are in an environment that differs from the run's.
+    within TOLERANCE, as they are in an environment that differs from the run's. data, validation,
+    test: as `resume` takes them.
     """
+    parts = _parts(validation, test)
     epochs = (epochs,) if isinstance(epochs, int) else epochs
     devices = commas.split(devices) if isinstance(devices, str) else devices
     identity(Path(path))
-    recorded = _recorded(Path(path) / METRICS)
+    recorded = history(Path(path))
+    if not recorded:
+        raise ModelInvalid(f"{path}: no epoch was finished: nothing to compare")
     wanted = [line for line in recorded if not epochs or line["epoch"] in epochs]
     if missing := set(epochs) - {line["epoch"] for line in wanted}:
-        raise UsageError(f"{path}: no record of epoch {min(missing)}", f"{len(recorded):,} are")
-    if not wanted:
-        raise ModelInvalid(f"{path}: no epoch was finished: nothing to compare")
+        first = min(missing)
+        nearest = min((line["epoch"] for line in recorded), key=lambda epoch: abs(epoch - first))
+        hint = f"the nearest of {len(recorded):,} is {nearest}"
+        raise UsageError(f"{path}: no record of epoch {first}", hint)
     return [
         each
         for device in devices or (None,)
-        for each in _compare(Path(path), wanted, device, data, is_whole=not epochs)
+        for each in _compare(Path(path), wanted, device, data, parts, is_whole=not epochs)
     ]
 
 
 def _compare(
-    path: Path, wanted: list[dict[str, Any]], device: str | None, data: Any, is_whole: bool
+    path: Path,
+    wanted: list[dict[str, Any]],
+    device: str | None,
+    data: Any,
+    parts: Mapping[str, Any],
+    is_whole: bool,
 ) -> Iterator[Compared]:
-    again = reopen(path, data, device)
-    if changed := _differences(again, path):
+    again = reopen(path, data, device, parts)
+    if changed := differences(again, path):
         raise ModelInvalid(changed[0], "bring back what the run was trained with")
     unlike = "; ".join(_unlike(again, path))
     if not unlike and not is_whole:
@@ -323,7 +284,7 @@ def _before(again: Job, path: Path, step: int) -> Snapshot | None:
     return None
 
 
-def _differences(resumed: Job, path: Path) -> list[str]:
+def differences(resumed: Job, path: Path) -> list[str]:
     """What differs from the first day though the run follows from it, in words."""
     now, then = resumed.fingerprints(), resumed.identity["fingerprints"]
     notes = []
@@ -340,7 +301,7 @@ def _differences(resumed: Job, path: Path) -> list[str]:
 def _unlike(again: Job, path: Path) -> list[str]:
     """What else differs from the first day, which bits may follow from."""
     here, there = about.environment(again.choice.device), dict(again.identity["environment"])
-    for found, settings in ((here, again.settings), (there, _settings(path))):
+    for found, settings in ((here, again.settings), (there, settings_of(path))):
         found["precision"] = settings.config.precision
     differing = [name for name in sorted(here.keys() | there) if here.get(name) != there.get(name)]
     return [f"{n} is {here.get(n)}, was {there.get(n)}" for n in differing]
@@ -356,9 +317,8 @@ def _take_newest(resumed: Job) -> list[str]:
 
     A run that was ended before its first one, which comes before its model, begins anew.
     """
-    assert resumed.run is not None
-    passed = []
-    for file, found in readable(resumed.run.path):
+    path, passed = resumed.held.path, []
+    for file, found in readable(path):
         if isinstance(found, GpunetError):
             passed.append(found.message)
         elif not _is_ours(resumed, found):
@@ -369,11 +329,11 @@ def _take_newest(resumed: Job) -> list[str]:
             return [f"{reason}; taking the one before it" for reason in passed]
     if passed:
         count = len(passed)
-        raise ModelInvalid(f"{resumed.run.path}: no good checkpoint of {count}: {passed[0]}")
-    if (resumed.run.path / MODEL_FILE).exists():
-        argument = commas.argument(resumed.run.path / SETTINGS)
+        raise ModelInvalid(f"{path}: no good checkpoint of {count}: {passed[0]}")
+    if (path / MODEL_FILE).exists():
+        argument = commas.argument(path / SETTINGS)
         anew = f"to train anew: gpunet train DATA --config {argument}"
-        raise ModelInvalid(f"{resumed.run.path}: none of its checkpoints is left", anew)
+        raise ModelInvalid(f"{path}: none of its checkpoints is left", anew)
     return []
 
 
@@ -418,23 +378,23 @@ def _extend(resumed: Job, more: str) -> None:
     more = str(more)
     if not (more.startswith("+") and more[1:].isascii() and more[1:].isdigit() and int(more[1:])):
         raise UsageError(f"--epochs {more}: must be + and a number, as +50")
-    rows, config, start = resumed.training_rows, resumed.model.config, resumed.start
+    rows, config, start = resumed.training_rows, resumed.config, resumed.start
     per_epoch = steps_an_epoch(config, rows)
     first = start.step if start is not None and resumed.is_over else resumed.steps
     added = int(more[1:]) * per_epoch
     memory.check_steps(f"--epochs {more}", first + added)
-    resumed.legs = [*(leg for leg in resumed.legs if leg[0] < first), (first, added)]
-    resumed.identity["legs"] = resumed.legs
+    kept = [leg for leg in resumed.legs if leg[0] < first]
+    resumed.identity["legs"] = [*kept, (first, added)]
     resumed.note_identity()
 
 
 def _write_again(resumed: Job) -> None:
     """Make the records of epochs what the checkpoint knows, and count on from the time spent."""
-    assert resumed.run is not None
-    resumed.run.write(METRICS, "".join(resumed.lines))
+    run = resumed.held
+    run.write(METRICS, "".join(resumed.lines))
     done = 0 if resumed.start is None else resumed.start.step
-    spent = [line for line in _timings(resumed.run.path / TIMING) if line["step"] <= done]
-    resumed.run.write(TIMING, "".join(f"{json.dumps(line)}\n" for line in spent))
+    spent = [line for line in _timings(run.path / TIMING) if line["step"] <= done]
+    run.write(TIMING, "".join(map(files.line, spent)))
     resumed.seconds = spent[-1]["seconds"] if spent else 0.0
 
 
@@ -445,17 +405,3 @@ def _timings(path: Path) -> Iterator[dict[str, Any]]:
             with suppress(ValueError, RecursionError):
                 if forms.fits(found := json.loads(line), forms.TIMING):
                     yield found
-
-
-def _recorded(path: Path) -> list[dict[str, Any]]:
-    """The reports of a run; a last line that was cut off is left out."""
-    try:
-        lines = files.read(path).decode().splitlines(keepends=True)
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
-    except FileNotFoundError:
-        raise InputMissing(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as reason:
-        raise ModelInvalid(f"{path}: cannot be read ({reason})") from None
-    if not forms.fits(found, [forms.LINE]):
-        raise ModelInvalid(f"{path}: not as gpunet wrote it")
-    return found

@@ -57,8 +57,8 @@ OF_LAYERS = ("activation", "norm", "dropout")
 def space(asked: Settings, first: Job) -> tuple[Space, dict[str, Any]]:
     """What is searched beside the settings that were asked for, and its values in the default job,
     which every range and choice holds."""
-    known = _default(first.settings.config)
-    ranges = PLAIN if first.settings.config.preset == "plain" else RECIPE
+    known = _default(first.config)
+    ranges = PLAIN if first.config.preset == "plain" else RECIPE
     found = {
         name: _with(each, known[name])
         for name, each in ranges.items()
@@ -79,8 +79,9 @@ def settings(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_free(name: str, asked: Settings, first: Job) -> bool:
     setting, config = SETTING.get(name, name), asked.config
-    has_layers = first.settings.config.hidden != ()
-    if asked.given(setting) or (name in OF_LAYERS and not has_layers):
+    has_layers = first.config.hidden != ()
+    is_given = not asked.is_open(setting) and getattr(config, setting) != "auto"
+    if is_given or (name in OF_LAYERS and not has_layers):
         return False
     if not presets.has_meaning(setting, config):
         return False

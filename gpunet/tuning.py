@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from gpunet import auto, isolation, job, loop, predict, rerun, space
-from gpunet.config import Settings
+from gpunet.config import Settings, flag, pace
 from gpunet.data import is_passing
 from gpunet.data.limits import automatic
 from gpunet.errors import (
@@ -32,10 +33,10 @@ from gpunet.errors import (
     UsageError,
     of_code,
 )
-from gpunet.job import SUMMARY, Job
+from gpunet.job import Job
 from gpunet.loop import Control
 from gpunet.predict import Model
-from gpunet.run import BEST, STUDY, Run, files
+from gpunet.run import BEST, STUDY, SUMMARY, Run, files
 from gpunet.space import Range
 
 SCHEMA = "gpunet.tune/1"
@@ -108,9 +109,9 @@ class Journal:
 class Tuner:
     """A study of a job with some settings; its directory is held until `close`.
 
-    source, flags, file: as of `job.plan`. trials: how many are wanted in all. seconds: no trial
-    begins later, counted from where the study is ready. Once `control.stop` is set, the trial in
-    hand ends, to be made again another time.
+    source, flags, file: as of `job.plan`. trials: how many are wanted in all. timeout: seconds, or
+    a time such as 10m, counted from where the study is ready; no trial begins later. Once
+    `control.stop` is set, the trial in hand ends, to be made again another time.
     Raises Unavailable without Optuna, UsageError where nothing can be searched or judged.
     """
 
@@ -121,14 +122,17 @@ class Tuner:
         file: Path | str | None,
         out: Path | str,
         trials: int = TRIALS,
-        seconds: float | None = None,
+        timeout: float | str | None = None,
         workers: int = 1,
         held: bool = False,
     ) -> None:
+        seconds = _seconds(timeout)
         self.optuna = _optuna()
         self.out, self.wanted, self.workers = Path(out), trials, workers
         self.control = Control()
         self.given, self.flags, self.file = source, dict(flags), file
+        if own := job.own_parts(flags):
+            raise UsageError(f"{flag(next(iter(own)))}: a study wants a share or a file")
         if min(trials, workers) < 1:
             raise UsageError("--trials and --workers want 1 or more")
         if workers > 1 and job.location(source) is None:
@@ -141,7 +145,9 @@ class Tuner:
             raise UsageError("trials are judged on a validation part", "set --validation")
         self.space, self.default = space.space(asked, self.first)
         if not self.space:
-            raise UsageError("nothing is left to search: every setting was given")
+            raise UsageError(
+                "nothing is left to search: every setting was given", "leave some of them out"
+            )
         self.source = _read(source, self.first.settings)
         self.run = None if held else self._hold()
         self.deadline = None if seconds is None else time.monotonic() + seconds
@@ -154,7 +160,7 @@ class Tuner:
     @property
     def metric(self) -> str:
         """What is least for the best trial."""
-        by = self.first.settings.config.best_by
+        by = self.first.config.best_by
         return {"accuracy": "error rate", "log_loss": "log-loss"}.get(by, by)
 
     def search(self) -> Iterator[Trial]:
@@ -171,7 +177,7 @@ class Tuner:
 
     def work(self, study: Any, worker: int) -> Iterator[Trial]:
         """Trials of this process alone."""
-        seed = self.first.settings.config.seed + 7919 * worker + len(study.trials)
+        seed = self.first.config.seed + 7919 * worker + len(study.trials)
         study.sampler = self.optuna.samplers.TPESampler(
             seed=seed % 2**32, n_startup_trials=STARTING
         )
@@ -192,7 +198,7 @@ class Tuner:
 
     def trials(self) -> list[Trial]:
         """Every trial that has ended, in order."""
-        return [_trial(each, self._settings(each.params)) for each in _ended(self._study())]
+        return [self._told(each) for each in _ended(self._study())]
 
     def best(self) -> Trial:
         """The trial of the least value, and of equals of the least loss. Raises Diverged where none
@@ -216,6 +222,8 @@ class Tuner:
         if place.exists() and known not in (None, best.number):
             files.rename(place, self.out / f"{BEST}-trial{known}")
         planned = job.plan(self.given, {**self.flags, **best.settings}, self.file)
+        settings, found = planned.settings, dict.fromkeys(best.settings, f"trial {best.number}")
+        planned.settings = replace(settings, origin={**settings.origin, **found})
         self.run.write_json(STUDY, {**self._identity(), "best": best.number})
         planned.begin(Run.create(place, planned.name))
         return planned, list(planned.prepared.notes)
@@ -250,21 +258,27 @@ class Tuner:
     def _hold(self) -> Run:
         """The study's directory: a new one, or one that was begun with the same data and
         settings."""
-        if not os.path.isfile(self.out / STUDY):
-            try:
-                run = Run.create(self.out, self.first.name)
-            except OutputExists as fault:
-                raise OutputExists(fault.message, "name another study with -o") from None
-            run.write_json(STUDY, self._identity())
-            return run
-        with files.system_errors(self.out):
-            run = Run(self.out)
-        known, own = self._known(), self._identity()
-        if {**known, "best": None} != {**own, "best": None}:
+        is_begun = os.path.isfile(self.out / STUDY)
+        try:
+            with files.system_errors(self.out):
+                run = Run(self.out) if is_begun else Run.create(self.out, self.first.name)
+        except OutputExists as fault:
+            raise OutputExists(fault.message, "name another study with -o") from None
+        try:
+            if is_begun:
+                self._check_own()
+            else:
+                run.write_json(STUDY, self._identity())
+        except BaseException:
             run.close()
+            raise
+        return run
+
+    def _check_own(self) -> None:
+        """Refuse a study of other data or settings."""
+        if {**self._known(), "best": None} != {**self._identity(), "best": None}:
             hint = "give those, or name another study with -o"
             raise UsageError(f"{self.out}: was begun with other data or settings", hint)
-        return run
 
     def _identity(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **self.first.fingerprints()}
@@ -272,10 +286,8 @@ class Tuner:
     def _known(self) -> dict[str, Any]:
         """What `study.json` says."""
         path = self.out / STUDY
-        try:
+        with files.reading(path):
             found = json.loads(files.read(path, 1 << 20))
-        except (OSError, ValueError, RecursionError) as reason:
-            raise ModelInvalid(f"{path}: cannot be read ({reason})") from None
         if not isinstance(found, dict) or found.get("schema") != SCHEMA:
             raise ModelInvalid(f"{path}: not as gpunet wrote it")
         return found
@@ -295,7 +307,16 @@ class Tuner:
             )
 
     def _settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return space.settings(self.first.settings.config, values)
+        return space.settings(self.first.config, values)
+
+    def _told(self, ended: Any) -> Trial:
+        """What the journal says of a trial that has ended."""
+        state = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}[ended.state.name]
+        facts = ended.user_attrs
+        value, loss = (ended.value, facts["loss"]) if state == "done" else (None, None)
+        spent = facts.get("epochs", 0), facts.get("seconds", 0.0)
+        settings = self._settings(ended.params)
+        return Trial(ended.number, state, value, loss, settings, *spent, facts.get(WHY, ""))
 
     def _is_over(self, study: Any) -> bool:
         is_late = self.deadline is not None and time.monotonic() >= self.deadline
@@ -334,12 +355,11 @@ class Tuner:
         last = planned and planned.last
         trial.set_user_attr("epochs", last.epoch if last else 0)
         trial.set_user_attr("seconds", time.perf_counter() - began)
-        ended = study.tell(trial, **found)
-        return _trial(ended, self._settings(ended.params))
+        return self._told(study.tell(trial, **found))
 
     def _train(self, planned: Job, trial: Any) -> tuple[float | None, bool]:
         """The least value on the validation rows, and whether others had less by then."""
-        config, control = planned.settings.config, planned.control
+        config, control = planned.config, planned.control
 
         def tick(step: int) -> None:
             control.stop = control.stop or self.control.stop
@@ -375,7 +395,7 @@ class Tuner:
                 for each in _ended(study):
                     if each.number not in seen:
                         seen.add(each.number)
-                        yield _trial(each, self._settings(each.params))
+                        yield self._told(each)
                 if not is_alive:
                     break
                 if self.control.stop and not is_told:
@@ -404,7 +424,7 @@ class Tuner:
             "file": self.file,
             "out": self.out,
             "trials": self.wanted,
-            "seconds": seconds,
+            "timeout": seconds,
         }
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", SERVE],
@@ -442,7 +462,7 @@ def tune(
     *,
     out: Path | str,
     trials: int = TRIALS,
-    timeout: float | None = None,
+    timeout: float | str | None = None,
     workers: int = 1,
     config: Path | str | None = None,
     on_trial: Callable[[Trial], None] | None = None,
@@ -451,8 +471,9 @@ def tune(
     """Search for better settings than the defaults, and return the model of the best.
 
     As `train`; settings that are given stay as they are. out: the study's directory; the same call
-    goes on with it, until `trials` are made in all. timeout: seconds after which no trial begins.
-    Its `best` is a run directory. Raises the errors of train, and Unavailable without Optuna.
+    goes on with it, until `trials` are made in all. timeout: seconds, or a time such as
+    10m, after which no trial begins. Its `best` is a run directory. Raises the errors of train,
+    and Unavailable without Optuna.
     """
     flags = job.with_target(target, settings)
     tuner = Tuner(source, flags, config, out, trials, timeout, workers)
@@ -463,8 +484,7 @@ def tune(
         best = tuner.best()
         if tuner.summary(best) is None:
             planned, _ = tuner.best_job(best)
-            assert planned.run is not None
-            with planned.run:
+            with planned.held:
                 planned.follow()
     finally:
         tuner.close()
@@ -492,6 +512,16 @@ def _optuna() -> ModuleType:
     return optuna
 
 
+def _seconds(timeout: float | str | None) -> float | None:
+    """A --timeout as seconds. Raises UsageError for what is no time."""
+    if timeout is None or (isinstance(timeout, Real) and timeout >= 0):
+        return timeout
+    with suppress(ValueError):
+        if isinstance(found := pace(str(timeout)), float):
+            return found
+    raise UsageError(f"--timeout {timeout}: must be a time above 0, such as 30s, 10m, 2h")
+
+
 def _read(source: Any, settings: Settings) -> Any:
     """The data, read once for all trials."""
     return source if job.location(source) is None else job.read(source, settings, ".")
@@ -512,15 +542,6 @@ def _counted(study: Any) -> list[Any]:
 
 def _ended(study: Any) -> list[Any]:
     return [each for each in _counted(study) if each.state.name != "RUNNING"]
-
-
-def _trial(ended: Any, settings: dict[str, Any]) -> Trial:
-    """What the journal says of a trial that has ended."""
-    state = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}[ended.state.name]
-    facts = ended.user_attrs
-    value, loss = (ended.value, facts["loss"]) if state == "done" else (None, None)
-    spent = facts.get("epochs", 0), facts.get("seconds", 0.0)
-    return Trial(ended.number, state, value, loss, settings, *spent, facts.get(WHY, ""))
 
 
 def _early(lost: Sequence[tuple[int, str]], crew: int) -> GpunetError:

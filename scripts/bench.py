@@ -38,15 +38,6 @@ CONTESTANTS = {
     "cuda": ("gpunet", "torch", "torch-compile", "jax", *report.ON_GPU),
 }
 WORKS = {"cpu": ROWS, "cuda": ON_CUDA}
-NEEDS = {
-    "torch": "torch",
-    "torch-compile": "torch",
-    "torch-graph": "torch",
-    "torch-graph-tuned": "torch",
-    "jax": "jax",
-    "jax-unrolled": "jax",
-    "sklearn": "sklearn",
-}
 SLOW = {"cpu": "torch-compile", "cuda": "torch-graph-tuned"}
 """Who compiles for so long that a quick run leaves it out."""
 NATIVE = ("gpunet", "products-sliced")
@@ -184,8 +175,9 @@ class Bench:
         """Why a contestant does not take part."""
         if contestant in self.given.without:
             return "not asked for"
-        if contestant in NEEDS and find_spec(NEEDS[contestant]) is None:
-            return f"{NEEDS[contestant]} is not installed"
+        package = report.PEERS.get(contestant)
+        if package is not None and find_spec(package) is None:
+            return f"{package} is not installed"
         if self.given.device == "cpu" and contestant in NATIVE:
             try:
                 native.load()

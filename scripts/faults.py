@@ -518,9 +518,9 @@ def _begin_fuzzing() -> None:
 
 def _fuzzed(chunk: tuple[str, int, int, int]) -> tuple[str, int, list[str]]:
     name, seed, first, stop = chunk
-    wrong = [(number, fuzz.fault(name, seed, number)) for number in range(first, stop)]
+    wrong = fuzz.faults(name, seed, range(first, stop))
     again = f"again with scripts/fuzz.py --seed {seed} --only {name} --at"
-    told = [f"{name}: {words[:500]} ({again} {number})" for number, words in wrong if words]
+    told = [f"{name}: {words[:500]} ({again} {number})" for number, words in wrong]
     return name, stop - first, told
 
 

@@ -31,7 +31,8 @@ from tables import idx, npy, npz
 
 import gpunet
 from gpunet import config, formula, predict, run, sizes
-from gpunet.data import arrays
+from gpunet.data.idx import read_idx
+from gpunet.data.npy import read_npy, read_npz
 from gpunet.errors import CheckFailed, GpunetError, GpunetWarning
 
 SLOW = 2.0  # seconds of processor time that no single input may take
@@ -219,9 +220,9 @@ def _one_of(files: Callable[[], tuple[bytes, ...]]) -> Callable[[Random], bytes]
 
 
 TARGETS = {
-    "idx": Target(20, _one_of(_idx_files), lambda data: arrays.read_idx(data, "f")),
-    "npy": Target(20, _one_of(_npy_files), lambda data: arrays.read_npy(data, "f")),
-    "npz": Target(10, _one_of(_npz_files), lambda data: arrays.read_npz(data, "f", BUDGET)),
+    "idx": Target(20, _one_of(_idx_files), lambda data: read_idx(data, "f")),
+    "npy": Target(20, _one_of(_npy_files), lambda data: read_npy(data, "f")),
+    "npz": Target(10, _one_of(_npz_files), lambda data: read_npz(data, "f", BUDGET)),
     "model-header": Target(15, _model_bytes, lambda data: run.unpack(_file(data))),
     "model-state": Target(10, _model_state, lambda data: predict.load(_file(data))),
     "formula": Target(15, _formula, _parse_formula),
@@ -256,12 +257,11 @@ def shares(executions: int, names: Iterable[str]) -> dict[str, int]:
     return {name: max(1, executions * of // sum(each.values())) for name, of in each.items()}
 
 
-def faults(executions: int, seed: int, names: list[str]) -> Iterator[tuple[str, int, str]]:
-    """The target, number and words of each failure among `executions`, shared out by target."""
-    for name, count in shares(executions, names).items():
-        for number in range(count):
-            if found := fault(name, seed, number):
-                yield name, number, found
+def faults(target: str, seed: int, numbers: Iterable[int]) -> Iterator[tuple[int, str]]:
+    """The number and words of each failure among executions of a target."""
+    for number in numbers:
+        if found := fault(target, seed, number):
+            yield number, found
 
 
 def limit_memory(size: int) -> None:
@@ -287,7 +287,7 @@ def main() -> None:
     failed = 0
     for name, count in shares(given.executions, [given.only] if given.only else TARGETS).items():
         began, wrong = time.monotonic(), 0
-        for _, number, words in faults(count, given.seed, [name]):
+        for number, words in faults(name, given.seed, range(count)):
             wrong += 1
             if wrong <= 10:
                 repeat = f"--seed {given.seed} --only {name} --at {number}"

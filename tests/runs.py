@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from gpunet import job
-from gpunet.job import METRICS
 from gpunet.predict import MODEL_FILE
-from gpunet.run import Run
+from gpunet.run import METRICS, Run
 
 SETTINGS = {"device": "cpu", "hidden": (8,), "folds": 0, "epochs": 4, "batch_size": 32}
 SETTINGS |= {"dropout": 0.1}

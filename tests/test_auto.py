@@ -49,6 +49,14 @@ def test_work_too_small_for_a_gpu_stays_here_and_the_gpu_is_not_started(
     assert planned.members[0].config == config
 
 
+def test_the_reason_for_all_levels_says_how_many_are_inputs() -> None:
+    levels = [f"level {i % 150}" for i in range(900)]
+    table = {"a": levels, "y": [i % 7 % 2 for i in range(900)]}
+    planned = job.plan(table, {**SETTINGS, "target": "y", "device": "cpu"})
+    reason = planned.settings.origin["one_hot_levels"]
+    assert f"at most {len(planned.prepared.schema.columns[0].levels)} of a column" in reason
+
+
 def test_much_work_goes_to_the_gpu(there: list[str]) -> None:
     planned = job.plan("digits", {**SETTINGS, "hidden": (2048, 2048), "steps": 1_000_000})
     assert there == ["auto"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gpunet
-from gpunet import importance, job, model
+from gpunet import job, model, permutation
 from gpunet.config import Config, gather
 from gpunet.data import Layout, read
 from gpunet.data.columns import MOST_BINS, Column, thinned
@@ -148,5 +148,5 @@ def test_bins_learn_what_numbers_alone_do_not() -> None:
 
 
 def test_importance_sees_through_bins(run: Path) -> None:
-    first = importance.importance(gpunet.load(run), read(TABLE), CPU)[0]
+    first = permutation.importance(gpunet.load(run), read(TABLE))[0]
     assert first.column in ("x", "z")

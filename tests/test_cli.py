@@ -19,7 +19,7 @@ import pytest
 import gpunet
 from gpunet import run
 from gpunet.cli import _run
-from gpunet.config import Config, flag
+from gpunet.config import Config, Switch, flag
 
 PENGUINS = ["train", "penguins", "--device", "cpu", "--epochs", "3"]
 ROWS = "\n".join(f"{i % 7},{i % 3},{'yes' if i % 7 > 3 else 'no'}" for i in range(60))
@@ -175,7 +175,7 @@ def test_the_header_of_a_resumed_run_tells_all_its_epochs(cli) -> None:
     ("seconds", "said"), [(5.76, "5.76 s a step, over 1 step"), (0.0123, "12.3 ms a step, over")]
 )
 def test_long_steps_are_told_in_seconds(seconds: float, said: str) -> None:
-    from gpunet.cli import _outlook_facts
+    from gpunet.follow import _outlook_facts
     from gpunet.outlook import Outlook
 
     facts = dict(_outlook_facts(Outlook((), 3, 1.0, 1, 1, 1, 1, 0, 1, seconds)))
@@ -517,6 +517,20 @@ def test_a_flag_takes_the_place_of_the_recipes_and_the_files_length(cli) -> None
     assert json.loads(shorter.out)["steps"] == 4
 
 
+def test_a_flag_takes_the_place_of_what_a_file_or_a_recipe_switches(cli) -> None:
+    from typer.main import get_command
+
+    from gpunet.cli import app
+
+    switches = [each.name for each in fields(Config) if each.type in (bool, Switch)]
+    known = {
+        (*each.opts, *each.secondary_opts) for each in get_command(app).commands["train"].params
+    }
+    assert {(flag(name), flag(f"no_{name}")) for name in switches} <= known
+    done = cli("train", "--bias", "--steps", "3", "--json")
+    assert json.loads(done.out)["parameters"] == 1000 * 100 + 100 + 100 * 10 + 10
+
+
 def test_stdout_carries_one_thing(cli) -> None:
     cli(*PENGUINS, "-o", "run")
     done = cli("predict", "run", "penguins", "--json")
@@ -612,9 +626,11 @@ def test_a_result_for_a_closed_stdout_is_exit_74(arguments: list[str]) -> None:
 def test_the_help_cuts_no_name(cli, monkeypatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     for command in ("train", "tune", "plan"):
-        words = set(cli(command, "--help").out.split())
-        assert words >= {flag(each.name) for each in fields(Config) if each.default is not True}
+        text = " ".join(cli(command, "--help").out.split())
+        words = set(text.split())
+        assert words >= {flag(each.name) for each in fields(Config)}
         assert words >= {"--no-shuffle", "--no-header", "--out", "--json"} or command == "plan"
+        assert "Defaults are those of arrays, and of --preset plain" in text
     for line in cli("train", "--help").out.splitlines():
         is_whole = "gpunet train" in line or " / --no-" in line
         assert is_whole or len(line) <= max(width, 32)

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 import gpunet
-from gpunet import comparison, rerun
+from gpunet import comparison, heldout, rerun
 from gpunet.bootstrap import Difference
 from gpunet.cli import _run
 from gpunet.data import read
@@ -149,7 +149,7 @@ def test_training_data_that_brought_their_target_are_known_without_it(
     if isinstance(copy, pa.Table):
         pa.csv.write_csv(copy, tmp_path / "copy.csv")
         copy = tmp_path / "copy.csv"
-    assert comparison.seen_by(tmp_path / "run", copy, read(copy)) == "rows"
+    assert heldout.seen_by(tmp_path / "run", copy, read(copy)) == "rows"
 
 
 def test_a_run_on_text_without_a_header_knows_its_rows(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_a_run_on_text_without_a_header_knows_its_rows(tmp_path: Path) -> None:
     written = {"delimiter": ";", "header": False}
     gpunet.train(tmp_path / "t.csv", "c3", out=tmp_path / "run", **written, **SHORT)
     copy = read(tmp_path / "copy.csv", **written)
-    assert comparison.seen_by(tmp_path / "run", tmp_path / "copy.csv", copy) == "rows"
-    assert rerun.held_out(tmp_path / "run")[1].rows == 14
+    assert heldout.seen_by(tmp_path / "run", tmp_path / "copy.csv", copy) == "rows"
+    assert heldout.held_out(tmp_path / "run")[1].rows == 14
     with pytest.raises(UsageError, match="are for CSV files"):
         gpunet.train(copy, "c3", **written)
 
@@ -179,7 +179,7 @@ def test_rows_that_memory_is_too_small_to_tell_are_judged_all_the_same(
 def test_a_link_is_the_place_itself_whatever_it_holds_by_now(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(runs / "t.parquet")
     for place, how in ((tmp_path / "link", "place"), (runs / "new.parquet", "")):
-        assert comparison.seen_by(runs / "good", place, read(table(300, 1))) == how
+        assert heldout.seen_by(runs / "good", place, read(table(300, 1))) == how
 
 
 def test_a_link_to_the_data_or_to_the_test_part_is_the_same(runs: Path, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_rows_of_weight_0_are_not_left_out_for_want_of_a_target(tmp_path: Path, 
     for name in ("a", "b"):
         out = tmp_path / name
         gpunet.train(weighed, "y", drop=("z", "w"), weight="n", out=out, **{**SHORT, "epochs": 1})
-        assert comparison.seen_by(out, None, read(weighed)) == "rows"
+        assert heldout.seen_by(out, None, read(weighed)) == "rows"
     rows = table(60, 1).append_column("n", pa.array([0, 1, 1] * 20)).to_pydict()
     rows["y"][1] = None
     pa.parquet.write_table(pa.table(rows), tmp_path / "new.parquet")

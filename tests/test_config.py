@@ -95,6 +95,7 @@ def test_text_is_read_as_the_settings_type(text: str, name: str, value: object) 
         ({"hidden": "0"}, "--hidden 0"),
         ({"hiden": "3"}, "no setting 'hiden'.*did you mean hidden"),
         ({"learning_rate": "3"}, "no setting .learning_rate.*did you mean lr"),
+        ({"no_header": True}, "no setting .no_header.*did you mean header=False"),
         ({"max_depth": "3"}, "no setting .max_depth.*settings are target"),
         ({"output": "x"}, "no setting .output.*settings are target"),
         ({"epochs": "3", "steps": "4"}, "--steps 4 and --epochs 3 conflict"),
@@ -187,6 +188,9 @@ def test_a_file_that_is_missing_or_not_toml(tmp_path: Path, monkeypatch) -> None
             gather(file=tmp_path / "odd.toml")
     (tmp_path / "unknown.toml").write_text("speed = 3")
     with pytest.raises(UsageError, match=r"no setting 'speed' \(file\)"):
+        gather(file=tmp_path / "unknown.toml")
+    (tmp_path / "unknown.toml").write_text("no-baselines = true")
+    with pytest.raises(UsageError, match=r"'no-baselines' \(file\); .* mean baselines = false\?"):
         gather(file=tmp_path / "unknown.toml")
 
 

@@ -38,12 +38,12 @@ from gpunet.device.cuda import Cuda
 from gpunet.device.replay import LONG
 from gpunet.errors import OutOfMemory
 from gpunet.gates import ACTIVATIONS
-from gpunet.job import METRICS
 from gpunet.kernels.narrow import nearest, widened
 from gpunet.kernels.slots import FAULT, STEP
 from gpunet.launches import Feed, Launch, LaunchList, Slot, Store
 from gpunet.optim import OPTIMIZERS
 from gpunet.predict import MODEL_FILE
+from gpunet.run import METRICS
 
 WIDE = replace(BASE, hidden=(16, 8), lr=1e-2)
 EPILOGUES = {2, 4, 6, 32, 36}
@@ -950,7 +950,7 @@ def leave(gpu: Cuda, room: int | None, **settings: Any) -> None:
     gpu.cupy.free = 1 << 34
     if room is not None:
         planned = job.plan("penguins", settings)
-        wanted = memory.needs(planned.members, gpu, planned.dtype)
+        wanted = memory.needs(planned.members, gpu, planned.config.dtype)
         gpu.cupy.free = wanted.weights + wanted.step + room * wanted.parts
 
 

@@ -3,9 +3,11 @@
 import csv as standard
 import io
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pyarrow import csv as arrow
 from tables import csv
 
 from gpunet.data import delimited
@@ -261,3 +263,26 @@ def test_junk_is_read_or_refused_but_never_breaks(junk):
         return
     assert source.rows >= 1
     assert len(set(source.columns)) == len(source.columns) >= 1
+
+
+@pytest.mark.parametrize(
+    ("refusal", "times", "raised"),
+    [
+        (pa.ArrowInvalid("Expected 2 columns"), 1, DataError),
+        (pa.lib.ArrowException("Failed to launch worker thread"), 2, DataError),
+        (pa.ArrowMemoryError("malloc of size 131136 failed"), 2, MemoryError),
+    ],
+)
+def test_only_a_refusal_that_threads_may_be_the_reason_of_is_tried_again(
+    refusal: Exception, times: int, raised: type[Exception], monkeypatch
+) -> None:
+    tried = []
+
+    def refuse(*given: object) -> None:
+        tried.append(given)
+        raise refusal
+
+    monkeypatch.setattr(arrow, "read_csv", refuse)
+    with pytest.raises(raised, match=str(refusal)):
+        csv("a,b\n1,2\n")
+    assert len(tried) == times

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import ROOM
 
 from gpunet.data import parquet
 from gpunet.errors import DataError, OutOfMemory
@@ -39,7 +40,7 @@ def packed(table, **options):
 
 
 def test_plain_types_come_through():
-    source = parquet.read_parquet(packed(PLAIN), "t")
+    source = parquet.read_parquet(packed(PLAIN), "t", ROOM)
     assert source.table.equals(PLAIN)
     assert not source.text
     assert source.row(0) == "row 1"
@@ -57,7 +58,7 @@ def test_views_of_text_become_text(tmp_path):
     assert pq.read_schema(path).types[0] == text.type
     streamed = parquet.ParquetTable(str(path), "t", ["a", "n"])
     found = [streamed.column("a"), *(piece["a"] for piece in streamed.tables(["a"], 9))]
-    found += [held["a"], parquet.read_parquet(path.read_bytes(), "t").table["a"]]
+    found += [held["a"], parquet.read_parquet(path.read_bytes(), "t", ROOM).table["a"]]
     for column in found:
         assert column.take(pa.array([2, 1])).to_pylist() == ["b", None]
 
@@ -85,7 +86,7 @@ def test_other_types_are_left_in_the_file_with_the_reason(column, tmp_path):
     streamed.table.vet()
     for source in (
         parquet.from_table(table, "t"),
-        parquet.read_parquet(packed(table), "t"),
+        parquet.read_parquet(packed(table), "t", ROOM),
         streamed,
     ):
         assert source.columns == ["fine", "odd.a"]
@@ -96,12 +97,12 @@ def test_other_types_are_left_in_the_file_with_the_reason(column, tmp_path):
     with pytest.raises(DataError, match="column odd is of type"):
         parquet.from_table(table.select(["odd"]), "t")
     with pytest.raises(DataError, match="column odd is of type"):
-        parquet.read_parquet(packed(table.select(["odd"])), "t")
+        parquet.read_parquet(packed(table.select(["odd"])), "t", ROOM)
 
 
 def test_no_rows_no_columns_and_names_twice():
     with pytest.raises(DataError, match="no rows"):
-        parquet.read_parquet(packed(PLAIN.slice(0, 0)), "t")
+        parquet.read_parquet(packed(PLAIN.slice(0, 0)), "t", ROOM)
     with pytest.raises(DataError, match="no rows"):
         parquet.from_table(pa.table({}), "t")
     twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"])
@@ -112,7 +113,7 @@ def test_no_rows_no_columns_and_names_twice():
 @pytest.mark.parametrize("keep", [4, 12, 100, -1, -8, -100])
 def test_truncated_files(keep):
     with pytest.raises(DataError, match="not a whole Parquet file"):
-        parquet.read_parquet(packed(PLAIN)[:keep], "t")
+        parquet.read_parquet(packed(PLAIN)[:keep], "t", ROOM)
 
 
 def test_a_page_with_a_wrong_checksum_is_refused():
@@ -123,7 +124,7 @@ def test_a_page_with_a_wrong_checksum_is_refused():
     at = data.index(np.arange(500, 504).tobytes())
     data[at] ^= 1
     with pytest.raises(DataError, match=r"not a whole Parquet file.*CRC"):
-        parquet.read_parquet(bytes(data), "t")
+        parquet.read_parquet(bytes(data), "t", ROOM)
 
 
 def test_a_table_larger_than_memory_is_refused_before_it_is_read():
@@ -153,7 +154,7 @@ def test_a_changed_byte_is_refused_or_harmless(place, change):
     data = bytearray(DATA)
     data[place] ^= change
     try:
-        source = parquet.read_parquet(bytes(data), "t")
+        source = parquet.read_parquet(bytes(data), "t", ROOM)
     except DataError:
         return
     assert source.rows >= 1

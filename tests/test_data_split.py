@@ -99,6 +99,15 @@ def test_shares_out_of_range(validation, test):
         parts_of(100, validation, test)
 
 
+@pytest.mark.parametrize(
+    ("validation", "test", "hint"),
+    [(0.2, 0.2, "--validation 0 --test 0"), (0.2, 0.0, "--validation 0"), (0.0, 0.2, "--test 0")],
+)
+def test_too_few_rows_may_have_no_parts_but_those_that_were_asked_for(validation, test, hint):
+    with pytest.raises(DataError, match=f"; give more rows, or {hint}$"):
+        parts_of(1, validation, test)
+
+
 def test_shares_that_leave_nothing():
     with pytest.raises(UsageError, match="leave nothing to train on"):
         parts_of(100, 0.5, 0.5)
@@ -189,13 +198,20 @@ def test_a_class_of_one_group_trains():
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        (["a", "b"] * 4, "who: 2 groups cannot be in 3 parts"),
+        (["a", "b"] * 4, "who: 2 groups cannot be in 3 parts; give more groups, or --test 0$"),
+        (["a"] * 4, "who: 1 group cannot be in 3 parts; give more groups, or leave out --group$"),
         (["a", "b", "c", "NA"], r"who: 1 of 4 rows have no group \(row 5\)"),
     ],
 )
 def test_groups_that_cannot_be_split(groups, message):
     with pytest.raises(DataError, match=message):
         grouped(groups)
+
+
+def test_two_groups_or_times_may_be_in_two_parts():
+    parts, _ = grouped(["a", "b"] * 4, test=0.0)
+    assert (len(parts.train), len(parts.validation)) == (4, 4)
+    assert timed(["1", "2", "2"], test=0.0)[0].train.tolist() == [0]
 
 
 def test_classes_that_each_lie_in_one_group_cannot_be_held_out():
@@ -247,7 +263,8 @@ def test_ties_stay_on_one_side():
     ("times", "message"),
     [
         (["1", "2", "NA", "4", "5", ""], r"when: 2 of 6 rows have no time \(row 4\)"),
-        (["1", "2", "2", "1"], "when: 2 different times cannot be in 3 parts; give more rows"),
+        (["1", "2", "2"], "2 different times cannot be in 3 parts; give more rows, or --test 0$"),
+        (["1", "1", "1"], "1 different time cannot be in 3 parts; .*, or leave out --time$"),
         ([f"{2**60 + i}" for i in range(9)], "1 different time .*; whole numbers above .* lose"),
         (["soon", "late", "now"], "when: holds text; a time is a date or a number"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from tables import columns, mixed
 
 from gpunet import job, loop, predict
-from gpunet.data import prepare, prepared, profile, read, rows, stream
+from gpunet.data import dataset, prepare, profile, read, rows, scales, stream
 from gpunet.data.npy import stream_npy
 from gpunet.data.parquet import stream_parquet
 from gpunet.data.rows import RowFile
@@ -322,7 +322,7 @@ def test_a_pandas_index_is_left_out_of_a_stream(tmp_path) -> None:
 def test_memory_stays_within_what_was_allowed(tmp_path, monkeypatch) -> None:
     x = np.random.default_rng(0).standard_normal((20_000, 200)).astype(np.float32)
     path, budget = arrays(tmp_path, x, np.arange(20_000) % 3), 4 << 20
-    for module in (rows, stream, prepared):
+    for module in (rows, stream, dataset, scales):
         name = "PIECE" if module is stream else "BLOCK"
         monkeypatch.setattr(module, name, 1 << 17)
     del x

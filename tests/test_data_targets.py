@@ -7,17 +7,17 @@ import pyarrow as pa
 import pytest
 from tables import columns
 
+from gpunet.data.answers import check_present, read_answers
 from gpunet.data.source import Source
 from gpunet.data.targets import (
+    Aim,
     Target,
-    check_present,
     choose_task,
     decode_answers,
     decode_values,
     doubts,
     encode_answers,
     fit_target,
-    read_answers,
 )
 from gpunet.errors import DataError, UsageError
 
@@ -47,7 +47,7 @@ def fitted(source, task="auto", standardise=True):
     answers = answers_of(source)
     rows = np.arange(source.rows)
     task, reason = choose_task(answers, task, source.has_codes)
-    return fit_target(answers, rows, rows, task, reason, standardise)
+    return fit_target(answers, rows, rows, task, reason, Aim(standardise))
 
 
 def encoded(target, source, dtype="float32"):
@@ -226,19 +226,20 @@ def test_numbers_are_standardised_and_come_back():
 def test_clamped_predictions_stay_within_the_targets_that_train():
     source = columns({"a": ["1.5", "2.5", "7", "90.5"], "b": ["4", "0.5", "4", "-9"]})
     answers, rows = answers_of(source, "a", "b"), np.arange(4)
-    target = fit_target(answers, rows, rows[:3], "regression", "", True, clamp=True)
+    target = fit_target(answers, rows, rows[:3], "regression", "", Aim(clamp=True))
     assert (target.low, target.high) == ((1.5, 0.5), (7.0, 4.0))
     y = encode_answers(target, source, answers, rows, np.dtype("float64"))
     np.testing.assert_allclose(decode_answers(target, y)[3], [90.5, -9])
     np.testing.assert_allclose(decode_values(target, y)[2:], [[7, 4], [7, 0.5]])
     classes = text(["a", "b"])
-    assert fit_target(answers_of(classes), rows[:2], rows[:2], "binary", "", True, True).low == ()
+    answers, rows = answers_of(classes), rows[:2]
+    assert fit_target(answers, rows, rows, "binary", "", Aim(clamp=True)).low == ()
 
 
 def test_the_logarithm_of_a_target_is_standardised_and_comes_back():
     source = text(["0.5", "20", "3e4"])
     answers, rows = answers_of(source), np.arange(3)
-    target = fit_target(answers, rows, rows, "regression", "", True, transform="log")
+    target = fit_target(answers, rows, rows, "regression", "", Aim(transform="log"))
     logs = np.log([0.5, 20, 3e4])
     assert (target.mean, target.std) == (
         pytest.approx((logs.mean(),)),
@@ -248,7 +249,7 @@ def test_the_logarithm_of_a_target_is_standardised_and_comes_back():
     np.testing.assert_allclose(y[:, 0], (logs - logs.mean()) / logs.std())
     np.testing.assert_allclose(decode_values(target, y)[:, 0], [0.5, 20, 3e4])
     assert np.isfinite(decode_values(target, [[1e4]])).all()
-    plain = fit_target(answers, rows, rows, "regression", "", False, True, "log")
+    plain = fit_target(answers, rows, rows, "regression", "", Aim(False, "log", clamp=True))
     np.testing.assert_allclose(encoded(plain, source)[:, 0], logs, rtol=1e-6)
     np.testing.assert_allclose(decode_values(plain, [[20.0], [-9.0]]), [[3e4], [0.5]])
     with pytest.raises(DataError, match=r"2 of 3 values are 0 or less \(row 3: -1\)"):
@@ -265,7 +266,7 @@ def test_numbers_that_float32_cannot_hold_are_refused():
 def test_a_constant_target_beside_another_stays_finite():
     source = columns({"a": ["1.5", "2.5", "7"], "b": ["4", "4", "4"]})
     answers, rows = answers_of(source, "a", "b"), np.arange(3)
-    target = fit_target(answers, rows, rows, "regression", "", True)
+    target = fit_target(answers, rows, rows, "regression", "", Aim())
     assert target.std[1] == 1.0
     assert encoded(target, source)[:, 1].tolist() == [0, 0, 0]
 
@@ -274,7 +275,7 @@ def test_several_labels_are_a_matrix():
     source = Source("t", x=np.zeros((2, 1)), y=np.array([[0, 1], [1, 1]]))
     answers = read_answers(source, ("y1", "y2"))
     rows = np.arange(2)
-    target = fit_target(answers, rows, rows, "multilabel", "", True)
+    target = fit_target(answers, rows, rows, "multilabel", "", Aim())
     y = encode_answers(target, source, answers, rows, np.dtype("float64"))
     assert y.dtype == np.float32
     assert y.tolist() == [[0, 1], [1, 1]]

@@ -230,6 +230,8 @@ def test_validation_and_metrics_are_weighted_and_evaluate_wants_the_column() -> 
     assert planned.model.evaluate(TABLE) != planned.model.evaluate(TABLE | {"w": np.ones(60)})
     with pytest.raises(DataError, match="no column w"):
         planned.model.evaluate({name: v for name, v in TABLE.items() if name != "w"})
+    with pytest.raises(DataError, match="w: every weight of the whole part is 0; no row counts"):
+        planned.model.evaluate(TABLE | {"w": np.zeros(60)})
     planned.model.predict({name: v for name, v in TABLE.items() if name in "xz"})
 
 

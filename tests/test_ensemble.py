@@ -35,7 +35,7 @@ def trained(kind: str = "multiclass", **settings: object) -> job.Job:
 
 def best_alone(member: Member, planned: job.Job) -> int:
     """The best epoch of a member that trains by itself, which leaves it with those weights."""
-    reports = loop.train([member], planned.choice.device, planned.dtype)
+    reports = loop.train([member], planned.choice.device, planned.config.dtype)
     return max(report.epoch for report in reports if report.best)
 
 

@@ -250,7 +250,7 @@ def test_the_baselines_are_scikit_learns() -> None:
     done = planned(NOISY)
     p, config = done.prepared, done.model.config
     x, y = p.train.x, p.train.y.ravel()
-    predictors = baselines.baselines(p, config, done.choice.device, "float32")
+    predictors = baselines.baselines(p, config, done.choice.device)
     for name, oracle in {"linear": LogisticRegression(), "trivial": DummyClassifier()}.items():
         expected = log_loss(p.test.y.ravel(), oracle.fit(x, y).predict_proba(p.test.x))
         found = loop.judge(p.schema, p.test.y, predictors[name](p.test))["log_loss"]
@@ -441,7 +441,7 @@ def test_rows_count_by_their_weight() -> None:
     p, config = found.prepared, found.model.config
     w, train = p.train.sample_weight, p.train.y.ravel()
     oracle = LogisticRegression().fit(p.train.x, train, w)
-    predict = baselines.linear(p, config, found.choice.device, "float32")
+    predict = baselines.linear(p, config, found.choice.device)
     raw, expected = predict(p.test), oracle.decision_function(p.test.x)
     assert np.corrcoef(raw.ravel(), expected)[0, 1] > 0.99
     share = 1 / (1 + np.exp(-baselines.trivial(p, config)(p.test)[0, 0]))
@@ -512,7 +512,7 @@ def test_the_baselines_of_counts_are_scikit_learns() -> None:
     done = planned(COUNTS.append_column("w", pa.array(heavy)), task="count", weight="w")
     p, config = done.prepared, done.model.config
     y, w = p.train.y.ravel(), p.train.sample_weight
-    predictors = baselines.baselines(p, config, done.choice.device, "float32")
+    predictors = baselines.baselines(p, config, done.choice.device)
     for name, oracle in {"linear": PoissonRegressor(alpha=0), "trivial": DummyRegressor()}.items():
         rates = oracle.fit(p.train.x, y, sample_weight=w).predict(p.train.x)
         expected = mean_poisson_deviance(y, rates, sample_weight=w)
@@ -525,7 +525,7 @@ def test_the_baselines_of_quantiles_are_scikit_learns() -> None:
 
     done = planned(SPREAD, quantiles=QUANTILES)
     p, schema = done.prepared, done.prepared.schema
-    predictors = baselines.baselines(p, done.model.config, done.choice.device, "float32")
+    predictors = baselines.baselines(p, done.model.config, done.choice.device)
     value = schema.decode(predictors["trivial"](p.test))[0]
     train = schema.decode_target(p.train.y)[:, 0]
     assert value == pytest.approx(np.quantile(train, QUANTILES))
@@ -580,7 +580,7 @@ def test_baselines_are_judged_as_the_network_is(settings) -> None:
     rare = pa.table({"a": X[:, 0], "y": np.where(RARE, "yes", "no")})
     done = planned(rare, threshold="auto", epochs=1, **settings)
     p, device = done.prepared, done.choice.device
-    predict = baselines.linear(p, done.model.config, device, "float32")
+    predict = baselines.linear(p, done.model.config, device)
     fitted = p.train if settings else p.validation
     alike, _ = evaluation.decide(done.model, (fitted, predict(fitted)))
     _, found = summary(rare, threshold="auto", epochs=1, **settings)

@@ -47,7 +47,6 @@ def test_an_infinite_weight_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         "parameter",
         (5, 0),
     )
-    assert place.layer == "output"
     assert (fault.step, fault.epoch) == (16, 4)
     assert [each["step"] for each in fault.trail] == list(range(1, 17))
 

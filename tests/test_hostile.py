@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import corpora
 import pytest
@@ -223,9 +222,9 @@ class _InMemory(isolation.Worker):
         pass
 
     def ask(self, request, most, feed=None):
-        options = [request[key] for key in ("path", "delimiter", "header", "budget")]
-        ahead: list[Any] = []
-        source = formats._read_here(*options, lambda table: ahead.append(pack_piece(table)))
+        how = formats.Reading(*(request[key] for key in ("delimiter", "header", "budget")))
+        path, ahead = request["path"], []
+        source = formats._read_here(path, how, lambda table: ahead.append(pack_piece(table)))
         head, parts = pack(source, len(ahead))
         parts = ahead + parts
         sent = [memoryview(bytearray(b"".join(map(_bytes, part)))) for part in parts]

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 import gpunet
-from gpunet import bootstrap, importance, slices
+from gpunet import bootstrap, permutation, slicing
 from gpunet.cli import _run
 from gpunet.data import Column, read
 from gpunet.device import resolve
@@ -55,7 +55,7 @@ def model(run: Path) -> gpunet.Model:
 
 
 def test_columns_are_ranked_and_a_useless_one_is_worth_nothing(model) -> None:
-    found = importance.importance(model, read(planted(2000, 1)), CPU)
+    found = permutation.importance(model, read(planted(2000, 1)))
     assert found[0].column == "strong"
     assert {each.column for each in found[:3]} == {"strong", "weak", "town"}
     by_name = {each.column: each.growth for each in found}
@@ -74,7 +74,7 @@ def test_importance_is_what_shuffled_cells_cost(model) -> None:
         order = rng.permutation(2000)
         moved = table.set_column(3, "town", table["town"].take(order))
         costs.append(model.evaluate(moved)["log_loss"] - before)
-    found = {e.column: e.growth for e in importance.importance(model, read(table), CPU, 8)}
+    found = {e.column: e.growth for e in permutation.importance(model, read(table), repeats=8)}
     assert found["town"].value == pytest.approx(np.mean(costs), abs=4 * np.std(costs))
     low, high = found["town"].interval
     assert low < np.mean(costs) < high
@@ -85,24 +85,24 @@ def test_importance_of_arrays_and_of_regression() -> None:
     x = rng.standard_normal((600, 3)).astype(np.float32)
     y = 5 * x[:, 2] + 0.1 * rng.standard_normal(600)
     model = gpunet.train((x, y), task="regression", **SHORT)
-    found = importance.importance(model, read((x, y)), CPU)
+    found = permutation.importance(model, read((x, y)))
     assert (found[0].column, found[0].metric) == ("x3", "rmse")
     assert found[0].growth.value == pytest.approx(5 * 2**0.5, rel=0.2)
     assert max(each.growth.value for each in found[1:]) < 0.3
     with pytest.raises(DataError, match="no columns"):
-        slices.slices(model, read((x, y)), CPU)
+        slicing.slices(model, read((x, y)))
 
 
 def test_of_many_rows_some_are_taken(model, monkeypatch) -> None:
-    monkeypatch.setattr(importance, "MOST_ROWS", 500)
-    source = importance.sample(read(planted(2000, 1)), 0)
+    monkeypatch.setattr(permutation, "MOST_ROWS", 500)
+    source = permutation.sample(read(planted(2000, 1)), 0)
     assert source.rows == 500
-    assert importance.importance(model, read(planted(2000, 1)), CPU)[0].column == "strong"
+    assert permutation.importance(model, read(planted(2000, 1)))[0].column == "strong"
 
 
 def test_the_planted_slice_is_the_worst(model) -> None:
     table = planted(2000, 1)
-    whole, found = slices.slices(model, read(table), CPU)
+    whole, found = slicing.slices(model, read(table))
     assert (found[0].column, found[0].slice, found[0].is_worse) == ("town", "Bath", True)
     rows = np.flatnonzero(np.array(table["town"]) == "Bath")
     assert found[0].rows == len(rows)
@@ -110,7 +110,7 @@ def test_the_planted_slice_is_the_worst(model) -> None:
     assert whole == pytest.approx(model.evaluate(table)["log_loss"])
     low, high = found[0].interval
     assert whole < low < found[0].value < high
-    useless = [e for e in slices.slices(model, read(table), CPU, most=99)[1] if e.column == "day"]
+    useless = [e for e in slicing.slices(model, read(table), most=99)[1] if e.column == "day"]
     assert len(useless) == 4
     assert not any(each.is_worse for each in useless)
 
@@ -118,25 +118,25 @@ def test_the_planted_slice_is_the_worst(model) -> None:
 def test_a_slice_of_one_group_ranks_behind_those_that_say_how_groups_differ(model) -> None:
     rows = bootstrap.RowValues(np.arange(6.0)[:, None], dict)
     alone, groups = (
-        slices._lower_end(rows.values[:, 0], each)
+        slicing._lower_end(rows.values[:, 0], each)
         for each in (
             dataclasses.replace(rows, cluster=np.zeros(6)),
             dataclasses.replace(rows, cluster=np.arange(6) // 3),
         )
     )
     assert alone == -np.inf
-    assert groups < slices._lower_end(rows.values[:, 0], rows) < 2.5
+    assert groups < slicing._lower_end(rows.values[:, 0], rows) < 2.5
 
 
 def test_slices_part_the_rows_of_each_column(model) -> None:
     table = planted(2000, 1)
-    found = slices.slices(model, read(table), CPU, least=1, most=999)[1]
+    found = slicing.slices(model, read(table), least=1, most=999)[1]
     for name in ("strong", "useless", "town", "day"):
         assert sum(each.rows for each in found if each.column == name) == 2000, name
     gaps = int(np.isnan(np.array(table["useless"])).sum())
     missing = next(e for e in found if e.slice == "missing")
     assert (missing.column, missing.rows) == ("useless", gaps)
-    assert all(e.rows >= 300 for e in slices.slices(model, read(table), CPU, least=300)[1])
+    assert all(e.rows >= 300 for e in slicing.slices(model, read(table), least=300)[1])
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_slices_part_the_rows_of_each_column(model) -> None:
 )
 def test_slices_are_told_apart_by_their_words(values, kind: str, words: list[str]) -> None:
     source = read({"when": values})
-    found = list(slices._slices(Column("when", kind, missing=False), source))
+    found = list(slicing._slices(Column("when", kind, missing=False), source))
     assert [word for word, _ in found] == ["missing", *(w.replace("T00:00:00", "") for w in words)]
     assert sum(rows.sum() for _, rows in found) == len(values)
 
@@ -177,7 +177,7 @@ def test_slices_take_cells_as_the_model_reads_them(tmp_path: Path) -> None:
     rows = [f"{'none' if i % 9 == 0 else i - 50.5};{i % 7}.5" for i in range(90)]
     (tmp_path / "t.csv").write_text("\n".join(["x;y", *rows]).replace(".", ","))
     model = gpunet.train(tmp_path / "t.csv", "y", decimal=",", na="none", **{**SHORT, "epochs": 1})
-    found = slices.slices(model, read(tmp_path / "t.csv"), CPU, least=1, most=99)[1]
+    found = slicing.slices(model, read(tmp_path / "t.csv"), least=1, most=99)[1]
     assert {each.slice: each.rows for each in found}["missing"] == 10
     assert len(found) == 5
 
@@ -207,7 +207,7 @@ def test_the_commands_take_the_rows_held_out(run: Path, tmp_path, capsys, monkey
         assert _run([command, str(run), str(tmp_path / "new.parquet")]) == 0
         assert "log_loss" in capsys.readouterr().out
         with monkeypatch.context() as fewer:
-            fewer.setattr(importance, "MOST_ROWS", 150)
+            fewer.setattr(permutation, "MOST_ROWS", 150)
             assert _run([command, str(run), str(tmp_path / "new.parquet"), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert (found["rows"], found["rows_given"]) == (150, 400)
@@ -225,11 +225,11 @@ def test_counts_and_quantiles(settings, metric) -> None:
     y = rng.poisson(np.where(town == "Bath", 20, np.exp(1 + x[:, 0])))
     table = pa.table({"a": x[:, 0], "b": x[:, 1], "town": town, "y": y})
     model = gpunet.train(table, "y", **{**SHORT, "lr": 0.02, **settings})
-    found = {each.column: each for each in importance.importance(model, read(table), CPU)}
+    found = {each.column: each for each in permutation.importance(model, read(table))}
     assert {each.metric for each in found.values()} == {metric}
     assert found["a"].growth.interval[0] > 0
     assert found["town"].growth.value > 10 * abs(found["b"].growth.value)
-    whole, worst = slices.slices(model, read(table), CPU)
+    whole, worst = slicing.slices(model, read(table))
     assert whole == pytest.approx(model.evaluate(table)[metric])
     assert {each.metric for each in worst} == {metric}
     held = [each for each in worst if each.slice == "Bath"]

@@ -42,7 +42,7 @@ def planned(**settings: object) -> job.Job:
 
 def test_what_is_counted_is_what_a_run_takes() -> None:
     done = planned(kernels="numpy", optimizer="sgd", batch_size=64)
-    found = memory.needs(done.members, done.choice.device, done.dtype)
+    found = memory.needs(done.members, done.choice.device, done.config.dtype)
     network = done.members[0].network
     numbers = sum(weight.size for weight in network.weights.values())
     assert found.rows == 0
@@ -50,7 +50,7 @@ def test_what_is_counted_is_what_a_run_takes() -> None:
     copied = numbers * 4  # to get there
     kept = (memory.KEPT + 1) * numbers * 4
     assert 0 <= found.weights - numbers * 4 * 2 - rates - copied - kept < 3_000  # clocks, scaling
-    on_gpu = memory.needs(done.members, Small(GIB, "cuda"), done.dtype)
+    on_gpu = memory.needs(done.members, Small(GIB, "cuda"), done.config.dtype)
     train, validation = done.prepared.train, done.prepared.validation
     order = train.rows * 4
     given = sum(a.nbytes for part in (train, validation) for a in (part.x, part.y))
@@ -62,7 +62,7 @@ def test_what_is_counted_is_what_a_run_takes() -> None:
     assert memory.needs(
         more.members, more.choice.device, "float32"
     ).weights == found.weights + numbers * 4 * 2 * (1 + memory.KEPT)
-    several = memory.needs(done.members * 3, Small(GIB, "cuda"), done.dtype)
+    several = memory.needs(done.members * 3, Small(GIB, "cuda"), done.config.dtype)
     assert several.total == 3 * on_gpu.total
 
 
@@ -112,9 +112,9 @@ def test_of_rows_that_do_not_fit_windows_are_counted() -> None:
     device = Small(GIB, "cuda")
     part = done.prepared.train
     room = (part.x.nbytes + part.y.nbytes) // 2
-    found = memory.needs(done.members, device, done.dtype, room)
+    found = memory.needs(done.members, device, done.config.dtype, room)
     assert room * 0.8 < found.rows <= room
-    assert memory.needs(done.members, device, done.dtype).rows > 2 * room
+    assert memory.needs(done.members, device, done.config.dtype).rows > 2 * room
 
 
 def test_counting_takes_no_memory_and_leaves_the_network_alone() -> None:

@@ -26,11 +26,12 @@ import safetensors.numpy
 from corpora import parquet as parquet_file
 from corpora import remade
 from runs import begin, follow, results
-from tables import npy
+from tables import ROOM, npy
 
-import gpunet
-from gpunet import cli, isolation, job, launches, loop, predict, rerun, view
-from gpunet.data import arrays, formats, limits, parcel, parquet, prepared, schema, windows
+import gpunet.follow
+from gpunet import isolation, job, launches, loop, predict, rerun, signals, view
+from gpunet.data import formats, limits, parcel, parquet, prepared, schema, windows
+from gpunet.data.npy import read_npy
 from gpunet.device.cpu import Cpu
 from gpunet.errors import (
     DataError,
@@ -41,11 +42,10 @@ from gpunet.errors import (
     RunBusy,
     WriteError,
 )
-from gpunet.job import SUMMARY
 from gpunet.kernels import dropout, update
 from gpunet.kernels.slots import FAULT, STEP
 from gpunet.predict import MODEL_FILE
-from gpunet.run import Run, checkpoints, directory, files, tensors, unpack
+from gpunet.run import METRICS, SUMMARY, Run, checkpoints, directory, files, tensors, unpack
 
 Apply = Callable[[pytest.MonkeyPatch], None]
 Check = Callable[[Path], None]
@@ -130,7 +130,7 @@ def check_a_link_is_not_written_through(folder: Path) -> None:
         with pytest.raises(WriteError):
             files.write(folder / "a", b"theirs")
     with pytest.raises(WriteError):
-        files.append(folder / "log", {})
+        files.append(folder / "log", files.line({}))
     assert outside.read_bytes() == b"mine"
 
 
@@ -459,7 +459,7 @@ def check_judging_splits_its_work_as_when_resumed(folder: Path) -> None:
 def check_lines_past_the_checkpoint_go(folder: Path) -> None:
     follow(begin(folder / "whole", **LONG))
     follow(begin(folder / "run", **LONG), MIDDLE)
-    with open(folder / "run" / job.METRICS, "a") as file:
+    with open(folder / "run" / METRICS, "a") as file:
         file.write('{"step": 54, "ep')
     follow(rerun.take_up(folder / "run")[0])
     assert results(folder / "run") == results(folder / "whole")
@@ -544,7 +544,7 @@ def check_each_step_drops_units_of_its_own(folder: Path) -> None:
 def check_each_epoch_has_an_order_of_its_own(folder: Path) -> None:
     planned = job.plan("penguins", {"folds": 0, "device": "cpu", "batch_size": 300})
     config, device = planned.model.config, planned.choice.device
-    taken = loop.training_rows(planned.prepared, config, device, planned.dtype)
+    taken = loop.training_rows(planned.prepared, config, device, planned.config.dtype)
     first, second = (taken.taken(epoch * taken.steps).tolist() for epoch in (0, 1))
     assert sorted(first) == sorted(second)
     assert first != second
@@ -553,7 +553,7 @@ def check_each_epoch_has_an_order_of_its_own(folder: Path) -> None:
 def check_verify_sees_another_chain(folder: Path) -> None:
     follow(begin(folder / "run"))
     assert [each.wrong for each in rerun.verify(folder / "run", [2])] == [""]
-    place = folder / "run" / job.METRICS
+    place = folder / "run" / METRICS
     lines = [json.loads(each) for each in place.read_text().splitlines()]
     lines[1]["chain"] = "0" * 64
     place.write_text("".join(f"{json.dumps(each)}\n" for each in lines))
@@ -683,7 +683,7 @@ GOING_ON = {
 
 def ready(planned: job.Job, control: loop.Control | None = None) -> loop._Run:
     device, control = planned.choice.device, control or loop.Control()
-    return loop._Run(planned.members, device, planned.dtype, control, ())
+    return loop._Run(planned.members, device, planned.config.dtype, control, ())
 
 
 def table(held: float = 1.0) -> dict[str, list[object]]:
@@ -732,16 +732,17 @@ def check_nothing_moves_after_a_fault(folder: Path) -> None:
 
 
 def check_handlers_set_flags_and_nothing_else(folder: Path) -> None:
-    planned, numbers = begin(folder / "run"), {*cli.ENDING, *cli.SAVING}
+    planned, numbers = begin(folder / "run"), {*signals.ENDING, *signals.SAVING}
     there, before = sorted(os.listdir(folder / "run")), {n: signal.getsignal(n) for n in numbers}
+    planned.control.keep = lambda snapshot: planned.run.save(0, {}, {})
     try:
-        with planned.run, cli._stop_on_signal(planned) as caught:
+        with planned.run, gpunet.follow._stopping(planned.control) as caught:
             signal.raise_signal(signal.SIGUSR1)
             assert (planned.control.save, planned.control.stop) == (True, False)
             signal.raise_signal(signal.SIGTERM)
             assert (planned.control.stop, caught) == (True, [signal.SIGTERM])
             assert sorted(os.listdir(folder / "run")) == there
-            with pytest.raises(cli._Ended):
+            with pytest.raises(signals.Ended):
                 signal.raise_signal(signal.SIGINT)
         assert {n: signal.getsignal(n) for n in numbers} == before
     finally:
@@ -773,18 +774,18 @@ STOPPING = {
     ),
     "a handler that saves": (
         line(
-            cli._stop_on_signal,
-            "planned.control.save = True",
-            "planned.control.save = True; planned.run.save(0, {}, {})",
+            gpunet.follow._stopping,
+            "control.save = True",
+            "control.save = True; control.keep(None)",
         ),
         check_handlers_set_flags_and_nothing_else,
     ),
     "a second signal waits": (
-        line(cli._stop_on_signal, "if caught and number == signal.SIGINT", "if False"),
+        line(gpunet.follow._stopping, "if caught and number == signal.SIGINT", "if False"),
         check_handlers_set_flags_and_nothing_else,
     ),
     "handlers stay": (
-        line(cli._handling, "signal.signal(number, before[number])", "pass"),
+        line(signals.handling, "signal.signal(number, before[number])", "pass"),
         check_handlers_set_flags_and_nothing_else,
     ),
     "the loop does not look": (
@@ -830,7 +831,7 @@ def check_pages_are_summed(folder: Path) -> None:
     content = parquet_file(pa.table({"a": np.arange(999.0)}), **plain)
     at = content.index(np.arange(500.0, 502.0).tobytes())
     with pytest.raises(DataError, match="not a whole Parquet file"):
-        parquet.read_parquet(content[:at] + b"\1" + content[at + 1 :], "t")
+        parquet.read_parquet(content[:at] + b"\1" + content[at + 1 :], "t", ROOM)
 
 
 def check_tables_are_validated(folder: Path) -> None:
@@ -843,7 +844,7 @@ def check_tables_are_validated(folder: Path) -> None:
 def check_a_header_promises_no_more_than_there_is(folder: Path) -> None:
     (place := folder / "x.npy").write_bytes(npy(np.arange(64.0))[:-8])
     with pytest.raises(DataError):
-        arrays.read_npy(place.read_bytes(), "x")
+        read_npy(place.read_bytes(), "x")
 
 
 def check_an_answer_is_not_larger_than_it_may_be(folder: Path) -> None:
@@ -915,8 +916,8 @@ DATA = {
     "arrays are fitted before the split": (
         line(
             prepared._fit_arrays,
-            'else _float_moments(x["train"])',
-            "else _float_moments(source.x)",
+            'else column_moments(x["train"])',
+            "else column_moments(source.x)",
         ),
         check_rows_of_arrays_held_out_fit_nothing,
     ),

@@ -17,6 +17,7 @@ from gpunet.errors import UsageError
 from gpunet.presets import (
     CLASSES,
     COMMON,
+    COUNTS,
     DATA,
     FEW,
     MANY,
@@ -92,6 +93,21 @@ def test_a_file_goes_before_the_preset(tmp_path) -> None:
     assert found.config.schedule == COMMON["schedule"]
 
 
+@pytest.mark.parametrize("line", ["validation = 0.15", "validation = 0"])
+def test_a_part_that_a_file_gives_is_not_folded_though_it_is_the_default(tmp_path, line) -> None:
+    (tmp_path / "run.toml").write_text(line)
+    config = of_data(gather({}, tmp_path / "run.toml"), source()).config
+    assert (config.folds, config.members) == (0, SIZES["auto"]["folds"])
+
+
+def test_a_runs_own_file_gives_its_folds_again(tmp_path) -> None:
+    settings = settled()
+    (tmp_path / "config.toml").write_text(settings.to_toml("use"))
+    assert settings.config.folds == 6
+    found = of_data(gather({}, tmp_path / "config.toml"), source())
+    assert found.config == settings.config
+
+
 def test_plain_and_arrays_take_nothing_from_a_preset() -> None:
     assert settled(preset="plain").config == gather({"preset": "plain"}).config
     found = settled(is_table=False)
@@ -160,6 +176,12 @@ def test_neither_few_nor_many_rows_are_folded() -> None:
     assert of_data(gather(), source(streams=True)).config.folds == 0
 
 
+@pytest.mark.parametrize("validation", [0.15, 0.0])
+def test_how_many_networks_follows_all_rows_and_not_those_that_train(validation: float) -> None:
+    asked = of_data(gather({"validation": validation}), source(MANY + 1))
+    assert of_network(asked, "binary", MANY // 2).config.members == 1
+
+
 def test_folds_that_the_user_refused_are_not_replaced() -> None:
     config = settled(folds=0).config
     assert (config.folds, config.members) == (0, 1)
@@ -222,6 +244,16 @@ def test_the_page_of_the_recipe_says_what_the_presets_set() -> None:
     told = [tuple(each.partition(" ")[::2]) for row in flags for each in row]
     wanted = [item for part in (DATA, COMMON, CLASSES, NUMBERS) for item in part.items()]
     assert sorted(told) == sorted((n.replace("_", "-"), as_given(value)) for n, value in wanted)
+
+
+def test_the_page_of_the_recipe_says_where_counts_differ_from_numbers() -> None:
+    rows = {name: row for row in PIECES for name in re.findall(r"`--([a-z-]+)", row[1])}
+    assert {n for n, row in rows.items() if "ounts" in row[0]} == COUNTS.keys()
+    differing = {n for n in COUNTS if COUNTS[n] != NUMBERS[n]}
+    assert (
+        differing == {n for n, row in rows.items() if "of classes and counts" in row[0]} == {"lr"}
+    )
+    assert COUNTS["lr"] == CLASSES["lr"]
 
 
 def test_the_page_of_the_recipe_says_what_each_preset_spends() -> None:

@@ -16,7 +16,7 @@ from runs import SETTINGS
 from tables import mixed
 
 import gpunet
-from gpunet import job, repeats, rerun
+from gpunet import heldout, job, repeats, rerun
 from gpunet.config import fold, gather
 from gpunet.data.split import fold_of
 from gpunet.errors import DataError, InputMissing, OutputExists, UsageError, WriteError
@@ -83,7 +83,7 @@ def test_repeats_where_the_working_directory_is_gone(tmp_path: Path) -> None:
 def test_every_row_is_tested_once_and_fits_nothing_then() -> None:
     data = table()
     tested = []
-    for each in repeats.asked(data, {**SMALL, "target": "kind"}, None, None, 4, None):
+    for each in repeats.asked(data, {**SMALL, "target": "kind"}, None, None, 4, None).jobs:
         planned = job.plan(data, each.flags)
         split = planned.prepared.split
         tested += split.test.tolist()
@@ -103,7 +103,7 @@ def test_folds_keep_groups_whole_and_classes_in_their_shares() -> None:
     data = table()
     flags = {**SMALL, "target": "kind", "group": "person"}
     people = np.array(data["person"])
-    for each in repeats.asked(data, flags, None, None, 3, None):
+    for each in repeats.asked(data, flags, None, None, 3, None).jobs:
         rows = job.plan(data, each.flags).prepared.split.rows.values()
         parts = [set(people[part]) for part in rows]
         assert sum(map(len, parts)) == len(set.union(*parts)) == 24
@@ -128,7 +128,7 @@ def test_a_fold_is_a_setting_that_a_run_keeps(tmp_path: Path) -> None:
     found = gpunet.repeat("penguins", cv=2, out=out, **SMALL)
     assert [run["run"] for run in found.runs] == [f"{out}-fold1", f"{out}-fold2"]
     assert found.runs[0]["rows"]["test"] + found.runs[1]["rows"]["test"] == 344
-    reopened, rows = rerun.held_out(f"{out}-fold2")
+    reopened, rows = heldout.held_out(f"{out}-fold2")
     assert reopened.settings.config.test_fold == "2/2"
     assert rows.rows == found.runs[1]["rows"]["test"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gpunet
-from gpunet import about, job, rerun
+from gpunet import about, heldout, job, rerun
 from gpunet.cli import main
 from gpunet.device.cpu import Cpu
 from gpunet.errors import (
@@ -24,9 +24,8 @@ from gpunet.errors import (
     Unavailable,
     UsageError,
 )
-from gpunet.job import METRICS
 from gpunet.predict import MODEL_FILE
-from gpunet.run import SPLIT, Run, checkpoints, pack, unpack
+from gpunet.run import METRICS, SPLIT, Run, checkpoints, pack, unpack
 
 SETTINGS = {
     "device": "cpu",
@@ -452,7 +451,7 @@ def test_each_command_says_what_it_has_where_data_have_changed(tmp_path: Path) -
     told = {
         rerun.take_up: "--allow-inexact goes on all the same",
         rerun.verify: "bring back what the run was trained with",
-        rerun.held_out: "give DATA that it was not trained on",
+        heldout.held_out: "give DATA that it was not trained on",
     }
     for made, hint in told.items():
         with pytest.raises(ModelInvalid, match=f"the data have changed .*; {hint}$"):
@@ -465,7 +464,7 @@ def test_rows_held_out_without_a_target_are_as_in_training(tmp_path: Path) -> No
     (test := tmp_path / "u.csv").write_text("a,b,y\n1,2,\n" + "".join(lines[:20]))
     more = {"test": str(test), "drop_missing_target": True}
     gpunet.train(data, "y", out=tmp_path / "a", **{**SETTINGS, **more})
-    assert rerun.held_out(tmp_path / "a")[1].rows == 20
+    assert heldout.held_out(tmp_path / "a")[1].rows == 20
 
 
 def test_rows_held_out_of_weight_0_are_as_in_training(tmp_path: Path) -> None:
@@ -474,7 +473,7 @@ def test_rows_held_out_of_weight_0_are_as_in_training(tmp_path: Path) -> None:
     (test := tmp_path / "u.csv").write_text("a,b,y,w\n1,2,9,0\n" + "".join(lines[:20]))
     more = {"test": str(test), "weight": "w", "task": "binary"}
     gpunet.train(data, "y", out=tmp_path / "a", **{**SETTINGS, **more})
-    assert rerun.held_out(tmp_path / "a")[1].rows == 20
+    assert heldout.held_out(tmp_path / "a")[1].rows == 20
 
 
 def test_data_that_have_moved_are_asked_for(tmp_path: Path) -> None:
@@ -486,7 +485,7 @@ def test_data_that_have_moved_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InputMissing, match=gone + "bring them back; resume and verify take DATA"):
         rerun.take_up(tmp_path / "a")
     with pytest.raises(InputMissing, match=gone + "give DATA that it was not trained on"):
-        rerun.held_out(tmp_path / "a")
+        heldout.held_out(tmp_path / "a")
     found = rerun.verify(tmp_path / "a", data=tmp_path / "u.csv")
     assert found[0].wrong == ""
 
@@ -498,7 +497,7 @@ def test_a_part_that_has_moved_is_asked_for(tmp_path: Path, name: str) -> None:
     (part := tmp_path / "part.csv").write_text(rows)
     gpunet.train(data, "y", out=tmp_path / "a", **{**SETTINGS, name: str(part)})
     part.unlink()
-    for made in (rerun.take_up, rerun.verify, rerun.held_out):
+    for made in (rerun.take_up, rerun.verify, heldout.held_out):
         gone = rf"a: its --{name} file is no longer at .*part\.csv; bring it back$"
         with pytest.raises(InputMissing, match=gone):
             made(tmp_path / "a")
@@ -540,6 +539,6 @@ def test_a_study_points_to_its_best_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=begun):
         gpunet.load(tmp_path / "st")
     train(tmp_path / "st/best")
-    for made in (gpunet.load, rerun.take_up, rerun.held_out, rerun.verify):
+    for made in (gpunet.load, rerun.take_up, heldout.held_out, rerun.verify):
         with pytest.raises(UsageError, match=r"is a study, no run; its best run is .*st/best$"):
             made(tmp_path / "st")

@@ -221,8 +221,18 @@ def test_chosen_epochs_are_made_again_from_the_checkpoint_before_them(ended: Pat
     run.checkpoints(ended)[1].write_bytes(run.pack(wrong, state))
     (found,) = gpunet.verify(ended, epochs=[6])
     assert "chain" in found.wrong
-    with pytest.raises(UsageError, match="no record of epoch 7"):
+
+
+def test_an_epoch_that_was_not_recorded_is_told_with_the_nearest_one(ended: Path) -> None:
+    file = ended / "metrics.jsonl"
+    with pytest.raises(UsageError, match=r"epoch 7; the nearest of 6 is 6$"):
         gpunet.verify(ended, epochs=[7])
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1::2]))
+    with pytest.raises(UsageError, match=r"epoch 1; the nearest of 3 is 2$"):
+        gpunet.verify(ended, epochs=[6, 1])
+    file.write_text("")
+    with pytest.raises(ModelInvalid, match="no epoch was finished"):
+        gpunet.verify(ended, epochs=[6])
 
 
 def test_a_finished_run_is_left_as_it_is(ended: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 import gpunet
 from gpunet.data import Schema, kinds, prepare, read, roughness
+from gpunet.data.kinds import evenly
 from gpunet.data.roughness import memberships, own_values
-from gpunet.data.rows import evenly
 from gpunet.errors import ModelInvalid
 
 RNG = np.random.default_rng(3)

@@ -12,20 +12,23 @@ from hypothesis import strategies as st
 
 from gpunet import run
 from gpunet.errors import InputMissing, ModelInvalid, NotPermitted, OutputExists, WriteError
-from gpunet.run import Run, files
+from gpunet.run import Run, files, identity
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2)}
 STATE = {"x": 0.1, "names": ["é", "[/red]"]}
 
 
-def test_runs_are_numbered_and_never_reused(tmp_path: Path) -> None:
+def test_runs_are_numbered_and_never_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     names = []
     for taken in (None, None, "my-data-9"):
         if taken is not None:
-            (tmp_path / taken).mkdir()
-        with Run.create(None, "my data/β", tmp_path) as made:
-            names.append(made.path.name)
-    assert names == ["my-data-1", "my-data-2", "my-data-10"]
+            Path("runs", taken).mkdir()
+        with Run.create(None, "my data/β") as made:
+            names.append(str(made.path))
+    assert names == ["runs/my-data-1", "runs/my-data-2", "runs/my-data-10"]
 
 
 def test_a_named_run_must_be_new_or_empty(tmp_path: Path) -> None:
@@ -49,6 +52,18 @@ def test_a_directory_that_is_read_only_is_told_by_the_name_given(
         assert str(caught.value) == f"{place}: {tmp_path} cannot be written to"
 
 
+def test_a_run_that_may_not_be_read_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(files, "read", refuse)
+    for find in (identity, Run.open):
+        with pytest.raises(NotPermitted, match=r"run\.json: Permission denied$"):
+            find(tmp_path)
+
+
 def test_a_run_keeps_its_place_as_the_process_goes_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,7 +73,7 @@ def test_a_run_keeps_its_place_as_the_process_goes_elsewhere(
         for at, shown in ((tmp_path, "run/taken"), (tmp_path / "run", tmp_path / "run/taken")):
             monkeypatch.chdir(at)
             made.save(1, TENSORS, STATE)
-            made.append("log", STATE)
+            made.append("log", files.line(STATE))
             made.status("running")
             with pytest.raises(WriteError, match=f"^{shown}: Is a directory"):
                 made.write("taken", "x")
@@ -84,7 +99,7 @@ def test_a_write_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     found = {"rmse": np.inf, "parts": [1.5, np.nan]}
     run.write_json(tmp_path / "a", found)
-    files.append(tmp_path / "b", found)
+    files.append(tmp_path / "b", files.line(found))
     for name in ("a", "b"):
         assert json.loads((tmp_path / name).read_text()) == {"rmse": None, "parts": [1.5, None]}
 

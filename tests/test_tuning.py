@@ -30,6 +30,7 @@ from gpunet.errors import (
     UsageError,
     WriteError,
 )
+from gpunet.run import Run
 from gpunet.space import Range
 from gpunet.tuning import Tuner
 
@@ -65,6 +66,14 @@ def test_given_settings_stay_and_others_are_searched(tmp_path: Path) -> None:
     found = searched(tmp_path / "study", 3, dropout=0.4)
     assert not any({"dropout", "hidden"} & trial.settings.keys() for trial in found)
     assert len({trial.settings["lr"] for trial in found}) == 3
+
+
+def test_what_a_file_gives_stays_though_it_is_the_default(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('dropout = 0.0\nlr = "auto"\n')
+    first = job.plan("penguins", SMALL, tmp_path / "run.toml")
+    found, _ = space.space(job.settle("penguins", SMALL, tmp_path / "run.toml"), first)
+    assert "dropout" not in found
+    assert "lr" in found
 
 
 def test_a_directory_that_is_no_study_is_left_alone(tmp_path: Path) -> None:
@@ -168,6 +177,10 @@ def test_the_best_is_a_run_and_meets_the_test_part_once(
     again.follow()
     assert again.finish()["metrics"] == summary["metrics"]
     assert rerun.reopen(out / "best").settings.config.lr == best.settings["lr"]
+    lines = (out / "best" / "config.toml").read_text().splitlines()
+    origins = {line.partition(" ")[0]: line.rpartition("  # ")[2] for line in lines}
+    assert origins["epochs"] == "flag"
+    assert {origins[name] for name in best.settings} == {f"trial {best.number}"}
     assert summary["metrics"]["validation"]["log_loss"] == pytest.approx(best.value)
     np.testing.assert_array_equal(model.predict("penguins"), again.model.predict("penguins"))
     judged.clear()
@@ -367,7 +380,7 @@ def test_no_more_trials_than_wanted_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_deadline_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Tuner("penguins", SMALL, None, tmp_path / "study", 2, seconds=0.0)
+    made = Tuner("penguins", SMALL, None, tmp_path / "study", 2, timeout=0.0)
     monkeypatch.setattr(time, "time", lambda: 0.0)  # a clock that is put back
     assert list(made.search()) == []
     with pytest.raises(UsageError, match="no trial began before --timeout was over; give more"):
@@ -386,7 +399,7 @@ def test_getting_ready_takes_nothing_of_the_time_for_trials(
 
     monkeypatch.setattr(job, "plan", slow)
     monkeypatch.setattr(tuning, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    made = Tuner("penguins", SMALL, None, tmp_path / "study", 2, seconds=50.0)
+    made = Tuner("penguins", SMALL, None, tmp_path / "study", 2, timeout=50.0)
     assert not made._is_over(made._study())
     made.close()
 
@@ -473,6 +486,14 @@ def test_workers_share_a_study(tmp_path: Path) -> None:
     assert found["run"]["run"] == "study/best"
 
 
+def test_json_hides_no_warning(tmp_path: Path) -> None:
+    done = command(tmp_path, "--epochs", "1", "--trials", "1", "--json", "-q")
+    out, err = done.communicate()
+    warnings = json.loads(out)["run"]["warnings"]
+    assert warnings
+    assert err == "".join(f"gpunet: warning: {text}\n" for text in warnings)
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_signal_ends_the_search_and_it_goes_on(tmp_path: Path, workers: str) -> None:
     flags = ("--epochs", "60", "--trials", "200", "--workers", workers, "-q")
@@ -529,3 +550,35 @@ def test_a_timeout_is_a_time(tmp_path: Path) -> None:
     done = command(tmp_path, "--timeout", "10")
     assert "must be a time above 0, such as" in done.communicate()[1]
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("timeout", ["10", "soon", -1, float("nan"), [3]])
+def test_a_timeout_that_is_no_time_makes_nothing(tmp_path: Path, timeout: Any) -> None:
+    with pytest.raises(UsageError, match=r"--timeout .*: must be a time above 0, such as"):
+        gpunet.tune("penguins", out=tmp_path / "study", timeout=timeout, **SMALL)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_timeout_may_be_text_as_on_the_command_line(tmp_path: Path) -> None:
+    made = Tuner("penguins", SMALL, None, tmp_path / "study", timeout="10m")
+    made.close()
+    assert 590 < made.deadline - time.monotonic() <= 600
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_study_that_cannot_be_held_is_let_go(tmp_path: Path, monkeypatch, content) -> None:
+    out = tmp_path / "study"
+    if content is None:
+        monkeypatch.setattr(Run, "write_json", failing)
+    else:
+        tuner(out).close()
+        (out / "study.json").write_text(content)
+    with pytest.raises((WriteError, ModelInvalid)) as caught:
+        tuner(out)
+    monkeypatch.undo()
+    Run(out).close()
+    assert caught.value.exit_code in (74, 76)
+
+
+def failing(*_: object) -> None:
+    raise WriteError("no room")

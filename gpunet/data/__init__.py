@@ -6,9 +6,10 @@ without a name.
 
 from gpunet.data.builtin import BUILTIN, recipe
 from gpunet.data.columns import Column
-from gpunet.data.files import is_passing, seen_from
+from gpunet.data.dataset import Dataset, joined
+from gpunet.data.files import here, is_passing, seen_from
 from gpunet.data.formats import read
-from gpunet.data.prepared import Dataset, Prepared, joined, prepare
+from gpunet.data.prepared import Prepared, prepare
 from gpunet.data.profiles import ColumnProfile, profile
 from gpunet.data.schema import Layout, Schema
 from gpunet.data.source import Source
@@ -24,6 +25,7 @@ __all__ = [
     "Schema",
     "Source",
     "Target",
+    "here",
     "is_passing",
     "joined",
     "prepare",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpunet.data.arrays import read_npz
+from gpunet.data.npy import read_npz
 from gpunet.data.source import Source
 from gpunet.random import Purpose, stream
 

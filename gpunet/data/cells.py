@@ -108,7 +108,7 @@ def read_cells(
     if is_plain and (plain := _plain_numbers(column)) is not None:
         _check_finite(source, name, plain)
         return Cells("numeric", plain, note=None if kind else _as_written(name, column, plain))
-    texts = Texts(source, name, column)
+    texts = Texts(source, name, column, is_learnt=kind is None and rows is not None)
     return texts.inferred(rows) if kind is None else texts.of_kind(kind)
 
 
@@ -170,9 +170,14 @@ def distinct(column: "pa.ChunkedArray") -> tuple["pa.Array", np.ndarray]:
 
 
 class Texts:
-    """A text column as its distinct texts, without the spaces around them, and codes into these."""
+    """A text column as its distinct texts, without the spaces around them, and codes into these.
 
-    def __init__(self, source: Source, name: str, column: "pa.ChunkedArray") -> None:
+    `is_learnt`: its kind is that of the cells that train, and can be said otherwise.
+    """
+
+    def __init__(
+        self, source: Source, name: str, column: "pa.ChunkedArray", is_learnt: bool = False
+    ) -> None:
         import pyarrow.compute as pc
 
         found, codes = distinct(column)
@@ -182,6 +187,7 @@ class Texts:
             texts = again.dictionary
             codes = np.append(again.indices.to_numpy(), -1).astype(np.int32)[codes]
         self.source, self.name, self.texts, self.codes = source, name, texts, codes
+        self.is_learnt = is_learnt
         self.numerals = self._plainly(texts)
 
     def inferred(self, rows: np.ndarray | None) -> Cells:
@@ -194,12 +200,12 @@ class Texts:
             here = set(state[held].tolist())
             is_such = GOOD in here and BAD not in here
             if is_such and (kind != "boolean" or self._are_truths(held, values)):
-                cells = self._of(kind, values, state, is_learnt=rows is not None)
+                cells = self._of(kind, values, state)
                 return replace(cells, note=self._as_written(kind, values, state))
             if self.source.text and kind != "boolean":
-                self._check_mostly(kind, state, is_learnt=rows is not None)
+                self._check_mostly(kind, state)
             if kind != "boolean":
-                notes.append(self._but_for(kind, state, counts, is_learnt=rows is not None))
+                notes.append(self._but_for(kind, state, counts))
         cells = self.of_kind("category")
         return replace(cells, note=self._as_numbers(cells) or next(filter(None, notes), None))
 
@@ -240,11 +246,9 @@ class Texts:
     def _plainly(self, texts: "pa.Array") -> "pa.Array":
         return plainly(texts, self.source.decimal) if self.source.decimal else texts
 
-    def _of(
-        self, kind: str, values: np.ndarray, state: np.ndarray, is_learnt: bool = False
-    ) -> Cells:
+    def _of(self, kind: str, values: np.ndarray, state: np.ndarray) -> Cells:
         if kind != "boolean" and BAD in state:
-            self._fail(kind, state, is_learnt)
+            self._fail(kind, state)
         values = np.append(values, np.nan)[self.codes]
         _check_finite(self.source, self.name, values)
         return Cells(kind, values)
@@ -253,15 +257,13 @@ class Texts:
         """How often each text is among these."""
         return np.bincount(codes[codes >= 0], minlength=len(self.texts))
 
-    def _check_mostly(self, kind: str, state: np.ndarray, is_learnt: bool) -> None:
+    def _check_mostly(self, kind: str, state: np.ndarray) -> None:
         counts = self._counts(self.codes)
         good, bad = counts[state == GOOD].sum(), counts[state == BAD].sum()
         if bad and good >= max(ENOUGH, MOSTLY * (good + bad)):
-            self._fail(kind, state, is_learnt)
+            self._fail(kind, state)
 
-    def _but_for(
-        self, kind: str, state: np.ndarray, counts: np.ndarray, is_learnt: bool
-    ) -> str | None:
+    def _but_for(self, kind: str, state: np.ndarray, counts: np.ndarray) -> str | None:
         """A note where half of the cells, and many different ones, are of a kind, and a few words
         in the others are not."""
         good, bad = (np.flatnonzero((state == each) & (counts > 0)) for each in (GOOD, BAD))
@@ -271,28 +273,28 @@ class Texts:
         bad = bad[np.argsort(-counts[bad], kind="stable")]
         words = self.texts.take(bad).to_pylist()
         shown = (f"{count:,} {quoted(word)}" for word, count in zip(words, counts[bad].tolist()))
-        mend = self._advice(kind, words, is_learnt, SOME_WORDS)
+        mend = self._advice(kind, words, SOME_WORDS)
         return (
             f"{self.name}: {fit:,} of {fit + others:,} values are {NOUNS[kind]}, but for "
             f"{listed(shown, FEW_WORDS)}; all were read as text: {mend}"
         )
 
-    def _fail(self, kind: str, state: np.ndarray, is_learnt: bool) -> None:
+    def _fail(self, kind: str, state: np.ndarray) -> None:
         bad = np.flatnonzero(np.append(state == BAD, False)[self.codes])
         text = self.texts[int(self.codes[bad[0]])].as_py()
         raise DataError(
             f"{self.name}: {len(bad):,} of {len(self.codes):,} values are not {NOUNS[kind]} "
             f"({self.source.row(int(bad[0]))}: {quoted(text)})",
-            self._advice(kind, self.texts.filter(state == BAD).to_pylist(), is_learnt),
+            self._advice(kind, self.texts.filter(state == BAD).to_pylist()),
         )
 
-    def _advice(self, kind: str, bad: list[str], is_learnt: bool, most: int = FEW_WORDS) -> str:
+    def _advice(self, kind: str, bad: list[str], most: int = FEW_WORDS) -> str:
         them = "it" if len(bad) == 1 else "them"
         if kind == "numeric" and not self.source.decimal and all(map(readings, bad)):
             return advice(bad[0], them)
         if kind == "numeric" and all(map(is_number, bad)):
             return f"--decimal says that their decimal mark is {self.source.decimal}"
-        if not is_learnt:
+        if not self.is_learnt:
             return "correct them, or write NA where a value is missing"
         mend = "correct them"
         if len(bad) <= most:

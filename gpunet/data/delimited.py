@@ -321,6 +321,10 @@ def _parse(text: memoryview, delimiter: bytes, cut: Cut, name: str) -> "pa.Table
             return csv.read_csv(pa.BufferReader(text), reading, parsing, converting)
         except pa.ArrowException as error:
             reason = error
+        if isinstance(reason, pa.ArrowInvalid):  # the text is at fault
+            break
+    if isinstance(reason, MemoryError):
+        raise reason
     raise DataError(f"{name}: could not be read as CSV ({reason})")
 
 

@@ -49,16 +49,26 @@ def is_passing(path: object) -> bool:
     return False
 
 
+def here() -> str:
+    """The working directory; "" where it is no longer there."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
 def seen_from(path: str | Path) -> str:
     """The folder from which a path is seen; of an absolute one none, that is "".
 
     InputMissing where the working directory is gone.
     """
-    try:
-        return "" if os.path.isabs(path) else os.getcwd()
-    except FileNotFoundError:
-        message = f"{path}: the working directory is no longer there"
-        raise InputMissing(message, "give the whole path, from /") from None
+    if os.path.isabs(path):
+        return ""
+    if folder := here():
+        return folder
+    raise InputMissing(
+        f"{path}: the working directory is no longer there", "give the whole path, from /"
+    )
 
 
 def titled(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Whatever was named, read: a built-in set, a file of any known format, or an object in memory.
+"""Whatever was named, read: a built-in set, a file of any known format; or an object in memory.
 
 A file's format is told by its content first and by its name second. Files are parsed in a process
 of their own: a reader that crashes is a DataError. Refuses pickles and everything else that could
@@ -8,34 +8,31 @@ run code.
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gpunet import isolation
-from gpunet.data.arrays import (
-    NPY_MAGIC,
-    from_arrays,
-    is_idx,
-    read_idx,
-    read_idx_folder,
-    read_npy,
-    read_npz,
-)
 from gpunet.data.builtin import BUILTIN, builtin
 from gpunet.data.delimited import read_delimited
 from gpunet.data.files import Bytes, chunks, is_passing, load, seen_from, titled
+from gpunet.data.idx import is_idx, read_idx, read_idx_folder
 from gpunet.data.jsonl import read_jsonl
 from gpunet.data.limits import automatic
-from gpunet.data.npy import is_npy_folder, read_npy_folder, stream_npy
+from gpunet.data.npy import (
+    NPY_MAGIC,
+    is_npy_folder,
+    read_npy,
+    read_npy_folder,
+    read_npz,
+    stream_npy,
+)
+from gpunet.data.objects import from_object
 from gpunet.data.parcel import pack, pack_piece, unpack
-from gpunet.data.parquet import ParquetTable, from_table, read_parquet, stream_parquet
-from gpunet.data.source import Source, check_names
+from gpunet.data.parquet import ParquetTable, read_parquet, stream_parquet
+from gpunet.data.source import Source
 from gpunet.data.words import closest
 from gpunet.errors import DataError, InputMissing, OutOfMemory, UsageError
 from gpunet.sizes import shown
@@ -71,8 +68,27 @@ BINARY = {".parquet": "Parquet", ".npz": "NPZ", ".npy": "NPY"}
 IDX_FILE = re.compile(r"idx\d-ubyte(\.gz)?$")
 JSON_HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*["}]')
 JSON_NAMES = (".jsonl", ".ndjson", ".json")
-TOO_LONG, AS_TEXT = "whole numbers of more than 64 bits", "give their column as text, or as floats"
 WANTED = "wanted CSV, TSV, JSON lines, Parquet, NPZ, NPY or IDX"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read: `delimiter` and `header` are for CSV alone; within `budget` bytes."""
+
+    delimiter: str | None
+    header: bool
+    budget: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is asked that is for CSV alone."""
+        return self.delimiter is None and self.header
+
+    def check_plain(self, what: str) -> None:
+        """Raise UsageError where what is no CSV is to be read as if it was."""
+        if not self.is_plain:
+            said = f"{what} takes no delimiter and has no header"
+            raise UsageError(said, "leave those options out")
 
 
 def read(
@@ -93,61 +109,49 @@ def read(
     OutOfMemory.
     """
     if isinstance(data, (str, Path)):
-        return _read_path(data, delimiter, header, budget or automatic())
+        return _read_path(data, Reading(delimiter, header, budget or automatic()))
     if delimiter is not None or not header:
         raise UsageError("a delimiter and a header are for CSV files")
-    if isinstance(data, Source):
-        return data
-    if isinstance(data, Mapping) or hasattr(data, "__arrow_c_stream__"):
-        return _read_table(data)
-    if isinstance(data, tuple):
-        if len(data) != 2:
-            raise TypeError(f"a tuple of {len(data)}; wanted (x, y)")
-        if isinstance(data[0], Mapping) or _is_frame(data[0]):
-            return _with_target(_read_table(data[0]), data[1])
-        return from_arrays("data", _array(data[0]), _array(data[1]))
-    return from_arrays("data", _array(data))
+    return data if isinstance(data, Source) else from_object(data)
 
 
-def _read_path(path: str | Path, delimiter: str | None, header: bool, budget: int) -> Source:
+def _read_path(path: str | Path, how: Reading) -> Source:
     text = os.fspath(path)
-    plain = delimiter is None and header
     if isinstance(path, str) and path in BUILTIN:
-        _only_csv(plain, f"{path}: a built-in set")
+        how.check_plain(f"{path}: a built-in set")
         return builtin(path)
     if text != "-" and os.path.isdir(text):
-        _only_csv(plain, f"{text}: a folder")
+        how.check_plain(f"{text}: a folder")
     try:
-        return _read_apart(text, delimiter, header, budget)
+        return _read_apart(text, how)
     except InputMissing as error:
         near = error.hint or closest(text, list(BUILTIN))
         raise InputMissing(error.message, near) from None
 
 
-def _read_apart(path: str, delimiter: str | None, header: bool, budget: int) -> Source:
+def _read_apart(path: str, how: Reading) -> Source:
     """A Source of files, parsed in a process of its own where there can be one."""
     if not isolation.enabled:
-        return _read_here(path, delimiter, header, budget)
+        return _read_here(path, how)
     name, feed = titled(path), chunks(path) if is_passing(path) else None
     folder = "" if feed is not None else seen_from(path)
-    request = {"path": path, "folder": folder, "budget": budget, "fed": feed is not None}
-    request |= {"delimiter": delimiter, "header": header}
+    request = {"path": path, "folder": folder, "fed": feed is not None, **asdict(how)}
     try:
         worker = isolation.take(ENTRY)
     except OSError as reason:
-        source = _read_here(path, delimiter, header, budget)
+        source = _read_here(path, how)
         note = f"{source.title}: parsed without a process of its own ({reason.strerror})"
         return replace(source, notes=(*source.notes, note))
     with worker:
         try:
-            head, parts = worker.ask(request, _room(budget), feed)
+            head, parts = worker.ask(request, _room(how.budget), feed)
             if not head.get("streams"):
                 return unpack(head, parts)
         except isolation.Crashed as reason:
             raise DataError(f"reader crashed on {name} ({reason})", CRASH_HINT) from None
         except NONSENSE as reason:
             raise DataError(f"reader crashed on {name} (it left {reason})", CRASH_HINT) from None
-    return _read_here(path, delimiter, header, budget)
+    return _read_here(path, how)
 
 
 def answer(
@@ -163,12 +167,13 @@ def answer(
         next(pieces)
 
     path, budget = request["path"], request["budget"]
+    how = Reading(request["delimiter"], request["header"], budget)
     fed = chunks() if request["fed"] else None
     if request["folder"]:
         os.chdir(request["folder"])
     isolation.limit(_room(budget), PROCESSOR_SECONDS + budget // BYTES_A_SECOND)
     try:
-        source = _read_here(path, request["delimiter"], request["header"], budget, hand, fed)
+        source = _read_here(path, how, hand, fed)
         if not source.streams:
             return pack(source, next(pieces))
         if isinstance(source.table, ParquetTable):
@@ -190,9 +195,7 @@ def _room(budget: int) -> int:
 
 def _read_here(
     path: str,
-    delimiter: str | None,
-    header: bool,
-    budget: int,
+    how: Reading,
     hand: "Callable[[pa.Table], None] | None" = None,
     fed: Iterable[bytes] | None = None,
 ) -> Source:
@@ -202,12 +205,11 @@ def _read_here(
     if is_whole and os.path.isdir(path):
         name = Path(path).resolve().name or "data"
         reader = read_npy_folder if is_npy_folder(path) else read_idx_folder
-        return replace(reader(path, name, budget), file=path)
-    is_plain = delimiter is None and header
-    if is_whole and is_plain and (source := _stream(path, budget)) is not None:
+        return replace(reader(path, name, how.budget), file=path)
+    if is_whole and how.is_plain and (source := _stream(path, how.budget)) is not None:
         return replace(source, name=name, file=path)
-    content = load(path, budget, fed)
-    source = _parsed(content, titled(path), suffix, delimiter, header, budget, hand)
+    content = load(path, how.budget, fed)
+    source = _parsed(content, titled(path), suffix, how, hand)
     return replace(source, name=name, file=titled(path))
 
 
@@ -227,36 +229,26 @@ def _parsed(
     content: Bytes,
     path: str,
     suffix: str,
-    delimiter: str | None,
-    header: bool,
-    budget: int,
+    how: Reading,
     hand: "Callable[[pa.Table], None] | None",
 ) -> Source:
-    plain = delimiter is None and header
     if content[:4] == b"PAR1":
-        _only_csv(plain, f"{path}: a Parquet file")
-        return read_parquet(content, path, budget)
+        how.check_plain(f"{path}: a Parquet file")
+        return read_parquet(content, path, how.budget)
     if content[:2] == b"PK" and content[2:4] in (b"\3\4", b"\5\6"):
-        _only_csv(plain, f"{path}: an NPZ file")
-        return read_npz(content, path, budget)
+        how.check_plain(f"{path}: an NPZ file")
+        return read_npz(content, path, how.budget)
     if content[:6] == NPY_MAGIC:
-        _only_csv(plain, f"{path}: an NPY file")
+        how.check_plain(f"{path}: an NPY file")
         return read_npy(content, path)
     if is_idx(content):
-        _only_csv(plain, f"{path}: an IDX file")
+        how.check_plain(f"{path}: an IDX file")
         return read_idx(content, path)
     _no_stranger(content, path, suffix)
     if suffix in JSON_NAMES or JSON_HEAD.match(content):
-        _only_csv(plain, f"{path}: JSON lines")
-        if content.lstrip()[:1] == b"[":
-            raise DataError(f"{path}: a JSON array", "wanted JSON lines: one object a line")
-        return read_jsonl(content, path, budget)
-    return read_delimited(content, path, budget, delimiter, header, hand)
-
-
-def _only_csv(plain: bool, what: str) -> None:
-    if not plain:
-        raise UsageError(f"{what} takes no delimiter and has no header", "leave those options out")
+        how.check_plain(f"{path}: JSON lines")
+        return read_jsonl(content, path, how.budget)
+    return read_delimited(content, path, how.budget, how.delimiter, how.header, hand)
 
 
 def _no_stranger(content: Bytes, path: str, suffix: str) -> None:
@@ -274,144 +266,3 @@ def _name(path: str) -> tuple[str, str]:
     file = Path(path).name
     bare = Path(file[:-3]) if file.casefold().endswith(".gz") else Path(file)
     return bare.stem or "data", bare.suffix.casefold()
-
-
-def _is_frame(data: object) -> bool:
-    """Whether an object with an Arrow stream is a table, and no column of one."""
-    return hasattr(data, "__arrow_c_stream__") and hasattr(data, "columns")
-
-
-def _read_table(data: Any) -> Source:
-    return _read_columns(data.items()) if isinstance(data, Mapping) else _read_stream(data)
-
-
-def _with_target(source: Source, y: Any) -> Source:
-    """A table whose last columns are the targets: y, or y1, y2, … of several."""
-    import pyarrow as pa
-
-    whole: Any = source.table
-    columns = _side_by_side(_host(y))
-    each = tuple(f"y{i + 1}" for i in range(len(columns)))
-    names = ("y",) if len(columns) == 1 else each
-    targets = {}
-    for name, values in zip(names, columns, strict=True):
-        if name in (*source.columns, *source.unfit):
-            hint = f"rename it, or give x alone with target={name!r}"
-            raise DataError(f"data: x has a column {name}, as the target is called", hint)
-        _check_several(name, values)
-        try:
-            targets[name] = _column(values)
-        except ValueError as reason:
-            raise DataError(f"{name}: {reason}") from None
-        if len(targets[name]) != len(whole):
-            raise DataError(f"data: x has {len(whole):,} rows, y has {len(targets[name]):,}")
-    beside: Any = from_table(pa.table(targets), "data")
-    for message in beside.unfit.values():
-        raise DataError(message)
-    for name in targets:
-        whole = whole.append_column(name, beside.table.column(name))
-    return replace(source, table=whole, target=names)
-
-
-def _side_by_side(y: Any) -> list[Any]:
-    with suppress(ValueError):  # lists of several lengths are no columns
-        if np.ndim(y) == 2:
-            return list(np.transpose(y.to_numpy() if hasattr(y, "to_numpy") else y))
-    return [y]
-
-
-def _read_stream(data: Any) -> Source:
-    """A table of an object; column by column where one of a frame's is no column of Arrow's."""
-    import pyarrow as pa
-
-    try:
-        table = data if isinstance(data, pa.Table) else pa.table(data)
-    except (OverflowError, pa.ArrowException, ValueError, TypeError) as error:
-        if _is_frame(data):
-            return _read_columns((name, data[name]) for name in data.columns)
-        if hasattr(data, "__array__"):  # a column of a frame
-            return from_arrays("data", _array(data))
-        raise DataError(f"data: not a table of plain columns ({error})") from None
-    try:
-        table.validate(full=True)
-    except pa.ArrowException as error:
-        raise DataError(f"data: not a table of plain columns ({error})") from None
-    return from_table(table, "data")
-
-
-def _read_columns(data: Iterable[tuple[object, Any]]) -> Source:
-    import pyarrow as pa
-
-    data = list(data)
-    check_names([str(name) for name, _ in data], "data")
-    columns, unfit = {}, {}
-    for name, values in data:
-        _check_several(name, values)
-        try:
-            columns[str(name)] = _column(values)
-        except ValueError as reason:
-            unfit[str(name)] = f"{name}: {reason}"
-    if unfit and not columns:
-        raise DataError(next(iter(unfit.values())))
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        shown = ", ".join(f"{name} {length:,}" for name, length in list(lengths.items())[:10])
-        raise DataError(f"data: columns of different lengths: {shown}")
-    source = from_table(pa.table(columns), "data")
-    return replace(source, unfit={**unfit, **source.unfit})
-
-
-def _check_several(name: object, values: object) -> None:
-    if isinstance(values, (Mapping, set, frozenset)):
-        hint = "give a list; a frame as it is, or its to_dict('list')"
-        kind = type(values).__name__
-        raise DataError(f"{name}: a {kind}; wanted a column of values in order", hint)
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise DataError(f"{name}: a single value; wanted a column, as [{values!r}]")
-
-
-def _column(values: Any) -> "pa.Array":
-    """A column of values; ValueError says why they are none."""
-    import pyarrow as pa
-
-    values = _host(values)
-    if isinstance(values, np.ndarray):
-        if values.ndim != 1:
-            raise ValueError(f"has the shape {values.shape}; wanted one dimension")
-        if values.dtype.kind == "T":
-            values = values.astype(object)
-        kind = np.dtype(np.float64) if values.dtype.char == "g" else values.dtype
-        values = values.astype(kind.newbyteorder("="), copy=False)
-    elif isinstance(values, Iterator):
-        values = list(values)
-    try:
-        return pa.array(values, from_pandas=True)
-    except OverflowError:
-        raise ValueError(f"{TOO_LONG}; {AS_TEXT}") from None
-    except pa.ArrowNotImplementedError:
-        kind = getattr(values, "dtype", "unknown")
-        raise ValueError(f"of type {kind}; wanted numbers, text, booleans or dates") from None
-    except (pa.ArrowException, ValueError, TypeError) as reason:
-        raise ValueError(f"not one type throughout ({reason})") from None
-
-
-def _array(data: object) -> np.ndarray:
-    data = _host(data)
-    if np.ma.is_masked(data):
-        raise DataError("data: an array with masked values", "fill them: array.filled(…)")
-    if hasattr(data, "__dlpack__") and not hasattr(data, "__array__"):
-        return np.from_dlpack(data)
-    if hasattr(data, "__array__"):
-        return np.asarray(data)
-    if isinstance(data, list):
-        try:
-            return np.asarray(data)
-        except ValueError:
-            hint = "x and y are given as a tuple: (x, y)"
-            raise DataError("data: a list of parts of different shapes", hint) from None
-    raise TypeError(f"cannot read data from {type(data).__name__}")
-
-
-def _host(data: Any) -> Any:
-    """An array in device memory comes to the host by its own `get`, as CuPy's do."""
-    return data.get() if hasattr(data, "get") and hasattr(data, "__dlpack__") else data

@@ -26,6 +26,8 @@ def read_jsonl(data: Bytes, name: str, budget: int) -> Source:
 
     Raises OutOfMemory when reading would take more than `budget` bytes.
     """
+    if data.lstrip()[:1] == b"[":
+        raise DataError(f"{name}: a JSON array", "wanted JSON lines: one object a line")
     check_fits(f"{name}, {shown(len(data))} of JSON", TEXT_BYTES * len(data), budget, "use Parquet")
     check_text(data, name)
     rows, lines = [], []

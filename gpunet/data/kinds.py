@@ -11,13 +11,13 @@ from re import fullmatch
 
 import numpy as np
 
+from gpunet.data.answers import Answer
 from gpunet.data.cells import DATE, NOUNS, Cells, is_day, read_cells
 from gpunet.data.columns import ID_ROWS, MOST_LEVELS
 from gpunet.data.roughness import memberships, own_values
-from gpunet.data.rows import evenly
 from gpunet.data.source import Source
 from gpunet.data.spelling import MOSTLY
-from gpunet.data.targets import FEW, NUMBERS, Answer
+from gpunet.data.targets import FEW, NUMBERS
 from gpunet.data.words import closest, is_number, listed, option, quoted
 from gpunet.errors import DataError, UsageError
 from gpunet.sizes import counted
@@ -172,6 +172,11 @@ class Observer:
         if not np.array_equal(rows, self.ranked[0]):
             self.ranked = rows, [centred_ranks(target[rows]) for target in self.targets]
         return self.ranked[1]
+
+
+def evenly(values: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of some values, at equal distances."""
+    return values[:: max(1, -(-len(values) // most))]
 
 
 def centred_ranks(values: np.ndarray) -> np.ndarray:

@@ -7,12 +7,13 @@ read nested and binary columns, and pages with a wrong checksum.
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpunet.data.cells import is_text, is_view
 from gpunet.data.files import Bytes
-from gpunet.data.limits import automatic, check_fits
+from gpunet.data.limits import check_fits
 from gpunet.data.rows import PER_PLACED_ROW, PER_ROW
 from gpunet.data.source import MAX_ROWS, Source, check_names
 from gpunet.data.words import listed
@@ -51,11 +52,9 @@ class ParquetTable:
     def column(self, name: str) -> "pa.ChunkedArray":
         """All of one column."""
         _release()
-        try:
+        with _reading(self.name):
             table = self.encoded.read(columns=[name], use_threads=False)
             return _without_views(_checked(table)).column(name)
-        except _errors() as error:
-            raise _damaged(self.name, error) from None
 
     def tables(self, names: list[str], size: int) -> Iterator["pa.Table"]:
         """The rows in order, `size` at a time, with the columns `names`."""
@@ -64,13 +63,10 @@ class ParquetTable:
         _release()
         batches = self.file.iter_batches(size, columns=names, use_threads=False)
         while True:
-            try:
-                batch = next(batches, None)
-                table = None if batch is None else _checked(pa.Table.from_batches([batch]))
-            except _errors() as error:
-                raise _damaged(self.name, error) from None
-            if table is None:
-                break
+            with _reading(self.name):
+                if (batch := next(batches, None)) is None:
+                    break
+                table = _checked(pa.Table.from_batches([batch]))
             yield _without_views(table.select(names))
         _release()
 
@@ -99,21 +95,18 @@ class ParquetTable:
         return int(max(fitting, self.num_rows * PER_PLACED_ROW + pages))
 
 
-def read_parquet(data: Bytes, name: str, budget: int | None = None) -> Source:
+def read_parquet(data: Bytes, name: str, budget: int) -> Source:
     """A typed table; raises DataError for anything that is damaged or not plain, and OutOfMemory
     for a table that needs more than `budget` bytes."""
     import pyarrow as pa
 
-    budget = automatic() if budget is None else budget
     file = _open(pa.BufferReader(data), name)
     check_fits(name, _unpacked(file), budget, "name a file: it is read bit by bit")
     unfit = _unfit(file.schema_arrow, name)
     aside = _aside(file.schema_arrow, unfit)
     names = [title for title in file.schema_arrow.names if title not in unfit or title in aside]
-    try:
+    with _reading(name):
         table = _checked(file.read(columns=names).select(names) if unfit else file.read())
-    except _errors() as error:
-        raise _damaged(name, error) from None
     return replace(from_table(table, name), unfit=unfit)
 
 
@@ -156,7 +149,7 @@ def _open(
     column of a row group at once); `texts` are read as dictionaries."""
     from pyarrow import parquet
 
-    try:
+    with _reading(name):
         file = parquet.ParquetFile(
             place,
             read_dictionary=list(texts),
@@ -167,18 +160,22 @@ def _open(
             buffer_size=buffer,
         )
         schema = file.schema_arrow
-    except _errors() as error:
-        raise _damaged(name, error) from None
     check_names(schema.names, name)
     if file.metadata.num_rows > MAX_ROWS:
         raise DataError(f"{name}: {file.metadata.num_rows:,} rows; the limit is {MAX_ROWS:,}")
     return file
 
 
-def _errors() -> tuple[type[Exception], ...]:
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """What Arrow says of a file that is damaged, as ours."""
     import pyarrow as pa
 
-    return (pa.ArrowException, OSError, ValueError, TypeError)
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        reason = first_line(error)[:200]
+        raise DataError(f"{name}: not a whole Parquet file ({reason})") from None
 
 
 def _checked(table: "pa.Table") -> "pa.Table":
@@ -218,10 +215,6 @@ def _unpacked(file: "pa.parquet.ParquetFile") -> int:
     metadata = file.metadata
     pages = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     return int(max(pages, 8 * metadata.num_rows * len(file.schema_arrow.names)))
-
-
-def _damaged(name: str, error: Exception) -> DataError:
-    return DataError(f"{name}: not a whole Parquet file ({first_line(error)[:200]})")
 
 
 def _unfit(schema: "pa.Schema", name: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from types import MappingProxyType
@@ -14,101 +15,45 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.config import VALUES_HINT
+from gpunet.data.answers import Answer, check_present, read_answers, unanswered
 from gpunet.data.cells import EXACT, LOST_DIGITS, Cells, unmet
+from gpunet.data.choice import feature_names, target_names
 from gpunet.data.columns import (
-    ALIKE,
-    ALMOST_NAMES,
-    CONSTANT,
-    EMPTY,
     MOST_LEVELS,
-    NAMES,
     Column,
     Encoding,
     fit,
     thinned,
 )
-from gpunet.data.kinds import Evidence, Observer, check_types
+from gpunet.data.dataset import Dataset, duplicates
+from gpunet.data.kinds import Evidence, Observer
 from gpunet.data.limits import automatic, check_fits
+from gpunet.data.notes import class_notes, formula_notes, left_out_notes
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
+from gpunet.data.scales import byte_moments, column_moments
 from gpunet.data.schema import DTYPES, Layout, Schema, check_columns, encode_cells, flat
-from gpunet.data.source import Source, check_fit
+from gpunet.data.source import Source
 from gpunet.data.split import Fold, Parts, Ways, fold_of, groups_of, overlap
 from gpunet.data.targets import (
     CLASSES,
-    FEW,
-    Answer,
+    Aim,
     Target,
-    array_names,
     check_counts,
     check_positive,
-    check_present,
     check_transform,
     choose_task,
     doubts,
     encode_answers,
     fit_target,
-    read_answers,
-    unanswered,
 )
-from gpunet.data.weights import class_factors, counting, read_weights, scaled
-from gpunet.data.words import HEADERLESS, is_formula, like_data, listed, option, quoted
+from gpunet.data.weights import class_factors, counting, scaled
+from gpunet.data.words import listed, option
 from gpunet.errors import DataError, UsageError
 from gpunet.sizes import counted
 
 SHARE = 0.15
-THIN = 5  # rows a class, below which it is told
-BLOCK = 1 << 22
 EXACT_SINGLE = 2**24  # above it float32 skips whole numbers
-GOLDEN = 0x9E3779B97F4A7C15
 TINY = float(np.finfo(np.float64).tiny)
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """x (n, d), C-contiguous: float32 of tables, uint8, float32 or float64 of arrays; and y.
-
-    x is a RowFile where it does not fit in memory.
-    y: multiclass int32 codes (n,); binary float32 (n, 1) and multilabel (n, k) of 0 and 1;
-    regression (n, k), standardised if the schema says so; None where it is not known.
-    sample_weight (n,): how much each row counts in the metrics, and `weight` (n,) in the loss,
-    where the weights of classes are multiplied in; float64 of mean 1, None for all alike.
-    cluster (n,): a code of the rows that belong together, None where each stands alone.
-    """
-
-    x: Rows
-    y: np.ndarray | None = None
-    sample_weight: np.ndarray | None = None
-    weight: np.ndarray | None = None
-    cluster: np.ndarray | None = None
-
-    @property
-    def rows(self) -> int:
-        return len(self.x)
-
-    @property
-    def clusters(self) -> int | None:
-        """How many clusters there are; None where each row stands alone."""
-        return None if self.cluster is None else len(np.unique(self.cluster))
-
-    def take(self, rows: np.ndarray) -> "Dataset":
-        """Some of the rows, copied."""
-        given = (self.y, self.sample_weight, self.weight, self.cluster)
-        parts = (None if each is None else each[rows] for each in given)
-        return Dataset(np.asarray(self.x[rows]), *parts)
-
-
-def joined(parts: Sequence[Dataset]) -> Dataset:
-    """Parts one behind the other."""
-    if len(parts) == 1:
-        return parts[0]
-
-    def join(arrays: list[Any]) -> np.ndarray | None:
-        return None if arrays[0] is None else np.concatenate(arrays)
-
-    x = np.concatenate([np.asarray(part.x[:]) for part in parts])
-    names = ("y", "sample_weight", "weight", "cluster")
-    return Dataset(x, *(join([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +107,7 @@ class Prepared:
     @property
     def rows(self) -> dict[str, np.ndarray]:
         """Of each part that was taken from the source its row numbers there, ascending."""
-        return _used(self.split)
+        return self.split.used
 
     def fingerprint(self) -> str:
         """A SHA-256 of the schema and of every row of every part, in order."""
@@ -211,17 +156,17 @@ def prepare(
     test part goes first. Over `budget`: a file. Others: Source, Ways, Encoding, Target, weights.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels, bins, rough)
+    aim = Aim(standardise, target_transform, clamp, weight, quantiles)
     ways = Ways(split_column, group, time, seed, types.get(time or ""), _fold(test))
     source, validation, test = (_read_so(each, na, decimal) for each in (source, validation, test))
-    names = _target_names(source, tuple(target))
-    inputs = _feature_names(source, names, features, drop, ways, weight, types)
-    answers, kept, notes = _with_target(source, names, task, drop_missing_target, weight)
+    names = target_names(source, tuple(target))
+    inputs = feature_names(source, names, features, drop, ways, weight, types)
+    answers, kept, weights, notes = _with_target(source, names, task, drop_missing_target, weight)
     shares, others = _shares(source, validation, test, ways)
-    learnt = (standardise, clamp, target_transform, weight, quantiles)
-    fitted, parts, how, told = _divide(source, answers, kept, shares, ways, task, *learnt)
+    fitted, parts, how, told = _divide(source, answers, kept, shares, ways, task, aim)
     observer = Observer(types, answers, fitted.task, parts.train)
     schema, x, more = _fit(source, inputs, observer, fitted, parts, encoding, ways, budget)
-    own = _own_parts(schema, source, answers, parts, x)
+    own = _own_parts(schema, source, answers, weights, parts, x)
     schema, held = _weigh(own | _others(schema, others, drop_missing_target), schema, class_weight)
     notes += [*source.notes, *told, *more, *_twice(source, ways, parts, others, held)]
     notes += _unmet(source, [*inputs, *names, weight, group, time])
@@ -235,25 +180,20 @@ def _divide(
     shares: list[float],
     ways: Ways,
     task: str,
-    standardise: bool,
-    clamp: bool,
-    transform: str,
-    weight: str | None,
-    quantiles: tuple[float, ...],
+    aim: Aim,
 ) -> tuple[Target, Parts, str, list[str]]:
     """The target, the rows `kept` of each part, how they were chosen, and notes."""
     marked = ways.marked(source, kept)
     seen = marked.train if marked else kept
     asked = task
-    task, reason, strata = _task(source, answers, seen, task, transform)
+    task, reason, strata = _task(source, answers, seen, task, aim.transform)
     if task == "count":
         _check_counts(source, answers, kept, marked)
     parts, how, notes = ways.divide(source, kept, shares, strata, marked)
     parts = replace(parts, first=source.first, lines=source.lines)
-    learnt = (task, reason, standardise, clamp, transform, weight, quantiles)
-    fitted = fit_target(answers, seen, parts.train, *learnt)
+    fitted = fit_target(answers, seen, parts.train, task, reason, aim)
     if task in CLASSES:
-        notes += _class_notes(answers[0], seen, parts.train, parts.test)
+        notes += class_notes(answers[0], seen, parts.train, parts.test)
     if asked == "auto":
         notes += doubts(tuple(each.take(seen) for each in answers), task, source.table is None)
     return fitted, parts, how, notes
@@ -292,67 +232,7 @@ def _read_so(part: Any, na: tuple[str, ...], decimal: str | None) -> Any:
         raise UsageError(f"{part.title}: arrays hold no words that could mean missing")
     if decimal and not part.text:
         raise UsageError(f"{part.title}: its numbers are no text; --decimal is for CSV files")
-    return replace(part, na=na, decimal=decimal, test=_read_so(part.test, na, decimal))
-
-
-def _target_names(source: Source, target: tuple[str, ...]) -> tuple[str, ...]:
-    if source.table is None:
-        return array_names(source, target)
-    target = target or source.target
-    if not source.file and len(target) > (count := len(source.columns)):
-        said = f"{counted(len(target), 'target')} of {counted(count, 'column')}"
-        raise UsageError(f"{source.title}: {said}", VALUES_HINT)
-    if twice := [name for name, times in Counter(target).items() if times > 1]:
-        raise UsageError(f"{option('--target', *target)}: {listed(twice)} is named twice")
-    if not target:
-        doubt = f"{HEADERLESS}; " if source.text and like_data(source.columns) else ""
-        raise UsageError(
-            f"{source.title}: no target was given",
-            f"{doubt}choose one with --target: {listed(source.columns, 40)}",
-        )
-    check_columns(source, target, "--target")
-    return target
-
-
-def _feature_names(
-    source: Source,
-    target: tuple[str, ...],
-    features: Sequence[str],
-    drop: Sequence[str],
-    ways: Ways,
-    weight: str | None,
-    types: Mapping[str, str],
-) -> list[str]:
-    by, split_column = [n for n in (ways.group, ways.time) if n is not None], ways.column
-    places = [split_column] if split_column else []
-    others = [*places, *([weight] if weight else [])]
-    named = [*features, *drop, *by, *others]
-    if source.table is None:
-        if named or types:
-            raise UsageError(f"{source.title}: arrays have no columns to choose from")
-        return []
-    for flag, given in (("--features", features), ("--drop", drop), ("", [*by, *others])):
-        check_columns(source, list(dict.fromkeys(given)), flag)
-    apart = {*target, *(set(by) - set(features)), *others}
-    for what, clash in (
-        (
-            "the weight and a target, feature, split or left out column",
-            {weight} & {*target, *features, *drop, *by, *places},
-        ),
-        ("both a feature and left out", set(features) & set(drop)),
-        ("the target and named as another", set(target) & {*named}),
-        ("the split column and named as another", {split_column} & {*features, *drop, *by}),
-    ):
-        if clash:
-            raise UsageError(f"{listed(sorted(map(str, clash)))}: {what}; wanted one of the two")
-    wanted, left_out = set(features or source.columns), {*drop, *apart}
-    names = [name for name in source.columns if name in wanted and name not in left_out]
-    if not features:
-        check_fit(source, drop)
-    if not names:
-        raise DataError(f"{source.title}: no feature column is left")
-    check_types(source, types, [*names, *([ways.time] if ways.time else [])])
-    return names
+    return replace(part, na=na, decimal=decimal)
 
 
 def _twice(
@@ -365,16 +245,14 @@ def _twice(
     """Notes of the rows, and in parts that were given the groups, that train and are held out."""
     name = ways.group
     if name is None or not (ways.column or others):
-        return _duplicates(data)
+        return duplicates(data)
     held = [groups_of(source, name, rows) for rows in (parts.validation, parts.test)]
     for part, other in others.items():
-        try:
+        with _naming(part):
             check_columns(other, [name])
             held.append(groups_of(other, name, np.arange(other.rows)))
-        except DataError as error:
-            raise DataError(f"{part} part: {error.message}", error.hint) from None
     groups = overlap(name, groups_of(source, name, parts.train), np.concatenate(held))
-    return [*groups, *_duplicates(data)]
+    return [*groups, *duplicates(data)]
 
 
 def _unmet(source: Source, used: Sequence[str | None]) -> list[str]:
@@ -385,10 +263,11 @@ def _unmet(source: Source, used: Sequence[str | None]) -> list[str]:
 
 def _with_target(
     source: Source, targets: tuple[str, ...], task: str, drop_missing: bool, weight: str | None
-) -> tuple[tuple[Answer, ...], np.ndarray, list[str]]:
-    """The targets, the rows that have them and count at all, and notes of the others."""
+) -> tuple[tuple[Answer, ...], np.ndarray, np.ndarray | None, list[str]]:
+    """The targets, the rows that have them and count at all, the weights of all if they have any,
+    and notes of the rows that are left out."""
     answers = read_answers(source, targets, task in CLASSES)
-    kept = _kept(source, answers, drop_missing, weight)
+    kept, weights = _kept(source, answers, drop_missing, weight)
     names = listed(answer.name for answer in answers)
     gone = int(np.count_nonzero(unanswered(answers))) if drop_missing else 0
     notes = [f"left out {counted(gone, 'row')} without {names}"] if gone else []
@@ -398,19 +277,20 @@ def _with_target(
     if len(kept) < 2:
         which = "with a target" if weight is None else f"with a target and a {weight} above 0"
         raise DataError(f"{source.title}: one row {which}; wanted 2 or more")
-    return answers, kept, notes
+    return answers, kept, weights, notes
 
 
 def _kept(
     source: Source, answers: tuple[Answer, ...], drop_missing: bool, weight: str | None
-) -> np.ndarray:
-    """The rows that count, all of which have a target; raises DataError where one has none."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The rows that count, all of which have a target, and the weights of all rows if they have
+    any; raises DataError where one that counts has no target."""
     kept = np.flatnonzero(~unanswered(answers))
     if drop_missing and len(kept):
         return counting(source, weight, kept)
-    counts = counting(source, weight, np.arange(source.rows))
-    check_present(source, answers, counts)
-    return counts
+    kept, weights = counting(source, weight, np.arange(source.rows))
+    check_present(source, answers, kept)
+    return kept, weights
 
 
 def _shares(
@@ -457,71 +337,6 @@ def _check_counts(
         check_counts(source, answer, used)
 
 
-def _class_notes(
-    answer: Answer, seen: np.ndarray, train: np.ndarray, test: np.ndarray
-) -> list[str]:
-    codes, size = answer.codes, len(answer.labels)
-    counts, here, there = (np.bincount(codes[rows], minlength=size) for rows in (seen, train, test))
-    if (here > 0).sum() < 2:
-        raise DataError(
-            f"{answer.name}: the training part holds a single class "
-            f"({answer.shown(int(train[0]))}); nothing to learn from"
-        )
-    single = [answer.labels[code] for code in np.flatnonzero((counts == 1) & (here == 1))]
-    absent = [answer.labels[code] for code in np.flatnonzero((counts > 0) & (here == 0))]
-    notes = []
-    if (classes := np.count_nonzero(here)) > FEW and len(train) < THIN * classes:
-        each = f"{len(train) / classes:.1f} training rows each"
-        notes.append(f"{answer.name}: {classes:,} classes with {each}: few to learn them from")
-    if single and len(seen) > len(train):
-        notes.append(
-            f"{answer.name}: {counted(len(single), 'class')} with a single row, which is in the "
-            f"training part: {listed(map(quoted, single))}"
-        )
-    notes += _alike_notes(answer.name, [answer.labels[code] for code in np.flatnonzero(counts)])
-    if absent:
-        notes.append(
-            f"{answer.name}: {counted(len(absent), 'class')} without a row in the training part: "
-            f"{listed(map(quoted, absent))}"
-        )
-    untested = [answer.labels[code] for code in np.flatnonzero((counts > 1) & (there == 0))]
-    if untested and len(test):
-        notes.append(
-            f"{answer.name}: {counted(len(untested), 'class')} without a row in the test part, "
-            f"which has no AUC then: {listed(map(quoted, untested))}"
-        )
-    return notes
-
-
-def _alike_notes(name: str, labels: Sequence[object]) -> list[str]:
-    """A note on classes that may be one."""
-    alike: dict[str, list[str]] = {}
-    for label in map(str, labels):
-        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
-    found = [quoted(label) for each in alike.values() if len(each) > 1 for label in each]
-    if not found:
-        return []
-    return [
-        f"{name}: classes that differ only in case or spaces: {listed(found)}; "
-        "if they are one, write them alike"
-    ]
-
-
-def _formula_notes(schema: Schema) -> list[str]:
-    """A note on classes and levels that a spreadsheet would run."""
-    target = schema.target
-    texts = {column.name: column.levels for column in schema.columns}
-    if target.task in CLASSES:
-        texts |= {target.names[0]: tuple(map(str, target.labels))}
-    found = {name: list(filter(is_formula, each)) for name, each in texts.items()}
-    if not (names := [name for name, formulas in found.items() if formulas]):
-        return []
-    return [
-        f"{listed(names)}: text that a spreadsheet takes for a formula "
-        f"({quoted(found[names[0]][0])}); predict with --spreadsheet-safe"
-    ]
-
-
 def _fit(
     source: Source,
     inputs: list[str],
@@ -542,24 +357,20 @@ def _fit(
     if source.x is not None:
         dtype, notes = _dtype(source.x)
         schema, x = _fit_arrays(source, target, parts, dtype, encoding.scaling != "none", budget)
-        return schema, _settled(x, budget), notes + _formula_notes(schema)
+        return schema, _settled(x, budget), notes + formula_notes(schema)
     columns, cells, notes = _fit_columns(source, inputs, observer, parts.train, encoding)
     width = Layout.of(columns).width
     schema = Schema("table", tuple(columns), target, width, na=source.na, decimal=source.decimal)
     schema = replace(schema, group=ways.group, time=ways.time)
-    notes += _formula_notes(schema)
+    notes += formula_notes(schema)
     if source.streams or 4 * width * source.rows > budget:
-        return schema, _settled(schema.spool(source, _used(parts), Counter()), budget), notes
+        return schema, _settled(schema.spool(source, parts.used, Counter()), budget), notes
     writers = [column.writer(each) for column, each in zip(columns, cells, strict=True)]
     x = {
         part: encode_cells(columns, writers, rows, len(rows))[0]
-        for part, rows in _used(parts).items()
+        for part, rows in parts.used.items()
     }
     return schema, x, notes
-
-
-def _used(parts: Parts) -> dict[str, np.ndarray]:
-    return {part: rows for part, rows in parts.rows.items() if len(rows)}
 
 
 def _settled(x: Mapping[str, Rows], budget: int) -> dict[str, Rows]:
@@ -595,19 +406,10 @@ def _fit_columns(
         columns.append(column)
         if not source.streams:
             cells.append(read)
-    notes = [*_drop_notes(dropped), *notes]
+    notes = [*left_out_notes(dropped), *notes]
     if not columns:
         raise DataError(f"{source.title}: no column is left to learn from ({'; '.join(notes)})")
     return thinned(columns, len(train), encoding.bins), cells, notes
-
-
-def _drop_notes(dropped: dict[str, str | None]) -> list[str]:
-    notes = []
-    for reason in (CONSTANT, EMPTY, ALIKE, NAMES, ALMOST_NAMES):
-        names = [name for name, why in dropped.items() if why == reason]
-        if names:
-            notes.append(f"left out {listed(names)}: {reason}")
-    return notes
 
 
 def _dtype(x: Rows) -> tuple[str, list[str]]:
@@ -625,7 +427,7 @@ def _fit_arrays(
     source: Source, target: Target, parts: Parts, dtype: str, standardise: bool, budget: int
 ) -> tuple[Schema, Mapping[str, Rows]]:
     assert source.x is not None
-    used, width = _used(parts), math.prod(source.x.shape[1:])
+    used, width = parts.used, math.prod(source.x.shape[1:])
     plain = Schema("arrays", (), target, width, dtype)
     if isinstance(source.x, RowFile) or source.x.nbytes > budget:
         x: Mapping[str, Rows] = plain.spool(source, used, Counter())
@@ -634,7 +436,7 @@ def _fit_arrays(
         x = {part: flat(source.x, dtype, None if whole else rows) for part, rows in used.items()}
     if not standardise:
         return plain, x
-    means, stds = _byte_moments(x["train"]) if dtype == "uint8" else _float_moments(x["train"])
+    means, stds = byte_moments(x["train"]) if dtype == "uint8" else column_moments(x["train"])
     means, stds = np.broadcast_to(means, width), np.broadcast_to(stds, width)
     scale = np.divide(1.0, stds, out=np.zeros(width), where=stds > TINY)
     shift = -means * scale
@@ -643,55 +445,33 @@ def _fit_arrays(
     return replace(plain, scale=scale, shift=shift), x
 
 
-def _byte_moments(x: Rows) -> tuple[float, float]:
-    """Mean and standard deviation over all bytes, exactly."""
-    counts = np.zeros(256, np.int64)
-    for part in _blocks(x):
-        counts += np.bincount(part.ravel(), minlength=256)
-    values, n = np.arange(256.0), float(counts.sum())
-    mean = float(counts @ values) / n
-    return mean, float(np.sqrt(counts @ (values - mean) ** 2 / n))
-
-
-def _float_moments(x: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (d,) of each column; exactly 0 for a column of equal values."""
-    low = np.min([part.min(axis=0) for part in _blocks(x)], axis=0).astype(np.float64)
-    high = np.max([part.max(axis=0) for part in _blocks(x)], axis=0).astype(np.float64)
-    size = np.maximum(np.abs(low), np.abs(high))
-    unit = np.where((size > 1e-150) & (size < 1e150) | (size == 0), 1.0, size)
-    mean = np.zeros(len(unit), np.float64)
-    for part in _blocks(x):
-        mean += (part / unit).sum(axis=0) / len(x)
-    square = np.zeros(len(unit))
-    for part in _blocks(x):
-        square += ((part / unit - mean) ** 2).sum(axis=0) / len(x)
-    std = np.where(low == high, 0.0, np.sqrt(square) * unit)
-    return np.where(low == high, low, mean * unit), std
-
-
-def _blocks(x: Rows) -> Iterator[np.ndarray]:
-    """The rows of x (n, d), a few megabytes at a time."""
-    return (part for _, part in blocks(x, max(1, BLOCK // x.shape[1])))
-
-
 def _own_parts(
     schema: Schema,
     source: Source,
     answers: tuple[Answer, ...],
+    weights: np.ndarray | None,
     parts: Parts,
     x: Mapping[str, Rows],
 ) -> dict[str, Dataset]:
-    """The parts that are rows of the source, with targets and weights."""
-    held, used, name = {}, _used(parts), schema.target.weight
-    weights = {}
-    if name is not None:
-        read = read_weights(source, name, np.sort(np.concatenate([*used.values()])))
-        weights = {part: scaled(read[rows], name, part) for part, rows in used.items()}
-    for part, rows in used.items():
-        y = encode_answers(schema.target, source, answers, rows, schema.target_dtype)
-        cluster = None if part == "train" else schema.clusters(source, rows)
-        held[part] = Dataset(x[part], y, weights.get(part), cluster=cluster)
-    return held
+    """The parts that are rows of the source."""
+    return {
+        part: _dataset(schema, source, answers, weights, rows, x[part])
+        for part, rows in parts.used.items()
+    }
+
+
+def _dataset(
+    schema: Schema,
+    source: Source,
+    answers: tuple[Answer, ...],
+    weights: np.ndarray | None,
+    rows: np.ndarray,
+    x: Rows,
+) -> Dataset:
+    """Some rows of a source, encoded as x, with their targets and weights."""
+    y = encode_answers(schema.target, source, answers, rows, schema.target_dtype)
+    weight = None if weights is None else scaled(weights[rows])
+    return Dataset(x, y, weight, cluster=schema.clusters(source, rows))
 
 
 def _three(held: Mapping[str, Dataset]) -> tuple[Dataset, Dataset | None, Dataset | None]:
@@ -699,20 +479,24 @@ def _three(held: Mapping[str, Dataset]) -> tuple[Dataset, Dataset | None, Datase
 
 
 def _others(schema: Schema, others: Mapping[str, Source], drop_missing: bool) -> dict[str, Dataset]:
-    return {part: _encode_other(schema, each, part, drop_missing) for part, each in others.items()}
+    """The parts that have a source of their own."""
+    held, target = {}, schema.target
+    for part, source in others.items():
+        with _naming(part):
+            if source.table is not None:
+                check_columns(source, [*target.names, *filter(None, [target.weight])])
+            answers = read_answers(source, target.names, target.task in CLASSES)
+            kept, weights = _kept(source, answers, drop_missing, target.weight)
+            x, _ = schema.encode_rows(source, kept)
+            held[part] = _dataset(schema, source, answers, weights, kept, x)
+    return held
 
 
-def _encode_other(schema: Schema, source: Source, part: str, drop_missing: bool) -> Dataset:
+@contextmanager
+def _naming(part: str) -> Iterator[None]:
+    """A DataError of a part that has a source of its own names it."""
     try:
-        target = schema.target
-        if source.table is not None:
-            check_columns(source, [*target.names, *filter(None, [target.weight])])
-        answers = read_answers(source, target.names, target.task in CLASSES)
-        kept = _kept(source, answers, drop_missing, target.weight)
-        x, _ = schema.encode_rows(source, kept)
-        y = encode_answers(schema.target, source, answers, kept, schema.target_dtype)
-        weight, cluster = schema.encode_weight(source, kept, part), schema.clusters(source, kept)
-        return Dataset(x, y, weight, cluster=cluster)
+        yield
     except DataError as error:
         raise DataError(f"{part} part: {error.message}", error.hint) from None
 
@@ -733,42 +517,5 @@ def _weigh(
     result = {}
     for part, data in held.items():
         own = 1.0 if data.sample_weight is None else data.sample_weight
-        result[part] = replace(data, weight=scaled(factors[codes[part]] * own, "weights", part))
+        result[part] = replace(data, weight=scaled(factors[codes[part]] * own))
     return replace(schema, target=replace(target, factors=tuple(factors.tolist()))), result
-
-
-def _duplicates(held: dict[str, Dataset]) -> list[str]:
-    others = [data for part, data in held.items() if part != "train"]
-    if not others:
-        return []
-    keys = np.concatenate([_row_keys(data) for data in others])
-    train = _row_keys(held["train"])
-    keys.sort()
-    train.sort()
-    places = np.minimum(np.searchsorted(train, keys), len(train) - 1)
-    twice = int(np.count_nonzero(train[places] == keys))
-    if not twice:
-        return []
-    return [f"{twice:,} of {counted(len(keys), 'row')} held out are in the training part as well"]
-
-
-def _row_keys(data: Dataset) -> np.ndarray:
-    """A 64-bit hash of each row's x and y (splitmix64 of every word, added up)."""
-    keys = np.zeros(data.rows, np.uint64)
-    step = max(1, BLOCK // data.x[:1].nbytes)
-    for low in range(0, data.rows, step):
-        here = slice(low, low + step)
-        for array in (data.x, data.y):
-            if array is not None:
-                values = array[here].reshape(len(array[here]), -1)
-                keys[here] = keys[here] * np.uint64(5) + _hashed(values)
-    return keys
-
-
-def _hashed(rows: np.ndarray) -> np.ndarray:
-    raw = np.ascontiguousarray(rows).view(np.uint8)
-    words = np.pad(raw, ((0, 0), (0, -raw.shape[1] % 8))).view(np.uint64)
-    words += np.arange(1, words.shape[1] + 1, dtype=np.uint64) * np.uint64(GOLDEN)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (words ^ (words >> np.uint64(31))).sum(axis=1, dtype=np.uint64)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpunet.data.answers import array_names, check_present, read_answers
 from gpunet.data.cells import Cells, read_cells
 from gpunet.data.columns import fit
 from gpunet.data.kinds import looks
@@ -12,7 +13,7 @@ from gpunet.data.rows import blocks
 from gpunet.data.scales import median
 from gpunet.data.schema import check_columns
 from gpunet.data.source import Source
-from gpunet.data.targets import array_names, check_present, choose_task, doubts, read_answers
+from gpunet.data.targets import choose_task, doubts
 from gpunet.errors import DataError, GpunetError
 
 if TYPE_CHECKING:

@@ -171,8 +171,3 @@ def _refused(place: str, error: OSError) -> WriteError:
     return WriteError(
         f"{place}: {error.strerror or error}", "set TMPDIR to a folder on a larger disk"
     )
-
-
-def evenly(values: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of some values, at equal distances."""
-    return values[:: max(1, -(-len(values) // most))]

@@ -3,8 +3,13 @@
 Plain float64 arithmetic that stays finite for whatever is finite. Refuses to know what a column is.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from gpunet.data.rows import Rows, blocks
+
+BLOCK = 1 << 22  # values that are looked through at a time
 SMOOTH = 3.0
 """Scaled by quartiles, inputs lie within this of 0."""
 
@@ -26,6 +31,37 @@ def moments(values: np.ndarray) -> tuple[float, float]:
     scale = 1.0 if 1e-150 < size < 1e150 else size  # squares must neither overflow nor vanish
     values = values / scale
     return float(values.mean()) * scale, float(values.std()) * scale
+
+
+def byte_moments(x: Rows) -> tuple[float, float]:
+    """Mean and standard deviation over all bytes of x (n, d), exactly."""
+    counts = np.zeros(256, np.int64)
+    for part in _blocks(x):
+        counts += np.bincount(part.ravel(), minlength=256)
+    values, n = np.arange(256.0), float(counts.sum())
+    mean = float(counts @ values) / n
+    return mean, float(np.sqrt(counts @ (values - mean) ** 2 / n))
+
+
+def column_moments(x: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (d,) of each column of x (n, d); exactly 0 for equal values."""
+    low = np.min([part.min(axis=0) for part in _blocks(x)], axis=0).astype(np.float64)
+    high = np.max([part.max(axis=0) for part in _blocks(x)], axis=0).astype(np.float64)
+    size = np.maximum(np.abs(low), np.abs(high))
+    unit = np.where((size > 1e-150) & (size < 1e150) | (size == 0), 1.0, size)
+    mean = np.zeros(len(unit), np.float64)
+    for part in _blocks(x):
+        mean += (part / unit).sum(axis=0) / len(x)
+    square = np.zeros(len(unit))
+    for part in _blocks(x):
+        square += ((part / unit - mean) ** 2).sum(axis=0) / len(x)
+    std = np.where(low == high, 0.0, np.sqrt(square) * unit)
+    return np.where(low == high, low, mean * unit), std
+
+
+def _blocks(x: Rows) -> Iterator[np.ndarray]:
+    """The rows of x (n, d), a few megabytes at a time."""
+    return (part for _, part in blocks(x, max(1, BLOCK // x.shape[1])))
 
 
 def median(values: np.ndarray) -> float:

@@ -3,36 +3,35 @@
 Matches columns by name, never by place. Refuses a saved schema with anything unexpected in it.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
-from itertools import chain, pairwise, repeat
+from dataclasses import dataclass, fields, replace
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
 
 from gpunet.commas import split
+from gpunet.data.answers import Answer, check_present, read_answers, unanswered
 from gpunet.data.cells import read_cells
-from gpunet.data.columns import KINDS, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column, Writer
+from gpunet.data.columns import Column, Writer
 from gpunet.data.rows import RowFile, Rows
+from gpunet.data.saved import (
+    column_of,
+    floats,
+    need,
+    plain,
+    record,
+    sequence,
+    target_of,
+    text,
+    texts,
+)
 from gpunet.data.source import Source
 from gpunet.data.split import clusters
 from gpunet.data.stream import spool
-from gpunet.data.targets import (
-    CLASSES,
-    TASKS,
-    TRANSFORMS,
-    Answer,
-    Target,
-    check_present,
-    decode_answers,
-    decode_values,
-    encode_answers,
-    read_answers,
-    unanswered,
-)
+from gpunet.data.targets import CLASSES, Target, decode_answers, decode_values, encode_answers
 from gpunet.data.weights import counting, read_weights, scaled
 from gpunet.data.words import HEADERLESS, closest, like_data, listed, option
 from gpunet.errors import DataError, ModelInvalid
@@ -40,7 +39,6 @@ from gpunet.sizes import counted
 
 VERSION = 4
 DTYPES = ("uint8", "float32", "float64")
-LIMIT = float(np.finfo(np.float32).max)
 MORE = ("decimal", "group", "time")
 """What is written down where there is one."""
 
@@ -197,7 +195,7 @@ class Schema:
 
     def counting(self, source: Source, rows: np.ndarray) -> np.ndarray:
         """Of some rows those that have a weight above 0, or all where training had no weights."""
-        return counting(self.read_so(source), self.target.weight, rows)
+        return counting(self.read_so(source), self.target.weight, rows)[0]
 
     def encode_weight(self, source: Source, rows: np.ndarray, part: str) -> np.ndarray | None:
         """The weights (n,) of some rows, of mean 1; None where training had none.
@@ -208,7 +206,10 @@ class Schema:
         if name is None:
             return None
         check_columns(source, [name])
-        return scaled(read_weights(self.read_so(source), name, rows)[rows], name, part)
+        weights = read_weights(self.read_so(source), name, rows)[rows]
+        if not weights.any():
+            raise DataError(f"{name}: every weight of the {part} part is 0; no row counts")
+        return scaled(weights)
 
     def clusters(self, source: Source, rows: np.ndarray) -> np.ndarray | None:
         """Which of some rows are alike because they belong together, as codes (n,): those of a
@@ -274,26 +275,50 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers; floats survive JSON exactly."""
-        saved: dict[str, Any] = {
+        saved = {
             "version": VERSION,
             "kind": self.kind,
-            "columns": [_plain(asdict(column)) for column in self.columns],
-            "target": _plain(asdict(self.target)),
+            "columns": [plain(column) for column in self.columns],
+            "target": plain(self.target),
             "width": self.width,
             "dtype": self.dtype,
             "scale": None if self.scale is None else self.scale.tolist(),
             "shift": None if self.shift is None else self.shift.tolist(),
             "na": list(self.na),
         }
-        if not self.target.factors:
-            del saved["target"]["factors"]
         more = {name: getattr(self, name) for name in MORE}
         return saved | {name: value for name, value in more.items() if value is not None}
 
     @classmethod
     def from_dict(cls, saved: object) -> "Schema":
         """A schema from `to_dict`; raises ModelInvalid at anything unexpected."""
-        return _schema(saved)
+        names = ("version", *(field.name for field in fields(cls)))
+        saved = {**dict.fromkeys(MORE), **saved} if isinstance(saved, dict) else saved
+        parts = record(saved, names, "schema")
+        if parts.pop("version") != VERSION:
+            raise ModelInvalid(f"the schema is not of version {VERSION}")
+        columns = tuple(column_of(item) for item in sequence(parts["columns"], "columns"))
+        target = target_of(parts["target"])
+        titles = [column.name for column in columns] + list(target.names)
+        titles += [] if target.weight is None else [target.weight]
+        need(len(set(titles)) == len(titles), "column names")
+        width, is_table = parts["width"], parts["kind"] == "table"
+        need(parts["kind"] in ("table", "arrays") and parts["dtype"] in DTYPES, "kind")
+        need(type(width) is int and 0 < width < 1 << 31, "width")
+        need(is_table == bool(columns), "columns")
+        need((parts["scale"] is None) == (parts["shift"] is None), "scale")
+        if is_table:
+            need(parts["dtype"] == "float32" and parts["scale"] is None, "dtype")
+            need(width == Layout.of(columns).width, "width")
+        scale, shift = (_affine(parts[key], width, key) for key in ("scale", "shift"))
+        na = texts(parts["na"], "na")
+        need(is_table or not na, "na")
+        decimal = parts["decimal"]
+        need(decimal in (None, ",", ".") and (is_table or not decimal), "decimal")
+        by = [None if parts[name] is None else text(parts[name], name) for name in MORE[1:]]
+        need(by == [None, None] or (is_table and None in by), "group")
+        dtype = parts["dtype"]
+        return cls(parts["kind"], columns, target, width, dtype, scale, shift, na, decimal, *by)
 
 
 def check_columns(source: Source, names: Sequence[str], flag: str = "") -> None:
@@ -351,143 +376,9 @@ def flat(x: np.ndarray, dtype: str, rows: np.ndarray | None = None) -> np.ndarra
     return np.ascontiguousarray(x if rows is None else x[rows], dtype)
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: _lists(value) for key, value in values.items()}
-
-
-def _lists(value: Any) -> Any:
-    return [_lists(each) for each in value] if isinstance(value, tuple) else value
-
-
-def _schema(saved: object) -> Schema:
-    names = ("version", *(field.name for field in fields(Schema)))
-    saved = {**dict.fromkeys(MORE), **saved} if isinstance(saved, dict) else saved
-    parts = _record(saved, names, "schema")
-    if parts.pop("version") != VERSION:
-        raise ModelInvalid(f"the schema is not of version {VERSION}")
-    columns = tuple(_column(item) for item in _sequence(parts["columns"], "columns"))
-    target = _target(parts["target"])
-    titles = [column.name for column in columns] + list(target.names)
-    titles += [] if target.weight is None else [target.weight]
-    _need(len(set(titles)) == len(titles), "column names")
-    width, is_table = parts["width"], parts["kind"] == "table"
-    _need(parts["kind"] in ("table", "arrays") and parts["dtype"] in DTYPES, "kind")
-    _need(type(width) is int and 0 < width < 1 << 31, "width")
-    _need(is_table == bool(columns), "columns")
-    _need((parts["scale"] is None) == (parts["shift"] is None), "scale")
-    if is_table:
-        _need(parts["dtype"] == "float32" and parts["scale"] is None, "dtype")
-        _need(width == Layout.of(columns).width, "width")
-    scale, shift = (_affine(parts[key], width, key) for key in ("scale", "shift"))
-    na = tuple(_text(word, "na") for word in _sequence(parts["na"], "na"))
-    _need(is_table or not na, "na")
-    decimal = parts["decimal"]
-    _need(decimal in (None, ",", ".") and (is_table or not decimal), "decimal")
-    by = [None if parts[name] is None else _text(parts[name], name) for name in ("group", "time")]
-    _need(by == [None, None] or (is_table and None in by), "group")
-    dtype = parts["dtype"]
-    return Schema(parts["kind"], columns, target, width, dtype, scale, shift, na, decimal, *by)
-
-
 def _affine(values: object, width: int, what: str) -> np.ndarray | None:
     if values is None:
         return None
-    numbers = np.array(_numbers(values, width, what))
+    numbers = np.array(floats(values, what, width))
     numbers.flags.writeable = False
     return numbers
-
-
-def _column(saved: object) -> Column:
-    parts = _record(saved, [field.name for field in fields(Column)], "column")
-    kind = _text(parts["kind"], "kind")
-    _need(kind in KINDS, "kind")
-    levels = tuple(_text(level, "levels") for level in _sequence(parts["levels"], "levels"))
-    _need((kind == "category") == bool(levels), "levels")
-    flags = {name: parts[name] for name in ("missing", "rare", "robust", "coded")}
-    _need(all(type(value) is bool for value in flags.values()), "missing")
-    can_be = {"category": (False, True), "hashed": (True,)}.get(kind, (False,))
-    _need(flags["coded"] in can_be and not (flags["coded"] and flags["robust"]), "coded")
-    most = MOST_CODES if flags["coded"] else MOST_LEVELS
-    _need(len(set(levels)) == len(levels) <= most, "levels")
-    fill = _numbers([parts["fill"]], 1, "fill")[0]
-    values = _numbers(parts["values"], len(_sequence(parts["values"], "values")), "values")
-    _need(not values or (kind == "numeric" and len(values) < MOST_CODES), "values")
-    _need(all(abs(v) <= LIMIT and float(np.float32(v)) == v for v in values), "values")
-    _need(all(a < b for a, b in pairwise(values)), "values")
-    column = Column(_text(parts["name"], "name"), kind, fill=fill, levels=levels, **flags)
-    column = replace(column, values=values)
-    return replace(
-        column,
-        centre=_numbers(parts["centre"], column.scales, "centre"),
-        spread=_numbers(parts["spread"], column.scales, "spread", least=0.0),
-        knots=_knots(parts["knots"], column.widths[0]),
-    )
-
-
-def _knots(saved: object, numbers: int) -> tuple[tuple[float, ...], ...]:
-    found = _sequence(saved, "knots")
-    _need(len(found) in (0, numbers), "knots")
-    knots = tuple(_numbers(each, len(_sequence(each, "knots")), "knots") for each in found)
-    _need(all(len(each) <= MOST_KNOTS for each in knots), "knots")
-    _need(all(a < b for each in knots for a, b in pairwise(each)), "knots")
-    return knots
-
-
-def _target(saved: object) -> Target:
-    saved = {"factors": [], **saved} if isinstance(saved, dict) else saved
-    parts = _record(saved, [field.name for field in fields(Target)], "target")
-    names = tuple(_text(name, "target") for name in _sequence(parts["names"], "names"))
-    task, labels = _text(parts["task"], "task"), tuple(_sequence(parts["labels"], "labels"))
-    _need(task in TASKS and len(names) > 0, "task")
-    kinds = {type(label) for label in labels}
-    _need(len(kinds) <= 1 and kinds <= {str, int, bool}, "labels")
-    _need(len(set(labels)) == len(labels), "labels")
-    if task in CLASSES:
-        _need(len(names) == 1 and len(labels) >= 2, "labels")
-        _need(task == "multiclass" or len(labels) == 2, "labels")
-    else:
-        _need(not labels, "labels")
-    mean = _numbers(parts["mean"], len(names), "mean")
-    std = _numbers(parts["std"], len(names), "std", least=5e-324)
-    clamps = task == "regression" and parts["low"] != []
-    low, high = (_numbers(parts[key], len(names) * clamps, key) for key in ("low", "high"))
-    _need(all(a <= b for a, b in zip(low, high, strict=True)), "low")
-    reason, transform = _text(parts["reason"], "reason"), _text(parts["transform"], "transform")
-    _need(transform in (TRANSFORMS if task == "regression" else ("none",)), "transform")
-    _need(transform == "none" or all(value > 0 for value in low), "low")
-    weight = None if parts["weight"] is None else _text(parts["weight"], "weight")
-    held = len(_sequence(parts["quantiles"], "quantiles"))
-    quantiles = _numbers(parts["quantiles"], held, "quantiles")
-    _need(task == "regression" or not quantiles, "quantiles")
-    _need(all(a < b for a, b in pairwise((0.0, *quantiles, 1.0))), "quantiles")
-    factors = _numbers(parts["factors"], len(labels) if parts["factors"] else 0, "factors", 5e-324)
-    given = (names, task, labels, mean, std, reason, low, high, transform, weight, quantiles)
-    return Target(*given, factors)
-
-
-def _need(fine: bool, what: str) -> None:
-    if not fine:
-        raise ModelInvalid(f"the schema's {what} cannot be right")
-
-
-def _record(saved: object, names: Iterable[str], what: str) -> dict[str, Any]:
-    if not isinstance(saved, dict) or set(saved) != set(names):
-        raise ModelInvalid(f"the schema's {what} lacks a part or has one too many")
-    return dict(saved)
-
-
-def _sequence(saved: object, what: str) -> list[Any]:
-    _need(isinstance(saved, list), what)
-    return saved  # type: ignore[return-value]
-
-
-def _text(saved: object, what: str) -> str:
-    _need(type(saved) is str, what)
-    return saved  # type: ignore[return-value]
-
-
-def _numbers(saved: object, count: int, what: str, least: float = -math.inf) -> tuple[float, ...]:
-    numbers = _sequence(saved, what)
-    _need(len(numbers) == count, what)
-    _need(all(type(n) is float and math.isfinite(n) and n >= least for n in numbers), what)
-    return tuple(numbers)

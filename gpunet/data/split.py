@@ -37,6 +37,11 @@ class Parts:
         """The same by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
+    @property
+    def used(self) -> dict[str, np.ndarray]:
+        """Of the parts that there are the rows, by name."""
+        return {part: rows for part, rows in self.rows.items() if len(rows)}
+
     def numbers(self, rows: np.ndarray) -> np.ndarray:
         """Where rows (from 0) of the training part stand in the file, as messages count them."""
         return numbers(self.train[rows], self.first, self.lines)
@@ -65,10 +70,11 @@ def split(
         order = _stratified(order, strata, wanted, seed)
     if sum(wanted) > min(len(order), n - 1):
         classes = "" if strata is None else f" in {counted(len(np.unique(strata)), 'class')}"
+        none = [f"--{name} 0" for name, count in zip(NAMES[1:], wanted, strict=True) if count]
         raise DataError(
             f"{counted(n, 'row')}{classes} are too few for {counted(wanted[0], 'row')} of "
             f"validation and {wanted[1]:,} of test",
-            "give more rows, or --validation 0 --test 0",
+            f"give more rows, or {' '.join(none)}",
         )
     chosen = np.zeros(n, np.int8)
     chosen[order[wanted[1] : sum(wanted)]] = 1
@@ -212,7 +218,7 @@ def split_groups(
     if len(found) <= asked:
         raise DataError(
             f"{name}: {counted(len(found), 'group')} cannot be in {asked + 1} parts",
-            "give more groups, or --validation 0 --test 0",
+            f"give more groups, or {_fewer_parts(len(found), 'group')}",
         )
     classes = np.zeros(len(rows), np.int64) if strata is None else strata
     _, classes = np.unique(classes, return_inverse=True)
@@ -251,7 +257,7 @@ def split_times(
     if len(times) <= len(held):
         raise DataError(
             f"{name}: {counted(len(times), 'different time')} cannot be in {len(held) + 1} parts",
-            LOST_DIGITS if lost else "give more rows, or --validation 0 --test 0",
+            LOST_DIGITS if lost else f"give more rows, or {_fewer_parts(len(times), 'time')}",
         )
     before, place, low = np.cumsum(counts) - counts, np.zeros(len(times), np.int8), 1
     words = []
@@ -324,6 +330,11 @@ def _wanted(n: int, validation: float, test: float) -> list[int]:
     return [max(1, round(n * share)) if share else 0 for share in (validation, test)]
 
 
+def _fewer_parts(count: int, option: str) -> str:
+    """What to do with fewer groups, or times, than parts: of two, one can be held out."""
+    return "--test 0" if count > 1 else f"leave out --{option}"
+
+
 def _check_whole(
     source: Source, name: str, missing: np.ndarray, rows: np.ndarray, what: str
 ) -> None:
@@ -385,7 +396,7 @@ class _Groups:
         if not free:
             raise DataError(
                 "no group can be held out without taking all rows of a class from training",
-                "leave --group out, or --validation 0 --test 0",
+                "leave out --group",
             )
         return min(free, key=lambda group: sum(count for _, count in self.inside[group]))
 

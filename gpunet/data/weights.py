@@ -19,7 +19,7 @@ BALANCED = "balanced"
 
 
 def read_weights(source: Source, name: str, rows: np.ndarray) -> np.ndarray:
-    """The weights (source.rows,) of a table, those of `rows` not negative.
+    """The weights (source.rows,) of a table, those of `rows` there and not negative.
 
     Raises DataError with the first of `rows` whose weight is missing or negative.
     """
@@ -37,25 +37,26 @@ def read_weights(source: Source, name: str, rows: np.ndarray) -> np.ndarray:
     return weights
 
 
-def counting(source: Source, name: str | None, rows: np.ndarray) -> np.ndarray:
-    """Of some rows those that have a weight above 0; all where no column says what they count.
+def counting(
+    source: Source, name: str | None, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Of some rows those that have a weight above 0, and the weights (source.rows,) of all; where
+    no column says what rows count, all of them, and None.
 
-    Raises as `read_weights` does, and DataError where none is left.
+    Raises as `read_weights` does, and DataError where no row is left.
     """
     if name is None:
-        return rows
-    rows = rows[read_weights(source, name, rows)[rows] > 0]
+        return rows, None
+    weights = read_weights(source, name, rows)
+    rows = rows[weights[rows] > 0]
     if not len(rows):
         raise DataError(f"{name}: every weight is 0; no row counts")
-    return rows
+    return rows, weights
 
 
-def scaled(weights: np.ndarray, name: str, part: str) -> np.ndarray:
-    """The weights of a part's rows with a mean of 1; DataError where all are 0."""
-    largest = weights.max(initial=0.0)
-    if largest == 0:
-        raise DataError(f"{name}: every weight of the {part} part is 0; no row counts")
-    weights = weights / largest  # their sum must not overflow
+def scaled(weights: np.ndarray) -> np.ndarray:
+    """Weights, of which one is above 0 at least, with a mean of 1."""
+    weights = weights / weights.max()  # their sum must not overflow
     return np.asarray(weights / weights.mean())
 
 

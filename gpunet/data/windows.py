@@ -14,7 +14,7 @@ from math import inf
 
 import numpy as np
 
-from gpunet.data.prepared import Dataset
+from gpunet.data.dataset import Dataset
 from gpunet.data.rows import RowFile, Rows
 from gpunet.device import Array, Device, Mirror
 from gpunet.device.cpu import wanted_threads

@@ -33,13 +33,19 @@ from gpunet.run.tensors import pack, unpack
 
 LOCK, SETTINGS, IDENTITY = ".lock", "config.toml", files.IDENTITY
 SPLIT, COLUMNS = "split.safetensors", "schema.json"
+METRICS, SUMMARY = "metrics.jsonl", "summary.json"
 BEFORE = (LOCK, SETTINGS, SPLIT, COLUMNS)
 """What is there before a run is one: `run.json` comes last."""
+RUNS = Path("runs")
+"""Where runs lie that nobody named."""
 STATUS, CHECKPOINTS = "status.json", "checkpoints"
 STUDY, BEST = "study.json", "best"
 """What makes a directory a study of runs, and the run in it that came out best."""
 CHECKPOINT = re.compile(r"step-(\d{12})\.safetensors")
 KEPT = 2
+
+Checkpoint = tuple[dict[str, np.ndarray], dict[str, Any]]
+"""Arrays and state."""
 
 
 class Run:
@@ -56,15 +62,15 @@ class Run:
         self._clear()
 
     @classmethod
-    def create(cls, path: str | Path | None, data_name: str, root: Path | str = "runs") -> "Run":
+    def create(cls, path: str | Path | None, data_name: str) -> "Run":
         """A new directory: `path`, or the first free `runs/<data>-<n>`.
 
         Raises OutputExists for a path that is taken, NotPermitted or WriteError where the system
         refuses. A directory in which nothing but a lock was ever made is as good as new.
         """
-        with files.system_errors(path or root):
+        with files.system_errors(path or RUNS):
             if path is None:
-                return cls(_first_free(Path(root), _slug(data_name)))
+                return cls(_first_free(_slug(data_name)))
             held = cls(_named(Path(path)))
         if not _is_unbegun(held.path):  # another began it, and ended, before the lock was ours
             held.close()
@@ -72,12 +78,12 @@ class Run:
         return held
 
     @staticmethod
-    def check(path: str | Path | None, root: Path | str = "runs") -> None:
+    def check(path: str | Path | None) -> None:
         """Refuse a directory that `create` could not make, before any work is done for it.
 
         Raises as `create` does, and makes nothing.
         """
-        given = chosen = Path(root if path is None else path)
+        given = chosen = Path(RUNS if path is None else path)
         with files.system_errors(given):
             if path is not None and os.path.lexists(chosen) and not _is_unbegun(chosen):
                 raise _taken(chosen)
@@ -106,9 +112,9 @@ class Run:
         """Put a value into the directory as JSON."""
         files.write_json(self._place / name, value)
 
-    def append(self, name: str, record: Mapping[str, Any]) -> str:
+    def append(self, name: str, line: str) -> None:
         """Add a line to a file of the directory."""
-        return files.append(self._place / name, record)
+        files.append(self._place / name, line)
 
     def status(self, state: str, **facts: Any) -> None:
         """Say what the run is doing, in `status.json`."""
@@ -163,16 +169,40 @@ def identity(path: Path) -> dict[str, Any]:
             raise InputMissing(f"{path}: no such run")
     refuse_study(path)
     try:
-        found = json.loads(files.read(path / IDENTITY, 1 << 20))
-    except FileNotFoundError:
+        with files.reading(path / IDENTITY):
+            found = json.loads(files.read(path / IDENTITY, 1 << 20))
+    except InputMissing:
         raise ModelInvalid(f"{path}: no run was begun here", "train with -o to begin one") from None
-    except (OSError, ValueError, RecursionError) as reason:
-        raise ModelInvalid(f"{path / IDENTITY}: cannot be read ({reason})") from None
     if not isinstance(found, dict) or found.get("schema") != forms.RUN:
         raise ModelInvalid(f"{path / IDENTITY}: not of this version of gpunet")
     if not forms.fits(found, forms.IDENTITY) or not all(map(_is_leg, found["legs"])):
         raise ModelInvalid(f"{path / IDENTITY}: not as gpunet wrote it")
     _refuse_links(path)
+    return found
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    """The reports of a run, from `metrics.jsonl`; a last line that was cut off is left out."""
+    path = path / METRICS
+    if not path.exists():
+        return []
+    with files.reading(path):
+        lines = files.read(path).decode().splitlines(keepends=True)
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+    if not forms.fits(found, [forms.LINE]):
+        raise ModelInvalid(f"{path}: not as gpunet wrote it")
+    return found
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """What a run came to, from `summary.json`; {} where it has not ended yet."""
+    path = path / SUMMARY
+    if not path.exists():
+        return {}
+    with files.reading(path):
+        found = json.loads(files.read(path))
+    if not isinstance(found, dict):
+        raise ModelInvalid(f"{path}: not as gpunet wrote it")
     return found
 
 
@@ -203,9 +233,6 @@ def checkpoints(path: Path) -> list[Path]:
     """The checkpoints of a run, the newest first."""
     found = (path / CHECKPOINTS).glob("step-*.safetensors")
     return sorted((each for each in found if CHECKPOINT.fullmatch(each.name)), reverse=True)
-
-
-Checkpoint = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
 _held: WeakSet[Run] = WeakSet()
@@ -284,14 +311,14 @@ def _is_unbegun(path: Path) -> bool:
     return all(name in BEFORE or name.startswith(files.TEMPORARY) for name in names)
 
 
-def _first_free(root: Path, slug: str) -> Path:
+def _first_free(slug: str) -> Path:
     with suppress(FileExistsError):
-        files.make_directory(root, parents=True)
-    taken = [path.name.removeprefix(f"{slug}-") for path in root.glob(f"{slug}-*")]
+        files.make_directory(RUNS)
+    taken = [path.name.removeprefix(f"{slug}-") for path in RUNS.glob(f"{slug}-*")]
     number = max((int(n) for n in taken if n.isascii() and n.isdigit()), default=0) + 1
     while True:
         try:
-            files.make_directory(path := root / f"{slug}-{number}")
+            files.make_directory(path := RUNS / f"{slug}-{number}")
         except FileExistsError:
             number += 1
         else:

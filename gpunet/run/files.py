@@ -14,7 +14,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from gpunet.errors import InputMissing, NotPermitted, OutputExists, WriteError
+from gpunet.errors import InputMissing, ModelInvalid, NotPermitted, OutputExists, WriteError
 from gpunet.view import finite
 
 TEMPORARY = ".tmp-"
@@ -53,19 +53,19 @@ def write(path: Path, content: bytes | str) -> None:
         flush_directory(path.parent)
 
 
-def append(path: Path, record: Mapping[str, Any]) -> str:
-    """Add one JSON object as a line, which is returned; numbers that are not finite are null.
+def line(record: Mapping[str, Any]) -> str:
+    """One JSON object as a line; numbers that are not finite are null."""
+    return json.dumps(finite(record), allow_nan=False) + "\n"
 
-    The line is handed to the system, not flushed to the disk.
-    """
-    line = json.dumps(finite(record), allow_nan=False) + "\n"
+
+def append(path: Path, line: str) -> None:
+    """Add a line: handed to the system, not flushed to the disk."""
     with system_errors(path):
         descriptor = os.open(path, ADD, 0o644)
         try:
             _write_all(descriptor, line.encode())
         finally:
             os.close(descriptor)
-    return line
 
 
 def drop_torn_line(path: Path) -> None:
@@ -183,6 +183,19 @@ def missing_is_ours(path: Path | str) -> Iterator[None]:
             yield
         except (FileNotFoundError, NotADirectoryError):
             raise InputMissing(f"{path}: no such file") from None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What is wrong with a file that gpunet wrote, as it is read and parsed, as ours."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputMissing(f"{path}: no such file") from None
+    except PermissionError as reason:
+        raise NotPermitted(f"{path}: {reason.strerror or reason}") from None
+    except (OSError, ValueError, RecursionError) as reason:
+        raise ModelInvalid(f"{path}: cannot be read ({reason})") from None
 
 
 def _temporary(path: Path) -> Path:

@@ -41,8 +41,16 @@ TITLES = {
 }
 ON_GPU = ("torch-graph", "torch-graph-tuned", "jax-unrolled", "products-graph", "empty-graph")
 FLOORS = ("products-blas", "products-sliced", "products-graph")
-PEERS = ("torch", "torch-compile", "torch-graph", "torch-graph-tuned", "jax", "jax-unrolled")
-PEERS += ("sklearn",)
+PEERS = {
+    "torch": "torch",
+    "torch-compile": "torch",
+    "torch-graph": "torch",
+    "torch-graph-tuned": "torch",
+    "jax": "jax",
+    "jax-unrolled": "jax",
+    "sklearn": "sklearn",
+}
+"""Who is not gpunet, and the package that it needs."""
 PACKAGES = ("gpunet", "numpy", "torch", "jax", "jaxlib", "scikit-learn", "cupy-cuda13x")
 
 

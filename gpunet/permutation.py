@@ -6,13 +6,14 @@ other still tells.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from gpunet import bootstrap
 from gpunet.bootstrap import Difference, RowValues
-from gpunet.data import Dataset, Schema, Source
-from gpunet.device import Device
+from gpunet.data import Dataset, Schema, Source, read
+from gpunet.device import resolve
 from gpunet.predict import Model
 from gpunet.random import Purpose, permutation
 
@@ -32,23 +33,24 @@ class Importance:
 
 def importance(
     model: Model,
-    source: Source,
-    device: Device,
+    data: Any,
+    device: str = "cpu",
     repeats: int = REPEATS,
     rows: np.ndarray | None = None,
 ) -> list[Importance]:
-    """The columns of a table (of arrays the features x1, x2, …), the most important first.
+    """The columns of data with a target (of arrays the features x1, x2, …), the most important
+    first.
 
     `rows`: those to look at, all for None; of more than MOST_ROWS as many are drawn. Intervals are
     those of a paired bootstrap.
     """
-    source = sample(source, model.config.seed, rows)
-    metric = model.loss_metric
+    place, metric = resolve(device).device, model.loss_metric
+    source = sample(read(data), model.config.seed, rows)
     part, _ = model.rows_and_unseen(source)
     x = np.asarray(part.x)
 
     def values(x: np.ndarray) -> RowValues:
-        return model.row_values(part, model.run(Dataset(x), device))
+        return model.row_values(part, model.run(Dataset(x), place))
 
     base = values(x)
     found = []

@@ -4,16 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, nan
+from typing import Any
 
 import numpy as np
 
 from gpunet.bootstrap import Interval, RowValues, clustered
-from gpunet.data import Column, Source
+from gpunet.data import Column, Source, read
 from gpunet.data.cells import Cells, read_cells
-from gpunet.device import Device
+from gpunet.device import resolve
 from gpunet.errors import DataError
-from gpunet.importance import sample
 from gpunet.metrics import TINY
+from gpunet.permutation import sample
 from gpunet.predict import Model
 from gpunet.sizes import plain
 
@@ -40,21 +41,24 @@ class Slice:
 
 def slices(
     model: Model,
-    source: Source,
-    device: Device,
+    data: Any,
+    device: str = "cpu",
     least: int = LEAST_ROWS,
     most: int = SHOWN,
     rows: np.ndarray | None = None,
 ) -> tuple[float, list[Slice]]:
-    """The metric of all rows (or of `rows` alone), and the worst slices of at least `least` rows.
+    """The metric of all rows of a table with a target (or of `rows` alone), and the worst slices of
+    at least `least` rows.
 
     Ranked by the lower end of the mean loss (two standard errors), so that small slices do not
     win by chance. Raises DataError for arrays, which have no columns.
     """
+    source = read(data)
     if source.table is None:
         raise DataError(f"{source.name}: arrays have no columns to slice by")
     source = model.schema.read_so(sample(source, model.config.seed, rows))
-    every, metric = model.row_values(*model.answers(source, device)), model.loss_metric
+    answers, metric = model.answers(source, resolve(device).device), model.loss_metric
+    every = model.row_values(*answers)
     whole = float(every.metrics[metric])
     loss = every.values[:, list(every.metrics).index(metric)]
     ranked = []
