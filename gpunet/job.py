@@ -246,7 +246,7 @@ class Job:
         if self._is_worth_judging:
             device = self.choice.device
             raw = ensemble.judged(self.members, self.model, device)
-            judged = evaluation.judge(self.model, self.prepared, raw, device, self.dtype)
+            judged = evaluation.judge(self.model, self.prepared, raw, device)
         self.model = judged.model
         self._save_model(self.model.network.weights)
         warnings = [*self.prepared.notes, *judged.warnings]

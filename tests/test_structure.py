@@ -47,6 +47,7 @@ LAYERS = {
     "bootstrap": 4,
     "presets": 4,
     "calibration": 4,
+    "linear": 4,
     "baselines": 10,
     "evaluation": 11,
     "auto": 8,
