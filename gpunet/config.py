@@ -247,7 +247,9 @@ class Config:
     baselines: Switch = _setting("auto", JUDGING, "Beside a constant and a linear model.")
     calibrate: Switch = _setting("auto", JUDGING, "Fit a temperature on the validation part.")
     threshold: Share | Auto = _setting(
-        0.5, JUDGING, "From where on a binary target is true; auto: the best F1 on validation."
+        0.5,
+        JUDGING,
+        "Above this probability a binary target is true; auto: the best F1 on validation.",
     )
 
     device: str = _setting("auto", HARDWARE, "auto, cpu, cuda or cuda:N.")
