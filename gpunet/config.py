@@ -202,7 +202,9 @@ class Config:
     hidden: tuple[Count, ...] | Auto = _setting(
         "auto", NETWORK, "Widths of hidden layers, or none."
     )
-    activation: str = _setting("relu", NETWORK, "A name, or a formula of x.")
+    activation: str = _setting(
+        "relu", NETWORK, "relu, gelu, silu, mish, selu, sigmoid, tanh, or a formula of x."
+    )
     parametric: bool = _setting(
         False, NETWORK, "Each hidden unit learns its share of the activation."
     )
@@ -214,7 +216,10 @@ class Config:
         "standard", NETWORK, "ntk: steps of weights shrink with the root of a layer's inputs."
     )
     loss: str = _setting(
-        "auto", NETWORK, "A name, pinball(0.9), huber(2), or a formula of pred and target."
+        "auto",
+        NETWORK,
+        "mean_squared, sum_squares, mean_absolute, huber(1), pinball(0.5), sigmoid_cross_entropy, "
+        "softmax_cross_entropy, poisson, or a formula of pred and target.",
     )
     label_smoothing: Rate = _setting(0.0, NETWORK, "Share of each label spread over the others.")
     class_weight: tuple[str, ...] = _setting(

@@ -163,10 +163,11 @@ def _option(each: "Field[Any]") -> Parameter:
     names += [SHORT[each.name]] if each.name in SHORT else []
     option = typer.Option(
         *names,
-        help=each.metadata["help"] + ("" if is_switch else _choices(each) + _default(each)),
+        help=each.metadata["help"] + ("" if is_switch else _told(each) + _default(each)),
         rich_help_panel=each.metadata["panel"],
         show_default=False,
         metavar=None if is_switch else _metavar(each.type),
+        autocompletion=lambda incomplete: [w for w in _choices(each) if w.startswith(incomplete)],
     )
     kind: Any = bool if is_switch else str
     annotation = Annotated[kind | None, option]
@@ -179,10 +180,15 @@ def _switch(each: "Field[Any]") -> list[str]:
     return [f" /{no}"] if each.default is True else [f"{flag(each.name)}/{no}"]
 
 
-def _choices(each: "Field[Any]") -> str:
+def _choices(each: "Field[Any]") -> tuple[str, ...]:
+    """The words that a setting may be, where it is one of some."""
     words = get_args(each.type)
-    is_closed = words and all(isinstance(word, str) for word in words)
-    return f" One of {', '.join(words)}." if is_closed else ""
+    return words if all(isinstance(word, str) for word in words) else ()
+
+
+def _told(each: "Field[Any]") -> str:
+    words = _choices(each)
+    return f" One of {', '.join(words)}." if words else ""
 
 
 def _default(each: "Field[Any]") -> str:
