@@ -7,6 +7,7 @@ import numpy as np
 from gpunet import linear, model
 from gpunet.config import Config
 from gpunet.data import Prepared, Target
+from gpunet.data.limits import automatic
 from gpunet.linear import Predictor
 from gpunet.metrics import TINY
 
@@ -28,7 +29,8 @@ def baselines(prepared: Prepared, config: Config) -> dict[str, Predictor]:
         else:
             name = "pinball" if config.quantiles else model.TASK_LOSSES[task][0]
             gate = model.loss(name, task, quantiles=config.quantiles)
-            found["linear"] = linear.descent(prepared, gate, level, config.seed)
+            memory = automatic() if config.max_memory == "auto" else config.max_memory
+            found["linear"] = linear.descent(prepared, gate, level, memory, config.seed)
     return found
 
 

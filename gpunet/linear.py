@@ -14,15 +14,17 @@ from gpunet.data.rows import BLOCK, blocks
 from gpunet.graph import Gate
 from gpunet.random import Purpose, permutation, stream
 
-MOST_SOLVED, MOST_HELD = 1 << 26, 1 << 24
-"""Rows times inputs and outputs that are learnt from; of more rows some are drawn."""
+MOST_SOLVED, MOST_HELD, FEWEST = 1 << 26, 1 << 24, 100
+"""Rows times inputs and outputs that are learnt from, and rows at least; of more some are drawn."""
+BYTES = 32
+"""Memory for one of those that are held, while they are read."""
 RIDGES = np.logspace(-6, 4, 31)
 PENALTIES = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
 PATIENCE = 2
 """Penalties that may do worse before the last one is tried."""
 FOLDS, JUDGED = 5, 1000
 """Rows that choose a penalty, where there are so many, and the folds they come from."""
-STEPS, PAIRS, GAIN = 100, 10, 1e-5
+STEPS, PAIRS, GAIN = 100, 10, 3e-6
 """Of a descent at most, what it remembers, and the share of the cost below which it is done."""
 ARMIJO, HALVINGS = 1e-4, 20
 TINY = 1e-15
@@ -75,6 +77,11 @@ class Learnt(NamedTuple):
         inputs = Inputs(*(each[rows] for each in self.inputs))
         return Learnt(inputs, self.y[rows], None if self.weight is None else self.weight[rows])
 
+    def scaled(self, centre: np.ndarray, spread: np.ndarray) -> "Learnt":
+        numbers = self.inputs.numbers
+        scaled = ((numbers - centre) / spread).astype(numbers.dtype)
+        return self._replace(inputs=self.inputs._replace(numbers=scaled))
+
 
 Pairs = Sequence[tuple[Learnt, Learnt]]
 """Rows to learn from, and rows to judge by what was learnt."""
@@ -120,13 +127,19 @@ def _shrunk(values: np.ndarray, right: np.ndarray, total: float, n: int) -> np.n
     return best
 
 
-def descent(prepared: Prepared, gate: Gate, level: np.ndarray, seed: int = 0) -> Predictor:
+@np.errstate(all="ignore")  # a cost that is not finite is no lower one
+def descent(
+    prepared: Prepared, gate: Gate, level: np.ndarray, memory: int, seed: int = 0
+) -> Predictor:
     """The least loss of a gate, from no slope and the outputs `level` (k,) on, under the penalty
     that is best for rows held out: the validation part, and where these are few fifths of the
     others in turn. Where no slope is best there is none."""
     schema, held = prepared.schema, prepared.validation
-    learnt = _sample(schema, prepared.train, len(level), seed)
-    pairs = [] if held is None else [(learnt, _sample(schema, held, len(level), seed))]
+    most = max(FEWEST, min(MOST_HELD, memory // BYTES) // (schema.width + len(level)))
+    raw = _sample(schema, prepared.train, most, seed)
+    scale = _scale(raw.inputs.numbers)
+    learnt = raw.scaled(*scale)
+    pairs = [] if held is None else [(learnt, _sample(schema, held, most, seed).scaled(*scale))]
     order = permutation(len(learnt.y), seed, Purpose.BASELINE)
     for part in np.array_split(order, FOLDS) if len(order) >= FOLDS else ():
         if sum(len(judged.y) for _, judged in pairs) < JUDGED:
@@ -134,7 +147,15 @@ def descent(prepared: Prepared, gate: Gate, level: np.ndarray, seed: int = 0) ->
     at = np.vstack([np.zeros((width(schema), len(level))), level])
     if (penalty := _penalty(pairs, gate, at)) < inf:
         at = _descended(_cost(learnt, gate, penalty), at)
-    return _predictor(schema, at[:-1], at[-1])
+    slope, (centre, spread) = at[:-1], scale
+    slope[: len(spread)] /= spread[:, None]
+    return _predictor(schema, slope, at[-1] - centre @ slope[: len(spread)])
+
+
+def _scale(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each column, by which a descent is as long in all units."""
+    spread = numbers.std(axis=0, dtype=np.float64)
+    return numbers.mean(axis=0, dtype=np.float64), np.where(spread > 0, spread, 1.0)
 
 
 def _penalty(pairs: Pairs, gate: Gate, start: np.ndarray) -> float:
@@ -193,7 +214,7 @@ def _lower(
     cost: Cost, at: np.ndarray, value: float, grad: np.ndarray, move: np.ndarray
 ) -> tuple[np.ndarray, float, np.ndarray] | None:
     """The first of ever shorter moves that lowers the cost enough (Armijo), with the cost and its
-    gradient there; a cost that is not finite is no lower one."""
+    gradient there; None where there is none."""
     fall = float((grad * move).sum())
     for rate in 0.5 ** np.arange(HALVINGS):
         found, pull = cost(at + rate * move)
@@ -224,10 +245,10 @@ def _predictor(schema: Schema, slope: np.ndarray, level: np.ndarray) -> Predicto
     return predict
 
 
-def _sample(schema: Schema, part: Dataset, outputs: int, seed: int) -> Learnt:
-    """Rows of a part in memory, as many as MOST_HELD allows."""
+def _sample(schema: Schema, part: Dataset, most: int, seed: int) -> Learnt:
+    """About so many rows of a part at most, in memory."""
     assert part.y is not None
-    kept = _drawn(part.rows, MOST_HELD // (schema.width + outputs), seed)
+    kept = _drawn(part.rows, most, seed)
     dtype = np.result_type(schema.dtype, np.float32)
     read = [(x.numbers.astype(dtype), x.levels) for _, x in _read(schema, part, kept)]
     inputs = Inputs(*map(np.concatenate, zip(*read, strict=True)))

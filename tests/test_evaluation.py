@@ -252,10 +252,22 @@ def test_more_inputs_than_are_solved_are_descended_to_the_same(monkeypatch) -> N
     solved = baselines.baselines(p, config)["linear"](p.test)
     monkeypatch.setattr(baselines, "WIDEST", 1)
     assert baselines.baselines(p, config)["linear"](p.test) == pytest.approx(solved, abs=0.01)
-    monkeypatch.setattr(linear, "MOST_HELD", 3 * 150)
+    config = dataclasses.replace(config, max_memory=linear.BYTES * 3 * 150)
     of_some = baselines.baselines(p, config)["linear"](p.test)
     assert of_some == pytest.approx(solved, abs=0.1)
     assert (of_some == baselines.baselines(p, config)["linear"](p.test)).all()
+
+
+def test_a_descent_is_as_long_in_all_units() -> None:
+    found = []
+    for unit in (1.0, 1e6):
+        counts = COUNTS.set_column(0, "a", pa.array(1e3 * unit + unit * X[:, 0]))
+        done = planned(counts, task="count", standardise=False)
+        found.append(
+            baselines.baselines(done.prepared, done.model.config)["linear"](done.prepared.test)
+        )
+    assert found[0] == pytest.approx(found[1], abs=0.02)
+    assert found[0].std() > 0.5
 
 
 def test_the_trivial_model_of_absolute_errors_is_the_median() -> None:
