@@ -354,7 +354,11 @@ def predict(
     max_memory: MaxMemory = "auto",
     json: Json = False,
 ) -> None:
-    """Predict for new rows, in their order; a target is not needed."""
+    """Predict for new rows, in their order; a target is not needed.
+
+    The columns are prediction (prediction_TARGET of several targets), of quantiles
+    q0.1 and so on (q0.1_TARGET), and with --proba one p_CLASS a class.
+    """
     _start_reader(data)
     from gpunet import predict as predicting
     from gpunet.device import resolve
@@ -385,8 +389,8 @@ OwnData = Annotated[
 
 @app.command(cls=Command)
 def compare(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", readable=False)],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", readable=False)],
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", readable=False, help="One model.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", readable=False, help="The other.")],
     data: OwnData = None,
     device: DeviceName = "cpu",
     delimiter: Delimiter = None,
@@ -531,7 +535,7 @@ def graph(
 
 @app.command(cls=Command)
 def gradcheck(
-    text: Annotated[Optional[str], typer.Argument(metavar="FORMULA")] = None,
+    text: Annotated[Optional[str], typer.Argument(metavar="FORMULA", help="(x+y)*z")] = None,
     inputs: Inputs = None,
     everything: Annotated[bool, typer.Option("--all", help="Every gate, loss and kernel.")] = False,
     seed: Annotated[
@@ -588,7 +592,9 @@ def data_list(json: Json = False) -> None:
 @data_app.command("show", cls=Command)
 def data_show(
     data: DataPath,
-    target: Annotated[Optional[str], typer.Option("-t", "--target", metavar=LIST)] = None,
+    target: Annotated[
+        Optional[str], typer.Option("-t", "--target", metavar=LIST, help="Column to predict.")
+    ] = None,
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",

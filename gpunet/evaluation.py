@@ -71,7 +71,9 @@ def judge(
     simple: dict[str, Any] = {}
     warnings = [SHIFTED] if model.config.class_weight else []
     if model.config.baselines is True and unseen:
-        simple, unbeaten = _compare(model, prepared, unseen, device)
+        schema = model.schema
+        with device.working(2 * prepared.train.rows * schema.width * schema.target.outputs):
+            simple, unbeaten = _compare(model, prepared, unseen)
         warnings += unbeaten
     return Judgement(
         model,
@@ -117,7 +119,6 @@ def _compare(
     model: Model,
     prepared: Prepared,
     held: Mapping[str, Answers],
-    device: Device,
 ) -> tuple[dict[str, Any], list[str]]:
     """The metrics of the baselines, and a warning for each that the model does not beat."""
     last, plain = list(held)[-1], replace(model, temperature=1.0, threshold=0.5)
@@ -125,7 +126,7 @@ def _compare(
     found: dict[str, Any] = {}
     warnings = []
     ours = model.row_values(*held[last])
-    for name, predict in baselines(prepared, model.config, device).items():
+    for name, predict in baselines(prepared, model.config).items():
         theirs = {
             each: (part.y, predict(part), part.sample_weight)
             for each, part in prepared.parts.items()

@@ -845,9 +845,9 @@ class BatchNorm(Gate):
 class Loss(Gate):
     """z = the loss of a batch of predictions (n, k), by the fused kernel of that name.
 
-    `parameter` is the loss's own number, if it has one: label smoothing, Huber's delta, pinball's
-    quantile. It is the default, or between 0 and `below`; ValueError where it is not.
-    Row weights, a third input, have no gradient.
+    `parameter` is the loss's own number, if it has one. It is the default, or between 0 and
+    `below`; ValueError where it is not. A third input may weigh the rows (n,): each row's loss is
+    multiplied by its own, and the mean is over n as before. It has no gradient.
     """
 
     saves = ("inputs",)
@@ -925,7 +925,11 @@ class Loss(Gate):
 
 
 class SoftmaxCrossEntropy(Loss):
-    """z = mean over rows of -log softmax(pred)[target]; dpred = (softmax(pred) - target) / n."""
+    """z = mean over rows of -log softmax(pred)[target]; dpred = (softmax(pred) - target) / n.
+
+    The parameter, 0 unless given, is label smoothing: that share of each row's target is spread
+    evenly over all k classes. Rows may be weighed, as in every loss.
+    """
 
     indices = (1,)
     below = 1.0
@@ -939,7 +943,10 @@ class SoftmaxCrossEntropy(Loss):
 
 class SigmoidCrossEntropy(Loss):
     """z = mean of log(1 + exp(pred)) - target * pred; dpred = (sigmoid(pred) - target) / n,
-    dtarget = -pred / n."""
+    dtarget = -pred / n.
+
+    The parameter s, 0 unless given, is label smoothing: target * (1 - s) + s / 2 takes its place.
+    """
 
     below = 1.0
 
@@ -963,21 +970,22 @@ class MeanAbsolute(Loss):
 
 class Huber(Loss):
     """z = mean of r²/2 where |r| ≤ δ, else δ(|r| - δ/2), r = pred - target;
-    dpred = clip(r, ±δ) / n, dtarget = -dpred."""
+    dpred = clip(r, ±δ) / n, dtarget = -dpred. The parameter δ is 1 unless given."""
 
     default, below = 1.0, inf
 
 
 class Pinball(Loss):
     """z = mean of max(q r, (q - 1) r), r = target - pred; dpred = -q / n, or (1 - q) / n,
-    dtarget = -dpred. The quantiles q may be several, which the columns take in turn."""
+    dtarget = -dpred. The parameter q is 0.5 unless given; `Pinball.of((0.1, 0.9))` has several,
+    which the columns take in turn."""
 
     default, below = 0.5, 1.0
     quantiles: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, quantiles: tuple[float, ...]) -> "Pinball":
-        """The loss of several quantiles."""
+        """The loss of several quantiles, which the columns take in turn."""
         gate = cls()
         gate.quantiles = tuple(cls(each).parameter for each in quantiles)
         return gate

@@ -104,10 +104,11 @@ class Gate:
         for name in ("inputs", "output"):
             vars(self).pop(name, None)
 
-    def _forward(self, xp: Any, out: Array, *inputs: Array) -> object:
+    # `**never` is for type checkers: a subclass may then name its inputs
+    def _forward(self, xp: Any, out: Array, *inputs: Any, **never: Any) -> object:
         raise NotImplementedError
 
-    def _backward(self, xp: Any, grad: Array, *grads: Any) -> object:
+    def _backward(self, xp: Any, grad: Array, *grads: Any, **never: Any) -> object:
         raise NotImplementedError
 
     def _dtype(self, arrays: tuple[Array, ...]) -> Any:

@@ -170,20 +170,26 @@ def _option(each: "Field[Any]") -> Parameter:
     names += [SHORT[each.name]] if each.name in SHORT else []
     option = typer.Option(
         *names,
-        help=each.metadata["help"] + _choices(each) + _default(each),
+        help=each.metadata["help"] + _told(each) + _default(each),
         rich_help_panel=each.metadata["panel"],
         show_default=False,
         metavar=None if is_switch else _metavar(each.type),
+        autocompletion=lambda incomplete: [w for w in _choices(each) if w.startswith(incomplete)],
     )
     kind: Any = bool if is_switch else str
     annotation = Annotated[kind | None, option]
     return Parameter(each.name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _choices(each: "Field[Any]") -> str:
+def _choices(each: "Field[Any]") -> tuple[str, ...]:
+    """The words that a setting may be, where it is one of some."""
     words = get_args(each.type)
-    is_closed = words and all(isinstance(word, str) for word in words)
-    return f" One of {', '.join(words)}." if is_closed else ""
+    return words if all(isinstance(word, str) for word in words) else ()
+
+
+def _told(each: "Field[Any]") -> str:
+    words = _choices(each)
+    return f" One of {', '.join(words)}." if words else ""
 
 
 def _default(each: "Field[Any]") -> str:

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 import gpunet
 from gpunet import run
-from gpunet.cli import _run
+from gpunet.cli import _run, app
 from gpunet.config import Config, Switch, flag
+from gpunet.gates import ACTIVATIONS, LOSSES
 
 PENGUINS = ["train", "penguins", "--device", "cpu", "--epochs", "3"]
 ROWS = "\n".join(f"{i % 7},{i % 3},{'yes' if i % 7 > 3 else 'no'}" for i in range(60))
@@ -634,6 +636,34 @@ def test_the_help_cuts_no_name(cli, monkeypatch, width: int) -> None:
         is_whole = "gpunet train" in line or " / --no-" in line
         assert is_whole or len(line) <= max(width, 32)
     assert "..." not in cli("--help").out.partition("Commands:")[2]
+
+
+def test_the_help_says_what_every_argument_and_option_is() -> None:
+    commands = {**typer.main.get_command(app).commands}
+    commands |= commands.pop("data").commands
+    for name, command in commands.items():
+        for each in command.params:
+            assert each.help or each.name == "help", f"{name} {each.name}"
+
+
+def test_the_help_names_every_activation_and_loss(cli) -> None:
+    told = re.findall(r"[a-z_]+", cli("train", "--help").out)
+    assert set(told) >= {*ACTIVATIONS, *LOSSES}
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("gpunet train --preset ", ["auto", "fast", "best", "plain"]),
+        ("gpunet tune --schedule co", ["constant", "cosine", "coslog4"]),
+        ("gpunet train --lr ", []),
+    ],
+)
+def test_completion_offers_the_values_of_closed_choices(cli, monkeypatch, words, offered) -> None:
+    monkeypatch.setenv("_GPUNET_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    assert cli().out.split() == offered
 
 
 @pytest.mark.parametrize("more", [{}, {"PYTHONUNBUFFERED": "1"}])
