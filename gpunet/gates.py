@@ -184,7 +184,14 @@ class Abs(Elementwise):
         xp.abs(x, out=out)
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
-        xp.multiply(grad, xp.sign(self.inputs[0]), out=out)
+        _share(xp, grad, xp.sign(self.inputs[0]), out)
+
+
+def _share(xp: Any, grad: Array, share: Array, out: Array) -> None:
+    """grad * share, and 0 where the share is, of an infinite gradient too."""
+    xp.multiply(grad, share, out=out)
+    if xp.isnan(out).any():  # to look takes less than to select
+        xp.copyto(out, 0, where=share == 0)
 
 
 def _ahead(xp: Any, x: Array, y: Array) -> Array:
@@ -202,7 +209,7 @@ class Maximum(Elementwise):
         xp.maximum(x, y, out=out)
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
-        xp.multiply(grad, _ahead(xp, self.inputs[i], self.inputs[1 - i]), out=out)
+        _share(xp, grad, _ahead(xp, self.inputs[i], self.inputs[1 - i]), out)
 
 
 class Minimum(Elementwise):
@@ -215,7 +222,7 @@ class Minimum(Elementwise):
         xp.minimum(x, y, out=out)
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
-        xp.multiply(grad, _ahead(xp, self.inputs[1 - i], self.inputs[i]), out=out)
+        _share(xp, grad, _ahead(xp, self.inputs[1 - i], self.inputs[i]), out)
 
 
 class Sin(Elementwise):
@@ -488,9 +495,11 @@ class Max(Reduction):
         xp.max(x, axis=self.axis, keepdims=self.keepdims, out=out)
 
     def _backward(self, xp: Any, grad: Array, dx: Array) -> None:
-        largest = self.inputs[0] == self._kept(self.output)
+        x, highest = self.inputs[0], self._kept(self.output)
+        largest = x == highest
         share = self._kept(grad) / largest.sum(axis=self.axis, keepdims=True)
         xp.multiply(largest, share, out=dx)
+        xp.copyto(dx, 0, where=x < highest)  # of an infinite gradient too
 
 
 class Reshape(Gate):

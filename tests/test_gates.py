@@ -292,6 +292,26 @@ def test_far_out_nothing_warns(kind: type[Elementwise]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "x", "wanted"),
+    [
+        ("relu(x)", [-1, 0, np.nan], [0, 0, 0]),
+        ("relu(x)", [-1, 2, 0], [0, np.inf, 0]),
+        ("abs(x)", [0, -1, np.nan], [0, -np.inf, np.nan]),
+        ("maximum(x, 1)", [0, 2, np.nan], [0, np.inf, np.nan]),
+        ("minimum(x, 1)", [0, 2, np.nan], [np.inf, 0, np.nan]),
+        ("max(x, axis=0)", [0, 2, 2], [0, np.inf, np.inf]),
+        ("max(x, axis=0)", [0, 2, np.nan], [np.nan, np.nan, np.nan]),
+    ],
+)
+def test_an_infinite_gradient_ends_where_a_gate_lets_none_through(
+    text: str, x: list[float], wanted: list[float]
+) -> None:
+    circuit = formula.parse(text)
+    circuit.forward(x=x)
+    assert np.array_equal(circuit.backward(np.inf)["x"], wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize(
     ("kind", "value", "slope"),
     [
         (gates.Sigmoid, [1, 0], [0, 0]),
