@@ -447,6 +447,34 @@ def test_what_does_not_fit_is_told_in_plain_words() -> None:
         gate.backward(1.0, out=(np.zeros(()),))
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_gate_that_returns_its_gradient_is_told(width: int) -> None:
+    class Double(Elementwise):
+        def _forward(self, xp: Any, out: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
+            xp.multiply(x, y, out=out)
+
+        def _pull(self, xp: Any, grad: np.ndarray, i: int, out: np.ndarray) -> np.ndarray:
+            return grad * self.inputs[1 - i]
+
+    gate = Double()
+    gate.forward(np.ones((4, 3)), np.ones((4, width)))
+    with pytest.raises(TypeError, match="double returns a value where it must write"):
+        gate.backward(1.0)
+
+
+def test_every_input_has_its_local_gradient_spelt() -> None:
+    with pytest.raises(TypeError, match="Short spells 1 local gradient of 2 inputs"):
+
+        class Short(gates.Add):
+            local = ("1",)
+
+
+@pytest.mark.parametrize("out", [np.zeros((2, 2), order="F"), np.zeros((4, 3))[::2, ::2]])
+def test_rows_are_taken_into_any_buffer(out: np.ndarray) -> None:
+    gates.Take().forward([1.0, 2.0, 3.0], [[0, 1], [2, 0]], out=out)
+    assert out.tolist() == [[1, 2], [3, 1]]
+
+
 def test_buffers_must_fit() -> None:
     gate, x = gates.Exp(), np.ones((2, 3))
     with pytest.raises(ValueError, match=r"\(3, 2\) where \(2, 3\) is wanted"):
