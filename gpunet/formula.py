@@ -177,7 +177,7 @@ class Formula(Graph):
             if node.kind == "input" and node.name not in shapes:
                 raise self._fault(node, f"{node.name} has no value", f"add {node.name}=VALUE")
             if node.gate is None:
-                found[node] = shapes.get(node.name, ())
+                found[node] = shapes.get(node.name, np.shape(node.value))
             else:
                 found[node] = self._fitting(node, [found[source] for source in node.inputs])
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gpunet import formula
 from gpunet.errors import DataError, InputMissing, UsageError
 from gpunet.formula import elementwise, inputs, parse, to_json, trace, value
-from gpunet.gates import Elementwise, Multiply
+from gpunet.gates import Elementwise, MatMul, Multiply
 from gpunet.graph import Graph
 
 NEURON = "1/(1+exp(-(w0*x0+w1*x1+w2)))"
@@ -397,6 +397,15 @@ def test_groups_of_a_formula() -> None:
     assert round(float(graph.forward(given)), 2) == 0.73
     with pytest.raises(UsageError, match="column 21: x1 has no value"):
         graph.forward({k: v for k, v in given.items() if k != "x1"})
+
+
+def test_a_formula_may_go_on_with_parameters() -> None:
+    graph = parse("x * 2")
+    weight = graph.parameter("w", np.ones((3, 2)))
+    graph.output = graph.apply(MatMul(), graph.node("f"), weight)
+    assert graph.forward(x=np.ones((4, 3))).tolist() == [[6, 6]] * 4
+    with pytest.raises(UsageError, match=r"matmul does not fit \(4, 2\) and \(3, 2\)"):
+        graph.forward(x=np.ones((4, 2)))
 
 
 # ---- elementwise formulas
