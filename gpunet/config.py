@@ -214,7 +214,10 @@ class Config:
         "standard", NETWORK, "ntk: steps of weights shrink with the root of a layer's inputs."
     )
     loss: str = _setting(
-        "auto", NETWORK, "A name, pinball(0.9), huber(2), or a formula of pred and target."
+        "auto",
+        NETWORK,
+        "A name, pinball(0.9), huber(2), or a formula of pred and target,"
+        " standardised in regression.",
     )
     label_smoothing: Rate = _setting(0.0, NETWORK, "Share of each label spread over the others.")
     class_weight: tuple[str, ...] = _setting(
