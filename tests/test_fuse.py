@@ -58,6 +58,13 @@ def test_a_slope_that_is_infinite_ends_at_what_lets_none_through(text: str) -> N
     assert (gate.backward(1.0)[0] == 0).all()
 
 
+def test_a_constant_beyond_the_precision_is_infinite() -> None:
+    x, y = np.ones((2, 3), np.float32), np.empty((2, 3), np.float32)
+    kernel = activation("minimum(x, 1e300)").pair[0]
+    kernel.bind(CPU, x, None, y, np.empty(2 * x.size, np.float32))()
+    assert (y == 1).all()
+
+
 def test_nothing_is_left_of_a_formula_that_is_no_longer_used() -> None:
     gate: Gate | None = activation(FORMULA)
     assert gate is not None
