@@ -14,6 +14,7 @@ from inspect import Parameter, signature
 from itertools import count
 from math import e, inf, isfinite, nan, pi, prod
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from gpunet.errors import UsageError
 from gpunet.gates import Elementwise
 from gpunet.graph import Gate, Graph, Node, Shape
 from gpunet.random import Purpose, stream
+from gpunet.view import finite
 
 LONGEST = 10_000
 DEEPEST = 400
@@ -162,7 +164,7 @@ class Formula(Graph):
 
     def forward(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> Any:
         self._forget()
-        given = {**(values or {}), **more}
+        given = {_normal(name): value for name, value in {**(values or {}), **more}.items()}
         try:
             self.check({name: np.shape(value) for name, value in given.items()})
             return super().forward(given)
@@ -198,6 +200,11 @@ class Formula(Graph):
         return self.source.fault(self.places[node], message, hint)
 
 
+def _normal(name: str) -> str:
+    """A name as Python's syntax reads it: the micro sign of a keyboard is a mu."""
+    return normalize("NFKC", name)
+
+
 def _known(graph: Graph, names: Iterable[str]) -> None:
     for name in names:
         if name not in graph.inputs:
@@ -224,14 +231,14 @@ class Pointwise(NamedTuple):
     reduction: str | None
 
 
-def elementwise(text: str, names: Sequence[str]) -> Pointwise:
-    """The circuit of a formula of `names` and elementwise gates alone.
+def elementwise(text: str, names: Sequence[str], what: str = "formula") -> Pointwise:
+    """The circuit of a formula of `names` and elementwise gates alone; faults call it `what`.
 
     Every name is an input, in this order, and must appear. What is made of constants
     alone becomes one constant. A loss, a formula of `target`, may stand in an outermost mean(…) or
     sum(…), else its reduction is the mean. UsageError as of `parse`.
     """
-    source = _Source("formula", text)
+    source = _Source(what, text)
     root, reduction = source.tree(), "mean" if "target" in names else None
     match root:
         case ast.Call(func=ast.Name(id="mean" | "sum" as written), args=[inner], keywords=[]):
@@ -439,6 +446,9 @@ class _Builder:
 
     def _whole(self, name: str, part: ast.expr) -> int:
         number = _literal(part)
+        if number is None:
+            form = "or several as (0, 1)" if name == "axis" else "others behind a comma"
+            raise self.source.fault(part, f"{name} wants a whole number, {form}")
         if not isinstance(number, int) or abs(number) > LARGEST:
             raise self.source.fault(part, f"{name} wants whole numbers up to {LARGEST:,}")
         return number
@@ -498,7 +508,7 @@ def inputs(graph: Graph, assignments: Sequence[str], seed: int) -> dict[str, np.
     found: dict[str, np.ndarray] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
-        name = name.strip()
+        name = _normal(name.strip())
         if not equals or not name.isidentifier():
             raise UsageError(f"{assignment!r} is not NAME=VALUE")
         if name in found:
@@ -595,12 +605,9 @@ def to_json(graph: Graph) -> dict[str, Any]:
     What is not finite is the string "nan", "inf" or "-inf", which Python's `float` reads back.
     """
     keys = ("name", "op", "inputs", "value", "grad")
-    views = trace(graph)
-    return {
-        "schema": "gpunet.graph/1",
-        "nodes": [{key: _finite(getattr(view, key)) for key in keys} for view in views],
-        "output": _finite(_plain(graph.last.value)),
-    }
+    nodes = [{key: getattr(each, key) for key in keys} for each in trace(graph)]
+    output = _plain(graph.last.value)
+    return finite({"schema": "gpunet.graph/1", "nodes": nodes, "output": output}, str)
 
 
 def _short(plain: Any) -> str:
@@ -615,12 +622,6 @@ def _short(plain: Any) -> str:
 
 def _plain(array: Any) -> Any:
     return None if array is None else np.asarray(array).tolist()
-
-
-def _finite(plain: Any) -> Any:
-    if isinstance(plain, list | tuple):
-        return [_finite(each) for each in plain]
-    return str(plain) if isinstance(plain, float) and not isfinite(plain) else plain
 
 
 SYMBOLS = {

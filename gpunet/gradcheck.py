@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpunet import view
 from gpunet.errors import CheckFailed, UsageError
 from gpunet.graph import Gate, Graph
 from gpunet.random import Purpose, stream
+from gpunet.view import finite
 
 TOLERANCE = 1e-6
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
@@ -61,7 +61,7 @@ def demand(results: Sequence[Result]) -> None:
 
 def to_json(results: Sequence[Result]) -> dict[str, Any]:
     """Results as JSON values, schema `gpunet.gradcheck/1`; an infinite error is null."""
-    return {"schema": "gpunet.gradcheck/1", "results": view.finite([vars(r) for r in results])}
+    return {"schema": "gpunet.gradcheck/1", "results": finite([vars(r) for r in results])}
 
 
 def check_gate(gate: Gate, inputs: Sequence[Any], seed: int = 0) -> float:

@@ -18,7 +18,9 @@ from gpunet import formula
 from gpunet.errors import DataError, InputMissing, UsageError
 from gpunet.formula import elementwise, inputs, parse, to_json, trace, value
 from gpunet.gates import Elementwise, MatMul, Multiply
+from gpunet.gradcheck import check_graph
 from gpunet.graph import Graph
+from gpunet.model import activation, loss
 
 NEURON = "1/(1+exp(-(w0*x0+w1*x1+w2)))"
 X, W, ROW = np.array([[0.5, -1.0], [2.0, 0.3]]), np.array([[1.0, 2.0], [-0.5, 1.0]]), [1.5, 0.5]
@@ -172,11 +174,14 @@ def test_names_of_what_is_between_keep_clear_of_the_inputs() -> None:
         ("sum(x, axis=0, axis=1)", 16, "does not take axis"),
         ("reshape(x, shape=2)", 12, "does not take shape"),
         ("sum(x, axis=1.5)", 13, "axis wants whole numbers"),
-        ("sum(x, axis=y)", 13, "axis wants whole numbers"),
+        ("sum(x, axis=y)", 13, "axis wants a whole number, or several as (0, 1)"),
+        ("sum(x, axis=[0])", 13, "axis wants a whole number, or several as (0, 1)"),
+        ("max(x, axis=None)", 13, "axis wants a whole number, or several as (0, 1)"),
+        ("reshape(x, (2, 1))", 12, "shape wants a whole number, others behind a comma"),
         ("sum(x, keepdims=1)", 17, "keepdims wants True or False"),
         ("huber(x, y, z)", 13, "a plain number is wanted here"),
-        ("reshape(x, 2 + 1)", 14, "shape wants whole numbers"),
-        ("reshape(x, 10 ** 9)", 15, "shape wants whole numbers"),
+        ("reshape(x, 2 + 1)", 14, "shape wants a whole number"),
+        ("reshape(x, 10 ** 9)", 15, "shape wants a whole number"),
         ("reshape(x, 1000000000)", 12, "shape wants whole numbers"),
         ("exp + 1", 1, "exp is a function: write exp(…)"),
         ("x + 1e999", 5, "the number is beyond float64"),
@@ -366,6 +371,16 @@ def test_inputs_are_numbers(wrong: object) -> None:
         parse("x").forward(x=wrong)
 
 
+def test_names_are_those_that_python_reads() -> None:
+    micro, mu = "\u00b5", "\u03bc"
+    graph = parse(f"{micro} * 2")
+    assert inputs(graph, [f"{micro}=3"], 0) == {mu: 3}
+    assert graph.forward({micro: 3.0}) == graph.forward({mu: 3.0}) == 6
+    assert check_graph(graph, {micro: 3.0})[0].name == mu
+    with pytest.raises(UsageError, match="is given twice"):
+        inputs(graph, [f"{micro}=3", f"{mu}=3"], 0)
+
+
 def test_names_with_the_words_of_python_in_them() -> None:
     assert list(parse("order + x1or2 + island_1").inputs) == ["order", "x1or2", "island_1"]
 
@@ -464,6 +479,13 @@ def test_not_an_activation_nor_a_loss(text: str, names: tuple[str, ...], message
     with pytest.raises(UsageError) as caught:
         elementwise(text, names)
     assert str(caught.value).startswith(message)
+
+
+def test_a_fault_names_the_setting_that_the_formula_is_of() -> None:
+    with pytest.raises(UsageError, match=r"^--activation, column 3: no function 'foo'"):
+        activation("x*foo(x)")
+    with pytest.raises(UsageError, match=r"^--loss, column 1: pred does not appear"):
+        loss("target", "regression")
 
 
 # ---- values
