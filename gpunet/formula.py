@@ -633,10 +633,9 @@ SYMBOLS = {
     "matmul": "@",
 }
 PULLS: dict[str, tuple[str, ...]] = {
-    "matmul": ("dz @ y.T", "x.T @ dz"),
     "sum": ("dz, spread",),
     "mean": ("dz / count, spread",),
-    "max": ("dz where x == z",),
+    "max": ("dz where x == z, shared at a tie",),
     "reshape": ("dz, reshaped",),
     "transpose": ("dz, transposed back",),
     "broadcast": ("dz, summed over the copies",),
@@ -653,6 +652,14 @@ PULLS: dict[str, tuple[str, ...]] = {
     "poisson": ("(exp(x) - y) / count * dz", "-x / count * dz"),
 }
 """The gradients of gates that are not elementwise, in words: inputs x, y, output z."""
+SMOOTHED: dict[str, tuple[str, ...]] = {
+    "softmax_cross_entropy": ("(softmax(x) - smoothed onehot(y)) / rows * dz",),
+    "sigmoid_cross_entropy": (
+        "(sigmoid(x) - smoothed y) / count * dz",
+        "(smoothing - 1) * x / count * dz",
+    ),
+}
+"""Those of losses whose labels are smoothed."""
 
 
 def _text(node: Node) -> str:
@@ -678,18 +685,48 @@ def _explain(node: Node, uses: Mapping[Node, int]) -> list[str]:
 
 def _product(node: Node, i: int, part: Any) -> str:
     """The local gradient for input i times the upstream one, in names, then in numbers."""
+    gate, pulls = node.gate, _pulls(node)
+    words, is_summed = _named(pulls[min(i, len(pulls) - 1)], node), _is_summed(node, part)
+    if np.ndim(part):
+        return f"{words}, {'summed to ' * is_summed}{np.shape(part)}"
+    if isinstance(gate, Elementwise) and not is_summed:
+        return f"{words} = {gate.backward(1.0)[i]:.4g} * {node.grad:.4g} = {part:.4g}"
+    return f"{words}{', summed' * is_summed} = {part:.4g}"
+
+
+def _pulls(node: Node) -> tuple[str, ...]:
+    """The gradients of a gate's inputs, in x, y, z and dz."""
     gate = node.gate
     if isinstance(gate, Elementwise):
-        words = _named(f"{_bracketed(gate.local[i])} * dz", node)
-    else:
-        pulls = PULLS.get(node.op, (f"the gradient of {node.op} * dz",))
-        words = _named(pulls[min(i, len(pulls) - 1)], node)
-    if np.ndim(part):
-        spread = isinstance(gate, Elementwise) and np.shape(part) != np.shape(node.value)
-        return f"{words}, {'summed to ' * spread}{np.shape(part)}"
-    if isinstance(gate, Elementwise) and not np.ndim(node.value):
-        return f"{words} = {gate.backward(1.0)[i]:.4g} * {node.grad:.4g} = {part:.4g}"
-    return f"{words} = {part:.4g}"
+        return tuple(f"{_bracketed(local)} * dz" for local in gate.local)
+    if isinstance(gate, gates.MatMul):
+        return _matmul_pulls(*(np.ndim(source.value) for source in node.inputs))
+    if isinstance(gate, gates.Loss) and gate.parameter and node.op in SMOOTHED:
+        return SMOOTHED[node.op]
+    return PULLS.get(node.op, (f"the gradient of {node.op} * dz",))
+
+
+def _matmul_pulls(left: int, right: int) -> tuple[str, str]:
+    """As NumPy has it, for inputs of so many axes."""
+    if left == right == 1:
+        return "dz * y", "dz * x"
+    if right == 1:
+        return "dz[..., None] * y", "dz[..., None] * x"
+    if left == 1:
+        return "dz[..., None, :] * y", "dz[..., None, :] * x[:, None]"
+    mirror = "T" if left == right == 2 else "mT"
+    return f"dz @ y.{mirror}", f"x.{mirror} @ dz"
+
+
+def _is_summed(node: Node, part: Any) -> bool:
+    """Whether a gradient is added up over what its input was repeated along."""
+    if isinstance(node.gate, Elementwise):
+        return np.shape(part) != np.shape(node.value)
+    if not isinstance(node.gate, gates.MatMul):
+        return False
+    shapes = [np.shape(source.value) for source in node.inputs]
+    lead = np.broadcast_shapes(*(shape[:-2] for shape in shapes))
+    return np.ndim(part) < max(map(len, shapes)) or np.shape(part)[:-2] != lead
 
 
 def _bracketed(local: str) -> str:

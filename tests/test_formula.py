@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gpunet import formula
 from gpunet.errors import DataError, InputMissing, UsageError
 from gpunet.formula import elementwise, inputs, parse, to_json, trace, value
-from gpunet.gates import Elementwise, MatMul, Multiply
+from gpunet.gates import Elementwise, MatMul, Multiply, sum_to_shape
 from gpunet.gradcheck import check_graph
 from gpunet.graph import Graph
 from gpunet.model import activation, loss
@@ -636,13 +636,58 @@ def test_explanations_of_branches_constants_and_arrays() -> None:
     lines = [line for view in trace(graph) for line in view.explain]
     assert "dx = dq1 @ w.T, (2, 3)" in lines
     assert "dw = x.T @ dq1, (3, 4)" in lines
-    assert any(line.startswith("db = 1 * dq2 = ") for line in lines)
+    assert any(line.startswith("db = 1 * dq2, summed = ") for line in lines)
     assert "dq2 = sign(q3) * dq3, (2, 4)" in lines
     assert "dq3 = 2 * q3 ** (2 - 1) * dq4, (2, 4)" in lines
     assert not any(line.startswith("d2 ") for line in lines)
     assert sum(line.startswith("dx0 += ") for line in lines) == 2
     summed = trace(computed("x + b", "x=randn(2,3)", "b=[1,2,3]"))[-1].explain
     assert summed == ("dx = 1 * df, (2, 3)", "db = 1 * df, summed to (3,)")
+
+
+@pytest.mark.parametrize(
+    ("x", "w"),
+    [
+        ((3,), (3,)),
+        ((2, 3), (3,)),
+        ((3,), (3, 2)),
+        ((2, 3), (3, 4)),
+        ((5, 2, 3), (3,)),
+        ((3,), (5, 3, 2)),
+        ((5, 2, 3), (3, 4)),
+        ((2, 3), (5, 3, 4)),
+        ((5, 1, 2, 3), (4, 3, 1)),
+    ],
+)
+def test_a_product_of_matrices_is_explained_as_numpy_computes_it(
+    x: tuple[int, ...], w: tuple[int, ...]
+) -> None:
+    rng, graph = np.random.default_rng(0), parse("x @ w")
+    known: dict[str, Any] = {"x": rng.normal(size=x), "w": rng.normal(size=w)}
+    known["df"] = rng.normal(size=np.shape(graph.forward(known)))
+    gradients = graph.backward(known["df"])
+    for line in trace(graph)[-1].explain:
+        name, words, summed = re.fullmatch(r"d(\w) = (.+), (summed to )?\(.*\)", line).groups()
+        whole, found = eval(words, {}, known), np.empty_like(gradients[name])
+        assert bool(summed) == (whole.shape != found.shape)
+        if name == "x" and len(x) == 1 < len(w):
+            whole = whole.sum(-1)
+        sum_to_shape(np, whole, found)
+        assert found == pytest.approx(gradients[name])
+
+
+def test_an_explanation_says_what_is_summed_shared_and_smoothed() -> None:
+    assert trace(computed("x * s", "x=[1, 2, 3]", "s=2"))[-1].explain[1] == (
+        "ds = x * df, summed = 6"
+    )
+    assert "shared at a tie" in trace(computed("max(x)", "x=[1, 1]"))[-1].explain[0]
+    lines = trace(computed("sigmoid_cross_entropy(x, y, 0.1)", "x=3", "y=1"))[-1].explain
+    assert lines == (
+        "dx = (sigmoid(x) - smoothed y) / count * df = 0.002574",
+        "dy = (smoothing - 1) * x / count * df = -2.7",
+    )
+    lines = trace(computed("sigmoid_cross_entropy(x, y)", "x=3", "y=1"))[-1].explain
+    assert lines[0] == "dx = (sigmoid(x) - y) / count * df = -0.04743"
 
 
 def test_every_function_is_explained() -> None:
