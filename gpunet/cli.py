@@ -24,7 +24,7 @@ from gpunet.errors import (
     UsageError,
     WriteError,
 )
-from gpunet.options import DEBUG, LIST, Command, Group, meant, takes_settings
+from gpunet.options import DEBUG, LIST, Command, FormulaCommand, Group, meant, takes_settings
 from gpunet.sizes import counted
 
 if TYPE_CHECKING:
@@ -507,7 +507,7 @@ def slices(
     view.facts(facts, view.out())
 
 
-@app.command(cls=Command)
+@app.command(cls=FormulaCommand)
 def graph(
     text: Annotated[str, typer.Argument(metavar="FORMULA", help="(x+y)*z")],
     inputs: Inputs = None,
@@ -533,7 +533,7 @@ def graph(
         view.table(["", ""], [["", line] for n in reversed(nodes) for line in n.explain])
 
 
-@app.command(cls=Command)
+@app.command(cls=FormulaCommand)
 def gradcheck(
     text: Annotated[Optional[str], typer.Argument(metavar="FORMULA", help="(x+y)*z")] = None,
     inputs: Inputs = None,

@@ -221,7 +221,8 @@ class Config:
         "auto",
         NETWORK,
         "mean_squared, sum_squares, mean_absolute, huber(1), pinball(0.5), sigmoid_cross_entropy, "
-        "softmax_cross_entropy, poisson, or a formula of pred and target.",
+        "softmax_cross_entropy, poisson, or a formula of pred and target, "
+        "standardised in regression.",
     )
     label_smoothing: Rate = _setting(0.0, NETWORK, "Share of each label spread over the others.")
     class_weight: tuple[str, ...] = _setting(

@@ -69,6 +69,17 @@ class Command(TyperCommand):
             raise _fault(fault, values) from None
 
 
+class FormulaCommand(Command):
+    """A command of a formula, which may begin with a minus: it has long options alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        params = self.get_params(ctx)
+        known = {"--", DEBUG, *(n for each in params for n in (*each.opts, *each.secondary_opts))}
+        said = {word.partition("=")[0] for word in args if word.startswith("--")}
+        ctx.ignore_unknown_options = said <= known
+        return super().parse_args(ctx, args)
+
+
 class Group(TyperGroup):
     """Commands by name; without one the help is printed, on stderr."""
 

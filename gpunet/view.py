@@ -10,7 +10,7 @@ import select
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TextIO
 
@@ -141,14 +141,15 @@ def print_json(value: Any) -> None:
     put(json.dumps(finite(value), indent=2) + "\n")
 
 
-def finite(value: Any) -> Any:
-    """The same value, with NaN and infinities as None: JSON has no word for them."""
+def finite(value: Any, other: Callable[[float], Any] = lambda number: None) -> Any:
+    """The same value, NaN and infinities as None, or what `other` makes of them: JSON has no word
+    for them."""
     if isinstance(value, float):
-        return value if value - value == 0 else None
+        return value if value - value == 0 else other(value)
     if isinstance(value, Mapping):
-        return {key: finite(each) for key, each in value.items()}
+        return {key: finite(each, other) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(each) for each in value]
+        return [finite(each, other) for each in value]
     return value
 
 

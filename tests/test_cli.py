@@ -337,6 +337,13 @@ def test_graph_prints_the_lectures_numbers(cli) -> None:
     assert "multiply" in told.out
 
 
+@pytest.mark.parametrize("before", [(), ("--",), ("--json", "--seed", "3")])
+def test_a_formula_may_begin_with_a_minus(cli, before: tuple[str, ...]) -> None:
+    done = cli("graph", *before, "-log(sigmoid(x))", "x=1")
+    assert (done.code, done.err) == (0, "")
+    assert "0.313" in done.out
+
+
 def test_graph_takes_arrays(cli) -> None:
     np.save("m.npy", np.eye(2))
     done = cli("graph", "sum(sigmoid(x @ w))", "x=@m.npy", "w=randn(2,3)", "--seed", "1", "--json")
@@ -412,6 +419,8 @@ def test_without_a_command_the_help_is_printed_as_it_is(arguments: list[str], ca
         (["train", "penguins", "--n_epochs=3"], "did you mean --epochs"),
         (["predict", "run", "--learning-rate", "1"], "no such option: --learning-rate$"),
         (["train", "penguins", "--zzz"], "no such option: --zzz$"),
+        (["graph", "x", "x=1", "--jsn"], "no such option: --jsn; did you mean --json"),
+        (["graph", "-x", "x=1", "-s", "3"], "'-s' is not NAME=VALUE"),
         (["train", "penguins", "--epochs", "x"], "--epochs x: must be a valid integer"),
         (["train", "penguins", "--precision", "bf16", "--device", "cpu"], "is for CUDA"),
         (["train", "penguins", "--precision", "tf32", "--device", "cpu"], "is for CUDA"),
