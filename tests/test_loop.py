@@ -151,6 +151,18 @@ def test_divergence_names_the_step_and_keeps_the_best() -> None:
     assert all(np.isfinite(w).all() for w in planned.model.network.weights.values())
 
 
+@pytest.mark.parametrize("kernels", ["auto", "numpy"])
+def test_figures_of_batch_norm_stay_finite_before_a_divergence(kernels: str) -> None:
+    """A variance is too large before any loss is."""
+    settings = {"norm": "batch", "hidden": (7, 9, 4), "activation": "mish", "preset": "plain"}
+    rates = {"optimizer": "momentum", "schedule": "constant", "lr": 1e15, "validation": 0}
+    on = {"device": "cpu", "kernels": kernels, "threads": 1}
+    planned = job.plan("penguins", {**settings, **rates, **on})
+    with pytest.raises(Diverged):
+        reports(planned)
+    assert all(np.isfinite(w).all() for w in planned.model.network.weights.values())
+
+
 def test_without_a_validation_part_the_last_weights_are_kept() -> None:
     planned = plan(validation=0.0)
     found = reports(planned)
