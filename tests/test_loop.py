@@ -6,7 +6,7 @@ import lecture
 import numpy as np
 import pytest
 
-from gpunet import data, job, loop, model
+from gpunet import data, engine, job, loop, model
 from gpunet.config import Config, gather
 from gpunet.device import resolve
 from gpunet.errors import Diverged
@@ -115,6 +115,19 @@ def test_networks_of_folds_go_through_one_schedule() -> None:
         patch.setattr(loop._Net, "close", lambda net: ends.append(float(net.list.hyper[LR])))
         list(planned.reports())
     assert ends == [ends[0]] * 3
+
+
+def test_steps_that_are_added_do_not_change_how_the_first_ones_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = []
+    monkeypatch.setattr(engine.persistent, "bound", lambda *given: found.append(given[-1]))
+    planned = plan(kernels="numpy", epochs=3, batch_size=16)
+    steps = planned.steps
+    for legs in ((), [(2, 60_000)], [(steps, 10), (steps + 10, 60_000)]):
+        planned.legs = legs
+        assert planned.launches is not None
+    assert found == [steps] * 3
 
 
 def test_a_run_stops_after_the_step_in_hand_and_keeps_its_weights() -> None:

@@ -20,7 +20,7 @@ from gpunet.config import Config
 from gpunet.gates import ACTIVATIONS
 from gpunet.kernels.registry import source_text
 from gpunet.kernels.slots import FAULT, STEP
-from gpunet.launches import Feed, LaunchList, Slot, Store
+from gpunet.launches import Feed, LaunchList, Store
 from gpunet.persistent import Persistent, bound, plain, tiled, training
 from gpunet.persistent.resident import Resident, divided
 from gpunet.persistent.tiled import Tiled
@@ -353,20 +353,14 @@ def aligned(size: int) -> np.ndarray:
 
 @emulated
 @pytest.mark.parametrize(
-    ("entries", "is_taken"), [(1, True), (2, False), (training.LEAST_STEPS, True)]
+    ("planned", "is_taken"),
+    [(None, True), (training.LEAST_STEPS - 1, False), (training.LEAST_STEPS, True)],
 )
-def test_few_steps_are_not_worth_compiling_for(entries: int, is_taken: bool) -> None:
+def test_few_steps_are_not_worth_compiling_for(planned: int | None, is_taken: bool) -> None:
     launches, store = lowered(CPU, *CASES[0])
-    clock, hyper, table, batch = launches.launches[0].arguments
-    table = replace_array(table, np.zeros((entries, 3)))
-    first = replace(launches.launches[0], arguments=(clock, hyper, table, batch))
     store.device = Meeting()
-    found = bound([first, *launches.launches[1:]], store, None)
+    found = bound(launches.launches, store, None, planned)
     assert (found is not None) == is_taken
-
-
-def replace_array(slot: Slot, array: np.ndarray) -> Slot:
-    return Slot(slot.name, array.shape, str(array.dtype), array)
 
 
 def compiles(
