@@ -256,6 +256,7 @@ def lower(
         clip_norm=config.clip_norm,
         seed=config.seed,
         micro_batch=micro_batch(config),
+        planned=steps_in_all(config, taken.rows),
     )
     return store, launches
 
