@@ -979,7 +979,7 @@ def test_a_table_larger_than_the_memory_it_may_take_is_trained_on_or_refused(cli
     assert summary["metrics"]["test"]["accuracy"] > 0.9
     done = cli("train", "big.parquet", *arguments, "200K", "-o", "refused")
     assert done.code == 71
-    assert "; --max-memory allows 200.0 KiB; use fewer rows" in done.errors[0]
+    assert "; --max-memory allows 200.0 KiB; use fewer columns" in done.errors[0]
     assert not Path("refused").exists()
 
 
