@@ -1038,14 +1038,16 @@ def _outlook_facts(found: "Outlook") -> list[tuple[str, str]]:
     step = found.step_seconds
     each = f"{step * 1e3:.3g} ms" if step < 1 else view.duration(step)
     pace = f"{each} a step, over {counted(found.timed, 'step')}"
+    pace += f"; {view.duration(found.validation_seconds)} a validation"
     return [
         (
             "memory",
             f"{shown(found.data_bytes)} of rows · {shown(found.weight_bytes)} of weights, "
-            f"gradients and optimiser · {shown(found.arena_bytes)} for a step{disk}",
+            f"gradients and optimiser · {shown(found.arena_bytes)} for a step · "
+            f"{shown(found.prediction_bytes)} of predictions{disk}",
         ),
         ("steps", f"{found.steps:,}, {found.epochs:,.4g} epoch{'s' * (found.epochs != 1)}"),
-        ("time", f"{view.duration(found.total_seconds)} at most ({pace})"),
+        ("time", f"training {view.duration(found.total_seconds)} at most ({pace}), then judging"),
     ]
 
 

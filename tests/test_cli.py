@@ -177,7 +177,7 @@ def test_long_steps_are_told_in_seconds(seconds: float, said: str) -> None:
     from gpunet.cli import _outlook_facts
     from gpunet.outlook import Outlook
 
-    facts = dict(_outlook_facts(Outlook((), 3, 1.0, 1, 1, 1, 1, 0, 1, seconds)))
+    facts = dict(_outlook_facts(Outlook((), 3, 1.0, 1, 1, 1, 1, 0, 1, 1, seconds, 0, 0)))
     assert said in facts["time"]
     assert facts["steps"] == "3, 1 epoch"
 
