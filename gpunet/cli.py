@@ -178,11 +178,10 @@ def train(
             raise UsageError("--dry-run is for one run", "leave out --seeds and --cv")
         _repeat(data, _given(given), config, seeds, cv, out, json, quiet)
         return
-    from gpunet import job
     from gpunet.run import Run
 
     Run.check(out)
-    planned = job.plan(data, _given(given), config)
+    planned = _planned(data, _given(given), config, quiet)
     if dry_run:
         _show_plan(planned, json)
         return
@@ -232,7 +231,8 @@ def tune(
     from gpunet import tuning
 
     seconds = _seconds(timeout)
-    tuner = tuning.Tuner(data, _given(given), config, out, trials, seconds, workers)
+    with view.phase(f"reading and encoding {data}", quiet):
+        tuner = tuning.Tuner(data, _given(given), config, out, trials, seconds, workers)
     try:
         _search(tuner, quiet)
         _train_best(tuner, json, quiet)
@@ -261,7 +261,8 @@ def resume(
     """
     from gpunet import rerun
 
-    planned, notes = rerun.take_up(run, data, epochs, device, allow_inexact)
+    with view.phase(f"reading and encoding the data of {run}", quiet):
+        planned, notes = rerun.take_up(run, data, epochs, device, allow_inexact)
     assert planned.run is not None
     with _stop_on_signal(planned) as caught, planned.run:
         if planned.is_over:
@@ -781,6 +782,13 @@ def _data(data: str | None, options: dict[str, Any], config: Path | None) -> str
     return LECTURE
 
 
+def _planned(data: str, flags: dict[str, Any], config: Path | None, quiet: bool) -> "Job":
+    from gpunet import job
+
+    with view.phase(f"reading and encoding {data}", quiet):
+        return job.plan(data, flags, config)
+
+
 def _refuse_study(data: str) -> None:
     if os.path.isdir(data):
         from gpunet.run import refuse_study
@@ -831,7 +839,8 @@ def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]
         except Diverged as fault:
             view.trail(fault.fault)
             raise
-    summary = planned.finish()
+    with view.phase("judging what was trained", quiet):
+        summary = planned.finish()
     view.gap()
     return summary
 
@@ -862,7 +871,7 @@ def _repeat(
     quiet: bool,
 ) -> None:
     """Several runs, one after the other, and what they come to. A signal ends the one in hand."""
-    from gpunet import job, repeats
+    from gpunet import repeats
     from gpunet.run import Run
 
     asked = repeats.asked(data, flags, config, seeds, cv, out)
@@ -873,7 +882,7 @@ def _repeat(
         for each in asked:
             if not quiet:
                 view.say(f"{each.label}, {len(found.runs) + 1:,} of {len(asked):,}")
-            planned = job.plan(data, each.flags, config)
+            planned = _planned(data, each.flags, config, quiet)
             with _stop_on_signal(planned) as caught, Run.create(each.out, planned.name) as held:
                 planned.begin(held)
                 fresh = [note for note in planned.prepared.notes if note not in told]

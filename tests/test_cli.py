@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 import gpunet
-from gpunet import run
+from gpunet import run, view
 from gpunet.cli import _run
 from gpunet.config import Config, flag
 
@@ -134,6 +135,17 @@ def test_what_is_warned_of_is_in_the_json_and_told_once(cli) -> None:
     several = cli(*short, "--seeds", "2", "--json")
     assert several.err.count("leak: puts the rows") == 1
     assert all("leak: " in str(run["warnings"]) for run in json.loads(several.out)["runs"])
+
+
+def test_what_takes_long_in_silence_has_a_line_for_it(cli, monkeypatch) -> None:
+    said = []
+    monkeypatch.setattr(view, "phase", lambda *given: said.append(given) or nullcontext())
+    train = ("train", "penguins", "-o", "a", "-e", "1", "--preset", "plain", "--no-baselines")
+    cli(*train)
+    cli("resume", "a", "--epochs", "+1", "-q")
+    judging = "judging what was trained"
+    assert said[:2] == [("reading and encoding penguins", False), (judging, False)]
+    assert said[2:] == [("reading and encoding the data of a", True), (judging, True)]
 
 
 def test_quiet_changes_no_result(cli) -> None:
