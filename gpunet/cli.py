@@ -159,11 +159,10 @@ def train(
             raise UsageError("--dry-run is for one run", "leave out --seeds and --cv")
         follow.repeat(data, flags, config, seeds, cv, out, json, quiet)
         return
-    from gpunet import job
     from gpunet.run import Run
 
     Run.check(out)
-    planned = job.plan(data, flags, config)
+    planned = follow.plan(data, flags, config, quiet)
     if dry_run:
         follow.show_plan(planned, json)
     else:
@@ -207,7 +206,8 @@ def tune(
     _start_reader(data)
     from gpunet import tuning
 
-    tuner = tuning.Tuner(data, _given(given), config, out, trials, timeout, workers)
+    with view.phase(f"reading and encoding {data}", quiet):
+        tuner = tuning.Tuner(data, _given(given), config, out, trials, timeout, workers)
     try:
         follow.tune(tuner, json, quiet)
     finally:
@@ -235,7 +235,8 @@ def resume(
     """
     from gpunet import rerun
 
-    planned, notes = rerun.take_up(run, data, epochs, device, allow_inexact)
+    with view.phase(f"reading and encoding the data of {run}", quiet):
+        planned, notes = rerun.take_up(run, data, epochs, device, allow_inexact)
     follow.resume(planned, notes, json, quiet)
 
 

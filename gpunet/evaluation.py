@@ -96,9 +96,10 @@ def decide(model: Model, validation: Answers | None) -> tuple[Model, dict[str, A
         return model, {"temperature": 1.0, "threshold": threshold, "reason": "no validation part"}
     found: dict[str, Any] = {}
     if config.calibrate is True:
-        before = model.judge(*validation)["log_loss"]
+        before = model.judge(*validation, ranked=False)["log_loss"]
         model = replace(model, temperature=calibration.temperature(task, *validation))
-        found["log_loss"] = {"before": before, "after": model.judge(*validation)["log_loss"]}
+        after = model.judge(*validation, ranked=False)["log_loss"]
+        found["log_loss"] = {"before": before, "after": after}
     if config.threshold == "auto":
         model, found["f1"] = _with_threshold(model, *validation)
     return model, {**found, "temperature": model.temperature, "threshold": model.threshold}

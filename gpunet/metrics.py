@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 TINY = 1e-15
-ROWS = 1 << 14
-"""Of which probabilities are in memory at a time."""
+CELLS = 1 << 15
+"""Probabilities that are in memory at a time: they stay in the caches."""
 
 Weight = np.ndarray | None
 
@@ -42,9 +42,20 @@ def log_loss_terms(target: np.ndarray, probability: np.ndarray) -> np.ndarray:
 
 def auc(target: np.ndarray, score: np.ndarray, weight: Weight = None) -> float | None:
     """Area under the ROC curve of a 0/1 target (n,); None when only one of them is there."""
-    _, ones, zeros = by_score(target > 0.5, score, weight)
+    positive = target > 0.5
+    if weight is None:
+        return _auc(np.sort(score[positive]), np.sort(score[~positive]))
+    _, ones, zeros = by_score(positive, score, weight)
     pairs = ones.sum() * zeros.sum()
     return float(ones @ below(zeros) / pairs) if pairs else None
+
+
+def _auc(ones: np.ndarray, zeros: np.ndarray) -> float | None:
+    """Of scores that rise, of positive rows and of the others: to look each up takes half the time
+    of telling all apart, or less."""
+    pairs = len(ones) * len(zeros)
+    ends = [np.searchsorted(zeros, ones, side) for side in ("left", "right")]
+    return float(np.sum(ends) / 2 / pairs) if pairs else None
 
 
 def by_score(
@@ -105,12 +116,14 @@ def of_task(
     output: np.ndarray,
     weight: Weight = None,
     threshold: float = 0.5,
+    ranked: bool = True,
 ) -> dict[str, float | None]:
     """The metrics by name, of all tasks but multiclass; `output` holds probabilities, or values in
     the target's units.
 
-    What has more than `threshold` is taken for true, in binary and multilabel tasks. Here rows may
-    have the weight 0: they are left out.
+    What has more than `threshold` is taken for true, in binary and multilabel tasks. Unless
+    `ranked` there is no AUC, which sorts the rows for every class. Here rows may have the weight 0:
+    they are left out.
     """
     target, output, weight = _counting(target, output, weight)
     if task == "regression":
@@ -128,7 +141,7 @@ def of_task(
     return {
         "accuracy": accuracy(target > 0.5, output > threshold, weight),
         "log_loss": log_loss(target, output, weight),
-        "auc": mean_auc(target, output, weight),
+        **({"auc": mean_auc(target, output, weight)} if ranked else {}),
     }
 
 
@@ -198,8 +211,9 @@ def class_rows(target: np.ndarray, raw: np.ndarray, temperature: float) -> Class
     """Class codes (n,) and logits (n, k), which are divided by the temperature."""
     top, total = np.empty(len(raw)), np.empty(len(raw))
     right, chosen = np.empty(len(raw), bool), np.empty(len(raw))
-    for first in range(0, len(raw), ROWS):
-        rows = slice(first, first + ROWS)
+    size = max(1, CELLS // raw.shape[1])
+    for first in range(0, len(raw), size):
+        rows = slice(first, first + size)
         logits = raw[rows].astype(np.float64) / temperature
         top[rows] = logits.max(axis=1)
         e = np.exp(logits - top[rows, None])
@@ -216,17 +230,22 @@ def class_rows(target: np.ndarray, raw: np.ndarray, temperature: float) -> Class
 
 
 def of_logits(
-    target: np.ndarray, raw: np.ndarray, weight: Weight = None, temperature: float = 1.0
+    target: np.ndarray,
+    raw: np.ndarray,
+    weight: Weight = None,
+    temperature: float = 1.0,
+    ranked: bool = True,
 ) -> dict[str, float | None]:
     """The metrics of class codes (n,) and logits (n, k): to the bit those of the probabilities that
     are the softmax of raw / temperature. Each class has its AUC against the rest."""
     target, raw, weight = _counting(target, raw, weight)
-    found = class_rows(target, raw, temperature)
-    each = [auc(target == j, found.score(j), weight) for j in range(raw.shape[1])]
+    rows = class_rows(target, raw, temperature)
+    classes = range(raw.shape[1]) if ranked else ()
+    each = [auc(target == j, rows.score(j), weight) for j in classes]
     return {
-        "accuracy": row_mean(found.right, weight),
-        "log_loss": row_mean(found.loss, weight),
-        "auc": _mean(each),
+        "accuracy": row_mean(rows.right, weight),
+        "log_loss": row_mean(rows.loss, weight),
+        **({"auc": _mean(each)} if ranked else {}),
     }
 
 

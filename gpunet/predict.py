@@ -177,10 +177,14 @@ class Model:
         return self.schema.encode_target(source, rows), weight
 
     def judge(
-        self, y: np.ndarray, raw: np.ndarray, weight: np.ndarray | None = None
+        self,
+        y: np.ndarray,
+        raw: np.ndarray,
+        weight: np.ndarray | None = None,
+        ranked: bool = True,
     ) -> dict[str, float | None]:
-        """The task's metrics of raw predictions (n, k)."""
-        return loop.judge(self.schema, y, raw, weight, self.temperature, self.threshold)
+        """The task's metrics of raw predictions (n, k), as `loop.judge` gives them."""
+        return loop.judge(self.schema, y, raw, weight, self.temperature, self.threshold, ranked)
 
     def row_values(
         self, y: np.ndarray, raw: np.ndarray, weight: np.ndarray | None = None

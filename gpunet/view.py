@@ -10,8 +10,10 @@ import select
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
+from threading import Timer
 from typing import Any, Literal, TextIO
 
 from rich.cells import cell_len
@@ -32,6 +34,8 @@ MOST = 4000
 """Characters of an error or a warning: names that data made may be as long as they like."""
 LONG = 60
 """Characters of a name in a table, or of a word in a warning."""
+SILENCE = 10.0
+"""Seconds after which work that shows nothing says what it is at."""
 MARKS = {"…": "...", "→": "->", "·": "|", "–": "-", "×": "x", "µ": "u", "∥": "||"}
 """Marks that are written here, and what stands for them where a stream has ASCII alone."""
 
@@ -174,6 +178,19 @@ def say(message: str) -> None:
         _print(err(), Text(line, overflow="fold"))
     else:
         _talk(line + "\n")
+
+
+@contextmanager
+def phase(what: str, quiet: bool = False) -> Iterator[None]:
+    """Work that shows nothing: one line of talk if it takes long."""
+    timer = Timer(SILENCE, say, [f"{what} …"])
+    timer.daemon = True
+    if not quiet:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def gap() -> None:

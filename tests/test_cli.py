@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 import typer
 
 import gpunet
-from gpunet import run
+from gpunet import run, view
 from gpunet.cli import _run, app
 from gpunet.config import Config, Switch, flag
 from gpunet.gates import ACTIVATIONS, LOSSES
@@ -138,6 +139,17 @@ def test_what_is_warned_of_is_in_the_json_and_told_once(cli) -> None:
     assert all("leak: " in str(run["warnings"]) for run in json.loads(several.out)["runs"])
 
 
+def test_what_takes_long_in_silence_has_a_line_for_it(cli, monkeypatch) -> None:
+    said = []
+    monkeypatch.setattr(view, "phase", lambda *given: said.append(given) or nullcontext())
+    train = ("train", "penguins", "-o", "a", "-e", "1", "--preset", "plain", "--no-baselines")
+    cli(*train)
+    cli("resume", "a", "--epochs", "+1", "-q")
+    judging = "judging what was trained"
+    assert said[:2] == [("reading and encoding penguins", False), (judging, False)]
+    assert said[2:] == [("reading and encoding the data of a", True), (judging, True)]
+
+
 def test_quiet_changes_no_result(cli) -> None:
     loud, quiet = cli(*PENGUINS, "-o", "loud"), cli(*PENGUINS, "-o", "quiet", "--quiet")
     warned = [line for line in loud.err.splitlines() if line.startswith("gpunet: warning: ")]
@@ -179,7 +191,7 @@ def test_long_steps_are_told_in_seconds(seconds: float, said: str) -> None:
     from gpunet.follow import _outlook_facts
     from gpunet.outlook import Outlook
 
-    facts = dict(_outlook_facts(Outlook((), 3, 1.0, 1, 1, 1, 1, 0, 1, seconds)))
+    facts = dict(_outlook_facts(Outlook((), 3, 1.0, 1, 1, 1, 1, 0, 1, 1, seconds, 0, 0)))
     assert said in facts["time"]
     assert facts["steps"] == "3, 1 epoch"
 
@@ -1034,7 +1046,7 @@ def test_a_table_larger_than_the_memory_it_may_take_is_trained_on_or_refused(cli
     assert summary["metrics"]["test"]["accuracy"] > 0.9
     done = cli("train", "big.parquet", *arguments, "200K", "-o", "refused")
     assert done.code == 71
-    assert "; --max-memory allows 200.0 KiB; use fewer rows" in done.errors[0]
+    assert "; --max-memory allows 200.0 KiB; use fewer columns" in done.errors[0]
     assert not Path("refused").exists()
 
 

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import csv
 
 import gpunet
-from gpunet import baselines, evaluation, job, linear, loop, model
+from gpunet import baselines, evaluation, job, linear, loop, metrics, model
 from gpunet import run as runs
 from gpunet.bootstrap import Difference
 from gpunet.cli import _run
@@ -82,6 +82,14 @@ def test_calibration_lowers_the_log_loss_and_moves_no_label(overfitted) -> None:
     assert done.model.judge(test.y, raw)["log_loss"] < plain.judge(test.y, raw)["log_loss"]
     assert (done.model.predict(NOISY) == plain.predict(NOISY)).all()
     assert (done.model.predict(NOISY, proba=True) != plain.predict(NOISY, proba=True)).any()
+
+
+def test_calibration_ranks_no_rows(overfitted, monkeypatch) -> None:
+    done, _ = overfitted
+    part = done.prepared.validation
+    raw = done.model.run(part, done.choice.device)
+    monkeypatch.setattr(metrics, "auc", None)
+    assert evaluation.decide(done.model, (part.y, raw, None))[1]["log_loss"]["before"] > 0
 
 
 def test_the_temperature_is_saved_with_the_model(overfitted, tmp_path: Path) -> None:
