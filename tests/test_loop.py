@@ -125,7 +125,7 @@ def test_steps_that_are_added_do_not_change_how_the_first_ones_run(
     planned = plan(kernels="numpy", epochs=3, batch_size=16)
     steps = planned.steps
     for legs in ((), [(2, 60_000)], [(steps, 10), (steps + 10, 60_000)]):
-        planned.legs = legs
+        planned.identity["legs"] = legs
         assert planned.launches is not None
     assert found == [steps] * 3
 
