@@ -24,7 +24,7 @@ from gpunet.errors import (
     UsageError,
     WriteError,
 )
-from gpunet.options import DEBUG, LIST, Command, Group, meant, takes_settings
+from gpunet.options import DEBUG, LIST, Command, FormulaCommand, Group, meant, takes_settings
 from gpunet.sizes import counted
 
 if TYPE_CHECKING:
@@ -163,11 +163,10 @@ def train(
             raise UsageError("--dry-run is for one run", "leave out --seeds and --cv")
         follow.repeat(data, flags, config, seeds, cv, out, json, quiet)
         return
-    from gpunet import job
     from gpunet.run import Run
 
     Run.check(out)
-    planned = job.plan(data, flags, config)
+    planned = follow.plan(data, flags, config, quiet)
     if dry_run:
         follow.show_plan(planned, json)
     else:
@@ -211,7 +210,8 @@ def tune(
     _start_reader(data)
     from gpunet import tuning
 
-    tuner = tuning.Tuner(data, _given(given), config, out, trials, timeout, workers)
+    with view.phase(f"reading and encoding {data}", quiet):
+        tuner = tuning.Tuner(data, _given(given), config, out, trials, timeout, workers)
     try:
         follow.tune(tuner, json, quiet)
     finally:
@@ -239,7 +239,8 @@ def resume(
     """
     from gpunet import rerun
 
-    planned, notes = rerun.take_up(run, data, epochs, device, allow_inexact)
+    with view.phase(f"reading and encoding the data of {run}", quiet):
+        planned, notes = rerun.take_up(run, data, epochs, device, allow_inexact)
     follow.resume(planned, notes, json, quiet)
 
 
@@ -360,7 +361,11 @@ def predict(
     max_memory: MaxMemory = "auto",
     json: Json = False,
 ) -> None:
-    """Predict for new rows, in their order; a target is not needed."""
+    """Predict for new rows, in their order; a target is not needed.
+
+    The columns are prediction (prediction_TARGET of several targets), of quantiles
+    q0.1 and so on (q0.1_TARGET), and with --proba one p_CLASS a class.
+    """
     _start_reader(data)
     from gpunet import predict as predicting
     from gpunet.device import resolve
@@ -391,8 +396,8 @@ OwnData = Annotated[
 
 @app.command(cls=Command)
 def compare(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", readable=False)],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", readable=False)],
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", readable=False, help="One model.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", readable=False, help="The other.")],
     data: OwnData = None,
     device: DeviceName = "cpu",
     delimiter: Delimiter = None,
@@ -515,7 +520,7 @@ def slices(
     view.facts(facts, view.out())
 
 
-@app.command(cls=Command)
+@app.command(cls=FormulaCommand)
 def graph(
     text: Annotated[str, typer.Argument(metavar="FORMULA", help="(x+y)*z")],
     inputs: Inputs = None,
@@ -541,9 +546,9 @@ def graph(
         view.table(["", ""], [["", line] for n in reversed(nodes) for line in n.explain])
 
 
-@app.command(cls=Command)
+@app.command(cls=FormulaCommand)
 def gradcheck(
-    text: Annotated[Optional[str], typer.Argument(metavar="FORMULA")] = None,
+    text: Annotated[Optional[str], typer.Argument(metavar="FORMULA", help="(x+y)*z")] = None,
     inputs: Inputs = None,
     everything: Annotated[bool, typer.Option("--all", help="Every gate, loss and kernel.")] = False,
     seed: Annotated[
@@ -600,7 +605,9 @@ def data_list(json: Json = False) -> None:
 @data_app.command("show", cls=Command)
 def data_show(
     data: DataPath,
-    target: Annotated[Optional[str], typer.Option("-t", "--target", metavar=LIST)] = None,
+    target: Annotated[
+        Optional[str], typer.Option("-t", "--target", metavar=LIST, help="Column to predict.")
+    ] = None,
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",

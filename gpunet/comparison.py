@@ -18,6 +18,8 @@ from gpunet.errors import DataError, UsageError
 from gpunet.heldout import held_out, is_one, seen_by
 from gpunet.job import Job, location
 from gpunet.predict import Model, load
+from gpunet.rerun import is_run
+from gpunet.run import identity
 from gpunet.sizes import counted
 
 SCHEMA = "gpunet.compare/1"
@@ -133,7 +135,8 @@ def _check_unseen(data: Any, source: Source, runs: tuple[Path | str, Path | str]
 
 def _test_rows(run_a: Path | str, run_b: Path | str, device: str) -> Source:
     """The test part of both, which neither has seen."""
-    (a, source), (b, _) = (held_out(run, device) for run in (run_a, run_b))
+    a, source = held_out(run_a, device)
+    b = a if _has_same_parts(run_a, run_b) else held_out(run_b, device)[0]
     if not is_one(a.identity["data"], b.identity["data"]):
         raise UsageError("the runs are of different data", "give DATA that neither has seen")
     own = [job.prepared.rows.get("test") for job in (a, b)]
@@ -146,6 +149,16 @@ def _test_rows(run_a: Path | str, run_b: Path | str, device: str) -> Source:
     if own[0] is not None or own[1] is not None or not is_alike:
         raise DataError("the runs have different test parts", "give DATA that neither has seen")
     return source
+
+
+def _has_same_parts(run_a: Path | str, run_b: Path | str) -> bool:
+    """Whether both were made of the same rows of one place, in the same parts: what one then finds
+    there is the other's too."""
+    if not is_run(run_b):
+        return False
+    a, b = identity(Path(run_a)), identity(Path(run_b))
+    is_alike = a["fingerprints"]["data"] == b["fingerprints"]["data"]
+    return is_alike and is_one(a["data"], b["data"])
 
 
 def _check_rows(job: Job, run: Path | str, test: np.ndarray) -> None:

@@ -204,7 +204,9 @@ class Config:
     hidden: tuple[Count, ...] | Auto = _setting(
         "auto", NETWORK, "Widths of hidden layers, or none."
     )
-    activation: str = _setting("relu", NETWORK, "A name, or a formula of x.")
+    activation: str = _setting(
+        "relu", NETWORK, "relu, gelu, silu, mish, selu, sigmoid, tanh, or a formula of x."
+    )
     parametric: bool = _setting(
         False, NETWORK, "Each hidden unit learns its share of the activation."
     )
@@ -216,7 +218,11 @@ class Config:
         "standard", NETWORK, "ntk: steps of weights shrink with the root of a layer's inputs."
     )
     loss: str = _setting(
-        "auto", NETWORK, "A name, pinball(0.9), huber(2), or a formula of pred and target."
+        "auto",
+        NETWORK,
+        "mean_squared, sum_squares, mean_absolute, huber(1), pinball(0.5), sigmoid_cross_entropy, "
+        "softmax_cross_entropy, poisson, or a formula of pred and target, "
+        "standardised in regression.",
     )
     label_smoothing: Rate = _setting(0.0, NETWORK, "Share of each label spread over the others.")
     class_weight: tuple[str, ...] = _setting(
@@ -249,7 +255,9 @@ class Config:
     baselines: Switch = _setting("auto", JUDGING, "Beside a constant and a linear model.")
     calibrate: Switch = _setting("auto", JUDGING, "Fit a temperature on the validation part.")
     threshold: Share | Auto = _setting(
-        0.5, JUDGING, "From where on a binary target is true; auto: the best F1 on validation."
+        0.5,
+        JUDGING,
+        "Above this probability a binary target is true; auto: the best F1 on validation.",
     )
 
     device: str = _setting("auto", HARDWARE, "auto, cpu, cuda or cuda:N.")

@@ -87,9 +87,11 @@ def lower(
     clip_norm: float | None = None,
     seed: int = 0,
     micro_batch: int | None = None,
+    planned: int | None = None,
 ) -> LaunchList:
     """The launch list of one step of `batch` rows; `train` wants an optimiser and a schedule
-    (S+1, 3): learning rate, decay and share of dropout of each step.
+    (S+1, 3): learning rate, decay and share of dropout of each step. `planned`: steps of the run
+    before any were added, by which CUDA chooses how it runs the list; None for any number.
 
     With fewer rows in a `micro_batch` the step takes one after the other and adds their gradients
     up: the same step, but for rounding, in less memory. TypeError for a network that mixes rows.
@@ -114,7 +116,7 @@ def lower(
             work.backward(node)
         gradient = work.whole_gradient(batch)
         work.update(optimizer, gradient, clip=clip_norm is not None)
-    return work.bind(network.prediction, batch)
+    return work.bind(network.prediction, batch, planned)
 
 
 class _Lowering:
@@ -381,7 +383,7 @@ class _Lowering:
             writes = tuple(slot for slot in moves.writes if slot is not self.clock)
             self.launches[-1] = replace(moves, writes=writes)
 
-    def bind(self, prediction: Node, batch: int) -> LaunchList:
+    def bind(self, prediction: Node, batch: int, planned: int | None) -> LaunchList:
         """Give every slot its place, and every launch its arrays. Micro-batches find the slots of
         the one before them."""
         device, library = self.store.device, self._library()
@@ -415,13 +417,15 @@ class _Lowering:
             send,
             seen,
             None if library is None else self._program(library),
-            self._replay(calls, turns) if library is None else None,
+            self._replay(calls, turns, planned) if library is None else None,
         )
 
-    def _replay(self, calls: Sequence[Run], turns: Sequence[Turn]) -> Callable[[int], None] | None:
+    def _replay(
+        self, calls: Sequence[Run], turns: Sequence[Turn], planned: int | None
+    ) -> Callable[[int], None] | None:
         """What is quicker than the calls one by one."""
         graphs = self.store.device.replay(calls, turns)
-        return persistent.bound(self.launches, self.store, graphs) or graphs
+        return persistent.bound(self.launches, self.store, graphs, planned) or graphs
 
     def _library(self) -> native.Library | None:
         """The native loops, if the device wants them and they cover the list."""

@@ -13,7 +13,7 @@
     ├── ModelInvalid      76   a model or checkpoint is not ours, or is damaged
     ├── NotPermitted      77
     ├── Diverged          80   a non-finite loss, gradient or weight
-    └── Interrupted      130   or 143, by signal
+    └── Interrupted      130   or 143 or 129, by signal
 
 Programmer faults stay plain exceptions (TypeError, ValueError, …). What is no fault, but should be
 known, is a GpunetWarning to users of the library; the command line prints it.

@@ -66,7 +66,9 @@ def judge(
     simple: dict[str, Any] = {}
     warnings: list[str] = []
     if model.config.baselines is True and unseen:
-        simple, warnings = _compare(model, prepared, unseen, device)
+        schema = model.schema
+        with device.working(2 * prepared.train.rows * schema.width * schema.target.outputs):
+            simple, warnings = _compare(model, prepared, unseen)
     return Judgement(
         model,
         {name: model.judge(*there[name]) if name in there else {} for name in prepared.parts},
@@ -91,12 +93,13 @@ def decide(model: Model, validation: Answers | None) -> tuple[Model, dict[str, A
         return model, {"temperature": 1.0, "threshold": threshold, "reason": "no validation part"}
     found: dict[str, Any] = {}
     if config.calibrate is True:
-        before = model.judge(*validation)["log_loss"]
+        before = model.judge(*validation, ranked=False)["log_loss"]
         part, raw = validation
         assert part.y is not None
         fitted = calibration.temperature(task, part.y, raw, part.sample_weight)
         model = replace(model, temperature=fitted)
-        found["log_loss"] = {"before": before, "after": model.judge(*validation)["log_loss"]}
+        after = model.judge(*validation, ranked=False)["log_loss"]
+        found["log_loss"] = {"before": before, "after": after}
     if config.threshold == "auto":
         model, found["f1"] = _with_threshold(model, *validation)
     return model, {**found, "temperature": model.temperature, "threshold": model.threshold}
@@ -117,14 +120,13 @@ def _compare(
     model: Model,
     prepared: Prepared,
     held: Mapping[str, Answers],
-    device: Device,
 ) -> tuple[dict[str, Any], list[str]]:
     """The metrics of the baselines, and a warning for each that the model does not beat."""
     last, metric = list(held)[-1], model.loss_metric
     found: dict[str, Any] = {}
     warnings = []
     ours = model.row_values(*held[last])
-    for name, predict in baselines(prepared, model.config, device).items():
+    for name, predict in baselines(prepared, model.config).items():
         theirs = {each: (part, predict(part)) for each, (part, _) in held.items()}
         fitted_on = theirs.get("validation")
         if model.config.folds:  # a baseline has learned from the rows that judge folds

@@ -28,6 +28,14 @@ PLAN_LOOKS = ("data", "target", "columns")
 """What a plan says of the columns, of what a run's `schema.json` says."""
 
 
+def plan(data: str, flags: dict[str, Any], config: Path | None, quiet: bool) -> "Job":
+    """A job that is ready to train."""
+    from gpunet import job
+
+    with view.phase(f"reading and encoding {data}", quiet):
+        return job.plan(data, flags, config)
+
+
 def train(planned: "Job", out: Path | None, json: bool, quiet: bool) -> None:
     """A job as a new run, in `out` or the next free directory."""
     from gpunet.run import Run
@@ -60,7 +68,7 @@ def repeat(
     quiet: bool,
 ) -> None:
     """Several runs, one after the other, and what they come to. A signal ends the one in hand."""
-    from gpunet import job, repeats
+    from gpunet import repeats
     from gpunet.run import Run
 
     found = repeats.asked(data, flags, config, seeds, cv, out)
@@ -71,7 +79,7 @@ def repeat(
         for each in found.jobs:
             if not quiet:
                 view.say(f"{each.label}, {len(found.runs) + 1:,} of {len(found.jobs):,}")
-            planned = job.plan(data, each.flags, config)
+            planned = plan(data, each.flags, config, quiet)
             with _stopping(planned.control) as caught, Run.create(each.out, planned.name) as held:
                 planned.begin(held)
                 fresh = [note for note in planned.prepared.notes if note not in told]
@@ -164,7 +172,8 @@ def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]
         except Diverged as fault:
             view.trail(fault.fault)
             raise
-    summary = planned.finish()
+    with view.phase("judging what was trained", quiet):
+        summary = planned.finish()
     view.gap()
     return summary
 
@@ -316,14 +325,16 @@ def _outlook_facts(found: "Outlook") -> list[tuple[str, str]]:
     step = found.step_seconds
     each = f"{step * 1e3:.3g} ms" if step < 1 else view.duration(step)
     pace = f"{each} a step, over {counted(found.timed, 'step')}"
+    pace += f"; {view.duration(found.validation_seconds)} a validation"
     return [
         (
             "memory",
             f"{shown(found.data_bytes)} of rows · {shown(found.weight_bytes)} of weights, "
-            f"gradients and optimiser · {shown(found.arena_bytes)} for a step{disk}",
+            f"gradients and optimiser · {shown(found.arena_bytes)} for a step · "
+            f"{shown(found.prediction_bytes)} of predictions{disk}",
         ),
         ("steps", f"{found.steps:,}, {found.epochs:,.4g} epoch{'s' * (found.epochs != 1)}"),
-        ("time", f"{view.duration(found.total_seconds)} at most ({pace})"),
+        ("time", f"training {view.duration(found.total_seconds)} at most ({pace}), then judging"),
     ]
 
 

@@ -14,6 +14,7 @@ from inspect import Parameter, signature
 from itertools import count
 from math import e, inf, isfinite, nan, pi, prod
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from gpunet.errors import UsageError
 from gpunet.gates import Elementwise
 from gpunet.graph import Gate, Graph, Node, Shape
 from gpunet.random import Purpose, stream
+from gpunet.view import finite
 
 LONGEST = 10_000
 DEEPEST = 400
@@ -162,7 +164,7 @@ class Formula(Graph):
 
     def forward(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> Any:
         self._forget()
-        given = {**(values or {}), **more}
+        given = {_normal(name): value for name, value in {**(values or {}), **more}.items()}
         try:
             self.check({name: np.shape(value) for name, value in given.items()})
             return super().forward(given)
@@ -177,7 +179,7 @@ class Formula(Graph):
             if node.kind == "input" and node.name not in shapes:
                 raise self._fault(node, f"{node.name} has no value", f"add {node.name}=VALUE")
             if node.gate is None:
-                found[node] = shapes.get(node.name, ())
+                found[node] = shapes.get(node.name, np.shape(node.value))
             else:
                 found[node] = self._fitting(node, [found[source] for source in node.inputs])
 
@@ -196,6 +198,11 @@ class Formula(Graph):
         if self.source is None or node not in self.places:
             return UsageError(f"formula: {message}", hint)
         return self.source.fault(self.places[node], message, hint)
+
+
+def _normal(name: str) -> str:
+    """A name as Python's syntax reads it: the micro sign of a keyboard is a mu."""
+    return normalize("NFKC", name)
 
 
 def _known(graph: Graph, names: Iterable[str]) -> None:
@@ -224,14 +231,14 @@ class Pointwise(NamedTuple):
     reduction: str | None
 
 
-def elementwise(text: str, names: Sequence[str]) -> Pointwise:
-    """The circuit of a formula of `names` and elementwise gates alone.
+def elementwise(text: str, names: Sequence[str], what: str = "formula") -> Pointwise:
+    """The circuit of a formula of `names` and elementwise gates alone; faults call it `what`.
 
     Every name is an input, in this order, and must appear. What is made of constants
     alone becomes one constant. A loss, a formula of `target`, may stand in an outermost mean(…) or
     sum(…), else its reduction is the mean. UsageError as of `parse`.
     """
-    source = _Source("formula", text)
+    source = _Source(what, text)
     root, reduction = source.tree(), "mean" if "target" in names else None
     match root:
         case ast.Call(func=ast.Name(id="mean" | "sum" as written), args=[inner], keywords=[]):
@@ -439,6 +446,9 @@ class _Builder:
 
     def _whole(self, name: str, part: ast.expr) -> int:
         number = _literal(part)
+        if number is None:
+            form = "or several as (0, 1)" if name == "axis" else "others behind a comma"
+            raise self.source.fault(part, f"{name} wants a whole number, {form}")
         if not isinstance(number, int) or abs(number) > LARGEST:
             raise self.source.fault(part, f"{name} wants whole numbers up to {LARGEST:,}")
         return number
@@ -498,7 +508,7 @@ def inputs(graph: Graph, assignments: Sequence[str], seed: int) -> dict[str, np.
     found: dict[str, np.ndarray] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
-        name = name.strip()
+        name = _normal(name.strip())
         if not equals or not name.isidentifier():
             raise UsageError(f"{assignment!r} is not NAME=VALUE")
         if name in found:
@@ -595,12 +605,9 @@ def to_json(graph: Graph) -> dict[str, Any]:
     What is not finite is the string "nan", "inf" or "-inf", which Python's `float` reads back.
     """
     keys = ("name", "op", "inputs", "value", "grad")
-    views = trace(graph)
-    return {
-        "schema": "gpunet.graph/1",
-        "nodes": [{key: _finite(getattr(view, key)) for key in keys} for view in views],
-        "output": _finite(_plain(graph.last.value)),
-    }
+    nodes = [{key: getattr(each, key) for key in keys} for each in trace(graph)]
+    output = _plain(graph.last.value)
+    return finite({"schema": "gpunet.graph/1", "nodes": nodes, "output": output}, str)
 
 
 def _short(plain: Any) -> str:
@@ -617,12 +624,6 @@ def _plain(array: Any) -> Any:
     return None if array is None else np.asarray(array).tolist()
 
 
-def _finite(plain: Any) -> Any:
-    if isinstance(plain, list | tuple):
-        return [_finite(each) for each in plain]
-    return str(plain) if isinstance(plain, float) and not isfinite(plain) else plain
-
-
 SYMBOLS = {
     "add": "+",
     "subtract": "-",
@@ -632,10 +633,9 @@ SYMBOLS = {
     "matmul": "@",
 }
 PULLS: dict[str, tuple[str, ...]] = {
-    "matmul": ("dz @ y.T", "x.T @ dz"),
     "sum": ("dz, spread",),
     "mean": ("dz / count, spread",),
-    "max": ("dz where x == z",),
+    "max": ("dz where x == z, shared at a tie",),
     "reshape": ("dz, reshaped",),
     "transpose": ("dz, transposed back",),
     "broadcast": ("dz, summed over the copies",),
@@ -652,6 +652,14 @@ PULLS: dict[str, tuple[str, ...]] = {
     "poisson": ("(exp(x) - y) / count * dz", "-x / count * dz"),
 }
 """The gradients of gates that are not elementwise, in words: inputs x, y, output z."""
+SMOOTHED: dict[str, tuple[str, ...]] = {
+    "softmax_cross_entropy": ("(softmax(x) - smoothed onehot(y)) / rows * dz",),
+    "sigmoid_cross_entropy": (
+        "(sigmoid(x) - smoothed y) / count * dz",
+        "(smoothing - 1) * x / count * dz",
+    ),
+}
+"""Those of losses whose labels are smoothed."""
 
 
 def _text(node: Node) -> str:
@@ -677,18 +685,48 @@ def _explain(node: Node, uses: Mapping[Node, int]) -> list[str]:
 
 def _product(node: Node, i: int, part: Any) -> str:
     """The local gradient for input i times the upstream one, in names, then in numbers."""
+    gate, pulls = node.gate, _pulls(node)
+    words, is_summed = _named(pulls[min(i, len(pulls) - 1)], node), _is_summed(node, part)
+    if np.ndim(part):
+        return f"{words}, {'summed to ' * is_summed}{np.shape(part)}"
+    if isinstance(gate, Elementwise) and not is_summed:
+        return f"{words} = {gate.backward(1.0)[i]:.4g} * {node.grad:.4g} = {part:.4g}"
+    return f"{words}{', summed' * is_summed} = {part:.4g}"
+
+
+def _pulls(node: Node) -> tuple[str, ...]:
+    """The gradients of a gate's inputs, in x, y, z and dz."""
     gate = node.gate
     if isinstance(gate, Elementwise):
-        words = _named(f"{_bracketed(gate.local[i])} * dz", node)
-    else:
-        pulls = PULLS.get(node.op, (f"the gradient of {node.op} * dz",))
-        words = _named(pulls[min(i, len(pulls) - 1)], node)
-    if np.ndim(part):
-        spread = isinstance(gate, Elementwise) and np.shape(part) != np.shape(node.value)
-        return f"{words}, {'summed to ' * spread}{np.shape(part)}"
-    if isinstance(gate, Elementwise) and not np.ndim(node.value):
-        return f"{words} = {gate.backward(1.0)[i]:.4g} * {node.grad:.4g} = {part:.4g}"
-    return f"{words} = {part:.4g}"
+        return tuple(f"{_bracketed(local)} * dz" for local in gate.local)
+    if isinstance(gate, gates.MatMul):
+        return _matmul_pulls(*(np.ndim(source.value) for source in node.inputs))
+    if isinstance(gate, gates.Loss) and gate.parameter and node.op in SMOOTHED:
+        return SMOOTHED[node.op]
+    return PULLS.get(node.op, (f"the gradient of {node.op} * dz",))
+
+
+def _matmul_pulls(left: int, right: int) -> tuple[str, str]:
+    """As NumPy has it, for inputs of so many axes."""
+    if left == right == 1:
+        return "dz * y", "dz * x"
+    if right == 1:
+        return "dz[..., None] * y", "dz[..., None] * x"
+    if left == 1:
+        return "dz[..., None, :] * y", "dz[..., None, :] * x[:, None]"
+    mirror = "T" if left == right == 2 else "mT"
+    return f"dz @ y.{mirror}", f"x.{mirror} @ dz"
+
+
+def _is_summed(node: Node, part: Any) -> bool:
+    """Whether a gradient is added up over what its input was repeated along."""
+    if isinstance(node.gate, Elementwise):
+        return np.shape(part) != np.shape(node.value)
+    if not isinstance(node.gate, gates.MatMul):
+        return False
+    shapes = [np.shape(source.value) for source in node.inputs]
+    lead = np.broadcast_shapes(*(shape[:-2] for shape in shapes))
+    return np.ndim(part) < max(map(len, shapes)) or np.shape(part)[:-2] != lead
 
 
 def _bracketed(local: str) -> str:

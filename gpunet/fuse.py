@@ -64,7 +64,8 @@ class Tiles:
             if node.kind == "input":
                 values[node] = tiles[node.name]
             elif node.kind == "constant":  # a float64 one would raise all that it meets
-                values[node] = like.dtype.type(node.value)
+                with np.errstate(over="ignore"):
+                    values[node] = like.dtype.type(node.value)
             else:
                 values[node] = self._buffer(node, "value", like)
                 self.gates[node].forward(*(values[i] for i in node.inputs), out=values[node])

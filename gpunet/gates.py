@@ -19,6 +19,7 @@ from gpunet.graph import Gate, Shape
 from gpunet.kernels import REGISTRY
 from gpunet.kernels.slots import FADE, NORM_EPSILON, STEP, VALID
 from gpunet.random import Purpose
+from gpunet.sizes import counted
 
 
 class Elementwise(Gate):
@@ -26,18 +27,23 @@ class Elementwise(Gate):
 
     local: tuple[str, ...]
 
-    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        given = len(getattr(cls, "local", ()))
+        if given not in (0, cls.least):
+            found = f"{counted(given, 'local gradient')} of {counted(cls.least, 'input')}"
+            raise TypeError(f"{cls.__name__} spells {found}")
+
+    def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> object:
         raise NotImplementedError
 
     def _backward(self, xp: Any, grad: Array, *grads: Array | None) -> None:
         for i, out in enumerate(grads):
             if out is None:
                 continue
-            if out.shape == grad.shape:
-                self._pull(xp, grad, i, out)
-            else:
-                whole = xp.empty_like(grad, order="C")
-                self._pull(xp, grad, i, whole)
+            whole = out if out.shape == grad.shape else xp.empty_like(grad, order="C")
+            self._demand_written(self._pull(xp, grad, i, whole), whole)
+            if whole is not out:
                 sum_to_shape(xp, whole, out)
 
 
@@ -184,7 +190,14 @@ class Abs(Elementwise):
         xp.abs(x, out=out)
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
-        xp.multiply(grad, xp.sign(self.inputs[0]), out=out)
+        _share(xp, grad, xp.sign(self.inputs[0]), out)
+
+
+def _share(xp: Any, grad: Array, share: Array, out: Array) -> None:
+    """grad * share, and 0 where the share is, of an infinite gradient too."""
+    xp.multiply(grad, share, out=out)
+    if xp.isnan(out).any():  # to look takes less than to select
+        xp.copyto(out, 0, where=share == 0)
 
 
 def _ahead(xp: Any, x: Array, y: Array) -> Array:
@@ -202,7 +215,7 @@ class Maximum(Elementwise):
         xp.maximum(x, y, out=out)
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
-        xp.multiply(grad, _ahead(xp, self.inputs[i], self.inputs[1 - i]), out=out)
+        _share(xp, grad, _ahead(xp, self.inputs[i], self.inputs[1 - i]), out)
 
 
 class Minimum(Elementwise):
@@ -215,7 +228,7 @@ class Minimum(Elementwise):
         xp.minimum(x, y, out=out)
 
     def _pull(self, xp: Any, grad: Array, i: int, out: Array) -> None:
-        xp.multiply(grad, _ahead(xp, self.inputs[1 - i], self.inputs[i]), out=out)
+        _share(xp, grad, _ahead(xp, self.inputs[1 - i], self.inputs[i]), out)
 
 
 class Sin(Elementwise):
@@ -488,9 +501,11 @@ class Max(Reduction):
         xp.max(x, axis=self.axis, keepdims=self.keepdims, out=out)
 
     def _backward(self, xp: Any, grad: Array, dx: Array) -> None:
-        largest = self.inputs[0] == self._kept(self.output)
+        x, highest = self.inputs[0], self._kept(self.output)
+        largest = x == highest
         share = self._kept(grad) / largest.sum(axis=self.axis, keepdims=True)
         xp.multiply(largest, share, out=dx)
+        xp.copyto(dx, 0, where=x < highest)  # of an infinite gradient too
 
 
 class Reshape(Gate):
@@ -561,8 +576,10 @@ class Take(Gate):
         if index.dtype.kind == "b":
             raise TypeError("rows are taken by their numbers, not by true and false")
         _check_index(index, len(x))
-        table, rows = (len(x), prod(x.shape[1:])), (index.size, prod(x.shape[1:]))
-        REGISTRY["take"](x.reshape(table), _row_numbers(index), out.reshape(rows))
+        table, rows = (len(x), prod(x.shape[1:])), out.reshape(index.size, prod(x.shape[1:]))
+        REGISTRY["take"](x.reshape(table), _row_numbers(index), rows)
+        if not out.flags.c_contiguous:  # then the rows are a copy
+            xp.copyto(out, rows.reshape(out.shape))
 
     def _backward(self, xp: Any, grad: Array, dx: Array, _: None) -> None:
         x, index = self.inputs
@@ -845,9 +862,9 @@ class BatchNorm(Gate):
 class Loss(Gate):
     """z = the loss of a batch of predictions (n, k), by the fused kernel of that name.
 
-    `parameter` is the loss's own number, if it has one: label smoothing, Huber's delta, pinball's
-    quantile. It is the default, or between 0 and `below`; ValueError where it is not.
-    Row weights, a third input, have no gradient.
+    `parameter` is the loss's own number, if it has one. It is the default, or between 0 and
+    `below`; ValueError where it is not. A third input may weigh the rows (n,): each row's loss is
+    multiplied by its own, and the mean is over n as before. It has no gradient.
     """
 
     saves = ("inputs",)
@@ -925,7 +942,11 @@ class Loss(Gate):
 
 
 class SoftmaxCrossEntropy(Loss):
-    """z = mean over rows of -log softmax(pred)[target]; dpred = (softmax(pred) - target) / n."""
+    """z = mean over rows of -log softmax(pred)[target]; dpred = (softmax(pred) - target) / n.
+
+    The parameter, 0 unless given, is label smoothing: that share of each row's target is spread
+    evenly over all k classes. Rows may be weighed, as in every loss.
+    """
 
     indices = (1,)
     below = 1.0
@@ -939,7 +960,10 @@ class SoftmaxCrossEntropy(Loss):
 
 class SigmoidCrossEntropy(Loss):
     """z = mean of log(1 + exp(pred)) - target * pred; dpred = (sigmoid(pred) - target) / n,
-    dtarget = -pred / n."""
+    dtarget = -pred / n.
+
+    The parameter s, 0 unless given, is label smoothing: target * (1 - s) + s / 2 takes its place.
+    """
 
     below = 1.0
 
@@ -963,21 +987,22 @@ class MeanAbsolute(Loss):
 
 class Huber(Loss):
     """z = mean of r²/2 where |r| ≤ δ, else δ(|r| - δ/2), r = pred - target;
-    dpred = clip(r, ±δ) / n, dtarget = -dpred."""
+    dpred = clip(r, ±δ) / n, dtarget = -dpred. The parameter δ is 1 unless given."""
 
     default, below = 1.0, inf
 
 
 class Pinball(Loss):
     """z = mean of max(q r, (q - 1) r), r = target - pred; dpred = -q / n, or (1 - q) / n,
-    dtarget = -dpred. The quantiles q may be several, which the columns take in turn."""
+    dtarget = -dpred. The parameter q is 0.5 unless given; `Pinball.of((0.1, 0.9))` has several,
+    which the columns take in turn."""
 
     default, below = 0.5, 1.0
     quantiles: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, quantiles: tuple[float, ...]) -> "Pinball":
-        """The loss of several quantiles."""
+        """The loss of several quantiles, which the columns take in turn."""
         gate = cls()
         gate.quantiles = tuple(cls(each).parameter for each in quantiles)
         return gate

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from inspect import signature
 from math import inf, isfinite, isnan
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 from gpunet.errors import CheckFailed, UsageError
 from gpunet.graph import Gate, Graph
 from gpunet.random import Purpose, stream
+from gpunet.view import finite
 
 TOLERANCE = 1e-6
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
@@ -59,8 +61,7 @@ def demand(results: Sequence[Result]) -> None:
 
 def to_json(results: Sequence[Result]) -> dict[str, Any]:
     """Results as JSON values, schema `gpunet.gradcheck/1`; an infinite error is null."""
-    rows = [{**vars(r), "error": r.error if isfinite(r.error) else None} for r in results]
-    return {"schema": "gpunet.gradcheck/1", "results": rows}
+    return {"schema": "gpunet.gradcheck/1", "results": finite([vars(r) for r in results])}
 
 
 def check_gate(gate: Gate, inputs: Sequence[Any], seed: int = 0) -> float:
@@ -75,18 +76,18 @@ def check_graph(graph: Graph, values: Mapping[str, Any], seed: int = 0) -> list[
     UsageError where the value is not finite: differences cannot be had there.
     """
     graph, rng = copy(graph), stream(seed, Purpose.CHECK)
-    start = {name: _float64(value) for name, value in values.items()}
-    output = graph.forward(start)
+    output = graph.forward({name: _float64(value) for name, value in values.items()})
     if not np.isfinite(output).all():
         raise UsageError("the value is not finite at these inputs", "check it where it is")
     weight = rng.standard_normal(np.shape(output))
     gradients = graph.backward(weight)
-    start |= {name: _float64(node.value) for name, node in graph.parameters.items()}
+    leaves = graph.inputs | graph.parameters
+    start = {name: _float64(node.value) for name, node in leaves.items()}
 
     def loss(point: Point) -> float:
         for name, node in graph.parameters.items():
             node.value = point[name]
-        return float(np.sum(weight * graph.forward({name: point[name] for name in values})))
+        return float(np.sum(weight * graph.forward({name: point[name] for name in graph.inputs})))
 
     return [
         Result(name, "input", *compare(loss, start, {name: gradient}, rng))
@@ -101,26 +102,29 @@ def compare(
     """The gradients of `loss` at `start`, by name, against its central differences there.
 
     Errors are relative to the larger of the two, or to a thousandth of the largest entry, or to
-    what rounding in the loss itself leaves to see.
+    what rounding and bends of the loss itself leave to see.
     """
-    size, found = abs(loss(start)), [Difference(0.0, "")]
+    found = [Difference(0.0, "")]
     for name, gradient in gradients.items():
-        labels, chain, numeric, floors = [], [], [], []
-        for label, direction, unit in _probes(name, start[name], rng):
-            labels.append(label)
-            chain.append(np.sum(gradient * direction))
-            floors.append(1e-6 * size / unit)
-            along = _Line(loss, start, name, direction * unit)
+        seen = []
+        for label, direction, units in _probes(name, start[name], rng):
+            moved = direction != 0  # another entry's NaN is not this one's
             with np.errstate(all="ignore"):
-                numeric.append(_slope(along, chain[-1] * unit) / unit)
-        found.append(_furthest(labels, *map(np.array, (chain, numeric, floors))))
+                claimed = float(np.asarray(gradient)[moved] @ direction[moved])
+                line = _Line(loss, start, name, direction)
+                seen.append((label, claimed, *_seen(line, claimed, units)))
+        if seen:
+            labels, *numbers = zip(*seen, strict=True)
+            found.append(_furthest(labels, *map(np.array, numbers)))
     return max(found)
 
 
 def gate_difference(gate: Gate, inputs: Sequence[Any], rng: np.random.Generator) -> Difference:
     """The gradients of a gate at `inputs`, of which one number is made, against differences."""
-    start = dict(zip(_names(gate, len(inputs)), map(np.asarray, inputs), strict=True))
-    weight = rng.standard_normal(np.shape(gate.forward(*inputs)))
+    if not isinstance(gate, Gate):
+        raise TypeError("a gate is checked, as Exp(), not its class")
+    start = dict(zip(_names(gate, len(inputs)), map(_float64, inputs), strict=True))
+    weight = rng.standard_normal(np.shape(gate.forward(*start.values())))
     gradients = dict(zip(start, gate.backward(weight), strict=True))
 
     def loss(point: Point) -> float:
@@ -161,33 +165,64 @@ class _Line:
 
 def _probes(
     name: str, x: np.ndarray, rng: np.random.Generator
-) -> Iterator[tuple[str, np.ndarray, float]]:
-    """What to call a direction, the direction, and the size of the values along it."""
+) -> Iterator[tuple[str, np.ndarray, tuple[float, ...]]]:
+    """What to call a direction, the direction, and sizes that the values along it may have."""
     if x.size > MOST_COORDINATES:
         for _ in range(DIRECTIONS):
-            yield f"d{name} along a random direction", rng.standard_normal(x.shape), 1.0
+            yield f"d{name} along a random direction", rng.standard_normal(x.shape), (1.0,)
         return
     for place in np.ndindex(x.shape):
-        direction = np.zeros(x.shape)
+        direction, size = np.zeros(x.shape), abs(float(x[place]))
         direction[place] = 1
-        yield _label(f"d{name}", place), direction, max(abs(float(x[place])), 0.01)
+        yield _label(f"d{name}", place), direction, (max(size, 0.01), size or 0.01)
 
 
-def _slope(f: Callable[[float], float], claimed: float) -> float:
-    """f'(0) by central differences; at a kink, what is nearest to `claimed` between both sides."""
+def _seen(line: _Line, claimed: float, units: Sequence[float]) -> tuple[float, float]:
+    """The slope of a loss along a line by differences, in the first of `units` where two of them
+    agree, and the size below which it is not to be seen."""
+    for unit in units:
+        f = cache(replace(line, direction=unit * line.direction))
+        slope, gap = _slope(f)
+        floor = _floor(f, slope)
+        if gap <= TOLERANCE * max(abs(slope), floor):
+            break
+    return _unless_kink(f, slope, claimed * unit) / unit, floor / unit
+
+
+def _floor(f: Callable[[float], float], slope: float) -> float:
+    """What a slope at 0 must have to be seen: the loss is rounded, and bends along the first step.
+
+    How it bends is what the smaller steps say too, lest a pole or a cliff near by hide it all.
+    """
+    here = f(0)
+    away = [[abs(f(t) - here - t * slope) for t in (-h, h)] for h in STEPS[:4]]
+    bends = [max(filter(isfinite, each), default=inf) / h**2 for each, h in zip(away, STEPS)]
+    return max(1e-6 * abs(here), min(filter(isfinite, bends), default=0.0) * STEPS[0])
+
+
+def _slope(f: Callable[[float], float]) -> tuple[float, float]:
+    """f'(0) by central differences, and how far the two differ that agree best."""
     here = f(0)
     slopes, gaps = [_central(f, STEPS[0])], [inf]
     for step in STEPS[1:]:
         slopes.append(_central(f, step))
         gap = abs(slopes[-1] - slopes[-2])
         gaps.append(inf if isnan(gap) else gap)
-        if gap <= AGREED * max(abs(slopes[-1]), 1e-3 * abs(here)):
+        if isfinite(gap) and gap <= AGREED * max(abs(slopes[-1]), 1e-3 * abs(here)):
             break
+    best = int(np.argmin(gaps))
+    return slopes[best], gaps[best]
+
+
+def _unless_kink(f: Callable[[float], float], slope: float, claimed: float) -> float:
+    """`slope`; at a kink, what is nearest to `claimed` between the slopes of both sides."""
+    here = f(0)
     left, right = _sides(f, here, 1e-6)
     gap, nearer = abs(right - left), abs(np.subtract(*_sides(f, here, 1e-7)))
-    if gap > 1e-3 * max(abs(left), abs(right)) and nearer > gap / 2:
+    noise = 1e-9 * abs(here)
+    if gap > max(1e-3 * max(abs(left), abs(right)), noise) and nearer > gap / 2:
         return min(max(claimed, min(left, right)), max(left, right))
-    return slopes[int(np.argmin(gaps))]
+    return slope
 
 
 def _sides(f: Callable[[float], float], here: float, h: float) -> tuple[float, float]:

@@ -86,8 +86,7 @@ class Gate:
         if not hasattr(self, "output"):
             raise RuntimeError(f"backward of {self.op} before its forward")
         xp = module_of(self.output)
-        grad = xp.asarray(_array(xp, grad), self.output.dtype)
-        grad = xp.broadcast_to(grad, self.output.shape)
+        grad = _spread(xp, xp.asarray(_array(xp, grad), self.output.dtype), self.output.shape)
         if out is None:
             buffers = tuple(self._gradient_buffer(xp, i) for i in range(len(self.inputs)))
         else:
@@ -104,10 +103,11 @@ class Gate:
         for name in ("inputs", "output"):
             vars(self).pop(name, None)
 
-    def _forward(self, xp: Any, out: Array, *inputs: Array) -> object:
+    # `**never` is for type checkers: a subclass may then name its inputs
+    def _forward(self, xp: Any, out: Array, *inputs: Any, **never: Any) -> object:
         raise NotImplementedError
 
-    def _backward(self, xp: Any, grad: Array, *grads: Any) -> object:
+    def _backward(self, xp: Any, grad: Array, *grads: Any, **never: Any) -> object:
         raise NotImplementedError
 
     def _dtype(self, arrays: tuple[Array, ...]) -> Any:
@@ -225,7 +225,7 @@ class Graph:
             node.grad = None
         last = self.last
         xp = module_of(self._value)
-        last.grad = xp.broadcast_to(_array(xp, grad), last.value.shape)[()]
+        last.grad = _spread(xp, _array(xp, grad), last.value.shape)[()]
         for node in reversed(self.nodes):
             if node.gate is None or node.grad is None:
                 continue
@@ -398,6 +398,13 @@ def _checked(buffer: Array, shape: Shape, dtype: Any) -> Array:
     if buffer.ndim > 2 and not buffer.flags.c_contiguous:
         raise ValueError("a buffer of more than two axes must be contiguous")
     return buffer
+
+
+def _spread(xp: Any, grad: Array, shape: Shape) -> Array:
+    try:
+        return xp.broadcast_to(grad, shape)
+    except ValueError:
+        raise ValueError(f"a gradient of {grad.shape} for an output of {shape}") from None
 
 
 def _numbers(xp: Any, value: Any) -> Array:

@@ -179,16 +179,18 @@ def judge(
     weight: np.ndarray | None = None,
     temperature: float = 1.0,
     threshold: float = 0.5,
+    ranked: bool = True,
 ) -> dict[str, float | None]:
     """The task's metrics of raw predictions (n, k) against targets, in the target's own units,
-    rows counting by their `weight` (n,)."""
+    rows counting by their `weight` (n,); unless `ranked` without the AUC, which takes by far the
+    longest."""
     task = schema.target.task
     if task == "multiclass":
-        return metrics.of_logits(y, raw, weight, temperature, schema.target.lean)
+        return metrics.of_logits(y, raw, weight, temperature, schema.target.lean, ranked)
     found = in_units(schema, y, raw, temperature)
     if quantiles := schema.target.quantiles:
         return metrics.of_quantiles(*found, quantiles, weight)
-    return metrics.of_task(task, *found, weight, threshold)
+    return metrics.of_task(task, *found, weight, threshold, ranked)
 
 
 def judge_each(
@@ -275,6 +277,7 @@ def lower(
         clip_norm=config.clip_norm,
         seed=config.seed,
         micro_batch=micro_batch(config),
+        planned=steps_in_all(config, taken.rows),
     )
     return store, launches
 
@@ -637,24 +640,23 @@ class _Run:
         if any(part is None for part in parts):
             return {}, [None] * len(self.nets)
         raws, losses = zip(*(net.evaluate() for net in self.nets), strict=True)
-        each = [
-            self._judged(part, raw, loss)
-            for part, raw, loss in zip(parts, raws, losses, strict=True)
-        ]
-        whole = each[0]
-        if len(each) > 1:
-            part, raw = held_out(parts, raws, self.schema.target.task)
-            whole = self._judged(part, raw, float(np.mean(losses)))
-        return whole, [cost(found, self.config.best_by) for found in each]
+        if len(self.nets) == 1:
+            whole = self._judged(parts[0], raws[0], losses[0])
+            return whole, [cost(whole, self.config.best_by)]
+        part, raw = held_out(parts, raws, self.schema.target.task)
+        whole = self._judged(part, raw, float(np.mean(losses)))
+        each = zip(parts, raws, losses, strict=True)
+        alone = (self._judged(*of, ranked=False) for of in each)
+        return whole, [cost(found, self.config.best_by) for found in alone]
 
     def _judged(
-        self, part: Dataset | None, raw: np.ndarray, loss: float
+        self, part: Dataset | None, raw: np.ndarray, loss: float, ranked: bool = True
     ) -> dict[str, float | None]:
         assert part is not None
         assert part.y is not None
         target, weight = self.schema.target, part.sample_weight
         raw = target.unweighted(raw)
-        found = judge(self.schema, part.y, raw, weight, threshold=target.threshold)
+        found = judge(self.schema, part.y, raw, weight, threshold=target.threshold, ranked=ranked)
         return {"loss": loss if isfinite(loss) else None, **found}
 
     def _is_best(self, found: dict[str, float | None]) -> bool:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 TINY = 1e-15
-ROWS = 1 << 14
-"""Of which probabilities are in memory at a time."""
+CELLS = 1 << 15
+"""Probabilities that are in memory at a time: they stay in the caches."""
 
 Weight = np.ndarray | None
 
@@ -42,23 +42,26 @@ def log_loss_terms(target: np.ndarray, probability: np.ndarray) -> np.ndarray:
 
 def auc(target: np.ndarray, score: np.ndarray, weight: Weight = None) -> float | None:
     """Area under the ROC curve of a 0/1 target (n,); None when only one of them is there."""
-    _, ones, zeros = by_score(target > 0.5, score, weight)
-    return _area(ones, zeros)
-
-
-def _area(ones: np.ndarray, zeros: np.ndarray) -> float | None:
+    positive = target > 0.5
+    if weight is None:
+        return _auc(np.sort(score[positive]), np.sort(score[~positive]))
+    _, ones, zeros = by_score(positive, score, weight)
     pairs = ones.sum() * zeros.sum()
     return float(ones @ below(zeros) / pairs) if pairs else None
+
+
+def _auc(ones: np.ndarray, zeros: np.ndarray) -> float | None:
+    """Of scores that rise, of positive rows and of the others: to look each up takes half the time
+    of telling all apart, or less."""
+    pairs = len(ones) * len(zeros)
+    ends = [np.searchsorted(zeros, ones, side) for side in ("left", "right")]
+    return float(np.sum(ends) / 2 / pairs) if pairs else None
 
 
 def average_precision(target: np.ndarray, score: np.ndarray, weight: Weight = None) -> float | None:
     """The mean precision at the scores of the positives of a 0/1 target (n,), each of which is
     taken for true with all that score as much or more; None without a positive."""
     _, ones, zeros = by_score(target > 0.5, score, weight)
-    return _mean_precision(ones, zeros)
-
-
-def _mean_precision(ones: np.ndarray, zeros: np.ndarray) -> float | None:
     total = ones.sum()
     return float(ones @ (from_above(ones) / from_above(ones + zeros)) / total) if total else None
 
@@ -146,24 +149,26 @@ def of_task(
     output: np.ndarray,
     weight: Weight = None,
     threshold: float = 0.5,
+    ranked: bool = True,
 ) -> dict[str, float | None]:
     """The metrics by name, of all tasks but multiclass; `output` holds probabilities, or values in
     the target's units.
 
-    What has more than `threshold` is taken for true, in binary and multilabel tasks. Here rows may
-    have the weight 0: they are left out.
+    What has more than `threshold` is taken for true, in binary and multilabel tasks. Unless
+    `ranked` there is nothing that sorts the rows, as AUC does for every class. Here rows may have
+    the weight 0: they are left out.
     """
     target, output, weight = _counting(target, output, weight)
     if task == "regression":
-        found = {
+        numbers = {
             "rmse": rmse(target, output, weight),
             "mae": mae(target, output, weight),
             "r2": r2(target, output, weight),
         }
         if target.shape[1] == 1:
-            return found
+            return numbers
         unit = spread(target, weight)
-        return {"relative_rmse": rmse(target / unit, output / unit, weight), **found}
+        return {"relative_rmse": rmse(target / unit, output / unit, weight), **numbers}
     if task == "count":
         return {
             "poisson_deviance": poisson_deviance(target, output, weight),
@@ -171,16 +176,17 @@ def of_task(
             "mae": mae(target, output, weight),
         }
     label = output > threshold
-    found = {
+    found: dict[str, float | None] = {
         "accuracy": accuracy(target > 0.5, label, weight),
         "log_loss": log_loss(target, output, weight),
     }
+    if ranked:
+        found["auc"] = mean_auc(target, output, weight)
     if task != "binary":
-        return {**found, "auc": mean_auc(target, output, weight)}
-    true = target[:, 0] > 0.5
-    _, ones, zeros = by_score(true, output[:, 0], weight)
-    ranked = {"auc": _area(ones, zeros), "average_precision": _mean_precision(ones, zeros)}
-    return {**found, **ranked, **at_threshold(true, label[:, 0], weight)}
+        return found
+    if ranked:
+        found["average_precision"] = average_precision(target[:, 0], output[:, 0], weight)
+    return {**found, **at_threshold(target[:, 0] > 0.5, label[:, 0], weight)}
 
 
 def of_quantiles(
@@ -256,8 +262,9 @@ def class_rows(
     largest probability times `lean` is chosen."""
     top, total = np.empty(len(raw)), np.empty(len(raw))
     right, chosen = np.empty(len(raw), bool), np.empty(len(raw))
-    for first in range(0, len(raw), ROWS):
-        rows = slice(first, first + ROWS)
+    size = max(1, CELLS // raw.shape[1])
+    for first in range(0, len(raw), size):
+        rows = slice(first, first + size)
         logits = raw[rows].astype(np.float64) / temperature
         top[rows] = logits.max(axis=1)
         e = np.exp(logits - top[rows, None])
@@ -279,16 +286,18 @@ def of_logits(
     weight: Weight = None,
     temperature: float = 1.0,
     lean: np.ndarray | float = 1.0,
+    ranked: bool = True,
 ) -> dict[str, float | None]:
     """The metrics of class codes (n,) and logits (n, k): to the bit those of the probabilities that
     are the softmax of raw / temperature. Each class has its AUC against the rest."""
     target, raw, weight = _counting(target, raw, weight)
-    found = class_rows(target, raw, temperature, lean)
-    each = [auc(target == j, found.score(j), weight) for j in range(raw.shape[1])]
+    rows = class_rows(target, raw, temperature, lean)
+    classes = range(raw.shape[1]) if ranked else ()
+    each = [auc(target == j, rows.score(j), weight) for j in classes]
     return {
-        "accuracy": row_mean(found.right, weight),
-        "log_loss": row_mean(found.loss, weight),
-        "auc": _mean(each),
+        "accuracy": row_mean(rows.right, weight),
+        "log_loss": row_mean(rows.loss, weight),
+        **({"auc": _mean(each)} if ranked else {}),
     }
 
 

@@ -275,7 +275,7 @@ def activation(text: str) -> Gate:
     if text in ACTIVATIONS:
         return ACTIVATIONS[text]()
     _check_name("activation", text, ACTIVATIONS, "x")
-    return fuse.Activation(formula.elementwise(text, ("x",)).graph)
+    return fuse.Activation(formula.elementwise(text, ("x",), "--activation").graph)
 
 
 def loss(text: str, task: str, smoothing: float = 0.0, quantiles: tuple[float, ...] = ()) -> Gate:
@@ -297,7 +297,7 @@ def loss(text: str, task: str, smoothing: float = 0.0, quantiles: tuple[float, .
         raise UsageError(f"--loss {text}: a formula does not fit a multiclass target")
     if smoothing:
         raise UsageError("--label-smoothing has no meaning for a formula")
-    parsed = formula.elementwise(text, ("pred", "target"))
+    parsed = formula.elementwise(text, ("pred", "target"), "--loss")
     return fuse.Loss(parsed.graph, is_mean=parsed.reduction == "mean")
 
 

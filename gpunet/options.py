@@ -69,6 +69,17 @@ class Command(TyperCommand):
             raise _fault(fault, values) from None
 
 
+class FormulaCommand(Command):
+    """A command of a formula, which may begin with a minus: it has long options alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        params = self.get_params(ctx)
+        known = {"--", DEBUG, *(n for each in params for n in (*each.opts, *each.secondary_opts))}
+        said = {word.partition("=")[0] for word in args if word.startswith("--")}
+        ctx.ignore_unknown_options = said <= known
+        return super().parse_args(ctx, args)
+
+
 class Group(TyperGroup):
     """Commands by name; without one the help is printed, on stderr."""
 
@@ -170,20 +181,26 @@ def _option(each: "Field[Any]") -> Parameter:
     names += [SHORT[each.name]] if each.name in SHORT else []
     option = typer.Option(
         *names,
-        help=each.metadata["help"] + _choices(each) + _default(each),
+        help=each.metadata["help"] + _told(each) + _default(each),
         rich_help_panel=each.metadata["panel"],
         show_default=False,
         metavar=None if is_switch else _metavar(each.type),
+        autocompletion=lambda incomplete: [w for w in _choices(each) if w.startswith(incomplete)],
     )
     kind: Any = bool if is_switch else str
     annotation = Annotated[kind | None, option]
     return Parameter(each.name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _choices(each: "Field[Any]") -> str:
+def _choices(each: "Field[Any]") -> tuple[str, ...]:
+    """The words that a setting may be, where it is one of some."""
     words = get_args(each.type)
-    is_closed = words and all(isinstance(word, str) for word in words)
-    return f" One of {', '.join(words)}." if is_closed else ""
+    return words if all(isinstance(word, str) for word in words) else ()
+
+
+def _told(each: "Field[Any]") -> str:
+    words = _choices(each)
+    return f" One of {', '.join(words)}." if words else ""
 
 
 def _default(each: "Field[Any]") -> str:

@@ -6,6 +6,9 @@ Trains copies of the networks for a moment, and keeps nothing of it.
 import time
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import ceil
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -25,8 +28,9 @@ class Outlook:
 
     layers: each parameter's name and shape, in each of `networks`. Bytes: of the arena (all that a
     step writes on its way), of weights, gradients and optimiser, of encoded rows in memory and on
-    disk.
-    seconds: for `timed` steps, validation between them included.
+    disk, of the predictions that the end judges.
+    seconds: for `timed` steps. validation_seconds: for one of the `validations` between them. What
+    comes behind the last step is not timed: the baselines, and how all parts are judged.
     """
 
     layers: tuple[tuple[str, tuple[int, ...]], ...]
@@ -37,8 +41,11 @@ class Outlook:
     weight_bytes: int
     data_bytes: int
     disk_bytes: int
+    prediction_bytes: int
     timed: int
     seconds: float
+    validations: int
+    validation_seconds: float
 
     @property
     def step_seconds(self) -> float:
@@ -46,8 +53,8 @@ class Outlook:
 
     @property
     def total_seconds(self) -> float:
-        """For all steps, if patience ends the run no earlier."""
-        return self.steps * self.step_seconds
+        """For all steps and validations, if patience ends the run no earlier."""
+        return self.steps * self.step_seconds + self.validations * self.validation_seconds
 
     def to_dict(self) -> dict[str, Any]:
         """The same in plain values, with what follows from it."""
@@ -66,7 +73,9 @@ def look(job: Job, patience: float = PATIENCE) -> Outlook:
     """
     config, prepared = job.config, job.prepared
     count = len(job.members)
-    timed, seconds = _timed(job, patience)
+    timed, seconds, validation = _timed(job, patience)
+    epochs = job.steps / loop.steps_an_epoch(config, job.training_rows)
+    reports = min(ceil(epochs), loop.REPORTS) if config.steps else ceil(epochs)
     launches = job.launches
     weights = job.members[0].network.graph.parameters
     vectors = 2 + optim.optimizer(config.optimizer, config.momentum, config.betas).slots
@@ -78,19 +87,22 @@ def look(job: Job, patience: float = PATIENCE) -> Outlook:
     return Outlook(
         layers=tuple((name, tuple(node.value.shape)) for name, node in weights.items()),
         steps=job.steps,
-        epochs=job.steps / loop.steps_an_epoch(config, job.training_rows),
+        epochs=epochs,
         networks=count,
         arena_bytes=launches.arena_bytes * count,
         weight_bytes=job.parameters * word * vectors,
         data_bytes=sum(each.nbytes for each in arrays) - on_disk,
         disk_bytes=on_disk,
+        prediction_bytes=sum(part.rows for part in parts) * job.outputs * word,
         timed=timed,
         seconds=seconds,
+        validations=reports,
+        validation_seconds=validation,
     )
 
 
-def _timed(job: Job, patience: float) -> tuple[int, float]:
-    """Steps made after the first few, and their seconds."""
+def _timed(job: Job, patience: float) -> tuple[int, float, float]:
+    """Steps made after the first few, their seconds, and those of a validation between them."""
     ticks: list[tuple[int, float]] = []
     control = Control()
 
@@ -103,8 +115,25 @@ def _timed(job: Job, patience: float) -> tuple[int, float]:
     began = time.perf_counter()
     given = (copies, job.choice.device, job.config.dtype, control)
     for _ in loop.train(*given, rows_bytes=job.rows_bytes):
-        pass
-    (first, start), (last, end) = ticks[0], ticks[-1]
-    if last == first:
-        return last, end - began
-    return last - first, end - start
+        ticks.append((control.done, time.perf_counter()))
+    spans = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(ticks)]
+    steps = [span for span in spans if span[0]] or [(ticks[0][0], ticks[0][1] - began)]
+    reports = [seconds for made, seconds in spans if not made] or [_validation(job)]
+    return sum(made for made, _ in steps), sum(took for _, took in steps), mean(reports)
+
+
+def _validation(job: Job) -> float:
+    """Seconds that the first validation would take."""
+    parts = [each.data.validation for each in job.members]
+    if any(part is None for part in parts):
+        return 0.0
+    began, target = time.perf_counter(), job.prepared.schema.target
+    raws = [
+        job.model.of(each.network).run(part, job.choice.device)
+        for each, part in zip(job.members, parts, strict=True)
+        if part is not None
+    ]
+    whole, raw = loop.held_out(parts, raws, target.task)
+    assert whole.y is not None
+    loop.judge(job.prepared.schema, whole.y, raw, whole.sample_weight)
+    return time.perf_counter() - began

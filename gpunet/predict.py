@@ -199,11 +199,12 @@ class Model:
         weight = self.schema.encode_weight(source, chosen, "whole")
         return Dataset(x, y, weight, cluster=self.schema.clusters(source, chosen)), unseen
 
-    def judge(self, part: Dataset, raw: np.ndarray) -> dict[str, float | None]:
-        """The task's metrics of raw predictions (n, k) for rows with a target."""
+    def judge(self, part: Dataset, raw: np.ndarray, ranked: bool = True) -> dict[str, float | None]:
+        """The task's metrics of raw predictions (n, k) for rows with a target, as `loop.judge`
+        gives them."""
         y, weight = part.y, part.sample_weight
         assert y is not None
-        return loop.judge(self.schema, y, raw, weight, self.temperature, self.threshold)
+        return loop.judge(self.schema, y, raw, weight, self.temperature, self.threshold, ranked)
 
     def judge_each(self, part: Dataset, raw: np.ndarray) -> dict[str, dict[str, float | None]]:
         """Of several targets the metrics of each by its name; {} of one."""

@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     FOLD = 10
     BOOTSTRAP = 11
     PERMUTE = 12
+    BASELINE = 13
 
 
 def bits(

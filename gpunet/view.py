@@ -10,8 +10,10 @@ import select
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
+from threading import Timer
 from typing import Any, Literal, TextIO
 
 from rich.cells import cell_len
@@ -32,6 +34,8 @@ MOST = 4000
 """Characters of an error or a warning: names that data made may be as long as they like."""
 LONG = 60
 """Characters of a name in a table, or of a word in a warning."""
+SILENCE = 10.0
+"""Seconds after which work that shows nothing says what it is at."""
 MARKS = {"…": "...", "→": "->", "·": "|", "–": "-", "×": "x", "µ": "u", "∥": "||"}
 """Marks that are written here, and what stands for them where a stream has ASCII alone."""
 
@@ -141,14 +145,15 @@ def print_json(value: Any) -> None:
     put(json.dumps(finite(value), indent=2) + "\n")
 
 
-def finite(value: Any) -> Any:
-    """The same value, with NaN and infinities as None: JSON has no word for them."""
+def finite(value: Any, other: Callable[[float], Any] = lambda number: None) -> Any:
+    """The same value, NaN and infinities as None, or what `other` makes of them: JSON has no word
+    for them."""
     if isinstance(value, float):
-        return value if value - value == 0 else None
+        return value if value - value == 0 else other(value)
     if isinstance(value, Mapping):
-        return {key: finite(each) for key, each in value.items()}
+        return {key: finite(each, other) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(each) for each in value]
+        return [finite(each, other) for each in value]
     return value
 
 
@@ -173,6 +178,19 @@ def say(message: str) -> None:
         _print(err(), Text(line, overflow="fold"))
     else:
         _talk(line + "\n")
+
+
+@contextmanager
+def phase(what: str, quiet: bool = False) -> Iterator[None]:
+    """Work that shows nothing: one line of talk if it takes long."""
+    timer = Timer(SILENCE, say, [f"{what} …"])
+    timer.daemon = True
+    if not quiet:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def gap() -> None:

@@ -363,7 +363,17 @@ def batch_norm_forward(kernel: Kernel, of: Size) -> Iterator[Case]:
     new = reference.running(*wide(*running.values()), *wide(x), valid)
     after = running if faulty else dict(zip(running, new))
     expected = {**after, "y": y, "mean": mean, "rstd": rstd}
-    yield Case(kernel, "", {"x": x, "gain": gain, "bias": bias, "clock": clock}, expected, running)
+    given = {"x": x, "gain": gain, "bias": bias, "clock": clock}
+    yield Case(kernel, "", given, expected, running)
+    if valid < 2:
+        return
+    spoilt = {name: array.copy() for name, array in {"x": x, **expected}.items()}
+    for name in ("x", "y", "mean", "rstd"):
+        spoilt[name][..., 0] = np.nan
+    for name, before in running.items():
+        spoilt[name][0] = before[0]
+    given = {**given, "x": spoilt.pop("x")}
+    yield Case(kernel, "of a column that is not finite", given, spoilt, running)
 
 
 @maker("batch_norm_backward")

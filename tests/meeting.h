@@ -1,8 +1,8 @@
 // CUDA blocks that wait for each other, on one CPU thread: every CUDA thread is a fiber. One that
 // waits at __syncthreads() goes on when all of its block have come; one that looks at what other
-// blocks write lets them run first. Threads have no lanes. Shared memory holds NaN at first. With a
-// `seed` threads run in an order by chance, now and then not at all, those of one block seldom: where
-// that changes a result, somebody did not wait.
+// blocks write lets them run first. Lanes do nothing together but add up what they have. Shared
+// memory holds NaN at first. With a `seed` threads run in an order by chance, now and then not at all,
+// those of one block seldom: where that changes a result, somebody did not wait.
 
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +36,8 @@ struct Fiber {
     char* stack;
     int block, thread;
     bool waits, is_done;
+    int sums;
+    double given[2];
 };
 
 static Fiber *fibers, *current;
@@ -133,6 +135,19 @@ static const char* launch(void (*entry)(void**), void** given, int blocks, int t
     return failure;
 }
 
+}
+
+// Of a warp's lanes, when all have come. Who has it may give the next number before all have read.
+template <class V> static V sum_of_lanes(V x, int lanes) {
+    meeting::Fiber *mine = meeting::current, *first = mine - mine->thread % lanes;
+    int turn = ++mine->sums;
+    mine->given[turn % 2] = x;
+    V total = 0;
+    for (int l = 0; l < lanes; ++l) {
+        while (first[l].sums < turn) meeting::leave(false);
+        total += V(first[l].given[turn % 2]);
+    }
+    return total;
 }
 
 template <class V> static V seen_now(const V* place) {

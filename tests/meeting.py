@@ -1,7 +1,7 @@
 """An emulated device whose blocks may wait for each other (meeting.h).
 
-Blocks have eight warps there, of one lane each unless told otherwise, which cannot add up what they
-have; memory that they share is exactly as large as was asked for.
+Blocks have eight warps there, of one lane each unless told otherwise; memory that they share is
+exactly as large as was asked for.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from emulation import ENTRY, TYPEDEF, Emulated
 WARPS = 8
 """As many as a GPU's block has."""
 ALONE = """
-#define lane_sum(x) (x)
+#define lane_sum(x) sum_of_lanes(x, LANES)
 #define lane_sums(x)
 #define seen(place) seen_now(place)
 #define count_in(place) (++*(place))

@@ -10,16 +10,19 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 import gpunet
-from gpunet import run
-from gpunet.cli import _run
+from gpunet import run, view
+from gpunet.cli import _run, app
 from gpunet.config import Config, Switch, flag
+from gpunet.gates import ACTIVATIONS, LOSSES
 
 PENGUINS = ["train", "penguins", "--device", "cpu", "--epochs", "3"]
 ROWS = "\n".join(f"{i % 7},{i % 3},{'yes' if i % 7 > 3 else 'no'}" for i in range(60))
@@ -137,6 +140,17 @@ def test_what_is_warned_of_is_in_the_json_and_told_once(cli) -> None:
     assert all("leak: " in str(run["warnings"]) for run in json.loads(several.out)["runs"])
 
 
+def test_what_takes_long_in_silence_has_a_line_for_it(cli, monkeypatch) -> None:
+    said = []
+    monkeypatch.setattr(view, "phase", lambda *given: said.append(given) or nullcontext())
+    train = ("train", "penguins", "-o", "a", "-e", "1", "--preset", "plain", "--no-baselines")
+    cli(*train)
+    cli("resume", "a", "--epochs", "+1", "-q")
+    judging = "judging what was trained"
+    assert said[:2] == [("reading and encoding penguins", False), (judging, False)]
+    assert said[2:] == [("reading and encoding the data of a", True), (judging, True)]
+
+
 def test_quiet_changes_no_result(cli) -> None:
     loud, quiet = cli(*PENGUINS, "-o", "loud"), cli(*PENGUINS, "-o", "quiet", "--quiet")
     warned = [line for line in loud.err.splitlines() if line.startswith("gpunet: warning: ")]
@@ -178,7 +192,7 @@ def test_long_steps_are_told_in_seconds(seconds: float, said: str) -> None:
     from gpunet.follow import _outlook_facts
     from gpunet.outlook import Outlook
 
-    facts = dict(_outlook_facts(Outlook((), 3, 1.0, 1, 1, 1, 1, 0, 1, seconds)))
+    facts = dict(_outlook_facts(Outlook((), 3, 1.0, 1, 1, 1, 1, 0, 1, 1, seconds, 0, 0)))
     assert said in facts["time"]
     assert facts["steps"] == "3, 1 epoch"
 
@@ -336,6 +350,13 @@ def test_graph_prints_the_lectures_numbers(cli) -> None:
     assert "multiply" in told.out
 
 
+@pytest.mark.parametrize("before", [(), ("--",), ("--json", "--seed", "3")])
+def test_a_formula_may_begin_with_a_minus(cli, before: tuple[str, ...]) -> None:
+    done = cli("graph", *before, "-log(sigmoid(x))", "x=1")
+    assert (done.code, done.err) == (0, "")
+    assert "0.313" in done.out
+
+
 def test_graph_takes_arrays(cli) -> None:
     np.save("m.npy", np.eye(2))
     done = cli("graph", "sum(sigmoid(x @ w))", "x=@m.npy", "w=randn(2,3)", "--seed", "1", "--json")
@@ -411,6 +432,8 @@ def test_without_a_command_the_help_is_printed_as_it_is(arguments: list[str], ca
         (["train", "penguins", "--n_epochs=3"], "did you mean --epochs"),
         (["predict", "run", "--learning-rate", "1"], "no such option: --learning-rate$"),
         (["train", "penguins", "--zzz"], "no such option: --zzz$"),
+        (["graph", "x", "x=1", "--jsn"], "no such option: --jsn; did you mean --json"),
+        (["graph", "-x", "x=1", "-s", "3"], "'-s' is not NAME=VALUE"),
         (["train", "penguins", "--epochs", "x"], "--epochs x: must be a valid integer"),
         (["train", "penguins", "--precision", "bf16", "--device", "cpu"], "is for CUDA"),
         (["train", "penguins", "--precision", "tf32", "--device", "cpu"], "is for CUDA"),
@@ -635,6 +658,34 @@ def test_the_help_cuts_no_name(cli, monkeypatch, width: int) -> None:
         is_whole = "gpunet train" in line or " / --no-" in line
         assert is_whole or len(line) <= max(width, 32)
     assert "..." not in cli("--help").out.partition("Commands:")[2]
+
+
+def test_the_help_says_what_every_argument_and_option_is() -> None:
+    commands = {**typer.main.get_command(app).commands}
+    commands |= commands.pop("data").commands
+    for name, command in commands.items():
+        for each in command.params:
+            assert each.help or each.name == "help", f"{name} {each.name}"
+
+
+def test_the_help_names_every_activation_and_loss(cli) -> None:
+    told = re.findall(r"[a-z_]+", cli("train", "--help").out)
+    assert set(told) >= {*ACTIVATIONS, *LOSSES}
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("gpunet train --preset ", ["auto", "fast", "best", "plain"]),
+        ("gpunet tune --schedule co", ["constant", "cosine", "coslog4"]),
+        ("gpunet train --lr ", []),
+    ],
+)
+def test_completion_offers_the_values_of_closed_choices(cli, monkeypatch, words, offered) -> None:
+    monkeypatch.setenv("_GPUNET_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    assert cli().out.split() == offered
 
 
 @pytest.mark.parametrize("more", [{}, {"PYTHONUNBUFFERED": "1"}])
@@ -996,7 +1047,7 @@ def test_a_table_larger_than_the_memory_it_may_take_is_trained_on_or_refused(cli
     assert summary["metrics"]["test"]["accuracy"] > 0.9
     done = cli("train", "big.parquet", *arguments, "200K", "-o", "refused")
     assert done.code == 71
-    assert "; --max-memory allows 200.0 KiB; use fewer rows" in done.errors[0]
+    assert "; --max-memory allows 200.0 KiB; use fewer columns" in done.errors[0]
     assert not Path("refused").exists()
 
 

@@ -67,6 +67,16 @@ def test_the_same_model_is_no_better(runs: Path) -> None:
     assert {each.share for each in found.differences.values()} == {1.0}
 
 
+def test_data_that_are_of_both_are_prepared_once(runs: Path, monkeypatch) -> None:
+    reopen, opened = rerun.reopen, []
+    monkeypatch.setattr(rerun, "reopen", lambda *given: opened.append(given) or reopen(*given))
+    comparison.compare(runs / "good", runs / "flat")
+    assert len(opened) == 1
+    with pytest.raises(DataError, match="has seen"):
+        comparison.compare(runs / "good", runs / "other_split")
+    assert len(opened) == 3
+
+
 def test_on_other_rows(runs: Path) -> None:
     found = comparison.compare(runs / "good", runs / "flat", runs / "new.parquet")
     assert found.rows == 300

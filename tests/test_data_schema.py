@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import columns, csv, mixed, text_of
+from tables import Counted, columns, csv, mixed, text_of
 
 from gpunet.data import Layout, Schema, prepare, read
+from gpunet.data.schema import check_columns
 from gpunet.errors import DataError, ModelInvalid
 
 VALUES = mixed()
@@ -132,6 +133,13 @@ def test_columns_that_lack_are_all_named_with_what_comes_near():
     renamed["rooms"] = VALUES["rooms"]
     with pytest.raises(DataError, match="t: no column town; the columns are size, garden, sold"):
         SCHEMA.encode(columns(renamed))
+
+
+def test_what_comes_near_is_looked_for_in_one_pass():
+    names = Counted(["c0", "c201"])
+    with pytest.raises(DataError, match=r'no column c201; did you mean "c2'):
+        check_columns(columns({f"c{i}": ["1"] for i in range(201)}), names)
+    assert names.times < 9
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tables import columns, mixed
+from tables import Counted, columns, mixed
 
 from gpunet import job, loop, predict
 from gpunet.data import dataset, prepare, profile, read, rows, scales, stream
 from gpunet.data.npy import stream_npy
-from gpunet.data.parquet import stream_parquet
+from gpunet.data.parquet import ParquetTable, stream_parquet
 from gpunet.data.rows import RowFile
 from gpunet.data.source import Source
 from gpunet.data.windows import windows
@@ -212,6 +212,16 @@ def test_more_rows_than_memory_has_room_for_are_refused_before_they_are_read(fil
         stream_parquet(str(file), "t", 10_000)
     with pytest.raises(OutOfMemory, match="use fewer rows or fewer classes, or raise"):
         prepare(both(file)[1], target=("kind",), budget=100_000)
+
+
+def test_many_columns_need_smaller_row_groups_and_each_is_looked_up_once(tmp_path) -> None:
+    wide = pa.table({f"c{i}": np.random.default_rng(i).random(60) for i in range(200)})
+    pq.write_table(wide, tmp_path / "t.parquet")
+    with pytest.raises(OutOfMemory, match="use fewer columns, or smaller row groups, or raise"):
+        stream_parquet(str(tmp_path / "t.parquet"), "t", 10_000)
+    names = Counted(wide.column_names)
+    assert ParquetTable(str(tmp_path / "t.parquet"), "t", names).need > 10_000
+    assert names.times < 9
 
 
 def test_values_that_are_not_finite_are_found_in_a_file(tmp_path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from runs import begin, follow, results
 
-from gpunet import data, ensemble, job, loop, model, predict, rerun
+from gpunet import data, ensemble, job, loop, metrics, model, predict, rerun
 from gpunet.errors import DataError, ModelInvalid, UsageError
 from gpunet.loop import Member
 from gpunet.random import member_seed
@@ -115,6 +115,15 @@ def test_the_report_is_of_the_ensemble() -> None:
     found = loop.judge(planned.prepared.schema, part.y, planned.model.run(part, device))
     assert planned.last is not None
     assert planned.last.validation["log_loss"] == pytest.approx(found["log_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"members": 2, "best_by": "log_loss"}, FOLDS], ids=str)
+def test_each_class_is_ranked_once_a_report(monkeypatch, settings: dict) -> None:
+    planned, calls = plan(epochs=1, **settings), []
+    monkeypatch.setattr(metrics, "auc", lambda *given: calls.append(given) or 0.5)
+    for _ in planned.reports():
+        pass
+    assert len(calls) == planned.outputs
 
 
 @pytest.mark.parametrize("settings", [{"members": 2}, {**FOLDS, "members": 2}], ids=str)

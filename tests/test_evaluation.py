@@ -11,7 +11,7 @@ import pytest
 from pyarrow import csv
 
 import gpunet
-from gpunet import baselines, evaluation, job, loop, model
+from gpunet import baselines, evaluation, job, linear, loop, metrics, model
 from gpunet import run as runs
 from gpunet.bootstrap import Difference
 from gpunet.cli import _run
@@ -125,6 +125,14 @@ def test_calibration_lowers_the_log_loss_and_moves_no_label(overfitted) -> None:
     assert done.model.judge(test, raw)["log_loss"] < plain.judge(test, raw)["log_loss"]
     assert (done.model.predict(NOISY) == plain.predict(NOISY)).all()
     assert (done.model.predict(NOISY, proba=True) != plain.predict(NOISY, proba=True)).any()
+
+
+def test_calibration_ranks_no_rows(overfitted, monkeypatch) -> None:
+    done, _ = overfitted
+    part = done.prepared.validation
+    raw = done.model.run(part, done.choice.device)
+    monkeypatch.setattr(metrics, "auc", None)
+    assert evaluation.decide(done.model, (part, raw))[1]["log_loss"]["before"] > 0
 
 
 def test_the_temperature_is_saved_with_the_model(overfitted, tmp_path: Path) -> None:
@@ -250,7 +258,7 @@ def test_the_baselines_are_scikit_learns() -> None:
     done = planned(NOISY)
     p, config = done.prepared, done.model.config
     x, y = p.train.x, p.train.y.ravel()
-    predictors = baselines.baselines(p, config, done.choice.device)
+    predictors = baselines.baselines(p, config)
     for name, oracle in {"linear": LogisticRegression(), "trivial": DummyClassifier()}.items():
         expected = log_loss(p.test.y.ravel(), oracle.fit(x, y).predict_proba(p.test.x))
         found = loop.judge(p.schema, p.test.y, predictors[name](p.test))["log_loss"]
@@ -260,19 +268,95 @@ def test_the_baselines_are_scikit_learns() -> None:
 def test_ridge_is_least_squares_where_that_is_best() -> None:
     line = pa.table({"a": X[:, 0], "b": X[:, 1], "y": 3 * X[:, 0] - 2 * X[:, 1] + 5.0})
     p = planned(line).prepared
-    predict = baselines.ridge(p)
+    predict = linear.ridge(p)
     assert loop.judge(p.schema, p.test.y, predict(p.test))["rmse"] < 1e-4
     twice = pa.table({"a": X[:, 0], "b": X[:, 0], "y": X[:, 0] + 0.3 * X[:, 1]})
     p = planned(twice).prepared
-    best = loop.judge(p.schema, p.test.y, baselines.ridge(p)(p.test))["rmse"]
+    best = loop.judge(p.schema, p.test.y, linear.ridge(p)(p.test))["rmse"]
     assert best == pytest.approx(0.3, rel=0.3)
+
+
+MANY = np.random.default_rng(3)
+LEVELS = MANY.integers(0, 60, 700)
+PULL = MANY.standard_normal(60)[LEVELS]
+NOISE = MANY.standard_normal((700, 3))
+CODED = {"x": NOISE[:, 0], "patient": [f"p{level}" for level in LEVELS]}
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "settings"),
+    [
+        (lambda pull: {"y": 9 * (pull + NOISE[:, 1])}, {}),
+        (lambda pull: {"y": pull + NOISE[:, 1]}, {"quantiles": (0.1, 0.5, 0.9)}),
+        (lambda pull: {"y": np.where(pull + NOISE[:, 1] > 0, "yes", "no")}, {}),
+        (
+            lambda pull: {
+                "y": np.array(list("abc"))[(NOISE + pull[:, None] * [0, 1, -1]).argmax(1)]
+            },
+            {},
+        ),
+        (lambda pull: {"y": MANY.poisson(np.exp(pull))}, {"task": "count", "weight": "w"}),
+        (lambda pull: {"y": pull + NOISE[:, 1], "z": NOISE[:, 2] - pull}, {"target": ("y", "z")}),
+    ],
+    ids=["numbers", "quantiles", "two classes", "three classes", "counts", "two numbers"],
+)
+def test_a_category_of_many_levels_is_learnt_and_not_by_heart(answer, settings, is_told) -> None:
+    data = {**CODED, "w": MANY.integers(1, 4, 700), **answer(PULL if is_told else 0 * PULL)}
+    settings = {"drop": () if "weight" in settings else ("w",), **settings}
+    done = job.plan(pa.table(data), {"target": "y", "device": "cpu", "preset": "fast", **settings})
+    p = done.prepared
+    assert p.schema.layout.codes == (61,)
+    found = {
+        name: loop.judge(p.schema, p.test.y, predict(p.test), p.test.sample_weight)
+        for name, predict in baselines.baselines(p, done.model.config).items()
+    }
+    ratio = found["linear"][done.model.loss_metric] / found["trivial"][done.model.loss_metric]
+    assert ratio < (0.95 if is_told else 1.03)
+
+
+def test_levels_are_inputs_of_the_ridge() -> None:
+    from sklearn.linear_model import RidgeCV
+
+    p = job.plan(
+        pa.table({**CODED, "y": PULL + NOISE[:, 1]}),
+        {"target": "y", "device": "cpu", "preset": "fast"},
+    ).prepared
+    one_hot = [np.hstack([x[:, :1], x[:, 1:] == np.arange(61)]) for x in (p.train.x, p.test.x)]
+    oracle = RidgeCV(np.logspace(-2, 3, 60)).fit(one_hot[0], p.train.y.ravel())
+    expected = oracle.predict(one_hot[1])
+    assert linear.ridge(p)(p.test).ravel() == pytest.approx(expected, abs=0.15)
+
+
+def test_more_inputs_than_are_solved_are_descended_to_the_same(monkeypatch) -> None:
+    done = planned(pa.table({"a": X[:, 0], "b": X[:, 1], "y": X[:, 0] + 0.3 * X[:, 2]}))
+    p, config = done.prepared, done.model.config
+    solved = baselines.baselines(p, config)["linear"](p.test)
+    monkeypatch.setattr(baselines, "WIDEST", 1)
+    assert baselines.baselines(p, config)["linear"](p.test) == pytest.approx(solved, abs=0.01)
+    config = dataclasses.replace(config, max_memory=linear.BYTES * 3 * 150)
+    of_some = baselines.baselines(p, config)["linear"](p.test)
+    assert of_some == pytest.approx(solved, abs=0.1)
+    assert (of_some == baselines.baselines(p, config)["linear"](p.test)).all()
+
+
+def test_a_descent_is_as_long_in_all_units() -> None:
+    found = []
+    for unit in (1.0, 1e6):
+        counts = COUNTS.set_column(0, "a", pa.array(1e3 * unit + unit * X[:, 0]))
+        done = planned(counts, task="count", standardise=False)
+        found.append(
+            baselines.baselines(done.prepared, done.model.config)["linear"](done.prepared.test)
+        )
+    assert found[0] == pytest.approx(found[1], abs=0.02)
+    assert found[0].std() > 0.5
 
 
 def test_the_trivial_model_of_absolute_errors_is_the_median() -> None:
     skewed = pa.table({"a": X[:, 0], "y": np.exp(2 * X[:, 1])})
     done = planned(skewed, loss="mean_absolute")
-    predict = baselines.trivial(done.prepared, done.model.config)
-    value = done.prepared.schema.decode(predict(done.prepared.test))[0, 0]
+    level = baselines.trivial(done.prepared, done.model.config)
+    value = done.prepared.schema.decode(level[None])[0, 0]
     train = done.prepared.schema.decode(done.prepared.train.y)
     assert value == pytest.approx(np.median(train))
 
@@ -282,8 +366,7 @@ def test_the_trivial_model_of_logarithms_is_the_mean_of_the_values(weight) -> No
     skewed = pa.table({"a": X[:, 0], "w": rng.integers(1, 4, N), "y": np.exp(2 * X[:, 1])})
     done = planned(skewed, target_transform="log", weight=weight)
     part, schema = done.prepared.train, done.prepared.schema
-    predict = baselines.trivial(done.prepared, done.model.config)
-    value = schema.decode(predict(done.prepared.test))[0, 0]
+    value = schema.decode(baselines.trivial(done.prepared, done.model.config)[None])[0, 0]
     mean = np.average(schema.decode_target(part.y)[:, 0], weights=part.sample_weight)
     assert value == pytest.approx(mean, rel=1e-6)
 
@@ -441,15 +524,17 @@ def test_rows_count_by_their_weight() -> None:
     p, config = found.prepared, found.model.config
     w, train = p.train.sample_weight, p.train.y.ravel()
     oracle = LogisticRegression().fit(p.train.x, train, w)
-    predict = baselines.linear(p, config, found.choice.device)
-    raw, expected = predict(p.test), oracle.decision_function(p.test.x)
+    raw, expected = (
+        baselines.baselines(p, config)["linear"](p.test),
+        oracle.decision_function(p.test.x),
+    )
     assert np.corrcoef(raw.ravel(), expected)[0, 1] > 0.99
-    share = 1 / (1 + np.exp(-baselines.trivial(p, config)(p.test)[0, 0]))
+    share = 1 / (1 + np.exp(-baselines.trivial(p, config)[0]))
     assert share == pytest.approx(np.average(train, weights=w))
     line = pa.table({"a": X[:, 0], "b": X[:, 1], "w": heavy, "y": X[:, 0] + 0.3 * X[:, 2]})
     p = planned(line, weight="w").prepared
     ridge = Ridge(alpha=1e-3).fit(p.train.x, p.train.y.ravel(), p.train.sample_weight)
-    assert baselines.ridge(p)(p.test).ravel() == pytest.approx(
+    assert linear.ridge(p)(p.test).ravel() == pytest.approx(
         ridge.predict(p.test.x).ravel(), abs=0.02
     )
     y = np.array([[0.0], [1.0], [2.0], [9.0]])
@@ -512,7 +597,7 @@ def test_the_baselines_of_counts_are_scikit_learns() -> None:
     done = planned(COUNTS.append_column("w", pa.array(heavy)), task="count", weight="w")
     p, config = done.prepared, done.model.config
     y, w = p.train.y.ravel(), p.train.sample_weight
-    predictors = baselines.baselines(p, config, done.choice.device)
+    predictors = baselines.baselines(p, config)
     for name, oracle in {"linear": PoissonRegressor(alpha=0), "trivial": DummyRegressor()}.items():
         rates = oracle.fit(p.train.x, y, sample_weight=w).predict(p.train.x)
         expected = mean_poisson_deviance(y, rates, sample_weight=w)
@@ -525,7 +610,7 @@ def test_the_baselines_of_quantiles_are_scikit_learns() -> None:
 
     done = planned(SPREAD, quantiles=QUANTILES)
     p, schema = done.prepared, done.prepared.schema
-    predictors = baselines.baselines(p, done.model.config, done.choice.device)
+    predictors = baselines.baselines(p, done.model.config)
     value = schema.decode(predictors["trivial"](p.test))[0]
     train = schema.decode_target(p.train.y)[:, 0]
     assert value == pytest.approx(np.quantile(train, QUANTILES))
@@ -579,8 +664,8 @@ def test_baselines_are_judged_as_the_network_is(settings) -> None:
     """Each by a threshold of its own, fitted where the baseline can be judged."""
     rare = pa.table({"a": X[:, 0], "y": np.where(RARE, "yes", "no")})
     done = planned(rare, threshold="auto", epochs=1, **settings)
-    p, device = done.prepared, done.choice.device
-    predict = baselines.linear(p, done.model.config, device)
+    p = done.prepared
+    predict = baselines.baselines(p, done.model.config)["linear"]
     fitted = p.train if settings else p.validation
     alike, _ = evaluation.decide(done.model, (fitted, predict(fitted)))
     _, found = summary(rare, threshold="auto", epochs=1, **settings)

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from gpunet import formula
 from gpunet.errors import DataError, InputMissing, UsageError
 from gpunet.formula import elementwise, inputs, parse, to_json, trace, value
-from gpunet.gates import Elementwise, Multiply
+from gpunet.gates import Elementwise, MatMul, Multiply, sum_to_shape
+from gpunet.gradcheck import check_graph
 from gpunet.graph import Graph
+from gpunet.model import activation, loss
 
 NEURON = "1/(1+exp(-(w0*x0+w1*x1+w2)))"
 X, W, ROW = np.array([[0.5, -1.0], [2.0, 0.3]]), np.array([[1.0, 2.0], [-0.5, 1.0]]), [1.5, 0.5]
@@ -172,11 +174,14 @@ def test_names_of_what_is_between_keep_clear_of_the_inputs() -> None:
         ("sum(x, axis=0, axis=1)", 16, "does not take axis"),
         ("reshape(x, shape=2)", 12, "does not take shape"),
         ("sum(x, axis=1.5)", 13, "axis wants whole numbers"),
-        ("sum(x, axis=y)", 13, "axis wants whole numbers"),
+        ("sum(x, axis=y)", 13, "axis wants a whole number, or several as (0, 1)"),
+        ("sum(x, axis=[0])", 13, "axis wants a whole number, or several as (0, 1)"),
+        ("max(x, axis=None)", 13, "axis wants a whole number, or several as (0, 1)"),
+        ("reshape(x, (2, 1))", 12, "shape wants a whole number, others behind a comma"),
         ("sum(x, keepdims=1)", 17, "keepdims wants True or False"),
         ("huber(x, y, z)", 13, "a plain number is wanted here"),
-        ("reshape(x, 2 + 1)", 14, "shape wants whole numbers"),
-        ("reshape(x, 10 ** 9)", 15, "shape wants whole numbers"),
+        ("reshape(x, 2 + 1)", 14, "shape wants a whole number"),
+        ("reshape(x, 10 ** 9)", 15, "shape wants a whole number"),
         ("reshape(x, 1000000000)", 12, "shape wants whole numbers"),
         ("exp + 1", 1, "exp is a function: write exp(…)"),
         ("x + 1e999", 5, "the number is beyond float64"),
@@ -366,6 +371,16 @@ def test_inputs_are_numbers(wrong: object) -> None:
         parse("x").forward(x=wrong)
 
 
+def test_names_are_those_that_python_reads() -> None:
+    micro, mu = "\u00b5", "\u03bc"
+    graph = parse(f"{micro} * 2")
+    assert inputs(graph, [f"{micro}=3"], 0) == {mu: 3}
+    assert graph.forward({micro: 3.0}) == graph.forward({mu: 3.0}) == 6
+    assert check_graph(graph, {micro: 3.0})[0].name == mu
+    with pytest.raises(UsageError, match="is given twice"):
+        inputs(graph, [f"{micro}=3", f"{mu}=3"], 0)
+
+
 def test_names_with_the_words_of_python_in_them() -> None:
     assert list(parse("order + x1or2 + island_1").inputs) == ["order", "x1or2", "island_1"]
 
@@ -397,6 +412,15 @@ def test_groups_of_a_formula() -> None:
     assert round(float(graph.forward(given)), 2) == 0.73
     with pytest.raises(UsageError, match="column 21: x1 has no value"):
         graph.forward({k: v for k, v in given.items() if k != "x1"})
+
+
+def test_a_formula_may_go_on_with_parameters() -> None:
+    graph = parse("x * 2")
+    weight = graph.parameter("w", np.ones((3, 2)))
+    graph.output = graph.apply(MatMul(), graph.node("f"), weight)
+    assert graph.forward(x=np.ones((4, 3))).tolist() == [[6, 6]] * 4
+    with pytest.raises(UsageError, match=r"matmul does not fit \(4, 2\) and \(3, 2\)"):
+        graph.forward(x=np.ones((4, 2)))
 
 
 # ---- elementwise formulas
@@ -455,6 +479,13 @@ def test_not_an_activation_nor_a_loss(text: str, names: tuple[str, ...], message
     with pytest.raises(UsageError) as caught:
         elementwise(text, names)
     assert str(caught.value).startswith(message)
+
+
+def test_a_fault_names_the_setting_that_the_formula_is_of() -> None:
+    with pytest.raises(UsageError, match=r"^--activation, column 3: no function 'foo'"):
+        activation("x*foo(x)")
+    with pytest.raises(UsageError, match=r"^--loss, column 1: pred does not appear"):
+        loss("target", "regression")
 
 
 # ---- values
@@ -605,13 +636,58 @@ def test_explanations_of_branches_constants_and_arrays() -> None:
     lines = [line for view in trace(graph) for line in view.explain]
     assert "dx = dq1 @ w.T, (2, 3)" in lines
     assert "dw = x.T @ dq1, (3, 4)" in lines
-    assert any(line.startswith("db = 1 * dq2 = ") for line in lines)
+    assert any(line.startswith("db = 1 * dq2, summed = ") for line in lines)
     assert "dq2 = sign(q3) * dq3, (2, 4)" in lines
     assert "dq3 = 2 * q3 ** (2 - 1) * dq4, (2, 4)" in lines
     assert not any(line.startswith("d2 ") for line in lines)
     assert sum(line.startswith("dx0 += ") for line in lines) == 2
     summed = trace(computed("x + b", "x=randn(2,3)", "b=[1,2,3]"))[-1].explain
     assert summed == ("dx = 1 * df, (2, 3)", "db = 1 * df, summed to (3,)")
+
+
+@pytest.mark.parametrize(
+    ("x", "w"),
+    [
+        ((3,), (3,)),
+        ((2, 3), (3,)),
+        ((3,), (3, 2)),
+        ((2, 3), (3, 4)),
+        ((5, 2, 3), (3,)),
+        ((3,), (5, 3, 2)),
+        ((5, 2, 3), (3, 4)),
+        ((2, 3), (5, 3, 4)),
+        ((5, 1, 2, 3), (4, 3, 1)),
+    ],
+)
+def test_a_product_of_matrices_is_explained_as_numpy_computes_it(
+    x: tuple[int, ...], w: tuple[int, ...]
+) -> None:
+    rng, graph = np.random.default_rng(0), parse("x @ w")
+    known: dict[str, Any] = {"x": rng.normal(size=x), "w": rng.normal(size=w)}
+    known["df"] = rng.normal(size=np.shape(graph.forward(known)))
+    gradients = graph.backward(known["df"])
+    for line in trace(graph)[-1].explain:
+        name, words, summed = re.fullmatch(r"d(\w) = (.+), (summed to )?\(.*\)", line).groups()
+        whole, found = eval(words, {}, known), np.empty_like(gradients[name])
+        assert bool(summed) == (whole.shape != found.shape)
+        if name == "x" and len(x) == 1 < len(w):
+            whole = whole.sum(-1)
+        sum_to_shape(np, whole, found)
+        assert found == pytest.approx(gradients[name])
+
+
+def test_an_explanation_says_what_is_summed_shared_and_smoothed() -> None:
+    assert trace(computed("x * s", "x=[1, 2, 3]", "s=2"))[-1].explain[1] == (
+        "ds = x * df, summed = 6"
+    )
+    assert "shared at a tie" in trace(computed("max(x)", "x=[1, 1]"))[-1].explain[0]
+    lines = trace(computed("sigmoid_cross_entropy(x, y, 0.1)", "x=3", "y=1"))[-1].explain
+    assert lines == (
+        "dx = (sigmoid(x) - smoothed y) / count * df = 0.002574",
+        "dy = (smoothing - 1) * x / count * df = -2.7",
+    )
+    lines = trace(computed("sigmoid_cross_entropy(x, y)", "x=3", "y=1"))[-1].explain
+    assert lines[0] == "dx = (sigmoid(x) - y) / count * df = -0.04743"
 
 
 def test_every_function_is_explained() -> None:

@@ -5,6 +5,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 
 from gpunet.device import resolve
 from gpunet.graph import Gate
@@ -47,6 +48,21 @@ def test_a_loss_may_run_in_several_threads() -> None:
     )
     np.testing.assert_allclose(totals[:, 0], (preds**4).mean(axis=(1, 2)), rtol=1e-12)
     np.testing.assert_allclose(grads, 4 * preds**3 / preds[0].size, rtol=1e-12)
+
+
+@pytest.mark.parametrize("text", ["sqrt(relu(x))", "sqrt(max(x, 0))", "sqrt(1 + min(x, -1))"])
+def test_a_slope_that_is_infinite_ends_at_what_lets_none_through(text: str) -> None:
+    gate = activation(text)
+    x = np.array([[3.0, 0.0]]) if "min" in text else np.array([[-4.0, -2.0]])
+    gate.forward(x)
+    assert (gate.backward(1.0)[0] == 0).all()
+
+
+def test_a_constant_beyond_the_precision_is_infinite() -> None:
+    x, y = np.ones((2, 3), np.float32), np.empty((2, 3), np.float32)
+    kernel = activation("minimum(x, 1e300)").pair[0]
+    kernel.bind(CPU, x, None, y, np.empty(2 * x.size, np.float32))()
+    assert (y == 1).all()
 
 
 def test_nothing_is_left_of_a_formula_that_is_no_longer_used() -> None:

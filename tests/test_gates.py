@@ -292,6 +292,26 @@ def test_far_out_nothing_warns(kind: type[Elementwise]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "x", "wanted"),
+    [
+        ("relu(x)", [-1, 0, np.nan], [0, 0, 0]),
+        ("relu(x)", [-1, 2, 0], [0, np.inf, 0]),
+        ("abs(x)", [0, -1, np.nan], [0, -np.inf, np.nan]),
+        ("maximum(x, 1)", [0, 2, np.nan], [0, np.inf, np.nan]),
+        ("minimum(x, 1)", [0, 2, np.nan], [np.inf, 0, np.nan]),
+        ("max(x, axis=0)", [0, 2, 2], [0, np.inf, np.inf]),
+        ("max(x, axis=0)", [0, 2, np.nan], [np.nan, np.nan, np.nan]),
+    ],
+)
+def test_an_infinite_gradient_ends_where_a_gate_lets_none_through(
+    text: str, x: list[float], wanted: list[float]
+) -> None:
+    circuit = formula.parse(text)
+    circuit.forward(x=x)
+    assert np.array_equal(circuit.backward(np.inf)["x"], wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize(
     ("kind", "value", "slope"),
     [
         (gates.Sigmoid, [1, 0], [0, 0]),
@@ -425,6 +445,34 @@ def test_what_does_not_fit_is_told_in_plain_words() -> None:
     gate.forward(2.0, 3.0)
     with pytest.raises(ValueError, match="longer"):
         gate.backward(1.0, out=(np.zeros(()),))
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_gate_that_returns_its_gradient_is_told(width: int) -> None:
+    class Double(Elementwise):
+        def _forward(self, xp: Any, out: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
+            xp.multiply(x, y, out=out)
+
+        def _pull(self, xp: Any, grad: np.ndarray, i: int, out: np.ndarray) -> np.ndarray:
+            return grad * self.inputs[1 - i]
+
+    gate = Double()
+    gate.forward(np.ones((4, 3)), np.ones((4, width)))
+    with pytest.raises(TypeError, match="double returns a value where it must write"):
+        gate.backward(1.0)
+
+
+def test_every_input_has_its_local_gradient_spelt() -> None:
+    with pytest.raises(TypeError, match="Short spells 1 local gradient of 2 inputs"):
+
+        class Short(gates.Add):
+            local = ("1",)
+
+
+@pytest.mark.parametrize("out", [np.zeros((2, 2), order="F"), np.zeros((4, 3))[::2, ::2]])
+def test_rows_are_taken_into_any_buffer(out: np.ndarray) -> None:
+    gates.Take().forward([1.0, 2.0, 3.0], [[0, 1], [2, 0]], out=out)
+    assert out.tolist() == [[1, 2], [3, 1]]
 
 
 def test_buffers_must_fit() -> None:

@@ -52,10 +52,43 @@ def test_inputs_without_a_gradient_are_not_asked_about() -> None:
         ("exp(x)", "x=[]"),
         ("mean_squared(x, 2 * x)", "x=[[1, 2]]"),
         ("sigmoid_cross_entropy(x, sigmoid(x))", "x=[[1, -2], [0.5, 3]]"),
+        ("sum((x - 1) ** 2)", "x=[1, 1]"),
+        ("huber(x, 1 + 0 * x)", "x=[1, 1]"),
+        ("maximum(0, x) ** 2", "x=0"),
+        ("x * abs(x)", "x=0"),
+        ("exp(x) - 1 - x", "x=[0, 1e-9]"),
+        ("x ** 5", "x=0"),
+        ("1 / x", "x=1e-5"),
+        ("1 / x", "x=1e-9"),
+        ("log(x)", "x=2.2e-9"),
+        ("sqrt(x)", "x=1e-300"),
     ],
 )
 def test_points_that_are_hard_for_differences(text: str, assignment: str) -> None:
     gradcheck.demand(run(text, [assignment], False))
+
+
+@pytest.mark.parametrize(
+    ("text", "x"),
+    [
+        ("x ** 2", 1e-3),
+        ("1 / x", 1e-5),
+        ("1 / x", 1.0001e-4),
+        ("log(x)", 1e-9),
+        ("sqrt(x) + 1e3", 1e-9),
+        ("exp(1e4 * x)", 0.05),
+        ("sin(1e5 * x)", 0.5),
+    ],
+)
+def test_a_gradient_that_is_a_little_wrong_is_caught_there_too(text: str, x: float) -> None:
+    class Off(formula.Formula):
+        def backward(self, grad: Any = 1.0) -> dict[str, Any]:
+            return {name: 1.001 * part for name, part in super().backward(grad).items()}
+
+    graph = formula.parse(text)
+    assert gradcheck.check_graph(graph, {"x": x})[0].ok
+    graph.__class__ = Off
+    assert not gradcheck.check_graph(graph, {"x": x})[0].ok
 
 
 @pytest.mark.parametrize(
@@ -73,6 +106,21 @@ def test_where_there_is_no_slope_nothing_holds() -> None:
     assert gradcheck.to_json(results)["results"][0]["error"] is None
     with pytest.raises(UsageError, match="not finite at these inputs"):
         run("log(x)", ["x=-1"], False)
+
+
+def test_what_is_not_finite_is_said_of_its_own_place() -> None:
+    (result,) = run("sum(sqrt(x))", ["x=[1, 0, 2]"], False)
+    assert result.detail == "dx[1] is inf, against nan"
+
+
+def test_a_gate_of_single_precision_is_checked_in_double() -> None:
+    x = np.linspace(-1, 1, 5, dtype=np.float32)
+    assert gradcheck.check_gate(gates.Sigmoid(), [x]) < 1e-9
+
+
+def test_a_class_is_no_gate() -> None:
+    with pytest.raises(TypeError, match=r"a gate is checked, as Exp\(\), not its class"):
+        gradcheck.check_gate(gates.Multiply, [1.0, 2.0])  # type: ignore[arg-type]
 
 
 def test_a_graph_with_parameters() -> None:

@@ -503,3 +503,13 @@ def test_a_gate_that_does_not_write_its_value_is_told() -> None:
     doubled = Doubled()
     assert doubled.forward(3.0) == 6
     assert doubled.backward(1.0) == (2,)
+
+
+def test_a_gradient_has_the_shape_of_its_output() -> None:
+    graph = Graph()
+    graph.apply(Exp(), graph.input("x"))
+    graph.forward(x=np.zeros((4, 3)))
+    for part in (graph, graph.last.gate):
+        assert part is not None
+        with pytest.raises(ValueError, match=r"a gradient of \(2,\) for an output of \(4, 3\)"):
+            part.backward([1.0, 2.0])

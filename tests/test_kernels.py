@@ -30,6 +30,15 @@ def test_a_name_is_registered_once():
         register(sgd.reference, "", outputs="", typed_by="", sizes=sgd.sizes, stages=(), name="sgd")
 
 
+@pytest.mark.parametrize("names", [{"outputs": "z"}, {"typed_by": "z"}])
+def test_what_a_kernel_says_of_its_parameters_is_so(names: dict):
+    take = REGISTRY["take"]
+    given = {"outputs": "y", "typed_by": "x", **names}
+    with pytest.raises(ValueError, match="taken has no parameter 'z' among x, index, y"):
+        register(take.reference, "", stages=(), name="taken", **given)
+    assert "taken" not in REGISTRY
+
+
 def test_another_dtype_is_an_error():
     with pytest.raises(TypeError, match="takes float32 or float64, not float16"):
         REGISTRY["take"](np.zeros((2, 2), np.float16), np.zeros(2, np.int32), np.zeros((2, 2)))

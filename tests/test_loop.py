@@ -6,7 +6,7 @@ import lecture
 import numpy as np
 import pytest
 
-from gpunet import data, job, loop, model
+from gpunet import data, engine, job, loop, model
 from gpunet.config import Config, gather
 from gpunet.device import resolve
 from gpunet.errors import Diverged
@@ -117,6 +117,19 @@ def test_networks_of_folds_go_through_one_schedule() -> None:
     assert ends == [ends[0]] * 3
 
 
+def test_steps_that_are_added_do_not_change_how_the_first_ones_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = []
+    monkeypatch.setattr(engine.persistent, "bound", lambda *given: found.append(given[-1]))
+    planned = plan(kernels="numpy", epochs=3, batch_size=16)
+    steps = planned.steps
+    for legs in ((), [(2, 60_000)], [(steps, 10), (steps + 10, 60_000)]):
+        planned.identity["legs"] = legs
+        assert planned.launches is not None
+    assert found == [steps] * 3
+
+
 def test_a_run_stops_after_the_step_in_hand_and_keeps_its_weights() -> None:
     planned = plan(batch_size=16, epochs=50)
 
@@ -148,6 +161,18 @@ def test_divergence_names_the_step_and_keeps_the_best() -> None:
     with pytest.raises(Diverged, match=r"diverged at step \d+, epoch \d+: \S+ \(\w+, \w+\) is"):
         reports(planned)
     assert planned.control.ended == "diverged"
+    assert all(np.isfinite(w).all() for w in planned.model.network.weights.values())
+
+
+@pytest.mark.parametrize("kernels", ["auto", "numpy"])
+def test_figures_of_batch_norm_stay_finite_before_a_divergence(kernels: str) -> None:
+    """A variance is too large before any loss is."""
+    settings = {"norm": "batch", "hidden": (7, 9, 4), "activation": "mish", "preset": "plain"}
+    rates = {"optimizer": "momentum", "schedule": "constant", "lr": 1e15, "validation": 0}
+    on = {"device": "cpu", "kernels": kernels, "threads": 1}
+    planned = job.plan("penguins", {**settings, **rates, **on})
+    with pytest.raises(Diverged):
+        reports(planned)
     assert all(np.isfinite(w).all() for w in planned.model.network.weights.values())
 
 

@@ -1,5 +1,7 @@
 """Metrics against scikit-learn's."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -37,7 +39,7 @@ def test_logits_give_the_bits_of_their_probabilities(kind, monkeypatch) -> None:
         "auc": np.mean([metrics.auc(target == j, p[:, j]) for j in range(4)]),
     }
     assert metrics.of_logits(target, raw) == expected
-    monkeypatch.setattr(metrics, "ROWS", 64)
+    monkeypatch.setattr(metrics, "CELLS", 64)
     assert metrics.of_logits(target, raw) == expected
 
 
@@ -150,6 +152,27 @@ def test_a_model_that_knows_nothing_has_the_share_of_positives() -> None:
     found = metrics.of_task("binary", target, np.full((4, 1), 0.4), threshold=0.3)
     assert (found["average_precision"], found["auc"]) == (0.25, 0.5)
     assert (found["f1"], found["precision"], found["recall"]) == (0.4, 0.25, 1.0)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_the_auc_is_the_same_however_it_is_found(share: float) -> None:
+    target, score = rng.random(700) < share, np.round(rng.standard_normal(700), 1)
+    found = metrics.auc(target, score)
+    assert found == metrics.auc(target, score, np.ones(700))
+    assert found == pytest.approx(sklearn_metrics.roc_auc_score(target, score))
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_metrics_without_the_auc_are_the_others(task: str) -> None:
+    raw = rng.standard_normal((60, 1 if task == "binary" else 3))
+    if task == "multiclass":
+        judge = partial(metrics.of_logits, rng.integers(0, 3, 60), raw)
+    else:
+        judge = partial(metrics.of_task, task, rng.integers(0, 2, raw.shape), outcome(task, raw))
+    whole, few = judge(), judge(ranked=False)
+    sorting = {"auc", "average_precision"} & set(whole)
+    assert "auc" in sorting
+    assert few == {name: value for name, value in whole.items() if name not in sorting}
 
 
 def test_multilabel_accuracy_wants_every_label_right() -> None:

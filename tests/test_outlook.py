@@ -1,6 +1,7 @@
 """A plan: what it counts, and that nothing of it stays."""
 
 import json
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,11 @@ def test_a_plan_counts_what_the_run_holds() -> None:
     assert found.weight_bytes == planned.parameters * 4 * 4
     assert 1 <= found.timed <= 48
     assert found.seconds > 0
-    assert found.total_seconds == pytest.approx(48 * found.seconds / found.timed)
+    assert found.prediction_bytes == 344 * 3 * 4
+    in_steps = job.plan("penguins", {"device": "cpu", "steps": 400, "preset": "plain"})
+    assert (found.validations, outlook.look(in_steps, 0).validations) == (6, 20)
+    expected = 48 * found.seconds / found.timed + 6 * found.validation_seconds
+    assert found.total_seconds == pytest.approx(expected)
     assert outlook.look(plan(precision="fp64", optimizer="sgd")).weight_bytes == (
         planned.parameters * 8 * 2
     )
@@ -46,6 +51,18 @@ def test_timing_ends_and_leaves_the_network_as_it_was() -> None:
     for name, weight in planned.model.network.weights.items():
         np.testing.assert_array_equal(weight, before[name])
     assert not planned.control.stop
+
+
+@pytest.mark.parametrize("patience", [0.0, 60.0])
+@pytest.mark.parametrize("settings", [{}, {"folds": 2, "validation": 0.0}, {"validation": 0.0}])
+def test_a_validation_is_timed_whether_steps_come_to_one_or_not(
+    monkeypatch, patience: float, settings: dict
+) -> None:
+    clock = count()
+    monkeypatch.setattr(outlook.time, "perf_counter", lambda: float(next(clock)))
+    found = outlook.look(plan(epochs=2, **settings), patience)
+    is_judged = settings.get("validation") != 0 or "folds" in settings
+    assert (found.validation_seconds > 0) == (is_judged or patience > 0)
 
 
 def test_a_run_that_diverges_at_once_is_told() -> None:

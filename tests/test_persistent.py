@@ -20,7 +20,7 @@ from gpunet.config import Config
 from gpunet.gates import ACTIVATIONS
 from gpunet.kernels.registry import source_text
 from gpunet.kernels.slots import FAULT, STEP
-from gpunet.launches import Feed, LaunchList, Slot, Store
+from gpunet.launches import Feed, LaunchList, Store
 from gpunet.persistent import Persistent, bound, plain, tiled, training
 from gpunet.persistent.resident import Resident, divided
 from gpunet.persistent.tiled import Tiled
@@ -85,6 +85,23 @@ def test_it_is_the_list_in_float32_but_for_roundings(form: str) -> None:
 
 
 @emulated
+@pytest.mark.parametrize("case", [0, 4])
+def test_how_steps_are_divided_among_launches_changes_no_bit(form: str, case: int) -> None:
+    """Nor the order of threads: a run's launches are as long as the clock on the wall allows."""
+
+    def bits(*launches: int) -> list[bytes]:
+        device = Meeting(lanes=4 if form == "resident" else 1, seed=len(launches))
+        found, store = lowered(device, *CASES[case])
+        for steps in launches:
+            found.run(steps)
+        vectors = (found.totals, found.clock, found.hyper, store.values, *store.state)
+        return [vector.tobytes() for vector in vectors]
+
+    whole = bits(40)
+    assert all(bits(*each) == whole for each in ((20, 20), (1, 9, 30), (1, 1, 3, 5, 10, 20)))
+
+
+@emulated
 @pytest.mark.parametrize("blocks", [2, 3, 10])
 def test_any_number_of_blocks_computes_the_same(blocks: int) -> None:
     device = Meeting(blocks)
@@ -123,7 +140,7 @@ def test_any_order_of_threads_and_blocks_computes_the_same(
     monkeypatch.setattr(
         training, "divided", lambda network, dtype, *given: as_divided(network, dtype, units, share)
     )
-    if units == 0:  # tiles, whose lanes would have to add up what they have
+    if units == 0:  # tiles, whose products are of one lane or of 32
         monkeypatch.setattr(training, "divided", lambda *given: None)
     lanes = 2 ** (seed % 3) if units else 1
     agree(Meeting(lanes=lanes, seed=seed), *CASES[case], "float64", 1e-9)
@@ -336,20 +353,14 @@ def aligned(size: int) -> np.ndarray:
 
 @emulated
 @pytest.mark.parametrize(
-    ("entries", "is_taken"), [(1, True), (2, False), (training.LEAST_STEPS, True)]
+    ("planned", "is_taken"),
+    [(None, True), (training.LEAST_STEPS - 1, False), (training.LEAST_STEPS, True)],
 )
-def test_few_steps_are_not_worth_compiling_for(entries: int, is_taken: bool) -> None:
+def test_few_steps_are_not_worth_compiling_for(planned: int | None, is_taken: bool) -> None:
     launches, store = lowered(CPU, *CASES[0])
-    clock, hyper, table, batch = launches.launches[0].arguments
-    table = replace_array(table, np.zeros((entries, 3)))
-    first = replace(launches.launches[0], arguments=(clock, hyper, table, batch))
     store.device = Meeting()
-    found = bound([first, *launches.launches[1:]], store, None)
+    found = bound(launches.launches, store, None, planned)
     assert (found is not None) == is_taken
-
-
-def replace_array(slot: Slot, array: np.ndarray) -> Slot:
-    return Slot(slot.name, array.shape, str(array.dtype), array)
 
 
 def compiles(

@@ -1,6 +1,7 @@
 """The house itself: layers, circles, the README's map, and what importing costs."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ LAYERS = {
     "bootstrap": 4,
     "presets": 4,
     "calibration": 4,
+    "linear": 4,
     "baselines": 10,
     "evaluation": 11,
     "auto": 8,
@@ -238,3 +240,26 @@ def test_every_public_name_is_there() -> None:
         assert getattr(gpunet, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         gpunet.nonsense  # noqa: B018
+
+
+def test_a_type_checker_knows_every_public_name() -> None:
+    tree = ast.parse(Path(gpunet.__file__).read_text())
+    told = {
+        alias.asname: (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    homes = {name: (f"gpunet.{home}", name) for name, home in gpunet._HOMES.items()}
+    assert {name: at for name, at in told.items() if name} == {
+        **homes,
+        "errors": ("gpunet", "errors"),
+    }
+
+
+def test_a_users_script_is_checked_against_the_public_names(tmp_path: Path) -> None:
+    script = ROOT / "tests" / "typed.py"
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), script]
+    env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -5,6 +5,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from contextlib import suppress
+from queue import Queue
+from threading import Timer
 from types import SimpleNamespace
 
 import pytest
@@ -62,6 +66,27 @@ def test_work_goes_on_without_stderr(closed: bool) -> None:
     )
     os.close(writer)
     assert (done.returncode, done.stdout) == (0, b"1\n")
+
+
+def test_long_work_says_what_it_is_unless_it_is_to_be_quiet(monkeypatch) -> None:
+    said = Queue()
+    monkeypatch.setattr(view, "say", said.put)
+    monkeypatch.setattr(view, "SILENCE", 0)
+    with view.phase("reading t.csv"):
+        assert said.get(timeout=60) == "reading t.csv …"
+    before = threading.active_count()
+    with view.phase("reading t.csv", quiet=True):
+        assert threading.active_count() == before
+
+
+def test_short_work_says_nothing(monkeypatch) -> None:
+    made = []
+    monkeypatch.setattr(view, "Timer", lambda *given: made.append(Timer(*given)) or made[-1])
+    with suppress(KeyError), view.phase("reading t.csv"):
+        raise KeyError
+    made[0].join(60)
+    assert made[0].finished.is_set()
+    assert not made[0].is_alive()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from gpunet.data.cells import is_text, is_view
@@ -77,22 +78,30 @@ class ParquetTable:
         for _ in self.tables(self.column_names, max(1, VETTED // (16 * len(self.column_names)))):
             pass
 
+    @cached_property
+    def _sizes(self) -> dict[str, list[int]]:
+        """Bytes of each column in each row group."""
+        metadata, used = self.file.metadata, set(self.column_names)
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        paths = [self.file.schema.column(j).path for j in range(metadata.num_columns)]
+        return {
+            path: [group.column(j).total_uncompressed_size for group in groups]
+            for j, path in enumerate(paths)
+            if path in used
+        }
+
+    @property
+    def pages(self) -> int:
+        """Bytes that the columns take side by side while the rows are read in order."""
+        return sum(min(PAGES, 2 * max(sizes)) for sizes in self._sizes.values())
+
     @property
     def need(self) -> int:
         """Bytes that streaming it takes at its peak, beside windows of rows."""
-        metadata = self.file.metadata
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        paths = [self.file.schema.column(j).path for j in range(metadata.num_columns)]
-        chunks = {
-            path: [group.column(j).total_uncompressed_size for group in groups]
-            for j, path in enumerate(paths)
-            if path in set(self.column_names)
-        }
-        pages = sum(min(PAGES, 2 * max(sizes)) for sizes in chunks.values())
-        largest = max((sum(chunks[title]) for title in self.texts), default=0)
+        largest = max((sum(self._sizes[title]) for title in self.texts), default=0)
         distinct = min(self.num_rows, largest // LEAST_TEXT) * PER_TEXT
         fitting = self.num_rows * PER_ROW + TEXT_COPIES * largest + distinct
-        return int(max(fitting, self.num_rows * PER_PLACED_ROW + pages))
+        return int(max(fitting, self.num_rows * PER_PLACED_ROW + self.pages))
 
 
 def read_parquet(data: Bytes, name: str, budget: int) -> Source:
@@ -124,7 +133,9 @@ def stream_parquet(path: str, name: str, budget: int) -> Source | None:
     left_out = {*index, *unfit}
     table = ParquetTable(path, name, [title for title in schema.names if title not in left_out])
     _check_shape(name, table.num_rows, len(table.column_names))
-    check_fits(name, table.need, budget, "use fewer rows")
+    is_of_columns = 2 * table.pages > table.need
+    hint = "use fewer columns, or smaller row groups" if is_of_columns else "use fewer rows"
+    check_fits(name, table.need, budget, hint)
     source = Source(name, table, notes=_index_note(name, index), streams=True, unfit=unfit)
     aside = _aside(schema, unfit)
     return replace(source, aside=ParquetTable(path, name, aside)) if aside else source

@@ -327,11 +327,11 @@ def check_columns(source: Source, names: Sequence[str], flag: str = "") -> None:
     if flag != "--drop" and (unfit := [name for name in names if name in source.unfit]):
         raise DataError(source.unfit[unfit[0]])
     have = [*source.columns, *source.unfit]
-    known = set(have)
+    known, asked = set(have), set(names)
     lacking = [name for name in names if name not in known]
     if not lacking:
         return
-    spare = [name for name in have if name not in set(names)]
+    spare = [name for name in have if name not in asked]
     hints = [_in_quotes(names, have, flag) or closest(lacking[:3], spare)]
     if source.text and len(lacking) == len(names) and like_data(have):
         hints.append(HEADERLESS)

@@ -34,11 +34,13 @@ Work = Sequence[Array]
 class Activation(NamedTuple):
     """`value(y, work)` turns pre-activations into activations in place; `slope(s, y, out, work)`
     writes f' to `out`, from the pre-activation `s` where `reads_input`, else from `y` alone.
-    `work` is scratch: two arrays of y's shape."""
+    `work` is scratch: two arrays of y's shape. Where a `selects` slope is 0, so is the gradient, be
+    the one from upstream infinite."""
 
     value: Callable[[Array, Work], None]
     slope: Callable[[Array, Array, Array, Work], None]
     reads_input: bool
+    selects: bool = False
 
 
 def identity(y: Array, work: Work) -> None:
@@ -185,7 +187,7 @@ ACTIVATIONS = {
     "identity": Activation(identity, identity_slope, False),
     "sigmoid": Activation(sigmoid, sigmoid_slope, False),
     "tanh": Activation(tanh, tanh_slope, False),
-    "relu": Activation(relu, relu_slope, False),
+    "relu": Activation(relu, relu_slope, False, selects=True),
     "selu": Activation(selu, selu_slope, False),
     "gelu": Activation(gelu, gelu_slope, True),
     "silu": Activation(silu, silu_slope, True),
@@ -230,6 +232,8 @@ def backward_of(activation: Activation) -> Reference:
                     _add_bias(before, bias, s)
                 activation.slope(s, after, slope, spare)
                 np.multiply(upstream, slope, out=out)
+                if activation.selects and np.isnan(out).any():
+                    np.copyto(out, 0, where=slope == 0)
             if dbias is not None:
                 np.matmul(ones, dz, out=dbias)
 

@@ -292,11 +292,12 @@ HD T f_mish_grad(T g, T a, T y) {
     return g * (t + a * (1 + t) * (parts.missing / parts.under) * sigmoid);
 }
 
-// ---- Norms: the factor for a variance; running statistics with a batch's.
+// ---- Norms: the factor for a variance; running statistics with a batch's, if that leaves them finite.
 
 HD T norm_scale(T variance) { return 1 / f_sqrt(variance + T(NORM_EPSILON)); }
 HD T renewed(T running, T batch) {
-    return running * T(1 - NORM_MOMENTUM) + batch * T(NORM_MOMENTUM);
+    T now = running * T(1 - NORM_MOMENTUM) + batch * T(NORM_MOMENTUM);
+    return is_finite(now) ? now : running;
 }
 
 // ---- Losses: loss_name(p, t, parameter) of one element, and its derivative by p.

@@ -89,7 +89,8 @@ def batch_norm_forward(
     """y = (x - mean) * rstd * gain + bias, mean (m,) and biased variance of the valid rows.
 
     running = 0.9 * running + 0.1 * new, with the unbiased variance. One valid row has none: then,
-    and after a fault, the running statistics stay. Other rows of y are written too.
+    after a fault, and where they would not be finite, the running statistics stay. Other rows of y
+    are written too.
     """
     tiles, counted = tiled(x, y), valid_tiles(x)
 
@@ -99,8 +100,8 @@ def batch_norm_forward(
         _reciprocal_root(spread / max(valid, 1), rstd)
         if valid > 1 and not clock[FAULT]:
             for running, new in ((running_mean, mean), (running_var, spread / (valid - 1))):
-                np.multiply(running, 1 - NORM_MOMENTUM, out=running)
-                np.add(running, np.multiply(new, NORM_MOMENTUM), out=running)
+                now = running * (1 - NORM_MOMENTUM) + new * NORM_MOMENTUM
+                np.copyto(running, now, where=np.isfinite(now))
         for inside, out in tiles:
             _normalise(inside, mean, rstd, out)
             _affine(out, gain, bias)

@@ -6,7 +6,7 @@
 
 #ifndef LANES
 #define LANES 32
-BLOCK T lane_sum(T x) {
+template <class V> BLOCK V lane_sum(V x) {
     for (int step = LANES / 2; step; step /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
     return x;
 }

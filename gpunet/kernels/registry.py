@@ -160,6 +160,10 @@ def register(
 def _added(kernel: Kernel) -> Kernel:
     if kernel.name in REGISTRY:
         raise ValueError(f"kernel {kernel.name} is registered twice")
+    for name in (*kernel.outputs, *filter(None, [kernel.typed_by])):
+        if name not in kernel.parameters:
+            listed = ", ".join(kernel.parameters)
+            raise ValueError(f"kernel {kernel.name} has no parameter {name!r} among {listed}")
     REGISTRY[kernel.name] = kernel
     return kernel
 

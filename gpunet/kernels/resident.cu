@@ -42,11 +42,10 @@ enum {
     HANDS = at_least(1, THREADS / BESIDE),
     FORWARD_SUMS = TEAM * BATCH * PADDED,
     BACK_SUMS = CREW * COLUMNS * PADDED + HANDS * BESIDE,
-    DOUBLES = THREADS * sizeof(double) / sizeof(T),
     RATE_WORDS = 2 * LAYERS * sizeof(Rate) / sizeof(T),
     HELD_WORDS = groups_of(RATE_WORDS, THREADS),
 };
-static_assert(FORWARD_SUMS <= PARTS && BACK_SUMS <= PARTS && DOUBLES <= PARTS, "no room for sums");
+static_assert(FORWARD_SUMS <= PARTS && BACK_SUMS <= PARTS, "no room for sums");
 
 // Parameters that a block holds, and behind them what the optimiser keeps of each.
 struct Held {
@@ -167,7 +166,7 @@ struct Own : Batch {
     Held weight, bias, head, last;         // (SHARE, PADDED), (PADDED,), (UNITS, OUTPUTS), (OUTPUTS,)
     T *columns, *other;                    // (COLUMNS, HEIGHT) of this step's rows, and of the next's
     T *sums, *hidden, *grads, *outs;       // (BATCH, PADDED) twice, (HEIGHT, PADDED), (BATCH, WIDTH)
-    T* parts;                              // sums of single warps and threads
+    T *losses, *parts;                     // (BATCH,) of rows; sums of single warps and threads
     Target *targets, *other_targets;
     int* rows;                             // of the step that is fetched
     int *is_faulty, *is_spoilt, *is_over;  // this block's weights; the loss; some block's weights
@@ -374,31 +373,39 @@ BLOCK void add_strips(const Own& own) {
     if (is_over) *own.is_over = 1;
 }
 
-// Of a thread's rows: in the last step, and in all; and how many rows there were.
-struct Losses {
-    double now, sum;
-    long long valid, rows;
-};
-
 // Outputs become their gradients.
-BLOCK void judge(const Own& own, const T* parameter, Losses& losses) {
-    losses.now = 0;
-    losses.valid = own.valid;
-    losses.rows += own.valid;
+BLOCK void judge(const Own& own, const T* parameter) {
     EACH_OF(r, BATCH) {
         T* outs = own.outs + r * WIDTH;
         if (r >= own.valid) {
             for (int j = 0; j < OUTPUTS; ++j) outs[j] = 0;
+            own.losses[r] = 0;
             continue;
         }
         const Target* target = own.targets + r * TARGETS;
         T scale = T(1) / batch_rows(own.valid);
         T loss = row_loss<1>(outs, target, target[0], parameter, scale);
         if (!is_finite(loss)) *own.is_spoilt = 1;
-        losses.now += loss;
+        own.losses[r] = loss;
     }
-    losses.sum += losses.now;
 }
+
+// Of the last step, and of all and their rows, which go on step by step from launch to launch: how
+// many steps a launch has may not change their bits.
+struct Losses {
+    double now, sum, rows;
+    long long fresh;                       // rows that are not counted yet
+
+    // By the first warp of the one block that keeps them, while it would wait for others.
+    BLOCK void count(const Own& own) {
+        if (!fresh || blockIdx.x || threadIdx.x >= LANES) return;
+        double mine = 0;
+        for (int r = threadIdx.x; r < BATCH; r += LANES) mine += own.losses[r];
+        now = lane_sum(mine);
+        sum += now, rows += fresh;
+        fresh = 0;
+    }
+};
 
 BLOCK void back(const Own& own) {
     EACH_OF(i, BATCH * PADDED) {
@@ -529,13 +536,15 @@ BLOCK int work_on(Own& own, const T* work, const T* parameter, long long steps, 
         __syncthreads();
         add_units(own, sign);
         if (CHANGE) fetch(own, after, own.other, own.other_targets);
+        losses.count(own);
         add_strips(own);
         __syncthreads();
         if (*own.is_over) {
             (Batch&)own = before;
             return fault;
         }
-        judge(own, parameter, losses);
+        judge(own, parameter);
+        losses.fresh = own.valid;
         __syncthreads();
         if (*own.is_spoilt) return FAULT_LOSS;
         back(own);
@@ -577,6 +586,7 @@ BLOCK void lay_out(Own& own, double* memory) {
     own.hidden = laid(end, BATCH * PADDED);
     own.grads = laid(end, 4 * FOURS * PADDED);
     own.outs = laid(end, BATCH * WIDTH);
+    own.losses = laid(end, BATCH);
     own.parts = laid(end, PARTS);
     own.targets = (Target*)laid(end, BATCH * TARGETS);
     own.other_targets = CHANGE ? (Target*)laid(end, BATCH * TARGETS) : own.targets;
@@ -620,24 +630,19 @@ KERNEL persistent_train(GIVEN) {
     });
     __syncthreads();
 
-    Losses losses = {};
+    Losses losses = {0, totals[1], totals[2], 0};
     int fault = work_on(own, work, parameter, steps, losses);
+    losses.count(own);
     bool is_first = own.share == 0, is_one = blockIdx.x == 0;
     each_parameter(own, is_first, is_one, [&](const Held& held, int i, long long place) {
         UNROLLED for (int v = 0; v <= SLOTS; ++v) vectors[v][place] = held.at[v * held.size + i];
     });
-    if (is_one) {
-        double* shared = (double*)own.parts;
-        __syncthreads();
-        double now = summed(losses.now, threadIdx.x, THREADS, 1, shared);
-        double sum = summed(losses.sum, threadIdx.x, THREADS, 1, shared);
-        if (threadIdx.x == 0) {
-            totals[0] = now / batch_rows(losses.valid);
-            totals[1] += sum, totals[2] += losses.rows;
-            clock[STEP] = own.step, clock[START] = own.start, clock[VALID] = own.valid;
-            Book book = {table, paces, decays, entries};
-            book.set_rates(hyper, own.step, own.rates);
-        }
+    if (is_one && threadIdx.x == 0) {
+        totals[0] = losses.now / batch_rows(own.valid);
+        totals[1] = losses.sum, totals[2] = losses.rows;
+        clock[STEP] = own.step, clock[START] = own.start, clock[VALID] = own.valid;
+        Book book = {table, paces, decays, entries};
+        book.set_rates(hyper, own.step, own.rates);
     }
     report(clock, fault);
 }

@@ -550,9 +550,10 @@ BLOCK int work_on(Here& here, const T* parameter, long long steps) {
     return 0;
 }
 
-// The same of the clerk, who arrives early wherever nobody waits for what it does.
+// The same of the clerk, who arrives early wherever nobody waits for what it does. Totals go on step
+// by step: how many steps a launch has may not change their bits.
 BLOCK int keep_books(Here& here, const Book& book, double* totals, long long steps) {
-    double mean = 0, sum = 0, rows = 0, *shared = (double*)here.sums;
+    double mean = 0, sum = totals[1], rows = totals[2], *shared = (double*)here.sums;
     auto nothing = [] {};
     bool is_spoilt = false, is_over = false;
     for (long long s = 0; s < steps && !is_over; ++s) {
@@ -576,7 +577,7 @@ BLOCK int keep_books(Here& here, const Book& book, double* totals, long long ste
     }
     if (threadIdx.x == 0) {
         book.set_rates(here.hyper, here.step, here.rates);
-        totals[0] = mean, totals[1] += sum, totals[2] += rows;
+        totals[0] = mean, totals[1] = sum, totals[2] = rows;
     }
     return is_spoilt ? FAULT_LOSS : 0;
 }

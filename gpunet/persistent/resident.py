@@ -69,7 +69,7 @@ class Resident(Form):
         fours, columns, buffers = ceil(batch / 4), self.share + 1, 1 + self.changes
         held = self.share * padded + padded + rounded(self.units * outputs, 4) + rounded(outputs, 4)
         inputs = rounded(columns * 4 * (fours | 1), 4)
-        rows = (1 + network.reads_input) * batch * padded + 4 * fours * padded
+        rows = (1 + network.reads_input) * batch * padded + 4 * fours * padded + rounded(batch, 4)
         outs, targets = rounded(batch * (outputs | 1), 4), rounded(batch * network.targets, 4)
         numbers = (
             self.rates + (1 + network.slots) * held + buffers * (inputs + targets) + rows + outs
@@ -86,7 +86,7 @@ class Resident(Form):
         crew = max(1, THREADS // ceil(columns / 2))
         hands = max(1, THREADS // beside)
         back = crew * columns * padded + hands * beside
-        return rounded(max(team * self.network.batch * padded, back, THREADS * 8 // self.word), 4)
+        return rounded(max(team * self.network.batch * padded, back), 4)
 
     @property
     def work(self) -> int:

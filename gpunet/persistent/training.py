@@ -26,14 +26,18 @@ LEAST_BLOCKS = 2
 
 
 def bound(
-    launches: Sequence[Launch], store: Store, otherwise: Callable[[int], None] | None
+    launches: Sequence[Launch],
+    store: Store,
+    otherwise: Callable[[int], None] | None,
+    planned: int | None = None,
 ) -> "Persistent | None":
-    """The list in one launch, where it is of such a network, the device has room for it and the
-    schedule is long, or of one entry, which holds for any number of steps. Should the launch fail,
-    it goes on as `otherwise` does."""
+    """The list in one launch, where it is of such a network, the device has room for it and many
+    steps are planned, or any number. Steps that a run is given later may not count: it adds in
+    another order than the list, and the first ones are made again as they were. Should the launch
+    fail, it goes on as `otherwise` does."""
     most, room = store.device.room()
     network = recognised(launches) if most >= LEAST_BLOCKS else None
-    if network is None or 1 < len(launches[0].arguments[2]) < LEAST_STEPS:
+    if network is None or (planned is not None and planned < LEAST_STEPS):
         return None
     dtype = str(store.values.dtype)
     if not (_is_aligned(network, store.device) and network.y.dtype == network.target(dtype)):
