@@ -128,10 +128,11 @@ def _compare(
     ours = model.row_values(*held[last])
     for name, predict in baselines(prepared, model.config).items():
         theirs = {each: (part, predict(part)) for each, (part, _) in held.items()}
-        fitted_on = theirs.get("validation")
-        if model.config.folds:  # a baseline has learned from the rows that judge folds
+        alike, fitted_on = model, theirs.get("validation")
+        if model.config.folds:  # it has learned from these: they do not say how sure it may be
             fitted_on = prepared.train, predict(prepared.train)
-        alike, _ = decide(model, fitted_on)
+            alike = replace(model, config=replace(model.config, calibrate=False))
+        alike, _ = decide(alike, fitted_on)
         found[name] = {each: alike.judge(*of) for each, of in theirs.items()}
         rows = alike.row_values(*theirs[last])
         difference = bootstrap.differences(rows, ours, model.config.seed)[metric]

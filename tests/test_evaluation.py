@@ -661,13 +661,17 @@ def test_a_setting_without_meaning_for_numbers_is_refused(table, settings) -> No
 
 @pytest.mark.parametrize("settings", [{}, {"folds": 3}])
 def test_baselines_are_judged_as_the_network_is(settings) -> None:
-    """Each by a threshold of its own, fitted where the baseline can be judged."""
+    """Each by a threshold of its own; the temperature of rows that it has learned from is 1."""
     rare = pa.table({"a": X[:, 0], "y": np.where(RARE, "yes", "no")})
     done = planned(rare, threshold="auto", epochs=1, **settings)
     p = done.prepared
     predict = baselines.baselines(p, done.model.config)["linear"]
     fitted = p.train if settings else p.validation
-    alike, _ = evaluation.decide(done.model, (fitted, predict(fitted)))
+    config = dataclasses.replace(done.model.config, calibrate=not settings)
+    alike, _ = evaluation.decide(
+        dataclasses.replace(done.model, config=config), (fitted, predict(fitted))
+    )
+    assert (alike.temperature == 1.0) == bool(settings)
     _, found = summary(rare, threshold="auto", epochs=1, **settings)
     assert alike.threshold < 0.4
     expected = alike.judge(p.test, predict(p.test))
