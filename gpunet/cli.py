@@ -322,7 +322,7 @@ def evaluate(
     _warn_of_seen(run, data, source)
     rows = _answered(model, source, drop_missing_target)
     answers, unseen = model.answers_and_unseen(source, resolve(device).device, rows)
-    for note in predicting.unseen_notes(unseen):
+    for note in model.notes(unseen):
         view.warn(note)
     found, intervals = model.judge(*answers), model.intervals(*answers)
     if json:
@@ -371,12 +371,14 @@ def predict(
     found = model.outcome(source, resolve(device).device)
     is_typed = predicting.ending(out) != ".csv"
     columns = predicting.columns(model.schema, source, found, kept, proba, is_typed)
-    for note in found.notes:
+    for note in model.notes(found.unseen):
         view.warn(note)
     predicting.write(predicting.spreadsheet_safe(columns) if spreadsheet_safe else columns, out)
     if json:
         report = {"schema": "gpunet.predict/1", "run": str(run), "out": out, "rows": source.rows}
-        view.print_json({**report, "unseen": found.unseen})
+        unseen = found.unseen
+        told = {"unseen": unseen.category, "missing": unseen.missing, "outside": unseen.outside}
+        view.print_json({**report, **told})
 
 
 OwnData = Annotated[

@@ -20,6 +20,7 @@ from gpunet.config import Config, gather
 from gpunet.data import Dataset, Schema, Source, read
 from gpunet.data.schema import check_columns
 from gpunet.data.targets import NUMBERS, by_target
+from gpunet.data.unseen import Unseen
 from gpunet.data.words import FORMULA, MISSING_NUMBER, NUMBER
 from gpunet.device import Device, resolve
 from gpunet.errors import DataError, GpunetError, InputMissing, ModelInvalid, UsageError, warn
@@ -57,25 +58,12 @@ class Prediction:
     output (n, k): class probabilities, of each column being true, or values in the target's
     units, of quantiles those of a target side by side, rising. labels (n,) or (n, k): what is
     predicted, written as in the training file.
-    unseen: for each column, how many rows hold a category that training never saw.
+    unseen: what the rows hold that training never saw.
     """
 
     output: np.ndarray
     labels: np.ndarray
-    unseen: dict[str, int]
-
-    @property
-    def notes(self) -> list[str]:
-        """Warnings of those categories."""
-        return unseen_notes(self.unseen)
-
-
-def unseen_notes(unseen: Mapping[str, int]) -> list[str]:
-    """Warnings of categories that training never saw, by column in so many rows."""
-    return [
-        f"{name}: a category that training never saw in {counted(count, 'row')}"
-        for name, count in unseen.items()
-    ]
+    unseen: Unseen
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,12 +107,13 @@ class Model:
         with `quantiles` all of them (n, k), for a network that was trained on some.
 
         Columns are matched by name; a target is not needed. Raises DataError for columns that are
-        missing, or changed their type; warns of categories that training never saw.
+        missing, or changed their type; warns of what training never saw: categories, missing cells,
+        numbers far outside its own.
         """
         if quantiles and not self.schema.target.quantiles:
             raise UsageError("this model has no quantiles", "train with quantiles=(0.1, 0.5, 0.9)")
         found = self.outcome(read(data), resolve(device).device)
-        warn(found.notes)
+        warn(self.notes(found.unseen))
         if quantiles:
             return found.output
         return probabilities(self.schema, found.output) if proba else found.labels
@@ -133,17 +122,21 @@ class Model:
         self, data: Any, device: str = "cpu", drop_missing_target: bool = False
     ) -> dict[str, float | None]:
         """The task's metrics on data that has the target, or on those of its rows that have it;
-        warns of categories that training never saw."""
+        warns of what training never saw."""
         if np.ndim(device):
             raise UsageError("evaluate takes x and y as one", "evaluate((x, y))")
         source = read(data)
         rows = self.schema.answered(source) if drop_missing_target else None
         answers, unseen = self.answers_and_unseen(source, resolve(device).device, rows)
-        warn(unseen_notes(unseen))
+        warn(self.notes(unseen))
         return self.judge(*answers)
 
+    def notes(self, unseen: Unseen) -> list[str]:
+        """Warnings of what training never saw."""
+        return unseen.notes(self.schema.columns)
+
     def outcome(self, source: Source, device: Device) -> Prediction:
-        """Probabilities or values, labels, and never-seen categories.
+        """Probabilities or values, labels, and what training never saw.
 
         Raises DataError for rows of which nothing finite comes.
         """
@@ -162,8 +155,8 @@ class Model:
 
     def answers_and_unseen(
         self, source: Source, device: Device, rows: np.ndarray | None = None
-    ) -> tuple[Answers, dict[str, int]]:
-        """The same, and for each column how many rows hold a category that training never saw."""
+    ) -> tuple[Answers, Unseen]:
+        """The same, and what of those rows training never saw."""
         x, unseen = self.schema.encode_rows(source, rows)
         y, weight = self.targets(source, rows)
         return (y, self.run(Dataset(x, None), device), weight), unseen

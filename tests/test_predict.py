@@ -172,7 +172,7 @@ def test_a_row_alone_is_the_row_in_company(model: predict.Model, size: int) -> N
 
 def test_unseen_categories_are_counted_and_missing_columns_named(model: predict.Model) -> None:
     odd = WITHOUT.slice(0, 4).set_column(2, "colour", [["blue", "red", "mauve", None]])
-    assert model.outcome(read(odd), CPU).unseen == {"colour": 2}
+    assert model.outcome(read(odd), CPU).unseen.category == {"colour": 2}
     with pytest.warns(GpunetWarning, match="colour: a category that training never saw in 2 rows"):
         model.predict(odd)
     with pytest.warns(GpunetWarning, match="colour: a category that training never saw in 2 rows"):
@@ -181,6 +181,27 @@ def test_unseen_categories_are_counted_and_missing_columns_named(model: predict.
         model.predict(WITHOUT.drop_columns(["size"]))
     with pytest.raises(DataError, match="weight"):
         model.predict(WITHOUT.set_column(3, "weight", [["heavy"] * N]))
+
+
+def test_missing_cells_and_numbers_far_outside_are_warned_of(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = TABLE.set_column(1, "size", [[99999.0] * 10 + [None] + [0.0] * (N - 11)])
+    pyarrow.parquet.write_table(odd, path := tmp_path / "odd.parquet")
+    assert _run(["evaluate", str(run), str(path)]) == 0
+    assert _run(["predict", str(run), str(path), "-o", str(tmp_path / "o.csv"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    warnings = [line.partition("size: ")[2] for line in err.splitlines()]
+    assert warnings[:2] == warnings[2:]
+    assert warnings[0] == "missing in 1 of 120 rows, in none of training"
+    assert warnings[1].startswith("far outside the -2.")
+    assert warnings[1].endswith("10 of 120 rows")
+    told = json.loads(out[out.index("{") :])
+    assert [told[what] for what in ("unseen", "missing", "outside")] == [
+        {},
+        {"size": 1},
+        {"size": 10},
+    ]
 
 
 def test_columns_of_a_predictions_file(model: predict.Model) -> None:

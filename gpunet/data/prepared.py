@@ -5,7 +5,6 @@ Everything that is fitted is fitted on the training part alone. Refuses to guess
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -114,7 +113,10 @@ class Prepared:
 
     def fingerprint(self) -> str:
         """A SHA-256 of the schema and of every row of every part, in order."""
-        digest = sha256(json.dumps(self.schema.to_dict(), sort_keys=True).encode())
+        schema = self.schema.to_dict()
+        for column in schema["columns"]:
+            del column["ends"]  # follows from the rows
+        digest = sha256(json.dumps(schema, sort_keys=True).encode())
         for name, part in self.parts.items():
             for array in () if part is None else (part.x, part.y, part.weight):
                 if array is not None:
@@ -365,7 +367,7 @@ def _fit(
     schema = Schema("table", tuple(columns), target, width, na=source.na, decimal=source.decimal)
     notes += formula_notes(schema)
     if source.streams or 4 * width * source.rows > budget:
-        return schema, _settled(schema.spool(source, parts.used, Counter()), budget), notes
+        return schema, _settled(schema.spool(source, parts.used)[0], budget), notes
     writers = [column.writer(each) for column, each in zip(columns, cells, strict=True)]
     x = {
         part: encode_cells(columns, writers, rows, len(rows))[0]
@@ -431,7 +433,7 @@ def _fit_arrays(
     used, width = parts.used, math.prod(source.x.shape[1:])
     plain = Schema("arrays", (), target, width, dtype)
     if isinstance(source.x, RowFile) or source.x.nbytes > budget:
-        x: Mapping[str, Rows] = plain.spool(source, used, Counter())
+        x: Mapping[str, Rows] = plain.spool(source, used)[0]
     else:
         whole = len(parts.train) == len(source.x)
         x = {part: flat(source.x, dtype, None if whole else rows) for part, rows in used.items()}
