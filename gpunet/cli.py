@@ -121,7 +121,7 @@ def _options(
 
 
 @app.command(cls=Command)
-@takes_settings
+@takes_settings()
 def train(
     data: TrainData = None,
     out: OutPath = None,
@@ -171,7 +171,7 @@ def train(
 
 
 @app.command(cls=Command)
-@takes_settings
+@takes_settings()
 def tune(
     data: Annotated[str, typer.Argument(metavar="DATA", help="What to learn from.")],
     out: Annotated[
@@ -270,7 +270,7 @@ def verify(
 
 
 @app.command(cls=Command)
-@takes_settings
+@takes_settings()
 def plan(
     data: TrainData = None,
     config: ConfigPath = None,
@@ -589,21 +589,31 @@ def data_list(json: Json = False) -> None:
 
 
 @data_app.command("show", cls=Command)
+@takes_settings("target", "types", "na", "decimal")
 def data_show(
     data: DataPath,
-    target: Annotated[Optional[str], typer.Option("-t", "--target", metavar=LIST)] = None,
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",
     json: Json = False,
+    **given: Any,
 ) -> None:
-    """Profile a file, a line a column."""
+    """Profile a file, a line a column, as train reads it by default."""
     _start_reader(data)
+    from gpunet.config import gather
     from gpunet.data import profile
+    from gpunet.presets import DATA
 
+    config = gather(_given(given)).config
     source = _read(data, delimiter, header, max_memory)
-    targets = split(target) if target else source.target
-    columns = profile(source, targets)
+    columns = profile(
+        source,
+        config.target,
+        types=config.column_types,
+        na=config.na,
+        decimal=config.decimal,
+        one_hot_levels=DATA["one_hot_levels"],
+    )
     if json:
         view.print_json(
             {

@@ -95,14 +95,19 @@ def _width() -> int:
     return min(max(shutil.get_terminal_size().columns, 30), WIDE) - 1
 
 
-def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace `**settings` in a command's signature by one option a setting, None if not given."""
-    own = [p for p in signature(command).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-    argument, *rest = own
-    rest = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in rest]
-    options = [_option(each) for each in fields(Config)]
-    command.__signature__ = Signature([argument, *options, *rest])  # type: ignore[attr-defined]
-    return command
+def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace `**settings` in a command's signature by one option a setting, None if not given: of
+    all, or of those that are named."""
+    options = [_option(each) for each in fields(Config) if not names or each.name in names]
+
+    def take(command: Callable[..., None]) -> Callable[..., None]:
+        of_command = signature(command).parameters.values()
+        argument, *rest = [each for each in of_command if each.kind is not Parameter.VAR_KEYWORD]
+        rest = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in rest]
+        command.__signature__ = Signature([argument, *options, *rest])  # type: ignore[attr-defined]
+        return command
+
+    return take
 
 
 def meant(option: str, known: Iterable[str]) -> str | None:

@@ -102,10 +102,10 @@ def _stand_ins(encoding: str) -> dict[int, str]:
     return lacking
 
 
-def short(name: object) -> str:
+def short(name: object, most: int = LONG) -> str:
     """A name that may be as long as it likes: of a long one its ends."""
-    text = str(name)
-    return text if len(text) <= LONG else f"{text[: LONG - 21]}…{text[-20:]}"
+    text, tail = str(name), most // 3
+    return text if len(text) <= most else f"{text[: most - tail - 1]}…{text[-tail:]}"
 
 
 def put(content: str | bytes) -> None:
@@ -287,14 +287,15 @@ def trail(fault: Any) -> None:
 
 
 def profile(name: str, rows: int, columns: Iterable[Any]) -> None:
-    """What a file holds, a line a column."""
+    """What a file holds, a line a column; the values take a third of a terminal at most."""
+    room = _room(out()) // 3
     lines = [
         [
             short(c.name),
             c.kind,
             "" if c.missing is None else f"{c.missing:,}",
             "" if c.distinct is None else f"{c.distinct:,}",
-            _values(c),
+            _values(c, room),
             c.note,
         ]
         for c in columns
@@ -385,10 +386,14 @@ def _shape(slot: Sequence[Any]) -> str:
     return f"{name}({','.join(map(str, shape))})"
 
 
-def _values(column: Any) -> str:
-    """The range and middle of numbers, or the commonest levels."""
+def _values(column: Any, room: int) -> str:
+    """The range and middle of numbers, or as many of the commonest levels as there is room for."""
     if column.top:
-        return ", ".join(f"{short(level)} {count:,}" for level, count in column.top)
+        longest = min(LONG, max(NARROW // 2, room - len(f" {column.top[0][1]:,}")))
+        levels = [f"{short(level, longest)} {count:,}" for level, count in column.top]
+        while len(levels) > 1 and len(", ".join(levels)) > room:
+            levels.pop()
+        return ", ".join(levels)
     ends = (column.minimum, column.median, column.maximum)
     words = [plain(end) if isinstance(end, float) else str(end) for end in ends if end is not None]
     return " … ".join(words)

@@ -113,6 +113,23 @@ def test_a_range_is_written_as_its_column_is(capsys) -> None:
     assert values == ["1879 … 1950.5 … 2010", "0 … 2 … 4", "2024-01-01 … 2024-01-02 … 2024-01-03"]
 
 
+@pytest.mark.parametrize(
+    ("width", "said"),
+    [
+        (None, f"{'Finished_' * 4}levels 1,146, red 85, green 3"),
+        (120, "Finished_Finished_Fini…shed_levels 1,146"),
+        (80, "Finished_Fini…levels 1,146"),
+    ],
+)
+def test_a_narrow_terminal_gets_fewer_levels(capsys, monkeypatch, width, said) -> None:
+    if width:
+        console = Console(force_terminal=True, width=width, color_system=None, highlight=False)
+        monkeypatch.setattr(view, "out", lambda: console)
+    top = (("Finished_" * 4 + "levels", 1146), ("red", 85), ("green", 3))
+    view.profile("t", 9, [ColumnProfile("colour", "category", 0, 3, top=top)])
+    assert capsys.readouterr().out.splitlines()[2].split(maxsplit=4)[4] == said
+
+
 def looks(count: int) -> list[SimpleNamespace]:
     return [
         SimpleNamespace(

@@ -360,7 +360,7 @@ def _sharing(name: str, counts: np.ndarray, kept: int, rows: int) -> str | None:
     if rest <= FEW_SHARE * rows:
         return None
     return (
-        f"{name}: {counted(np.count_nonzero(held), 'category')}; all but the {kept:,} most "
+        f"{name}: {counted(int(np.count_nonzero(held)), 'category')}; all but the {kept:,} most "
         f"frequent share one input, in {rest:,} of {counted(rows, 'row')}"
     )
 

@@ -163,7 +163,7 @@ def prepare(
     encoding = _encoding(source, standardise, scaling, one_hot_levels, bins, rough)
     aim = Aim(standardise, target_transform, clamp, weight, quantiles)
     ways = Ways(split_column, group, time, seed, types.get(time or ""), _fold(test))
-    source, validation, test = (_read_so(each, na, decimal) for each in (source, validation, test))
+    source, validation, test = (read_so(each, na, decimal) for each in (source, validation, test))
     names = target_names(source, tuple(target))
     inputs = feature_names(source, names, features, drop, ways, weight, types)
     answers, kept, weights, notes = _with_target(source, names, task, drop_missing_target, weight)
@@ -229,7 +229,7 @@ def _encoding(
     return Encoding(scaling if standardise else "none", one_hot_levels, bins, rough)
 
 
-def _read_so(part: Any, na: tuple[str, ...], decimal: str | None) -> Any:
+def read_so(part: Any, na: tuple[str, ...], decimal: str | None) -> Any:
     """A source with more words for missing, and a decimal mark; a share of the rows as it is."""
     if not isinstance(part, Source):
         return part
