@@ -148,6 +148,7 @@ def _train(
 
 def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]:
     """Run a job to its end, showing how it goes; its summary."""
+    from gpunet.data.targets import NUMBERS
     from gpunet.metrics import main_metric
 
     if not quiet:
@@ -157,7 +158,9 @@ def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]
         view.warn(note)
     target = planned.prepared.schema.target
     metric = main_metric(target.task, bool(target.quantiles))
-    with view.Training(planned.steps, metric, quiet) as shown:
+    by = planned.config.best_by
+    by = (metric if target.task in NUMBERS else by) if by == "loss" else by
+    with view.Training(planned.steps, metric, by, quiet, planned.best) as shown:
         planned.control.tick = shown.tick
         try:
             for report in planned.reports():
