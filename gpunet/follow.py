@@ -158,8 +158,7 @@ def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]
         view.warn(note)
     target = planned.prepared.schema.target
     metric = main_metric(target.task, bool(target.quantiles))
-    by = planned.config.best_by
-    by = (metric if target.task in NUMBERS else by) if by == "loss" else by
+    by = metric if target.task in NUMBERS else planned.config.best_by
     with view.Training(planned.steps, metric, by, quiet, planned.best) as shown:
         planned.control.tick = shown.tick
         try:
@@ -291,9 +290,12 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
     target = ", ".join(map(view.short, schema.target.names))
     classes = len(schema.target.labels)
     labels = f", {counted(classes, 'class')}" if classes else ""
+    apart = [n for n in (config.group, config.time) if n is not None and n not in config.features]
+    unlearnt = "".join(f"; {view.short(name)} is not learnt from" for name in apart)
+    why, _, _ = planned.choice.reason.partition(": ")  # `gpunet info` tells the rest
     sent = ", rows sent there in windows" if planned.sends_rows else ""
     return [
-        ("data", f"{planned.name}: {sizes} ({data.how})"),
+        ("data", f"{planned.name}: {sizes} ({data.how}{unlearnt})"),
         ("target", f"{target}: {schema.target.task}{labels} ({schema.target.reason})"),
         (
             "network",
@@ -304,7 +306,7 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
             f"preset {config.preset} · {config.optimizer} lr {config.lr:g} {config.schedule}"
             f" · batch {_batch(config)} · {length} · seed {config.seed}",
         ),
-        ("device", f"{device.name}, {config.precision} ({planned.choice.reason}){sent}"),
+        ("device", f"{device.name}, {config.precision} ({why}){sent}"),
         ("run", str(planned.out)),
     ]
 

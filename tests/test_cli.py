@@ -170,6 +170,28 @@ def test_the_header_of_a_resumed_run_tells_all_its_epochs(cli) -> None:
     assert "epoch 3/3" in done.err
 
 
+def test_a_plan_says_what_is_not_learnt_from_and_why_the_cpu_in_a_word() -> None:
+    from dataclasses import replace
+
+    from gpunet import job
+    from gpunet.follow import _plan_facts
+
+    table = {"day": [*range(40)], "who": ["a", "b"] * 20, "x": [3, 1, 2, 5] * 10, "y": [1, 2] * 20}
+    flags = {"target": "y", "time": "day", "device": "cpu", "preset": "plain"}
+    planned = job.plan(table, flags)
+    reason = "no CuPy: ModuleNotFoundError: No module named 'cupy'"
+    planned = replace(planned, choice=replace(planned.choice, reason=reason))
+    facts = dict(_plan_facts(planned))
+    assert facts["data"].endswith(
+        "(by day: validation from 28 on, test from 34 on; day is not learnt from)"
+    )
+    assert facts["device"] == "cpu, fp32 (no CuPy)"
+    named = job.plan(table, {**flags, "features": "day,x"})
+    assert dict(_plan_facts(named))["data"].endswith(
+        "(by day: validation from 28 on, test from 34 on)"
+    )
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"), [(5.76, "5.76 s a step, over 1 step"), (0.0123, "12.3 ms a step, over")]
 )
