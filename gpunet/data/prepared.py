@@ -26,7 +26,7 @@ from gpunet.data.columns import (
 from gpunet.data.dataset import Dataset, duplicates
 from gpunet.data.kinds import Evidence, Observer
 from gpunet.data.limits import automatic, check_fits
-from gpunet.data.notes import class_notes, formula_notes, left_out_notes
+from gpunet.data.notes import class_notes, formula_notes, left_out_notes, skew_notes
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
 from gpunet.data.scales import byte_moments, column_moments
 from gpunet.data.schema import DTYPES, Layout, Schema, check_columns, encode_cells, flat
@@ -172,8 +172,9 @@ def prepare(
     observer = Observer(types, answers, fitted.task, parts.train)
     schema, x, more = _fit(source, inputs, observer, fitted, parts, encoding, budget)
     own = _own_parts(schema, source, answers, weights, parts, x)
-    held = _weighed(own | _other_parts(schema, others, drop_missing_target), fitted, class_weight)
-    notes += [*source.notes, *told, *more, *_twice(source, ways, parts, others, held)]
+    given = own | _other_parts(schema, others, drop_missing_target)
+    held = _weighed(given, fitted, class_weight)
+    notes += [*source.notes, *told, *more, *_twice(source, ways, parts, others, given)]
     notes += _unmet(source, [*inputs, *names, weight, group, time])
     return Prepared(schema, *_three(held), tuple(notes), parts, how, tuple(observer.seen))
 
@@ -199,6 +200,8 @@ def _divide(
     fitted = fit_target(answers, seen, parts.train, task, reason, aim)
     if task in CLASSES:
         notes += class_notes(answers[0], seen, parts.train, parts.test)
+    if task == "regression" and aim.transform == "none":
+        notes += [note for answer in answers for note in skew_notes(answer, parts.train)]
     if asked == "auto":
         notes += doubts(tuple(each.take(seen) for each in answers), task, source.table is None)
     return fitted, parts, how, notes
@@ -471,9 +474,9 @@ def _dataset(
     rows: np.ndarray,
     x: Rows,
 ) -> Dataset:
-    """Some rows of a source, encoded as x, with their targets and weights."""
+    """Some rows of a source, encoded as x, with their targets and weights as they were given."""
     y = encode_answers(schema.target, source, answers, rows, schema.target_dtype)
-    return Dataset(x, y, None if weights is None else scaled(weights[rows]))
+    return Dataset(x, y, None if weights is None else weights[rows])
 
 
 def _three(held: Mapping[str, Dataset]) -> tuple[Dataset, Dataset | None, Dataset | None]:
@@ -508,8 +511,14 @@ def _naming(part: str) -> Iterator[None]:
 def _weighed(
     held: dict[str, Dataset], target: Target, class_weight: tuple[str, ...]
 ) -> dict[str, Dataset]:
-    """The parts with weights for the loss: the rows' times their classes', these found in the
-    training part alone."""
+    """The parts with weights of mean 1, and for the loss the rows' times their classes', these
+    found in the training part alone."""
+    held = {
+        part: data
+        if data.sample_weight is None
+        else replace(data, sample_weight=scaled(data.sample_weight))
+        for part, data in held.items()
+    }
     if not class_weight:
         return {part: replace(data, weight=data.sample_weight) for part, data in held.items()}
     if target.task not in CLASSES:
