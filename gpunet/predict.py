@@ -461,9 +461,8 @@ def _encode(table: dict[str, Any], ending: str) -> bytes:
 
         parquet.write_table(arrow, sink)
     elif ending == ".csv":
-        from pyarrow import csv
-
-        csv.write_csv(arrow, sink, csv.WriteOptions(quoting_style="needed"))
+        header, lines = _csv(pa.array(arrow.column_names)), _csv(*arrow.columns)
+        return ("\n".join([",".join(header.to_pylist()), *lines.to_pylist()]) + "\n").encode()
     else:
         plain = pa.table([*map(_plain, arrow.columns)], names=arrow.column_names)
         for row in plain.to_pylist():
@@ -471,6 +470,23 @@ def _encode(table: dict[str, Any], ending: str) -> bytes:
                 json.dumps(view.finite(row), default=_json, allow_nan=False).encode() + b"\n"
             )
     return sink.getvalue()
+
+
+def _csv(*columns: Any) -> Any:
+    """The lines of columns side by side, or the cells of one: in quotes where it takes them alone,
+    so that what is kept stands as it stood. Arrow's writer puts all text in quotes."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    cells = [column.cast(pa.large_string()) for column in columns]
+    mark, comma, nothing = (pa.scalar(each, pa.large_string()) for each in ('"', ",", ""))
+    for i, text in enumerate(cells):
+        doubled = compute.replace_substring(text, '"', '""')
+        quoted = compute.binary_join_element_wise(mark, doubled, mark, nothing)
+        is_odd = compute.match_substring_regex(text, '[",\r\n]')
+        cells[i] = compute.if_else(is_odd, quoted, text)
+    options = {"null_handling": "replace", "null_replacement": ""}
+    return compute.binary_join_element_wise(*cells, comma, **options)
 
 
 def _json(value: Any) -> int | str:

@@ -274,8 +274,8 @@ def test_evaluate_and_predict(cli, somewhere: Path) -> None:
     assert "warning: k: a category that training never saw in 2 rows" in told
     Path("new.csv").write_text("b,a,extra\n1,6,x\n2,0,y\n")
     done = cli("predict", "run", "new.csv", "--proba", "--keep", "extra")
-    assert done.out.splitlines()[0] == '"extra","prediction","p_no","p_yes"'
-    assert [line.split(",")[1] for line in done.out.splitlines()[1:]] == ['"yes"', '"no"']
+    assert done.out.splitlines()[0] == "extra,prediction,p_no,p_yes"
+    assert [line.split(",")[1] for line in done.out.splitlines()[1:]] == ["yes", "no"]
     saved = cli("predict", "run", "new.csv", "-o", "out.jsonl", "--json")
     assert json.loads(saved.out)["rows"] == 2
     assert len(Path("out.jsonl").read_text().splitlines()) == 2
@@ -311,7 +311,7 @@ def test_predict_overwrites_nothing_unasked(cli) -> None:
     assert "there.csv: is there already; name another with -o, or add --over" in done.errors[0]
     assert Path("there.csv").read_text() == "mine"
     assert cli("predict", "run", "t.csv", "-o", "there.csv", "--overwrite").code == 0
-    assert Path("there.csv").read_text().startswith('"prediction"')
+    assert Path("there.csv").read_text().startswith("prediction")
     Path("link.csv").symlink_to("t.csv")
     for more in ([], ["--overwrite"]):
         done = cli("predict", "run", "t.csv", "-o", "link.csv", *more)
@@ -945,7 +945,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     Path("big.csv").write_text("a,b\n" + "1,2\n" * 200_000)
     command = f"{sys.executable} -P -m gpunet predict r big.csv | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.stdout.splitlines() == ['"prediction"', "0"]
+    assert done.stdout.splitlines() == ["prediction", "0"]
     assert done.stderr == ""
 
 
