@@ -17,12 +17,15 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gpunet import config
+from gpunet.commas import joined
 from gpunet.config import Config, Switch, flag
 from gpunet.errors import UsageError
 
 SHORT_OPTION = len("--epoch")
 """Of shorter ones few letters are alike by chance."""
 SHORT = {"target": "-t", "epochs": "-e", "batch_size": "-b", "device": "-d"}
+MEANT = (("target", "-t"), ("out", "-o"))
+"""What words without an option may be meant for."""
 LIST = "A,B"
 """How the help writes a value that may be several."""
 WHOLE = 1000
@@ -58,7 +61,9 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         args = [word for word in args if word != DEBUG]
-        values = _once(self, ctx, args)
+        values, spare = _once(self, ctx, args)
+        if spare and "help" not in values:
+            raise UsageError(*_too_many(self, ctx, values, spare))
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as fault:
@@ -116,17 +121,32 @@ def meant(option: str, known: Iterable[str]) -> str | None:
     return config.meant(option, own, 0.9 if len(option) < SHORT_OPTION else 0.75, flag)
 
 
-def _once(command: Any, ctx: Any, args: Sequence[str]) -> dict[str, Any]:
-    """What the options of a command line say. Raises UsageError where one says it twice: Typer
-    would take the last."""
+def _once(command: Any, ctx: Any, args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What the options of a command line say, and words that are left over. Raises UsageError where
+    one says it twice: Typer would take the last."""
     if ctx.resilient_parsing:
-        return {}
-    values, _, order = command.make_parser(ctx).parse_args(args=list(args))
+        return {}, []
+    values, spare, order = command.make_parser(ctx).parse_args(args=list(args))
     for each in order:
         is_said_once = order.count(each) == 1 or each.is_eager
         if each.param_type_name == "option" and not is_said_once:
             raise UsageError(_twice(each, args))
-    return dict(values)
+    return dict(values), spare
+
+
+def _too_many(
+    command: Any, ctx: Any, values: dict[str, Any], spare: Sequence[str]
+) -> tuple[str, str]:
+    """What to say of words that are no argument of a command, and which option they are meant for:
+    the first of those in MEANT that it has, and was not given."""
+    own = {each.name for each in command.params} - values.keys()
+    near = [option for name, option in MEANT if name in own]
+    hint = f"did you mean {near[0]} {quote(joined(spare))}?" if near else _see_help(ctx)
+    return f"{' '.join(spare)}: {ctx.command_path} takes no such argument", hint
+
+
+def _see_help(ctx: Any) -> str:
+    return f"{ctx.command_path} --help says what it takes"
 
 
 def _twice(option: Any, args: Sequence[str]) -> str:
@@ -156,8 +176,7 @@ def _fault(fault: Any, values: dict[str, Any]) -> UsageError:
     is_option = param.param_type_name == "option"
     name = param.opts[0] if is_option else (param.metavar or param.name).strip("[]")
     if not fault.message:
-        hint = f"{fault.ctx.command_path} --help says what it takes"
-        return UsageError(f"{name} is missing", hint)
+        return UsageError(f"{name} is missing", _see_help(fault.ctx))
     wanted = fault.message.replace("Input should be", "must be")
     return UsageError(f"{name} {str(values.get(param.name))[:60]}: {wanted}")
 
