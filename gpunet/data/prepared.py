@@ -157,8 +157,7 @@ def prepare(
 ) -> Prepared:
     """Choose the task, split, fit the schema on the training part, encode every part.
 
-    `features` (all) less `drop` predict `target`. `validation`, `test`: shares or sources; its own
-    test part goes first. Over `budget`: a file. Others: Source, Ways, Encoding, Target, weights.
+    `features` (all) less `drop` predict `target`. Over `budget`: a file. Others: Source, Ways, Aim.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels, bins, rough)
     aim = Aim(standardise, target_transform, clamp, weight, quantiles)
@@ -304,7 +303,8 @@ def _kept(
 def _shares(
     source: Source, validation: float | Source, test: float | Source | Fold, ways: Ways
 ) -> tuple[list[float], dict[str, Source]]:
-    """The shares of validation and test to take from the rows, and parts that have their own."""
+    """The shares of validation and test to take from the rows, and parts that have their own
+    source: of a source that has a test part this goes before a share."""
     test = 0.0 if _fold(test) else test
     given = {"validation": validation, "test": test}
     others = {part: share for part, share in given.items() if isinstance(share, Source)}
