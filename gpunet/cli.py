@@ -125,7 +125,7 @@ def _options(
 
 
 @app.command(cls=Command)
-@takes_settings
+@takes_settings()
 def train(
     data: TrainData = None,
     out: OutPath = None,
@@ -174,7 +174,7 @@ def train(
 
 
 @app.command(cls=Command)
-@takes_settings
+@takes_settings()
 def tune(
     data: Annotated[str, typer.Argument(metavar="DATA", help="What to learn from.")],
     out: Annotated[
@@ -274,7 +274,7 @@ def verify(
 
 
 @app.command(cls=Command)
-@takes_settings
+@takes_settings()
 def plan(
     data: TrainData = None,
     config: ConfigPath = None,
@@ -327,7 +327,7 @@ def evaluate(
     _warn_of_seen(run, data, source)
     rows = _answered(model, source, drop_missing_target)
     answers, unseen = model.answers_and_unseen(source, resolve(device).device, rows)
-    for note in predicting.unseen_notes(unseen):
+    for note in model.notes(unseen):
         view.warn(note)
     found = model.judged(*answers)
     if json:
@@ -381,12 +381,14 @@ def predict(
     found = model.outcome(source, resolve(device).device)
     is_typed = predicting.ending(out) != ".csv"
     columns = predicting.columns(model.schema, source, found, kept, proba, is_typed)
-    for note in found.notes:
+    for note in model.notes(found.unseen):
         view.warn(note)
     predicting.write(predicting.spreadsheet_safe(columns) if spreadsheet_safe else columns, out)
     if json:
         report = {"schema": "gpunet.predict/1", "run": str(run), "out": out, "rows": source.rows}
-        view.print_json({**report, "unseen": found.unseen})
+        unseen = found.unseen
+        told = {"unseen": unseen.category, "missing": unseen.missing, "outside": unseen.outside}
+        view.print_json({**report, **told})
 
 
 OwnData = Annotated[
@@ -603,23 +605,31 @@ def data_list(json: Json = False) -> None:
 
 
 @data_app.command("show", cls=Command)
+@takes_settings("target", "types", "na", "decimal")
 def data_show(
     data: DataPath,
-    target: Annotated[
-        Optional[str], typer.Option("-t", "--target", metavar=LIST, help="Column to predict.")
-    ] = None,
     delimiter: Delimiter = None,
     header: Header = True,
     max_memory: MaxMemory = "auto",
     json: Json = False,
+    **given: Any,
 ) -> None:
-    """Profile a file, a line a column."""
+    """Profile a file, a line a column, as train reads it by default."""
     _start_reader(data)
+    from gpunet.config import gather
     from gpunet.data import profile
+    from gpunet.presets import DATA
 
+    config = gather(_given(given)).config
     source = _read(data, delimiter, header, max_memory)
-    targets = split(target) if target else source.target
-    columns = profile(source, targets)
+    columns = profile(
+        source,
+        config.target,
+        types=config.column_types,
+        na=config.na,
+        decimal=config.decimal,
+        one_hot_levels=DATA["one_hot_levels"],
+    )
     if json:
         view.print_json(
             {

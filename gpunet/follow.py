@@ -155,6 +155,7 @@ def _train(
 
 def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]:
     """Run a job to its end, showing how it goes; its summary."""
+    from gpunet.data.targets import NUMBERS
     from gpunet.metrics import main_metric
 
     if not quiet:
@@ -164,7 +165,8 @@ def _follow(planned: "Job", quiet: bool, notes: Iterable[str]) -> dict[str, Any]
         view.warn(note)
     target = planned.prepared.schema.target
     metric = main_metric(target.task, bool(target.quantiles), len(target.names))
-    with view.Training(planned.steps, metric, quiet) as shown:
+    by = metric if target.task in NUMBERS else planned.config.best_by
+    with view.Training(planned.steps, metric, by, quiet, planned.best) as shown:
         planned.control.tick = shown.tick
         try:
             for report in planned.reports():
@@ -297,9 +299,12 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
     labels = f", {counted(classes, 'class')}" if classes else ""
     if schema.target.task == "binary":
         labels = f", F1 is of {view.short(schema.target.labels[1])}"
+    apart = [n for n in (config.group, config.time) if n is not None and n not in config.features]
+    unlearnt = "".join(f"; {view.short(name)} is not learnt from" for name in apart)
+    why, _, _ = planned.choice.reason.partition(": ")  # `gpunet info` tells the rest
     sent = ", rows sent there in windows" if planned.sends_rows else ""
     return [
-        ("data", f"{planned.name}: {sizes} ({data.how})"),
+        ("data", f"{planned.name}: {sizes} ({data.how}{unlearnt})"),
         ("target", f"{target}: {schema.target.task}{labels} ({schema.target.reason})"),
         (
             "network",
@@ -310,7 +315,7 @@ def _plan_facts(planned: "Job") -> list[tuple[str, str]]:
             f"preset {config.preset} · {config.optimizer} lr {config.lr:g} {config.schedule}"
             f" · batch {_batch(config)} · {length} · seed {config.seed}",
         ),
-        ("device", f"{device.name}, {config.precision} ({planned.choice.reason}){sent}"),
+        ("device", f"{device.name}, {config.precision} ({why}){sent}"),
         ("run", str(planned.out)),
     ]
 

@@ -52,6 +52,8 @@ STDIN = "stdin"
 """What data are called that were read there."""
 IN_MEMORY = "(in memory)"
 """What a setting says that was an object: a part of one's own."""
+OnReport = Callable[[Report], object]
+"""What is called with each report; True, and nothing else, ends training."""
 PASSING = ("steps", "epochs", "rows_per_second", "seconds")
 
 
@@ -234,7 +236,7 @@ class Job:
             self._note_end(fault)
             raise
 
-    def follow(self, on_report: Callable[[Report], None] | None = None) -> Model:
+    def follow(self, on_report: OnReport | None = None) -> Model:
         """Train to the end, handing each report on. What the summary warns of is issued to whoever
         called what calls this."""
         known = self.prepared.notes
@@ -242,8 +244,9 @@ class Job:
         warn(self.complete(on_report)["warnings"][len(known) :], depth=2)
         return self.model
 
-    def complete(self, on_report: Callable[[Report], None] | None = None) -> dict[str, Any]:
-        """Train to the end, handing each report on, and return the summary.
+    def complete(self, on_report: OnReport | None = None) -> dict[str, Any]:
+        """Train to the end, handing each report on, and return the summary. Where `on_report`
+        returns True the run ends there, as by patience.
 
         Ctrl-C and what `on_report` raises stop the run after the steps in hand, where it may be
         taken up again, and are raised then; a second Ctrl-C is raised at once.
@@ -252,8 +255,8 @@ class Job:
         with _deferred_interrupts(self.control, faults):
             for report in self.reports():
                 try:
-                    if on_report is not None:
-                        on_report(report)
+                    said = None if on_report is None else on_report(report)
+                    self.control.enough = isinstance(said, (bool, np.bool_)) and bool(said)
                 except BaseException as fault:
                     faults.append(fault)
                     self.control.stop = True
@@ -521,7 +524,7 @@ def train(
     *,
     out: Path | str | None = None,
     config: Path | str | None = None,
-    on_report: Callable[[Report], None] | None = None,
+    on_report: OnReport | None = None,
     **settings: Any,
 ) -> Model:
     """Train a network on a table, arrays (x, y), a file or a built-in set, and return the model.
@@ -529,7 +532,8 @@ def train(
     source: a pyarrow, pandas or polars table, a dict of columns, a tuple of arrays (x (n, …),
     y (n,)) or of a table and the target y (n,), a path, or a name of `gpunet data list`. target:
     the column to predict. out: a run directory to save to. config: a TOML file of settings.
-    on_report: is called with each Report; print shows them.
+    on_report: is called with each Report; print shows them. Where it returns True training ends, as
+    by patience: the best weights are kept and judged.
     Other settings are those that `gpunet train --help` lists, as epochs=50, batch_size=64;
     validation and test may be data of their own, as source is.
     Raises the errors of gpunet.errors; warns of the data and of the model by its GpunetWarning.

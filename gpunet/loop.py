@@ -89,14 +89,15 @@ class Control:
     """How a caller follows a run and ends it.
 
     `tick(step)` is called several times a second. Once `stop` is set (a signal handler may set it)
-    the loop ends after the steps in hand. `keep` is handed a snapshot every `every` steps (an int)
-    or seconds (a float), when `save` is set, and at the end. `done` counts steps; `ended` says why
-    it ended: done, patience or stopped; `runs_on` what ran: native loops and their threads, NumPy,
-    or CUDA.
+    the loop ends after the steps in hand; `enough`, set at a report, ends it there as patience
+    does. `keep` is handed a snapshot every `every` steps (an int) or seconds (a float), when `save`
+    is set, and at the end. `done` counts steps; `ended` says why it ended: done, patience, enough
+    or stopped; `runs_on` what ran: native loops and their threads, NumPy, or CUDA.
     """
 
     tick: Callable[[int], None] = lambda step: None
     stop: bool = False
+    enough: bool = False
     save: bool = False
     keep: Callable[[Snapshot], None] | None = None
     every: int | float = inf
@@ -106,7 +107,7 @@ class Control:
     runs_on: str = ""
 
 
-FINISHED = ("done", "patience")
+FINISHED = ("done", "patience", "enough")
 """Why a run ended that was not cut short."""
 
 
@@ -673,6 +674,9 @@ class _Run:
 
     def _decide_end(self) -> None:
         """Whether the run is at its end; on a plateau the learning rate drops first."""
+        if self.control.enough and self.done < self.total:
+            self.control.ended = "enough"
+            return None
         if self.done in self.joints:
             return self._begin_leg()
         if self.config.schedule == "plateau" and self.stale and self.stale % PLATEAU_EPOCHS == 0:

@@ -17,12 +17,15 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gpunet import config
+from gpunet.commas import joined
 from gpunet.config import Config, Switch, flag
 from gpunet.errors import UsageError
 
 SHORT_OPTION = len("--epoch")
 """Of shorter ones few letters are alike by chance."""
 SHORT = {"target": "-t", "epochs": "-e", "batch_size": "-b", "device": "-d"}
+MEANT = (("target", "-t"), ("out", "-o"))
+"""What words without an option may be meant for."""
 LIST = "A,B"
 """How the help writes a value that may be several."""
 WHOLE = 1000
@@ -62,7 +65,9 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         args = [word for word in args if word != DEBUG]
-        values = _once(self, ctx, args)
+        values, spare = _once(self, ctx, args)
+        if spare and "help" not in values:
+            raise UsageError(*_too_many(self, ctx, values, spare))
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as fault:
@@ -110,16 +115,21 @@ def _width() -> int:
     return min(max(shutil.get_terminal_size().columns, 30), WIDE) - 1
 
 
-def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace `**settings` in a command's signature by one option a setting, None if not given; the
-    command's help says whose their defaults are."""
-    own = [p for p in signature(command).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-    argument, *rest = own
-    rest = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in rest]
-    options = [_option(each) for each in fields(Config)]
-    command.__doc__ = f"{getdoc(command)}\n{DEFAULTS}"
-    command.__signature__ = Signature([argument, *options, *rest])  # type: ignore[attr-defined]
-    return command
+def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace `**settings` in a command's signature by one option a setting, None if not given: of
+    all, whose help says whose the defaults are, or of those that are named."""
+    options = [_option(each) for each in fields(Config) if not names or each.name in names]
+
+    def take(command: Callable[..., None]) -> Callable[..., None]:
+        of_command = signature(command).parameters.values()
+        argument, *rest = [each for each in of_command if each.kind is not Parameter.VAR_KEYWORD]
+        rest = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in rest]
+        if not names:
+            command.__doc__ = f"{getdoc(command)}\n{DEFAULTS}"
+        command.__signature__ = Signature([argument, *options, *rest])  # type: ignore[attr-defined]
+        return command
+
+    return take
 
 
 def meant(option: str, known: Iterable[str]) -> str | None:
@@ -128,17 +138,32 @@ def meant(option: str, known: Iterable[str]) -> str | None:
     return config.meant(option, own, 0.9 if len(option) < SHORT_OPTION else 0.75, flag)
 
 
-def _once(command: Any, ctx: Any, args: Sequence[str]) -> dict[str, Any]:
-    """What the options of a command line say. Raises UsageError where one says it twice: Typer
-    would take the last."""
+def _once(command: Any, ctx: Any, args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What the options of a command line say, and words that are left over. Raises UsageError where
+    one says it twice: Typer would take the last."""
     if ctx.resilient_parsing:
-        return {}
-    values, _, order = command.make_parser(ctx).parse_args(args=list(args))
+        return {}, []
+    values, spare, order = command.make_parser(ctx).parse_args(args=list(args))
     for each in order:
         is_said_once = order.count(each) == 1 or each.is_eager
         if each.param_type_name == "option" and not is_said_once:
             raise UsageError(_twice(each, args))
-    return dict(values)
+    return dict(values), spare
+
+
+def _too_many(
+    command: Any, ctx: Any, values: dict[str, Any], spare: Sequence[str]
+) -> tuple[str, str]:
+    """What to say of words that are no argument of a command, and which option they are meant for:
+    the first of those in MEANT that it has, and was not given."""
+    own = {each.name for each in command.params} - values.keys()
+    near = [option for name, option in MEANT if name in own]
+    hint = f"did you mean {near[0]} {quote(joined(spare))}?" if near else _see_help(ctx)
+    return f"{' '.join(spare)}: {ctx.command_path} takes no such argument", hint
+
+
+def _see_help(ctx: Any) -> str:
+    return f"{ctx.command_path} --help says what it takes"
 
 
 def _twice(option: Any, args: Sequence[str]) -> str:
@@ -168,8 +193,7 @@ def _fault(fault: Any, values: dict[str, Any]) -> UsageError:
     is_option = param.param_type_name == "option"
     name = param.opts[0] if is_option else (param.metavar or param.name).strip("[]")
     if not fault.message:
-        hint = f"{fault.ctx.command_path} --help says what it takes"
-        return UsageError(f"{name} is missing", hint)
+        return UsageError(f"{name} is missing", _see_help(fault.ctx))
     wanted = fault.message.replace("Input should be", "must be")
     return UsageError(f"{name} {str(values.get(param.name))[:60]}: {wanted}")
 

@@ -20,6 +20,7 @@ from gpunet.config import Config, gather
 from gpunet.data import Dataset, Schema, Source, read
 from gpunet.data.schema import check_columns
 from gpunet.data.targets import NUMBERS, by_target
+from gpunet.data.unseen import Unseen
 from gpunet.data.words import FORMULA, MISSING_NUMBER, NUMBER
 from gpunet.device import Device, resolve
 from gpunet.errors import DataError, GpunetError, InputMissing, ModelInvalid, UsageError, warn
@@ -57,25 +58,12 @@ class Prediction:
     output (n, k): class probabilities, of each column being true, or values in the target's
     units, of quantiles those of a target side by side, rising. labels (n,) or (n, k): what is
     predicted, written as in the training file.
-    unseen: for each column, how many rows hold a category that training never saw.
+    unseen: what the rows hold that training never saw.
     """
 
     output: np.ndarray
     labels: np.ndarray
-    unseen: dict[str, int]
-
-    @property
-    def notes(self) -> list[str]:
-        """Warnings of those categories."""
-        return unseen_notes(self.unseen)
-
-
-def unseen_notes(unseen: Mapping[str, int]) -> list[str]:
-    """Warnings of categories that training never saw, by column in so many rows."""
-    return [
-        f"{name}: a category that training never saw in {counted(count, 'row')}"
-        for name, count in unseen.items()
-    ]
+    unseen: Unseen
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -137,12 +125,13 @@ class Model:
         the probability above which the second class of a binary target is predicted.
 
         Columns are matched by name; a target is not needed. Raises DataError for columns that are
-        missing, or changed their type; warns of categories that training never saw.
+        missing, or changed their type; warns of what training never saw: categories, missing cells,
+        numbers far outside its own.
         """
         if quantiles and not self.schema.target.quantiles:
             raise UsageError("this model has no quantiles", "train with quantiles=(0.1, 0.5, 0.9)")
         found = self.at(threshold).outcome(read(data), resolve(device).device)
-        warn(found.notes)
+        warn(self.notes(found.unseen))
         if quantiles:
             return found.output
         return probabilities(self.schema, found.output) if proba else found.labels
@@ -155,17 +144,21 @@ class Model:
         threshold: float | None = None,
     ) -> dict[str, float | None]:
         """The task's metrics on data that has the target, or on those of its rows that have it, at
-        a `threshold` of a binary target; warns of categories that training never saw."""
+        a `threshold` of a binary target; warns of what training never saw."""
         if np.ndim(device):
             raise UsageError("evaluate takes x and y as one", "evaluate((x, y))")
         source = read(data)
         rows = self.schema.answered(source) if drop_missing_target else None
         answers, unseen = self.answers_and_unseen(source, resolve(device).device, rows)
-        warn(unseen_notes(unseen))
+        warn(self.notes(unseen))
         return self.at(threshold).judge(*answers)
 
+    def notes(self, unseen: Unseen) -> list[str]:
+        """Warnings of what training never saw."""
+        return unseen.notes(self.schema.columns)
+
     def outcome(self, source: Source, device: Device) -> Prediction:
-        """Probabilities or values, labels, and never-seen categories.
+        """Probabilities or values, labels, and what training never saw.
 
         Raises DataError for rows of which nothing finite comes.
         """
@@ -183,15 +176,15 @@ class Model:
 
     def answers_and_unseen(
         self, source: Source, device: Device, rows: np.ndarray | None = None
-    ) -> tuple[Answers, dict[str, int]]:
-        """The same, and for each column how many rows hold a category that training never saw."""
+    ) -> tuple[Answers, Unseen]:
+        """The same, and what of those rows training never saw."""
         part, unseen = self.rows_and_unseen(source, rows)
         return (part, self.run(part, device)), unseen
 
     def rows_and_unseen(
         self, source: Source, rows: np.ndarray | None = None
-    ) -> tuple[Dataset, dict[str, int]]:
-        """Some rows of a source, or all, to be judged on, and the categories never seen."""
+    ) -> tuple[Dataset, Unseen]:
+        """Some rows of a source, or all, to be judged on, and what of them training never saw."""
         x, unseen = self.schema.encode_rows(source, rows)
         y, chosen = self.schema.encode_target(source, rows), rows
         if chosen is None:
@@ -515,9 +508,8 @@ def _encode(table: dict[str, Any], ending: str) -> bytes:
 
         parquet.write_table(arrow, sink)
     elif ending == ".csv":
-        from pyarrow import csv
-
-        csv.write_csv(arrow, sink, csv.WriteOptions(quoting_style="needed"))
+        header, lines = _csv(pa.array(arrow.column_names)), _csv(*arrow.columns)
+        return ("\n".join([",".join(header.to_pylist()), *lines.to_pylist()]) + "\n").encode()
     else:
         plain = pa.table([*map(_plain, arrow.columns)], names=arrow.column_names)
         for row in plain.to_pylist():
@@ -525,6 +517,23 @@ def _encode(table: dict[str, Any], ending: str) -> bytes:
                 json.dumps(view.finite(row), default=_json, allow_nan=False).encode() + b"\n"
             )
     return sink.getvalue()
+
+
+def _csv(*columns: Any) -> Any:
+    """The lines of columns side by side, or the cells of one: in quotes where it takes them alone,
+    so that what is kept stands as it stood. Arrow's writer puts all text in quotes."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    cells = [column.cast(pa.large_string()) for column in columns]
+    mark, comma, nothing = (pa.scalar(each, pa.large_string()) for each in ('"', ",", ""))
+    for i, text in enumerate(cells):
+        doubled = compute.replace_substring(text, '"', '""')
+        quoted = compute.binary_join_element_wise(mark, doubled, mark, nothing)
+        is_odd = compute.match_substring_regex(text, '[",\r\n]')
+        cells[i] = compute.if_else(is_odd, quoted, text)
+    options = {"null_handling": "replace", "null_replacement": ""}
+    return compute.binary_join_element_wise(*cells, comma, **options)
 
 
 def _json(value: Any) -> int | str:

@@ -15,7 +15,6 @@ from gpunet import job
 from gpunet.config import flag
 from gpunet.data import here, is_passing
 from gpunet.errors import UsageError, warn
-from gpunet.loop import Report
 from gpunet.predict import Model
 from gpunet.run import Run, files
 
@@ -149,7 +148,7 @@ def repeat(
     cv: int | None = None,
     out: Path | str | None = None,
     config: Path | str | None = None,
-    on_report: Callable[[Report], None] | None = None,
+    on_report: job.OnReport | None = None,
     **settings: Any,
 ) -> Repeats:
     """Train as `gpunet.train` does on several seeds (the split's too), or on all but one of `cv`

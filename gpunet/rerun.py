@@ -6,7 +6,7 @@ checkpoints their hashes and the shapes of the network.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,7 +134,7 @@ def resume(
     epochs: str | None = None,
     device: str | None = None,
     allow_inexact: bool = False,
-    on_report: Callable[[Report], None] | None = None,
+    on_report: job.OnReport | None = None,
     validation: Any = None,
     test: Any = None,
 ) -> Model:

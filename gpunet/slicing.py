@@ -16,7 +16,6 @@ from gpunet.errors import DataError
 from gpunet.metrics import TINY
 from gpunet.permutation import sample
 from gpunet.predict import Model
-from gpunet.sizes import plain
 
 SCHEMA = "gpunet.slices/1"
 LEAST_ROWS = 30
@@ -114,6 +113,4 @@ def _quarters(cells: Cells) -> Iterator[tuple[str, np.ndarray]]:
 def _shown(cells: Cells, value: float) -> str:
     if cells.kind == "boolean":
         return {1.0: "true", 0.0: "false"}.get(value, "other")
-    if cells.kind == "date":
-        return cells.shown(value)
-    return plain(value)
+    return cells.shown(value)

@@ -26,8 +26,19 @@ from gpunet.sizes import counted, plain, shown
 
 WIDE, NARROW = 1000, 24
 """Columns of lines off a terminal, and at least: a terminal that is narrower wraps them."""
-ROOM = 16
+ROOM = 14
 """Columns for a bar that can be seen, and the time left."""
+WHOLE = ("epoch", "step", "loss", "validation", "best", "lr", "rate")
+BESIDE_BAR = (
+    ("epoch", "loss", "validation", "best", "rate"),
+    ("epoch", "loss", "validation", "best"),
+    ("epoch", "loss", "metric", "best"),
+    ("epoch", "metric", "best"),
+    ("epoch", "metric"),
+    ("epoch",),
+)
+"""What is told of a report in a line of its own, and beside a bar that leaves less and less room.
+"""
 MANY_COLUMNS = 30
 """Above it the columns of a table are told by kind."""
 MOST = 4000
@@ -106,10 +117,10 @@ def _stand_ins(encoding: str) -> dict[int, str]:
     return lacking
 
 
-def short(name: object) -> str:
+def short(name: object, most: int = LONG) -> str:
     """A name that may be as long as it likes: of a long one its ends."""
-    text = str(name)
-    return text if len(text) <= LONG else f"{text[: LONG - 21]}…{text[-20:]}"
+    text, tail = str(name), most // 3
+    return text if len(text) <= most else f"{text[: most - tail - 1]}…{text[-tail:]}"
 
 
 def put(content: str | bytes) -> None:
@@ -324,14 +335,15 @@ def trail(fault: Any) -> None:
 
 
 def profile(name: str, rows: int, columns: Iterable[Any]) -> None:
-    """What a file holds, a line a column."""
+    """What a file holds, a line a column; the values take a third of a terminal at most."""
+    room = _room(out()) // 3
     lines = [
         [
             short(c.name),
             c.kind,
             "" if c.missing is None else f"{c.missing:,}",
             "" if c.distinct is None else f"{c.distinct:,}",
-            _values(c),
+            _values(c, room),
             c.note,
         ]
         for c in columns
@@ -422,10 +434,14 @@ def _shape(slot: Sequence[Any]) -> str:
     return f"{name}({','.join(map(str, shape))})"
 
 
-def _values(column: Any) -> str:
-    """The range and middle of numbers, or the commonest levels."""
+def _values(column: Any, room: int) -> str:
+    """The range and middle of numbers, or as many of the commonest levels as there is room for."""
     if column.top:
-        return ", ".join(f"{short(level)} {count:,}" for level, count in column.top)
+        longest = min(LONG, max(NARROW // 2, room - len(f" {column.top[0][1]:,}")))
+        levels = [f"{short(level, longest)} {count:,}" for level, count in column.top]
+        while len(levels) > 1 and len(", ".join(levels)) > room:
+            levels.pop()
+        return ", ".join(levels)
     ends = (column.minimum, column.median, column.maximum)
     words = [plain(end) if isinstance(end, float) else str(end) for end in ends if end is not None]
     return " … ".join(words)
@@ -480,10 +496,16 @@ def duration(seconds: float) -> str:
 
 class Training:
     """A run while it goes: a live bar on a terminal that can move lines, else a plain line a
-    report."""
+    report.
 
-    def __init__(self, steps: int, metric: str, quiet: bool) -> None:
-        self.metric, self.quiet = metric, quiet
+    metric: what is told of the validation part beside its loss; by: what the best epoch has least
+    or most of. best: the best report of a run that was taken up.
+    """
+
+    def __init__(
+        self, steps: int, metric: str, by: str, quiet: bool = False, best: Any = None
+    ) -> None:
+        self.metric, self.by, self.quiet, self.best = metric, by, quiet, best
         self.console = err()
         live = self.console.is_terminal and not self.console.is_dumb_terminal and not quiet
         self.bar = _bar(self.console, steps) if live else None
@@ -506,11 +528,14 @@ class Training:
 
     def report(self, report: Any) -> None:
         """A report is in."""
+        if report.best:
+            self.best = report
+        parts = self._parts(report)
         if self.bar is not None:
-            said = _fitting(self._parts(report), self.console.width - ROOM)
+            said = _fitting(parts, self.console.width - ROOM)
             self.bar.update(self.bar.task_ids[0], said=show(said, sys.stderr))
         elif not self.quiet:
-            say("  ".join(self._parts(report).values()))
+            say(_line(parts, WHOLE))
 
     def _parts(self, report: Any) -> dict[str, str]:
         found = report.validation
@@ -519,20 +544,26 @@ class Training:
             parts["step"] = f"step {report.step:,}"
         parts["loss"] = f"loss {number(report.loss)}"
         if found:
-            parts["validation"] = f"validation {number(found['loss'])}"
-            parts["metric"] = f"{self.metric} {number(found.get(self.metric))}"
+            metric = f"{self.metric} {number(found.get(self.metric))}"
+            parts["validation"] = f"validation loss {number(found['loss'])}, {metric}"
+            parts["metric"] = f"validation {metric}"
+        if found and self.best is not None:
+            name = "" if self.by == self.metric else f"{self.by} "
+            value = number(self.best.validation.get(self.by))
+            parts["best"] = f"best {name}{value} @{self.best.epoch:,}"
         parts["lr"] = f"lr {report.lr:.3g}"
         parts["rate"] = f"{report.rows_per_second:,.0f} rows/s"
         return parts
 
 
-def _fitting(parts: dict[str, str], width: int) -> str:
+def _fitting(parts: Mapping[str, str], width: int) -> str:
     """The parts that there is room for beside a bar."""
-    kept = {name: part for name, part in parts.items() if name not in ("step", "lr")}
-    for least in ("validation", "epoch", "rate", "metric"):
-        if len("  ".join(kept.values())) > width:
-            kept.pop(least, None)
-    return "  ".join(kept.values())
+    lines = [_line(parts, names) for names in BESIDE_BAR]
+    return next((line for line in lines if len(line) <= width), lines[-1])
+
+
+def _line(parts: Mapping[str, str], names: Iterable[str]) -> str:
+    return "  ".join(parts[name] for name in names if name in parts)
 
 
 def _bar(console: Console, steps: int) -> Any:

@@ -185,6 +185,28 @@ def test_the_header_of_a_resumed_run_tells_all_its_epochs(cli) -> None:
     assert "epoch 3/3" in done.err
 
 
+def test_a_plan_says_what_is_not_learnt_from_and_why_the_cpu_in_a_word() -> None:
+    from dataclasses import replace
+
+    from gpunet import job
+    from gpunet.follow import _plan_facts
+
+    table = {"day": [*range(40)], "who": ["a", "b"] * 20, "x": [3, 1, 2, 5] * 10, "y": [1, 2] * 20}
+    flags = {"target": "y", "time": "day", "device": "cpu", "preset": "plain"}
+    planned = job.plan(table, flags)
+    reason = "no CuPy: ModuleNotFoundError: No module named 'cupy'"
+    planned = replace(planned, choice=replace(planned.choice, reason=reason))
+    facts = dict(_plan_facts(planned))
+    assert facts["data"].endswith(
+        "(by day: validation from 28 on, test from 34 on; day is not learnt from)"
+    )
+    assert facts["device"] == "cpu, fp32 (no CuPy)"
+    named = job.plan(table, {**flags, "features": "day,x"})
+    assert dict(_plan_facts(named))["data"].endswith(
+        "(by day: validation from 28 on, test from 34 on)"
+    )
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"), [(5.76, "5.76 s a step, over 1 step"), (0.0123, "12.3 ms a step, over")]
 )
@@ -267,8 +289,8 @@ def test_evaluate_and_predict(cli, somewhere: Path) -> None:
     assert "warning: k: a category that training never saw in 2 rows" in told
     Path("new.csv").write_text("b,a,extra\n1,6,x\n2,0,y\n")
     done = cli("predict", "run", "new.csv", "--proba", "--keep", "extra")
-    assert done.out.splitlines()[0] == '"extra","prediction","p_no","p_yes"'
-    assert [line.split(",")[1] for line in done.out.splitlines()[1:]] == ['"yes"', '"no"']
+    assert done.out.splitlines()[0] == "extra,prediction,p_no,p_yes"
+    assert [line.split(",")[1] for line in done.out.splitlines()[1:]] == ["yes", "no"]
     saved = cli("predict", "run", "new.csv", "-o", "out.jsonl", "--json")
     assert json.loads(saved.out)["rows"] == 2
     assert len(Path("out.jsonl").read_text().splitlines()) == 2
@@ -304,7 +326,7 @@ def test_predict_overwrites_nothing_unasked(cli) -> None:
     assert "there.csv: is there already; name another with -o, or add --over" in done.errors[0]
     assert Path("there.csv").read_text() == "mine"
     assert cli("predict", "run", "t.csv", "-o", "there.csv", "--overwrite").code == 0
-    assert Path("there.csv").read_text().startswith('"prediction"')
+    assert Path("there.csv").read_text().startswith("prediction")
     Path("link.csv").symlink_to("t.csv")
     for more in ([], ["--overwrite"]):
         done = cli("predict", "run", "t.csv", "-o", "link.csv", *more)
@@ -482,6 +504,9 @@ def test_without_a_command_the_help_is_printed_as_it_is(arguments: list[str], ca
         (["train", "penguins", "-o"], "-o: requires an argument$"),
         (["train", "penguins", "--no-bias=3"], "--no-bias: does not take a value$"),
         (["predict", "run"], "DATA is missing; gpunet predict --help"),
+        (["train", "t.csv", "y z"], r"y z: gpunet train takes no .*; did you mean -t 'y z'\?$"),
+        (["predict", "run", "t.csv", "out.csv"], r"did you mean -o out.csv\?$"),
+        (["evaluate", "run", "t.csv", "y"], "y: .*; gpunet evaluate --help says what it takes$"),
         (["train", "penguins", "-o", "-"], "-o -: stdout is no directory; name one$"),
         (["tune", "penguins", "-o", "-"], "-o -: stdout is no directory; name one$"),
         (["graph", "x+"], "column"),
@@ -991,7 +1016,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     Path("big.csv").write_text("a,b\n" + "1,2\n" * 200_000)
     command = f"{sys.executable} -P -m gpunet predict r big.csv | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.stdout.splitlines() == ['"prediction"', "0"]
+    assert done.stdout.splitlines() == ["prediction", "0"]
     assert done.stderr == ""
 
 

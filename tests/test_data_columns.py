@@ -23,13 +23,13 @@ def fitted(values, train=None, scaling="standard", levels=None):
 
 
 def written(column, values, *parts):
-    """The inputs, and how many cells were never seen, of all rows or of those of each part."""
+    """The inputs, and how many categories were never seen, of all rows or of those of each part."""
     cells = read_cells(columns({"a": values}), "a", column.cell_kind)
     write, found = column.writer(cells), []
     for rows in parts or (slice(None),):
         out = np.full((len(cells.values[rows]), column.width), 99, np.float32)
         unseen = write(rows, np.split(out, np.cumsum(column.widths[:2]), axis=1))
-        found.append((out, unseen))
+        found.append((out, unseen["category"]))
     return found if parts else found[0]
 
 
@@ -137,10 +137,17 @@ def test_the_64_most_frequent_levels_are_kept_and_the_rest_share_an_input():
     column, note = fitted(values[::-1])
     assert column.levels == tuple(f"c{i:03}" for i in range(64))
     assert (column.width, column.rare) == (65, True)
-    assert "70 categories; all but the 64 most frequent" in note
+    assert "70 categories; all but the 64 most frequent share one input, in 6 of 134 rows" in note
     out, unseen = written(column, ["c000", "c064", "never"])
     assert out.argmax(axis=1).tolist() == [0, 64, 64]
     assert unseen == 0  # among rare levels new ones cannot be told
+
+
+def test_levels_that_share_an_input_in_few_rows_are_no_note():
+    often = [f"c{i}" for i in range(8)] * 99
+    assert "in 9 of 801 rows" in fitted([*often, *"abcdefghi"], levels=8)[1]
+    column, note = fitted([*often, *"abcdefg"], levels=8)
+    assert (column.rare, note) == (True, None)
 
 
 def test_ties_are_broken_by_name():
@@ -286,7 +293,7 @@ def test_categories_with_more_levels_are_codes_that_start_with_unknown_and_missi
     values = ["d", "a", "NA", "b", "b", "c", "a", "once", "c", "d"]
     column, note = fitted(values, levels=3)
     assert (column.levels, column.coded, column.rare) == (("a", "b", "c", "d"), True, True)
-    assert "a: 5 categories; all but the 4 most frequent share one input" in note
+    assert note == "a: 5 categories; all but the 4 most frequent share one input, in 1 of 10 rows"
     assert (column.widths, column.codes) == ((0, 0, 1), 6)
     out, unseen = written(column, ["a", "d", "once", "never", "NA"])
     assert (out[:, 0].tolist(), unseen) == ([2, 5, 0, 0, 1], 0)
@@ -307,8 +314,7 @@ def test_the_ten_thousand_most_frequent_levels_have_codes():
     names = [f"c{i:05}" for i in range(10_050)]
     values = [*names, *names, *names[-50:]]
     column, note = fitted(values, levels=8)
-    assert (len(column.levels), column.codes) == (10_000, 10_001)
-    assert "10,050 categories; all but the 10,000 most frequent" in note
+    assert (len(column.levels), column.codes, note) == (10_000, 10_001, None)
     assert column.levels == (*names[:9_950], *names[-50:])
 
 

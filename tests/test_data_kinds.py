@@ -139,7 +139,7 @@ def seen(values, target=CLASSES, **options):
 @pytest.mark.parametrize(
     ("values", "kind", "evidence"),
     [
-        (RNG.normal(size=400).round(3), "numeric", r"400 numbers, -[\d.]+ … [\d.]+"),
+        (RNG.normal(size=400), "numeric", r"400 numbers, -\d\.\d{1,5} … \d\.\d{1,5}"),
         (["NA", *range(399, 0, -1)], "numeric", "399 of 400 values are numbers, 1 … 399"),
         (np.arange(400) % 12 + 1, "ordinal", "12 different whole numbers 1 … 12"),
         (["yes", "no", "no", ""] * 100, "boolean", "100 times true, 200 times false"),
@@ -151,7 +151,7 @@ def seen(values, target=CLASSES, **options):
          '3 different texts, "York" 50%; 100 of 400 values are numbers'),
         (OFTEN_ONCE, "text", "267 different texts in 400 values"),
         (["4"] * 400, "constant", "4 in every row"),
-        ([2**62] * 400, "constant", "4.61168601843e[+]18 in every row"),
+        ([2**62] * 400, "constant", "4.61169e[+]18 in every row"),
         ([2**62 + i for i in range(400)], "numeric", "400 numbers, 4.6.*"),
         ([2**62 + 3 * i for i in range(400)], "numeric", "400 numbers, 4.6.*"),
         (["x"] * 400, "constant", '"x" in every row'),

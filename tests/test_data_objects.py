@@ -198,6 +198,13 @@ def test_masks_are_not_dropped_in_silence():
     assert read(np.ma.masked_greater(X, 30)).x.tolist() == X.tolist()
 
 
+def test_a_sparse_matrix_is_told_the_way_out():
+    sparse = pytest.importorskip("scipy.sparse").eye_array(3)
+    for data in (sparse, (sparse, [0, 1, 0]), (np.eye(3), sparse)):
+        with pytest.raises(DataError, match=r"a sparse \w+; wanted an array .* data.toarray\(\)"):
+            read(data)
+
+
 def test_what_is_not_data_at_all():
     with pytest.raises(TypeError, match="cannot read data from int"):
         read(5)

@@ -454,6 +454,28 @@ def test_rows_held_out_that_also_train_are_counted():
     assert prepared.notes == (f"{count} of 60 rows held out are in the training part as well",)
 
 
+def test_rows_that_differ_in_their_weight_alone_are_not_the_same():
+    rows = {"a": [1, 2] * 50, "w": list(range(1, 101)), "y": [0, 1] * 50}
+    assert (
+        "held out are in the training part"
+        in prepare(columns(rows), target=("y",), drop=("w",)).notes[-1]
+    )
+    assert not prepare(columns(rows), target=("y",), weight="w").notes
+    rows["w"] = [3, 5] * 50
+    same = prepare(columns(rows), target=("y",), weight="w", validation=0.1, test=0.2)
+    assert same.notes == ("30 of 30 rows held out are in the training part as well",)
+
+
+def test_skewed_numbers_over_decades_are_noted_once():
+    drawn = np.random.default_rng(0)
+    for values, is_told in ((drawn.lognormal(0, 1.5, 400), True), (drawn.random(400), False)):
+        for transform in ("none", "log"):
+            source = columns({"a": list(range(0, 800, 2)), "y": values.tolist()})
+            found = prepare(source, target=("y",), target_transform=transform)
+            said = [note for note in found.notes if note.endswith("try --target-transform log")]
+            assert len(said) == (is_told and transform == "none")
+
+
 def test_a_class_that_only_held_out_rows_have_is_noted():
     source = columns({"a": list(range(20)), "y": list("uv" * 8 + "wwww"), "t": TIME})
     prepared = prepare(source, target=("y",), time="t")

@@ -115,3 +115,27 @@ def test_every_note_is_said():
     like += "; --decimal , reads them as they are"
     assert found["n"].note == f"left out: a different text in every row; {like.format(0, 0)}"
     assert found["m"].note == like.format(1, 1)
+
+
+def test_a_messy_file_is_looked_at_as_it_will_be_read():
+    text = "a;b;c;y\n" + "".join(
+        f"{i},5;{i % 3 or 'unknown'};0{i % 5};{i % 2}\n" for i in range(60)
+    )
+    types, na = {"c": "category"}, ("unknown",)
+    seen = profile(csv(text), ("y",), types=types, na=na, decimal=",")
+    assert [(column.kind, column.missing) for column in seen[:3]] == [
+        ("numeric", 0),
+        ("ordinal", 20),
+        ("category", 0),
+    ]
+    assert (seen[0].minimum, seen[2].note) == (0.5, "")
+    with pytest.raises(UsageError, match=r"--types d: .* has no such column"):
+        profile(csv(text), types={"d": "date"})
+    with pytest.raises(UsageError, match="arrays have no columns"):
+        profile(read(np.zeros((2, 2))), types=types)
+
+
+def test_levels_that_share_an_input_are_those_of_training():
+    source = columns({"c": [f"c{i % 70}" for i in range(700)]})
+    assert "all but the 64 most frequent" in by_name(source)["c"].note
+    assert profile(source, one_hot_levels=8)[0].note == ""

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from tables import Counted, columns, csv, mixed, text_of
 
 from gpunet.data import Layout, Schema, prepare, read
 from gpunet.data.schema import check_columns
+from gpunet.data.unseen import Unseen
 from gpunet.errors import DataError, ModelInvalid
 
 VALUES = mixed()
@@ -71,7 +73,7 @@ def test_the_width_is_that_of_x():
     assert x.shape == (200, SCHEMA.width)
     assert x.dtype == np.float32
     assert x.flags.c_contiguous
-    assert unseen == {}
+    assert unseen == Unseen(200)
 
 
 def test_numbers_come_first_then_plain_inputs_then_codes():
@@ -160,7 +162,29 @@ def test_unseen_categories_are_counted_by_column():
     cells = ["Leeds", "Leeds", "Hull", *VALUES["town"][3:]]
     gardens = ["perhaps", *VALUES["garden"][1:]]
     _, unseen = SCHEMA.encode(columns(VALUES | {"town": cells, "garden": gardens}))
-    assert unseen == {"town": 3, "garden": 1}
+    assert unseen == Unseen(200, category=Counter(town=3, garden=1))
+
+
+def test_cells_that_are_missing_or_far_outside_as_none_was_in_training_are_counted():
+    cells = {
+        "rooms": ["99", "2", "NA", *VALUES["rooms"][3:]],
+        "town": ["NA", "NA", *VALUES["town"][2:]],
+        "garden": ["NA", *VALUES["garden"][1:]],
+        "sold": ["9999-12-31", *VALUES["sold"][1:]],
+        "size": ["NA", *VALUES["size"][1:]],  # as in training
+    }
+    _, unseen = SCHEMA.encode(columns(VALUES | cells))
+    missing, outside = Counter(rooms=1, town=2, garden=1), Counter(rooms=1, sold=1)
+    assert unseen == Unseen(200, missing=missing, outside=outside)
+
+
+def test_a_schema_that_was_saved_without_ends_is_read_and_tells_no_number_outside():
+    saved = SCHEMA.to_dict()
+    for column in saved["columns"]:
+        del column["ends"]
+    cells = ["99", *VALUES["rooms"][1:]]
+    _, unseen = Schema.from_dict(saved).encode(columns(VALUES | {"rooms": cells}))
+    assert unseen == Unseen(200)
 
 
 def test_tables_and_arrays_are_not_mixed_up():
@@ -180,7 +204,7 @@ def test_arrays_fit_the_type_of_training_or_are_refused():
         x, unseen = schema.encode(read(same))
         assert x.dtype == np.uint8
         np.testing.assert_array_equal(x, flat)
-        assert unseen == {}
+        assert unseen == Unseen(10)
     for other in (flat / 255, flat.astype(int) - 1, flat.astype(int) + 100):
         with pytest.raises(DataError, match="does not fit uint8, which the network was trained on"):
             schema.encode(read(other))
@@ -265,6 +289,9 @@ COLUMN = {name: i for i, name in enumerate(INPUTS)}
         lambda s: s["columns"][0].update(centre=0.0),
         lambda s: s["columns"][0].update(spread=[-1.0]),
         lambda s: s["columns"][0].update(spread=[float("inf")]),
+        lambda s: s["columns"][0].update(ends=[1.0]),
+        lambda s: s["columns"][0].update(ends=[1.0, 1.0]),
+        lambda s: s["columns"][COLUMN["town"]].update(ends=[0.0, 1.0]),
         lambda s: s["columns"][0].update(levels=["a"]),
         lambda s: s["columns"][0].update(robust=True),
         lambda s: s["columns"][0].update(coded=True),

@@ -101,6 +101,22 @@ def test_a_report_is_a_line() -> None:
     assert ", accuracy " in seen[1]
 
 
+def test_a_report_that_is_enough_ends_training(tmp_path: Path) -> None:
+    def enough(report: Any) -> Any:
+        return np.bool_(report.epoch >= 2)
+
+    whole = gpunet.train(TRAIN, "kind", on_report=lambda report: report, **SETTINGS)
+    path = tmp_path / "a"
+    model = gpunet.train(TRAIN, "kind", on_report=enough, out=path, **SETTINGS)
+    assert (whole.summary["ended"], model.summary["ended"]) == ("done", "enough")
+    assert list(model.history) == list(whole.history)[:2]
+    assert model.summary["metrics"]["test"]["accuracy"] is not None
+    assert gpunet.load(path).summary["ended"] == "enough"
+    assert len(gpunet.resume(path, TRAIN).history) == 2
+    more = gpunet.resume(path, TRAIN, epochs="+2", on_report=lambda report: True)
+    assert (more.summary["ended"], len(more.history)) == ("enough", 3)
+
+
 def test_parts_may_be_objects() -> None:
     whole = pa.table(VALIDATION)
     model = gpunet.train(TRAIN, "kind", validation=whole, test=TEST, **SETTINGS)

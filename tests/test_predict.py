@@ -172,7 +172,7 @@ def test_a_row_alone_is_the_row_in_company(model: predict.Model, size: int) -> N
 
 def test_unseen_categories_are_counted_and_missing_columns_named(model: predict.Model) -> None:
     odd = WITHOUT.slice(0, 4).set_column(2, "colour", [["blue", "red", "mauve", None]])
-    assert model.outcome(read(odd), CPU).unseen == {"colour": 2}
+    assert model.outcome(read(odd), CPU).unseen.category == {"colour": 2}
     with pytest.warns(GpunetWarning, match="colour: a category that training never saw in 2 rows"):
         model.predict(odd)
     with pytest.warns(GpunetWarning, match="colour: a category that training never saw in 2 rows"):
@@ -181,6 +181,27 @@ def test_unseen_categories_are_counted_and_missing_columns_named(model: predict.
         model.predict(WITHOUT.drop_columns(["size"]))
     with pytest.raises(DataError, match="weight"):
         model.predict(WITHOUT.set_column(3, "weight", [["heavy"] * N]))
+
+
+def test_missing_cells_and_numbers_far_outside_are_warned_of(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = TABLE.set_column(1, "size", [[99999.0] * 10 + [None] + [0.0] * (N - 11)])
+    pyarrow.parquet.write_table(odd, path := tmp_path / "odd.parquet")
+    assert _run(["evaluate", str(run), str(path)]) == 0
+    assert _run(["predict", str(run), str(path), "-o", str(tmp_path / "o.csv"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    warnings = [line.partition("size: ")[2] for line in err.splitlines()]
+    assert warnings[:2] == warnings[2:]
+    assert warnings[0] == "missing in 1 of 120 rows, in none of training"
+    assert warnings[1].startswith("far outside the -2.")
+    assert warnings[1].endswith("10 of 120 rows")
+    told = json.loads(out[out.index("{") :])
+    assert [told[what] for what in ("unseen", "missing", "outside")] == [
+        {},
+        {"size": 1},
+        {"size": 10},
+    ]
 
 
 def test_columns_of_a_predictions_file(model: predict.Model) -> None:
@@ -247,6 +268,22 @@ def test_kept_text_is_numbers_where_it_loses_nothing(
     assert found == [dict(zip(cells, row, strict=True)) for row in zip(*cells.values())]
 
 
+def test_what_is_kept_in_csv_stands_as_it_stood(tmp_path: Path) -> None:
+    texts = ["2345", "0012", "1e-3", "a b", 'say "x"', "a,b", "a\nb", "NA", "", None, "é"]
+    values = {'a "b", c': pa.array(texts), "n": np.arange(11) / 4, "s": texts}
+    predict.write(values, str(tmp_path / "out.csv"))
+    text = (tmp_path / "out.csv").read_text()
+    assert text.startswith('"a ""b"", c",n,s\n2345,0,2345\n0012,0.25,0012\n1e-3,0.5,1e-3\na b,')
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert [row[2] for row in rows[1:]] == [each or "" for each in texts]
+    assert (
+        pyarrow.csv.read_csv(
+            tmp_path / "out.csv", parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
+        ).num_rows
+        == 11
+    )
+
+
 def test_kept_whole_numbers_of_more_than_64_bits_lose_nothing(tmp_path: Path, run: Path) -> None:
     rows = WITHOUT.drop_columns(["id"]).slice(0, 3).to_pylist()
     text = "".join(json.dumps({**row, "long": 10**20 + i}) + "\n" for i, row in enumerate(rows))
@@ -296,7 +333,7 @@ def test_a_file_of_no_known_kind_is_refused_first() -> None:
 
 def test_a_link_that_goes_round_is_no_place(tmp_path: Path) -> None:
     (loop := tmp_path / "loop.csv").symlink_to(loop)
-    for refused in (predict.check_destination, lambda path: predict.write({}, path)):
+    for refused in (predict.check_destination, lambda path: predict.write({"a": [1]}, path)):
         with pytest.raises(WriteError, match=r"loop\.csv: Too many levels of symbolic links"):
             refused(str(loop))
     assert loop.is_symlink()
@@ -416,7 +453,7 @@ def test_the_command_line_makes_predictions_safe(tmp_path: Path) -> None:
     out = tmp_path / "p.csv"
     words = ["predict", str(tmp_path / "m.safetensors"), str(table), "--keep", "=a", "--proba"]
     assert _run([*words, "-o", str(out), "--spreadsheet-safe"]) == 0
-    assert out.read_text().splitlines()[0] == '"\'=a","prediction","p_=one","p_two"'
+    assert out.read_text().splitlines()[0] == "'=a,prediction,p_=one,p_two"
     assert "'=one" in out.read_text().split("prediction")[1]
     assert _run([*words, "-o", str(tmp_path / "plain.csv")]) == 0
     assert "'" not in (tmp_path / "plain.csv").read_text()

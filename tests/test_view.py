@@ -23,32 +23,51 @@ REPORT = SimpleNamespace(
     epoch=1,
     epochs=200,
     loss=0.5,
-    validation={"loss": 0.25, "accuracy": 0.75},
+    validation={"loss": 0.25, "accuracy": 0.75, "log_loss": 0.3},
     lr=0.002,
+    best=True,
     rows_per_second=12_345.6,
 )
+LATER = SimpleNamespace(**{**vars(REPORT), "epoch": 3, "best": False, "loss": 0.125})
+
+
+def shown_of(*reports: SimpleNamespace, by: str = "accuracy") -> view.Training:
+    shown = view.Training(1600, "accuracy", by, quiet=True)
+    for report in reports:
+        shown.report(report)
+    return shown
 
 
 @pytest.mark.parametrize(
     ("width", "said"),
     [
-        (90, "epoch 1/200  loss 0.5000  validation 0.2500  accuracy 0.7500  12,346 rows/s"),
-        (64, "epoch 1/200  loss 0.5000  accuracy 0.7500  12,346 rows/s"),
-        (50, "loss 0.5000  accuracy 0.7500  12,346 rows/s"),
-        (30, "loss 0.5000  accuracy 0.7500"),
-        (12, "loss 0.5000"),
+        (100, "epoch 3/200  loss 0.1250  {}loss 0.2500, {}  best 0.7500 @1  12,346 rows/s"),
+        (90, "epoch 3/200  loss 0.1250  {}loss 0.2500, {}  best 0.7500 @1"),
+        (70, "epoch 3/200  loss 0.1250  {}{}  best 0.7500 @1"),
+        (60, "epoch 3/200  {}{}  best 0.7500 @1"),
+        (46, "epoch 3/200  {}{}"),
+        (12, "epoch 3/200"),
     ],
 )
 def test_the_bar_has_room(width: int, said: str) -> None:
-    parts = view.Training(1600, "accuracy", quiet=True)._parts(REPORT)
-    assert view._fitting(parts, width) == said
+    parts = shown_of(REPORT, LATER)._parts(LATER)
+    assert view._fitting(parts, width) == said.format("validation ", "accuracy 0.7500")
+
+
+def test_the_best_epoch_is_told_by_what_it_was_chosen_by() -> None:
+    assert shown_of(REPORT, by="log_loss")._parts(LATER)["best"] == "best log_loss 0.3000 @1"
+    taken_up = view.Training(1600, "accuracy", "accuracy", quiet=True, best=REPORT)
+    assert taken_up._parts(LATER)["best"] == "best 0.7500 @1"
+    alone = SimpleNamespace(**{**vars(LATER), "validation": {}})
+    parts = shown_of(REPORT)._parts(alone)
+    assert view._fitting(parts, 90) == "epoch 3/200  loss 0.1250  12,346 rows/s"
 
 
 def test_off_a_terminal_a_report_is_a_whole_line(capsys: pytest.CaptureFixture[str]) -> None:
-    view.Training(1600, "accuracy", quiet=False).report(REPORT)
+    view.Training(1600, "accuracy", "accuracy").report(REPORT)
     assert capsys.readouterr().err == (
-        "epoch 1/200  step 8  loss 0.5000  validation 0.2500  accuracy 0.7500  lr 0.002  "
-        "12,346 rows/s\n"
+        "epoch 1/200  step 8  loss 0.5000  validation loss 0.2500, accuracy 0.7500  "
+        "best 0.7500 @1  lr 0.002  12,346 rows/s\n"
     )
 
 
@@ -136,6 +155,23 @@ def test_a_range_is_written_as_its_column_is(capsys) -> None:
     view.profile("t", 9, columns)
     values = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()[2:]]
     assert values == ["1879 … 1950.5 … 2010", "0 … 2 … 4", "2024-01-01 … 2024-01-02 … 2024-01-03"]
+
+
+@pytest.mark.parametrize(
+    ("width", "said"),
+    [
+        (None, f"{'Finished_' * 4}levels 1,146, red 85, green 3"),
+        (120, "Finished_Finished_Fini…shed_levels 1,146"),
+        (80, "Finished_Fini…levels 1,146"),
+    ],
+)
+def test_a_narrow_terminal_gets_fewer_levels(capsys, monkeypatch, width, said) -> None:
+    if width:
+        console = Console(force_terminal=True, width=width, color_system=None, highlight=False)
+        monkeypatch.setattr(view, "out", lambda: console)
+    top = (("Finished_" * 4 + "levels", 1146), ("red", 85), ("green", 3))
+    view.profile("t", 9, [ColumnProfile("colour", "category", 0, 3, top=top)])
+    assert capsys.readouterr().out.splitlines()[2].split(maxsplit=4)[4] == said
 
 
 def looks(count: int) -> list[SimpleNamespace]:
@@ -237,13 +273,13 @@ def test_talk_wraps_at_words(terminal) -> None:
 def test_a_terminal_that_cannot_move_lines_gets_plain_ones(terminal, monkeypatch) -> None:
     made = terminal(60)
     monkeypatch.setenv("TERM", "dumb")
-    with view.Training(1600, "accuracy", quiet=False) as shown:
+    with view.Training(1600, "accuracy", "accuracy") as shown:
         shown.tick(8)
         shown.report(REPORT)
     view.facts([("training", "batch " * 12)])
     assert made.lines == [
-        "epoch 1/200  step 8  loss 0.5000  validation 0.2500",
-        "accuracy 0.7500  lr 0.002  12,346 rows/s",
+        "epoch 1/200  step 8  loss 0.5000  validation loss 0.2500,",
+        "accuracy 0.7500  best 0.7500 @1  lr 0.002  12,346 rows/s",
         "training  batch batch batch batch batch batch batch batch",
         "          batch batch batch batch",
     ]

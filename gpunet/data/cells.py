@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpunet import sizes
 from gpunet.data.source import Source
 from gpunet.data.spelling import MOSTLY, advice, like, plainly, readings, told
 from gpunet.data.words import (
@@ -76,7 +77,7 @@ class Cells:
     def shown(self, value: float) -> str:
         """A value of numbers or dates, for people."""
         if self.kind != "date":
-            return f"{value:.12g}"
+            return sizes.plain(value)
         moment = np.datetime64(round(value * DAY), "us")
         is_day = value % 1 == 0
         return str(moment.astype("datetime64[D]" if is_day else "datetime64[s]"))

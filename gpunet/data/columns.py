@@ -3,7 +3,7 @@
 Refuses to look at other rows when fitting, and to let anything but finite float32 out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -21,6 +21,7 @@ MOST_CODES = 10_000
 ID_ROWS = 50  # texts that all differ in more rows than this name the rows
 TEXTS = 1_000  # a column of more texts, most of them seen once, is hashed
 HASHES = 256
+FEW_SHARE = 0.01  # of the rows: levels that share an input there are not worth a note
 REPEATED = 0.1  # of the cells of such a column, or it is of no use
 KINDS = ("numeric", "boolean", "date", "timestamp", "category", "hashed")
 CONSTANT, EMPTY, NAMES = "constant", "without values", "a different text in every row"
@@ -38,7 +39,9 @@ INPUTS = {"numeric": 1, "boolean": 1, "date": 6, "timestamp": 8}
 NUMBERS = {"numeric": 1, "date": 2, "timestamp": 2}
 STANDARDISED = {**NUMBERS, "boolean": 1}
 
-Writer = Callable[[np.ndarray | slice, Sequence[np.ndarray]], int]
+Counts = Mapping[str, int]
+"""How many cells hold what training never saw, by what that is: see Unseen."""
+Writer = Callable[[np.ndarray | slice, Sequence[np.ndarray]], Counts]
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Column:
     `missing`: missing cells were seen in training and have an input or a code of their own.
     `knots`: where the bins of each number meet, rising, in units of the input; () without bins.
     `values`: those of a number, as float32, that are codes too; () if none is.
+    `ends`: the least and the largest number or date of training; () of other kinds, or of one.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Column:
     coded: bool = False
     knots: tuple[tuple[float, ...], ...] = ()
     values: tuple[float, ...] = ()
+    ends: tuple[float, ...] = ()
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -121,16 +126,22 @@ class Column:
         """The kind of cells that it takes: a timestamp's are dates, hashed are categories."""
         return {"timestamp": "date", "hashed": "category"}.get(self.kind, self.kind)
 
+    @property
+    def shown_ends(self) -> str:
+        """The least and the largest value of training, for people."""
+        cells = Cells(self.cell_kind, np.array(self.ends))
+        return " … ".join(map(cells.shown, self.ends))
+
     def writer(self, cells: Cells) -> Writer:
-        """What fills out, (n, k) each of the `widths`, for some rows of these cells, and returns
-        how many of them hold a category never seen."""
+        """What fills out, (n, k) each of the `widths`, for some rows of these cells, and counts
+        those of them that hold what training never saw."""
         if self.cell_kind == "category":
             return partial(self._write_category, cells, self._slots(cells))
         return partial(self._write_values, cells)
 
     def _write_values(
         self, cells: Cells, rows: np.ndarray | slice, out: Sequence[np.ndarray]
-    ) -> int:
+    ) -> Counts:
         values = cells.values[rows]
         unseen = values < 0 if self.kind == "boolean" else np.zeros(0)
         inputs = self._inputs(values)
@@ -143,7 +154,23 @@ class Column:
                 own, found = np.array(self.values, np.float32), values.astype(np.float32)
             place = np.minimum(np.searchsorted(own, found), len(own) - 1)
             out[2][:, 0] = np.where(own[place] == found, 1 + place, 0)
-        return int(unseen.sum())
+        return {
+            "category": int(unseen.sum()),
+            "missing": self._gone(np.isnan(values)),
+            "outside": self._outside(values),
+        }
+
+    def _gone(self, missing: np.ndarray) -> int:
+        """How many of the cells are missing, where none that trained was."""
+        return 0 if self.missing else int(np.count_nonzero(missing))
+
+    def _outside(self, values: np.ndarray) -> int:
+        """How many values are outside of those that trained by more than these are apart."""
+        if not self.ends:
+            return 0
+        low, high = self.ends
+        far = high - low
+        return int(np.count_nonzero((values < low - far) | (values > high + far)))
 
     def _inputs(self, values: np.ndarray) -> np.ndarray:
         """The inputs (n, k) of cells that are no categories."""
@@ -157,17 +184,16 @@ class Column:
         slots: np.ndarray,
         rows: np.ndarray | slice,
         out: Sequence[np.ndarray],
-    ) -> int:
+    ) -> Counts:
         codes = cells.values[rows]
         if self.coded:
             out[2][:, 0] = slots[codes]
         else:
             out[1][:] = self._scaled(self._table()).astype(np.float32)[slots[codes]]
-        if self.rare:
-            return 0
         assert cells.absent is not None
-        new = np.append((slots[:-1] == 0) & ~cells.absent, False)
-        return int(new[codes].sum())
+        gone = np.append(cells.absent, True)
+        new = (slots == 0) & ~gone & (not self.rare)
+        return {"category": int(new[codes].sum()), "missing": self._gone(gone[codes])}
 
     def _slots(self, cells: Cells) -> np.ndarray:
         """The code of each of the cells' levels, and last that of a missing cell."""
@@ -236,7 +262,10 @@ def fit(
     ):
         drop = option("--drop", name)
         note = f"{name}: rises by one from row to row, like a row number; {drop} leaves it out"
+    ends = (float(known.min()), float(known.max()))
     column = Column(name, kind, has_gaps, fill, robust=encoding.scaling == "robust")
+    if kind != "boolean" and ends[0] < ends[1]:
+        column = replace(column, ends=ends)
     return _with_knots(_with_scales(column, scales), known, encoding.bins), note
 
 
@@ -315,17 +344,25 @@ def _fit_category(
     kept = _kept(cells.levels, counts, most)
     if not kept:
         return None, NAMES
-    note = cells.note
-    if rare := len(seen) > len(kept):
-        note = (
-            f"{name}: {counted(len(seen), 'category')}; all but the {len(kept):,} most frequent "
-            "share one input"
-        )
+    rare = len(seen) > len(kept)
+    note = _sharing(name, counts, len(kept), len(rows)) or cells.note
     coded = most is not None and len(kept) > most
     by_quartiles = encoding.scaling == "robust" and not coded
     column = Column(name, "category", bool(gone.any()), levels=tuple(sorted(kept)), rare=rare)
     column = replace(column, robust=by_quartiles, coded=coded)
     return _scaled_category(column, cells, rows) if by_quartiles else column, note
+
+
+def _sharing(name: str, counts: np.ndarray, kept: int, rows: int) -> str | None:
+    """A note where the levels that share an input are in more than a few of so many rows."""
+    held = np.sort(counts)[::-1]
+    rest = int(held[kept:].sum())
+    if rest <= FEW_SHARE * rows:
+        return None
+    return (
+        f"{name}: {counted(int(np.count_nonzero(held)), 'category')}; all but the {kept:,} most "
+        f"frequent share one input, in {rest:,} of {counted(rows, 'row')}"
+    )
 
 
 def _hashed(name: str, counts: np.ndarray, has_gaps: bool) -> tuple[Column | None, str | None]:

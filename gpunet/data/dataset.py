@@ -64,7 +64,8 @@ def joined(parts: Sequence[Dataset]) -> Dataset:
 
 
 def duplicates(held: Mapping[str, Dataset]) -> list[str]:
-    """A note of how many rows of the other parts are in the training part as well."""
+    """A note of how many rows of the other parts are in the training part as well, their weights
+    as they were given among what tells them apart."""
     others = [data for part, data in held.items() if part != "train"]
     if not others:
         return []
@@ -80,13 +81,13 @@ def duplicates(held: Mapping[str, Dataset]) -> list[str]:
 
 
 def _row_keys(data: Dataset) -> np.ndarray:
-    """A 64-bit hash of each row's x and y (splitmix64 of every word, added up)."""
+    """A 64-bit hash of each row's x, y and weight (splitmix64 of every word, added up)."""
     keys = np.zeros(data.rows, np.uint64)
+    beside = [array for array in (data.y, data.sample_weight) if array is not None]
     for low, x in blocks(data.x, max(1, BLOCK // data.x[:1].nbytes)):
         here = slice(low, low + len(x))
-        for array in (x, None if data.y is None else data.y[here]):
-            if array is not None:
-                keys[here] = keys[here] * np.uint64(5) + _hashed(array.reshape(len(x), -1))
+        for array in (x, *(each[here] for each in beside)):
+            keys[here] = keys[here] * np.uint64(5) + _hashed(array.reshape(len(x), -1))
     return keys
 
 

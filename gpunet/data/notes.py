@@ -6,6 +6,8 @@ import numpy as np
 
 from gpunet.data.answers import Answer
 from gpunet.data.columns import ALIKE, ALMOST_NAMES, CONSTANT, EMPTY, NAMES
+from gpunet.data.kinds import evenly
+from gpunet.data.scales import skewness
 from gpunet.data.schema import Schema
 from gpunet.data.targets import CLASSES, FEW
 from gpunet.data.words import is_formula, listed, quoted
@@ -13,6 +15,9 @@ from gpunet.errors import DataError
 from gpunet.sizes import counted
 
 THIN = 5  # rows a class, below which it is told
+DECADES = 1.8  # from the first to the last of a hundred numbers, from which ratios may say more
+SAMPLE = 50_000  # of the numbers, at most, that are looked at
+SKEWED, OVERDONE = 2.0, -1.0  # skewness of such numbers, and of logarithms that turn it round
 
 
 def class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray, test: np.ndarray) -> list[str]:
@@ -51,6 +56,25 @@ def class_notes(answer: Answer, seen: np.ndarray, train: np.ndarray, test: np.nd
             f"which has no AUC then: {listed(map(quoted, untested))}"
         )
     return notes
+
+
+def skew_notes(answer: Answer, rows: np.ndarray) -> list[str]:
+    """A note where numbers in `rows` are positive, span decades, and are skewed as their logarithms
+    are not."""
+    assert answer.numbers is not None
+    numbers = answer.numbers[rows]
+    if numbers.min() <= 0:
+        return []
+    numbers = evenly(numbers, SAMPLE)
+    logs = np.log10(numbers)
+    first, last = np.quantile(logs, (0.01, 0.99))
+    skew, of_logs = skewness(numbers), skewness(logs)
+    if last - first < DECADES or skew < SKEWED or not OVERDONE < of_logs < skew / 2:
+        return []
+    return [
+        f"{answer.name}: positive numbers, skewed over {last - first:.1f} decades; try "
+        "--target-transform log"
+    ]
 
 
 def _alike_notes(name: str, labels: Sequence[object]) -> list[str]:

@@ -170,6 +170,9 @@ def _array(data: object) -> np.ndarray:
         except ValueError:
             hint = "x and y are given as a tuple: (x, y)"
             raise DataError("data: a list of parts of different shapes", hint) from None
+    if hasattr(data, "toarray"):
+        said = f"data: a sparse {type(data).__name__}; wanted an array with every value"
+        raise DataError(said, "give data.toarray(), where memory holds it")
     raise TypeError(f"cannot read data from {type(data).__name__}")
 
 

@@ -5,7 +5,6 @@ Everything that is fitted is fitted on the training part alone. Refuses to guess
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from gpunet.data.columns import (
 from gpunet.data.dataset import Dataset, duplicates
 from gpunet.data.kinds import Evidence, Observer
 from gpunet.data.limits import automatic, check_fits
-from gpunet.data.notes import class_notes, formula_notes, left_out_notes
+from gpunet.data.notes import class_notes, formula_notes, left_out_notes, skew_notes
 from gpunet.data.rows import PER_ROW, RowFile, Rows, blocks
 from gpunet.data.scales import byte_moments, column_moments
 from gpunet.data.schema import DTYPES, Layout, Schema, check_columns, encode_cells, flat
@@ -111,7 +110,10 @@ class Prepared:
 
     def fingerprint(self) -> str:
         """A SHA-256 of the schema and of every row of every part, in order."""
-        digest = sha256(json.dumps(self.schema.to_dict(), sort_keys=True).encode())
+        schema = self.schema.to_dict()
+        for column in schema["columns"]:
+            del column["ends"]  # follows from the rows
+        digest = sha256(json.dumps(schema, sort_keys=True).encode())
         for name, part in self.parts.items():
             for array in () if part is None else (part.x, part.y, part.weight):
                 if array is not None:
@@ -152,13 +154,12 @@ def prepare(
 ) -> Prepared:
     """Choose the task, split, fit the schema on the training part, encode every part.
 
-    `features` (all) less `drop` predict `target`. `validation`, `test`: shares or sources; its own
-    test part goes first. Over `budget`: a file. Others: Source, Ways, Encoding, Target, weights.
+    `features` (all) less `drop` predict `target`. Over `budget`: a file. Others: Source, Ways, Aim.
     """
     encoding = _encoding(source, standardise, scaling, one_hot_levels, bins, rough)
     aim = Aim(standardise, target_transform, clamp, weight, quantiles)
     ways = Ways(split_column, group, time, seed, types.get(time or ""), _fold(test))
-    source, validation, test = (_read_so(each, na, decimal) for each in (source, validation, test))
+    source, validation, test = (read_so(each, na, decimal) for each in (source, validation, test))
     names = target_names(source, tuple(target))
     inputs = feature_names(source, names, features, drop, ways, weight, types)
     answers, kept, weights, notes = _with_target(source, names, task, drop_missing_target, weight)
@@ -167,8 +168,9 @@ def prepare(
     observer = Observer(types, answers, fitted.task, parts.train)
     schema, x, more = _fit(source, inputs, observer, fitted, parts, encoding, ways, budget)
     own = _own_parts(schema, source, answers, weights, parts, x)
-    schema, held = _weigh(own | _others(schema, others, drop_missing_target), schema, class_weight)
-    notes += [*source.notes, *told, *more, *_twice(source, ways, parts, others, held)]
+    given = own | _others(schema, others, drop_missing_target)
+    schema, held = _weigh(given, schema, class_weight)
+    notes += [*source.notes, *told, *more, *_twice(source, ways, parts, others, given)]
     notes += _unmet(source, [*inputs, *names, weight, group, time])
     return Prepared(schema, *_three(held), tuple(notes), parts, how, tuple(observer.seen))
 
@@ -194,6 +196,8 @@ def _divide(
     fitted = fit_target(answers, seen, parts.train, task, reason, aim)
     if task in CLASSES:
         notes += class_notes(answers[0], seen, parts.train, parts.test)
+    if task == "regression" and aim.transform == "none":
+        notes += [note for answer in answers for note in skew_notes(answer, parts.train)]
     if asked == "auto":
         notes += doubts(tuple(each.take(seen) for each in answers), task, source.table is None)
     return fitted, parts, how, notes
@@ -224,7 +228,7 @@ def _encoding(
     return Encoding(scaling if standardise else "none", one_hot_levels, bins, rough)
 
 
-def _read_so(part: Any, na: tuple[str, ...], decimal: str | None) -> Any:
+def read_so(part: Any, na: tuple[str, ...], decimal: str | None) -> Any:
     """A source with more words for missing, and a decimal mark; a share of the rows as it is."""
     if not isinstance(part, Source):
         return part
@@ -296,7 +300,8 @@ def _kept(
 def _shares(
     source: Source, validation: float | Source, test: float | Source | Fold, ways: Ways
 ) -> tuple[list[float], dict[str, Source]]:
-    """The shares of validation and test to take from the rows, and parts that have their own."""
+    """The shares of validation and test to take from the rows, and parts that have their own
+    source: of a source that has a test part this goes before a share."""
     test = 0.0 if _fold(test) else test
     given = {"validation": validation, "test": test}
     others = {part: share for part, share in given.items() if isinstance(share, Source)}
@@ -364,7 +369,7 @@ def _fit(
     schema = replace(schema, group=ways.group, time=ways.time)
     notes += formula_notes(schema)
     if source.streams or 4 * width * source.rows > budget:
-        return schema, _settled(schema.spool(source, parts.used, Counter()), budget), notes
+        return schema, _settled(schema.spool(source, parts.used)[0], budget), notes
     writers = [column.writer(each) for column, each in zip(columns, cells, strict=True)]
     x = {
         part: encode_cells(columns, writers, rows, len(rows))[0]
@@ -430,7 +435,7 @@ def _fit_arrays(
     used, width = parts.used, math.prod(source.x.shape[1:])
     plain = Schema("arrays", (), target, width, dtype)
     if isinstance(source.x, RowFile) or source.x.nbytes > budget:
-        x: Mapping[str, Rows] = plain.spool(source, used, Counter())
+        x: Mapping[str, Rows] = plain.spool(source, used)[0]
     else:
         whole = len(parts.train) == len(source.x)
         x = {part: flat(source.x, dtype, None if whole else rows) for part, rows in used.items()}
@@ -468,9 +473,9 @@ def _dataset(
     rows: np.ndarray,
     x: Rows,
 ) -> Dataset:
-    """Some rows of a source, encoded as x, with their targets and weights."""
+    """Some rows of a source, encoded as x, with their targets and weights as they were given."""
     y = encode_answers(schema.target, source, answers, rows, schema.target_dtype)
-    weight = None if weights is None else scaled(weights[rows])
+    weight = None if weights is None else weights[rows]
     return Dataset(x, y, weight, cluster=schema.clusters(source, rows))
 
 
@@ -504,9 +509,15 @@ def _naming(part: str) -> Iterator[None]:
 def _weigh(
     held: dict[str, Dataset], schema: Schema, class_weight: tuple[str, ...]
 ) -> tuple[Schema, dict[str, Dataset]]:
-    """The parts with weights for the loss: the rows' times their classes', these found in the
-    training part alone and kept in the schema."""
+    """The parts with weights of mean 1, and for the loss the rows' times their classes', these
+    found in the training part alone and kept in the schema."""
     target = schema.target
+    held = {
+        part: data
+        if data.sample_weight is None
+        else replace(data, sample_weight=scaled(data.sample_weight))
+        for part, data in held.items()
+    }
     if not class_weight:
         alike = {part: replace(data, weight=data.sample_weight) for part, data in held.items()}
         return schema, alike

@@ -1,20 +1,23 @@
 """What a source holds, column by column, for people to look at. Refuses to fail on odd columns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpunet.data.answers import array_names, check_present, read_answers
 from gpunet.data.cells import Cells, read_cells
-from gpunet.data.columns import fit
-from gpunet.data.kinds import looks
+from gpunet.data.columns import Encoding, fit
+from gpunet.data.kinds import Observer, check_types, looks
+from gpunet.data.prepared import read_so
 from gpunet.data.rows import blocks
 from gpunet.data.scales import median
 from gpunet.data.schema import check_columns
 from gpunet.data.source import Source
 from gpunet.data.targets import choose_task, doubts
-from gpunet.errors import DataError, GpunetError
+from gpunet.errors import DataError, GpunetError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,23 +44,41 @@ class ColumnProfile:
     note: str = ""
 
 
-def profile(source: Source, target: tuple[str, ...] = ()) -> list[ColumnProfile]:
-    """The columns of a table in its order, or x and y of arrays; the target says its task."""
+def profile(
+    source: Source,
+    target: tuple[str, ...] = (),
+    *,
+    types: Mapping[str, str] = MappingProxyType({}),
+    na: tuple[str, ...] = (),
+    decimal: str | None = None,
+    one_hot_levels: int | None = None,
+) -> list[ColumnProfile]:
+    """The columns of a table in its order, or x and y of arrays, read as `prepare` reads them; the
+    target says its task."""
+    source = read_so(source, na, decimal)
     if source.table is None:
+        if types:
+            raise UsageError(f"{source.title}: arrays have no columns to choose from")
         return _arrays(source, tuple(target))
     target = tuple(target) or source.target
     check_columns(source, target, "--target")
+    check_types(source, types, [name for name in source.columns if name not in target])
+    reader = Observer(types, (), "", np.arange(source.rows))
+    encoding = Encoding(one_hot_levels=one_hot_levels)
     unfit = [
         ColumnProfile(name, "other", None, None, note=reason.removeprefix(f"{source.title}: "))
         for name, reason in source.unfit.items()
     ]
     task = dict.fromkeys(target, _task(source, target)) if target else {}
-    return [*(_column(source, name, task.get(name)) for name in source.columns), *unfit]
+    names = source.columns
+    return [*(_column(source, name, task.get(name), reader, encoding) for name in names), *unfit]
 
 
-def _column(source: Source, name: str, task: str | None) -> ColumnProfile:
+def _column(
+    source: Source, name: str, task: str | None, reader: Observer, encoding: Encoding
+) -> ColumnProfile:
     try:
-        cells = read_cells(source, name)
+        cells = reader.read(source, name)
     except DataError as error:
         cells = read_cells(source, name, "category")
         return _described(name, cells, "category", error.message.removeprefix(f"{name}: "))
@@ -66,7 +87,7 @@ def _column(source: Source, name: str, task: str | None) -> ColumnProfile:
     if task is not None:
         said = task
     else:
-        column, note = fit(name, cells, np.arange(source.rows))
+        column, note = fit(name, cells, reader.train, encoding)
         own = None if column is None and cells.kind == "numeric" else cells.note
         said = _said(name, f"left out: {note}" if column is None else note, own)
     found = _described(name, cells, kind, said)

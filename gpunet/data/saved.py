@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.data.columns import KINDS, MOST_CODES, MOST_KNOTS, MOST_LEVELS, Column
+from gpunet.data.columns import KINDS, MOST_CODES, MOST_KNOTS, MOST_LEVELS, NUMBERS, Column
 from gpunet.data.targets import CLASSES, TASKS, TRANSFORMS, Target
 from gpunet.errors import ModelInvalid
 
@@ -30,6 +30,7 @@ def _lists(value: Any) -> Any:
 
 def column_of(saved: object) -> Column:
     """A column that `plain` made."""
+    saved = {"ends": [], **saved} if isinstance(saved, dict) else saved
     parts = record(saved, [field.name for field in fields(Column)], "column")
     kind = text(parts["kind"], "kind")
     need(kind in KINDS, "kind")
@@ -45,8 +46,10 @@ def column_of(saved: object) -> Column:
     need(not values or (kind == "numeric" and len(values) < MOST_CODES), "values")
     need(all(abs(v) <= LIMIT and float(np.float32(v)) == v for v in values), "values")
     need(all(a < b for a, b in pairwise(values)), "values")
+    ends = floats(parts["ends"], "ends")
+    need(not ends or (kind in NUMBERS and len(ends) == 2 and ends[0] < ends[1]), "ends")
     name = text(parts["name"], "name")
-    column = Column(name, kind, fill=fill, levels=levels, values=values, **flags)
+    column = Column(name, kind, fill=fill, levels=levels, values=values, ends=ends, **flags)
     return replace(
         column,
         centre=floats(parts["centre"], "centre", column.scales),

@@ -33,6 +33,12 @@ def moments(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()) * scale, float(values.std()) * scale
 
 
+def skewness(values: np.ndarray) -> float:
+    """The mean cube of values (n,) in deviations from their mean; 0 of equal values."""
+    mean, std = moments(values)
+    return float((scaled(values, mean, std) ** 3).mean())
+
+
 def byte_moments(x: Rows) -> tuple[float, float]:
     """Mean and standard deviation over all bytes of x (n, d), exactly."""
     counts = np.zeros(256, np.int64)

@@ -3,7 +3,6 @@
 Matches columns by name, never by place. Refuses a saved schema with anything unexpected in it.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -32,6 +31,7 @@ from gpunet.data.source import Source
 from gpunet.data.split import clusters
 from gpunet.data.stream import spool
 from gpunet.data.targets import CLASSES, Target, decode_answers, decode_values, encode_answers
+from gpunet.data.unseen import Unseen
 from gpunet.data.weights import counting, read_weights, scaled
 from gpunet.data.words import HEADERLESS, closest, like_data, listed, option
 from gpunet.errors import DataError, ModelInvalid
@@ -109,8 +109,8 @@ class Schema:
         runs = (repeat(each, each.widths[part]) for part in range(3) for each in self.columns)
         return tuple(chain.from_iterable(runs))
 
-    def encode(self, source: Source) -> tuple[Rows, dict[str, int]]:
-        """x (n, width) of a source, and for each column how many cells were never-seen categories.
+    def encode(self, source: Source) -> tuple[Rows, Unseen]:
+        """x (n, width) of a source, and what of it training never saw.
 
         Of a source that streams x lies in a spool. Raises DataError when columns are missing or
         hold another type than in training.
@@ -118,11 +118,10 @@ class Schema:
         self._check_kind(source)
         source = self.read_so(source)
         if source.streams:
-            unseen: Counter[str] = Counter()
-            x = self.spool(source, {"all": np.arange(source.rows)}, unseen)["all"]
-            return x, dict(unseen)
+            parts, unseen = self.spool(source, {"all": np.arange(source.rows)})
+            return parts["all"], unseen
         if self.kind == "arrays":
-            return self._flat(source), {}
+            return self._flat(source), Unseen(source.rows)
         check_columns(source, [column.name for column in self.columns])
         writers = (
             column.writer(read_cells(source, column.name, column.cell_kind))
@@ -130,34 +129,36 @@ class Schema:
         )
         return encode_cells(self.columns, writers, slice(None), source.rows)
 
-    def encode_rows(self, source: Source, rows: np.ndarray | None) -> tuple[Rows, dict[str, int]]:
+    def encode_rows(self, source: Source, rows: np.ndarray | None) -> tuple[Rows, Unseen]:
         """As `encode`, of some rows (ascending numbers), or of all for None; of a source that
-        streams the never-seen categories of all rows are counted."""
+        streams what training never saw is counted in all rows."""
         if rows is None or len(rows) == source.rows:
             return self.encode(source)
         if not source.streams:
             return self.encode(source.take(rows))
-        unseen: Counter[str] = Counter()
-        return self.spool(source, {"some": rows}, unseen)["some"], dict(unseen)
+        found, unseen = self.spool(source, {"some": rows})
+        return found["some"], unseen
 
     def spool(
-        self, source: Source, parts: Mapping[str, np.ndarray], unseen: Counter[str]
-    ) -> dict[str, RowFile]:
+        self, source: Source, parts: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, RowFile], Unseen]:
         """x of each part (ascending row numbers), in a spool unless it lies in one file as it is;
-        counts never-seen categories in `unseen`."""
+        and what of all rows training never saw."""
         whole = all(len(rows) == source.rows for rows in parts.values())
         if isinstance(source.x, RowFile) and whole and self._takes(source.x):
-            return dict.fromkeys(parts, source.x.flat())
+            return dict.fromkeys(parts, source.x.flat()), Unseen(source.rows)
+        unseen = Unseen()
 
         def encode(piece: Source) -> np.ndarray:
+            nonlocal unseen
             x, new = self.encode(piece)
-            unseen.update(new)
+            unseen += new
             return np.asarray(x)
 
         names = [column.name for column in self.columns]
         if source.table is not None:
             check_columns(source, names)
-        return spool(source, names, parts, self.width, self.dtype, encode)
+        return spool(source, names, parts, self.width, self.dtype, encode), unseen
 
     def scaled(self, x: np.ndarray) -> np.ndarray:
         """Rows x (n, width) as the network takes them, float64."""
@@ -355,18 +356,19 @@ def _in_quotes(names: Sequence[str], have: Sequence[str], flag: str) -> str | No
 
 def encode_cells(
     columns: Iterable[Column], writers: Iterable[Writer], rows: np.ndarray | slice, count: int
-) -> tuple[np.ndarray, dict[str, int]]:
-    """x (count, d) float32 of `rows`, laid out as Layout says, and the unseen cells."""
+) -> tuple[np.ndarray, Unseen]:
+    """x (count, d) float32 of `rows`, laid out as Layout says, and what training never saw."""
     columns = tuple(columns)
     layout = Layout.of(columns)
     x = np.empty((count, layout.width), np.float32)
-    unseen, at = {}, [0, layout.numeric, layout.numeric + layout.plain]
+    unseen, at = Unseen(count), [0, layout.numeric, layout.numeric + layout.plain]
     for column, write in zip(columns, writers, strict=True):
         ends = [first + width for first, width in zip(at, column.widths, strict=True)]
         views = [x[:, first:end] for first, end in zip(at, ends, strict=True)]
-        new, at = write(rows, views), ends
-        if new:
-            unseen[column.name] = new
+        found, at = write(rows, views), ends
+        for what, cells in found.items():
+            if cells:
+                getattr(unseen, what)[column.name] = cells
     return x, unseen
 
 

@@ -29,7 +29,7 @@ PLACE = {
     "stale": int,
     "chain": str,
     "first_loss": (*NUMBER, None),
-    "ended": ("", "done", "patience", "stopped"),
+    "ended": ("", "done", "patience", "enough", "stopped"),
 }
 """Where a loop stands."""
 STATE = {
