@@ -371,8 +371,6 @@ def predict(
     from gpunet.device import resolve
 
     predicting.check_destination(out, (run, data), overwrite)
-    if overwrite and out == "-":
-        raise UsageError("--overwrite is for a file", "name it with -o")
     if json and out == "-":
         raise UsageError("--json and the predictions are both for stdout", "name a file with -o")
     model = predicting.load(run).at(threshold)

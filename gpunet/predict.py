@@ -378,6 +378,8 @@ def check_destination(out: str, inputs: Iterable[Path | str] = (), overwrite: bo
     """Refuse, before any work, a file of a kind or in a place that cannot be written, one of the
     inputs, and, unless it is to be overwritten, one that is there."""
     if out == "-":
+        if overwrite:
+            raise UsageError("--overwrite is for a file", "name it with -o")
         return
     if not ending(out):
         raise UsageError(f"{out}: no format for this name", f"use {', '.join(FORMATS)} or -")
