@@ -487,7 +487,10 @@ def _switched_off(name: str, word: str) -> str | None:
 
 
 def _python(value: Any) -> Any:
-    """A value as Python has it: of NumPy, and of columns like it, numbers and lists."""
+    """A value as Python has it: of NumPy, and of columns like it, numbers and lists; of paths
+    text."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     return value.tolist() if hasattr(value, "tolist") else value
 
 

@@ -43,6 +43,8 @@ def held_out(path: Path | str, device: str = "cpu") -> tuple[Job, Source]:
     settings, folder = rerun.settings_of(path), found["folder"]
     if found["data"] is None:
         raise UsageError(f"{path}: was trained on data in memory", "give DATA")
+    if job.IN_MEMORY in (settings.config.validation, settings.config.test):
+        raise UsageError(f"{path}: was trained with parts in memory", "give DATA")
     rerun.check_there(path, found["data"], "give DATA that it was not trained on")
     source = job.read(found["data"], settings, folder)
     reopened = rerun.reopen(path, source, device)

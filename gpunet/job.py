@@ -16,7 +16,7 @@ from hashlib import sha256
 from math import ceil, inf
 from pathlib import Path
 from statistics import harmonic_mean
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -106,8 +106,10 @@ class Job:
     @property
     def used_by(self) -> str:
         """What trains again with the run's `config.toml`."""
-        if self.location is None and self.name != STDIN:
-            return "gpunet.train(data, config=THIS_FILE): the data were in memory"
+        own = [n for n in ("validation", "test") if getattr(self.config, n) == IN_MEMORY]
+        if own or (self.location is None and self.name != STDIN):
+            given = "".join(f", {name}=…" for name in own)
+            return f"gpunet.train(data, config=THIS_FILE{given}): data were in memory"
         data = "-" if self.location is None else shlex.quote(self.location)
         return f"gpunet train {data} --config THIS_FILE"
 
@@ -428,13 +430,15 @@ def plan(
     flags: Mapping[str, Any],
     file: Path | str | None = None,
     folder: Path | str = ".",
+    parts: Mapping[str, Any] = MappingProxyType({}),
 ) -> Job:
     """A job that is ready to train: data prepared, every `auto` decided, the network built.
 
     `flags` are settings by name, `file` a TOML file of them; their paths are seen from `folder`.
+    `parts` take the place of what they say of validation and test; their paths are seen from here.
     """
     settings = auto.with_memory(settle(source, flags, file))
-    parts = own_parts(flags)
+    parts = {**own_parts(flags), **parts}
     choice = auto.asked(settings)  # what is not there is told before data are read
     if choice is not None:
         auto.set_up(settings, choice.device)
@@ -567,7 +571,8 @@ def own_parts(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_object(value: Any) -> bool:
-    is_known = isinstance(value, (tuple, Mapping, Source)) or hasattr(value, "__arrow_c_stream__")
+    is_known = isinstance(value, (list, tuple, Mapping, Source))
+    is_known = is_known or hasattr(value, "__arrow_c_stream__")
     return is_known or np.ndim(value) > 0
 
 
@@ -630,10 +635,9 @@ def _part(
     name: str, settings: Settings, folder: Path | str, own: Mapping[str, Any]
 ) -> float | Source:
     """A share of the rows, or what holds the part."""
-    value = own.get(name, getattr(settings.config, name))
-    if isinstance(value, float):
-        return value
-    if isinstance(value, str) and value == IN_MEMORY:
-        hint = f"give it again: gpunet.resume(run, data, {name}=…)"
-        raise UsageError(f"the {name} part was in memory", hint)
-    return read(value, settings, folder)
+    if name in own:
+        return read(own[name], settings, ".")
+    value = getattr(settings.config, name)
+    if value == IN_MEMORY:
+        raise UsageError(f"the {name} part was in memory", f"give it again, as {name}=…")
+    return read(value, settings, folder) if isinstance(value, str) else value

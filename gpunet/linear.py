@@ -21,11 +21,13 @@ BYTES = 32
 RIDGES = np.logspace(-6, 4, 31)
 PENALTIES = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
 PATIENCE = 2
-"""Penalties that may do worse before the last one is tried."""
+"""Penalties that may do worse than one that did well, before the last one is tried."""
 FOLDS, JUDGED = 5, 1000
 """Rows that choose a penalty, where there are so many, and the folds they come from."""
-STEPS, PAIRS, GAIN = 100, 10, 3e-6
+STEPS, PAIRS, GAIN = (10, 100), 10, 3e-6
 """Of a descent at most, what it remembers, and the share of the cost below which it is done."""
+WORK = 1 << 30
+"""Rows times inputs and outputs, over all descents, of which steps are cut: some ten seconds."""
 ARMIJO, HALVINGS = 1e-4, 20
 TINY = 1e-15
 
@@ -53,7 +55,7 @@ class Inputs(NamedTuple):
         found, count = np.empty((width, grad.shape[1])), self.numbers.shape[1]
         found[:count] = np.dot(self.numbers.T, grad.astype(self.numbers.dtype, copy=False))
         places = self.levels.ravel() - count
-        for j, each in enumerate(grad.T):
+        for j, each in enumerate(grad.T if len(places) else ()):
             spread = np.repeat(each, self.levels.shape[1])
             found[count:, j] = np.bincount(places, spread, minlength=width - count)
         return found
@@ -145,11 +147,18 @@ def descent(
         if sum(len(judged.y) for _, judged in pairs) < JUDGED:
             pairs.append((learnt.take(np.setdiff1d(order, part)), learnt.take(part)))
     at = np.vstack([np.zeros((width(schema), len(level))), level])
-    if (penalty := _penalty(pairs, gate, at)) < inf:
-        at = _descended(_cost(learnt, gate, penalty), at)
+    steps = _steps(len(learnt.y) * (schema.width + len(level)) * max(1, len(pairs)))
+    if (penalty := _penalty(pairs, gate, at, steps)) < inf:
+        at = _descended(_cost(learnt, gate, penalty), at, steps)
     slope, (centre, spread) = at[:-1], scale
     slope[: len(spread)] /= spread[:, None]
     return _predictor(schema, slope, at[-1] - centre @ slope[: len(spread)])
+
+
+def _steps(cells: int) -> int:
+    """Of each descent, where a step of all that a penalty wants goes over so many cells."""
+    least, most = STEPS
+    return max(least, min(most, WORK // (cells * len(PENALTIES))))
 
 
 def _scale(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,18 +167,18 @@ def _scale(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return numbers.mean(axis=0, dtype=np.float64), np.where(spread > 0, spread, 1.0)
 
 
-def _penalty(pairs: Pairs, gate: Gate, start: np.ndarray) -> float:
+def _penalty(pairs: Pairs, gate: Gate, start: np.ndarray, steps: int) -> float:
     """The penalty under which the first of each pair teach the second best; infinite where it is
     best to stay at the start."""
     at = [start for _ in pairs]
     best, least, worse = inf, _loss(pairs, gate, at), 0
     for penalty in PENALTIES if pairs else ():
         costs = [_cost(learnt, gate, penalty) for learnt, _ in pairs]
-        at = [_descended(cost, each) for cost, each in zip(costs, at, strict=True)]
+        at = [_descended(cost, each, steps) for cost, each in zip(costs, at, strict=True)]
         loss = _loss(pairs, gate, at)
         if loss < least:
             best, least, worse = penalty, loss, 0
-        elif (worse := worse + 1) == PATIENCE:
+        elif best < inf and (worse := worse + 1) == PATIENCE:
             break
     return best
 
@@ -193,11 +202,11 @@ def _cost(rows: Learnt, gate: Gate, penalty: float) -> Cost:
     return cost
 
 
-def _descended(cost: Cost, at: np.ndarray) -> np.ndarray:
+def _descended(cost: Cost, at: np.ndarray, steps: int) -> np.ndarray:
     """Where L-BFGS comes to from there; Nocedal and Wright, 2006, algorithm 7.4."""
     pairs = deque[tuple[np.ndarray, np.ndarray]](maxlen=PAIRS)
     value, grad = cost(at)
-    for _ in range(STEPS):
+    for _ in range(steps):
         new = _lower(cost, at, value, grad, -_curved(grad, pairs))
         if new is None:
             break

@@ -82,6 +82,8 @@ class FormulaCommand(Command):
         known = {"--", DEBUG, *(n for each in params for n in (*each.opts, *each.secondary_opts))}
         said = {word.partition("=")[0] for word in args if word.startswith("--")}
         ctx.ignore_unknown_options = said <= known
+        if unknown := sorted(said - known):
+            args = unknown  # is told of, not the formula that looks like an option
         return super().parse_args(ctx, args)
 
 

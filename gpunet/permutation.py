@@ -6,6 +6,7 @@ other still tells.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from gpunet import bootstrap
 from gpunet.bootstrap import Difference, RowValues
 from gpunet.data import Dataset, Schema, Source, read
 from gpunet.device import resolve
-from gpunet.predict import Model
+from gpunet.predict import Model, loaded
 from gpunet.random import Purpose, permutation
 
 SCHEMA = "gpunet.importance/1"
@@ -32,7 +33,7 @@ class Importance:
 
 
 def importance(
-    model: Model,
+    model: Model | Path | str,
     data: Any,
     device: str = "cpu",
     repeats: int = REPEATS,
@@ -44,6 +45,7 @@ def importance(
     `rows`: those to look at, all for None; of more than MOST_ROWS as many are drawn. Intervals are
     those of a paired bootstrap.
     """
+    model = loaded(model)
     place, metric = resolve(device).device, model.loss_metric
     source = sample(read(data), model.config.seed, rows)
     part, _ = model.rows_and_unseen(source)

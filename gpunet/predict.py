@@ -289,6 +289,11 @@ def load(path: Path | str) -> Model:
     return replace(made, summary=run.summary(path), history=tuple(run.history(path)))
 
 
+def loaded(model: Model | Path | str) -> Model:
+    """A model as it is, or that of a run or a file."""
+    return model if isinstance(model, Model) else load(model)
+
+
 def _unpickled(content: bytes, config: Config, *training: Any) -> Model:
     made = _model(*run.parse(content, "the pickle"), "the pickle")
     summary, history = training

@@ -86,12 +86,12 @@ def reopen(
     config = settings_of(path).config
     for name in ("validation", "test"):
         part = getattr(config, name)
-        is_file = isinstance(part, str) and part != job.IN_MEMORY
+        is_file = isinstance(part, str) and part != job.IN_MEMORY and name not in parts
         if is_file and (place := job.location(part, found["folder"])):
             check_there(path, place, "bring it back", f"its --{name} file is")
-    flags = {**({} if device is None else _for(device, config)), **parts}
+    flags = {} if device is None else _for(device, config)
     try:
-        reopened = job.plan(source, flags, path / SETTINGS, found["folder"])
+        reopened = job.plan(source, flags, path / SETTINGS, found["folder"], parts)
     except OutOfMemory as fault:  # its settings are what they were
         raise OutOfMemory(fault.message, "free memory, or use --device cpu") from fault
     reopened.prepared = reopened.prepared.with_reason(found["task_reason"])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, nan
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from gpunet.device import resolve
 from gpunet.errors import DataError
 from gpunet.metrics import TINY
 from gpunet.permutation import sample
-from gpunet.predict import Model
+from gpunet.predict import Model, loaded
 
 SCHEMA = "gpunet.slices/1"
 LEAST_ROWS = 30
@@ -39,7 +40,7 @@ class Slice:
 
 
 def slices(
-    model: Model,
+    model: Model | Path | str,
     data: Any,
     device: str = "cpu",
     least: int = LEAST_ROWS,
@@ -52,7 +53,7 @@ def slices(
     Ranked by the lower end of the mean loss (two standard errors), so that small slices do not
     win by chance. Raises DataError for arrays, which have no columns.
     """
-    source = read(data)
+    model, source = loaded(model), read(data)
     if source.table is None:
         raise DataError(f"{source.name}: arrays have no columns to slice by")
     source = model.schema.read_so(sample(source, model.config.seed, rows))

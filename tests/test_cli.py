@@ -379,6 +379,12 @@ def test_a_formula_may_begin_with_a_minus(cli, before: tuple[str, ...]) -> None:
     assert "0.313" in done.out
 
 
+def test_an_option_that_is_misspelt_is_named_and_not_the_formula(cli) -> None:
+    done = cli("graph", "-x*y", "x=1", "y=2", "--explian")
+    assert (done.code, done.out) == (2, "")
+    assert "no such option: --explian; did you mean --explain?" in done.err
+
+
 def test_graph_takes_arrays(cli) -> None:
     np.save("m.npy", np.eye(2))
     done = cli("graph", "sum(sigmoid(x @ w))", "x=@m.npy", "w=randn(2,3)", "--seed", "1", "--json")

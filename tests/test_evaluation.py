@@ -659,6 +659,21 @@ def test_a_setting_without_meaning_for_numbers_is_refused(table, settings) -> No
         planned(table, **settings)
 
 
+def test_a_linear_model_of_very_many_classes_is_found_in_bounded_work(monkeypatch) -> None:
+    """The strongest penalties leave it at the constant; and few steps beat that all the same."""
+    centre, y = rng.standard_normal((150, 3)), np.repeat(np.arange(150), 8)
+    x = centre[y] + 0.3 * rng.standard_normal((len(y), 3))
+    table = pa.table({"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "y": [f"c{i}" for i in y]})
+    monkeypatch.setattr(linear, "WORK", 1)
+    done = planned(table)
+    p, config = done.prepared, done.model.config
+    cost = {
+        n: loop.judge(p.schema, p.test.y, f(p.test))
+        for n, f in baselines.baselines(p, config).items()
+    }
+    assert cost["linear"]["log_loss"] < 0.8 * cost["trivial"]["log_loss"]
+
+
 @pytest.mark.parametrize("settings", [{}, {"folds": 3}])
 def test_baselines_are_judged_as_the_network_is(settings) -> None:
     """Each by a threshold of its own; the temperature of rows that it has learned from is 1."""

@@ -85,11 +85,12 @@ def test_numbers_have_no_classes() -> None:
 
 
 def test_columns_and_slices_of_data(run: tuple[gpunet.Model, Path]) -> None:
-    first = gpunet.importance(run[0], TEST)[0]
-    assert (first.column, first.metric) == ("size", "log_loss")
-    whole, found = gpunet.slices(run[0], TEST, least=5)
-    assert whole > 0
-    assert {each.column for each in found} <= {"size", "colour"}
+    for model in run:
+        first = gpunet.importance(model, TEST)[0]
+        assert (first.column, first.metric) == ("size", "log_loss")
+        whole, found = gpunet.slices(model, TEST, least=5)
+        assert whole > 0
+        assert {each.column for each in found} <= {"size", "colour"}
 
 
 def test_a_report_is_a_line() -> None:
@@ -159,7 +160,7 @@ def test_a_stopped_run_wants_its_part_again(tmp_path: Path) -> None:
         )
     with pytest.raises(UsageError, match="the validation part was in memory") as caught:
         gpunet.resume(tmp_path / "a", TRAIN)
-    assert caught.value.hint == "give it again: gpunet.resume(run, data, validation=…)"
+    assert caught.value.hint == "give it again, as validation=…"
     with pytest.raises(ModelInvalid):
         gpunet.resume(tmp_path / "a", TRAIN, validation=TEST)
     model = gpunet.resume(tmp_path / "a", TRAIN, validation=VALIDATION)
@@ -168,6 +169,38 @@ def test_a_stopped_run_wants_its_part_again(tmp_path: Path) -> None:
     assert model.history == whole.history
     found = gpunet.verify(tmp_path / "a", data=TRAIN, validation=VALIDATION)
     assert [each.wrong for each in found] == ["", "", ""]
+
+
+def test_parts_are_those_of_a_run_however_they_are_given_again(tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    for name, part in (("train", TRAIN), ("held", VALIDATION), ("other", TEST)):
+        parquet.write_table(pa.table(part), tmp_path / f"{name}.parquet")
+    data, held, moved = (tmp_path / f"{n}.parquet" for n in ("train", "held", "moved"))
+    gpunet.train(data, "kind", validation=held, out=tmp_path / "file", **SETTINGS)
+    gpunet.train(data, "kind", validation=VALIDATION, out=tmp_path / "own", **SETTINGS)
+    held.rename(moved)
+    for run in ("file", "own"):
+        for part in (moved, str(moved), VALIDATION):
+            found = gpunet.verify(tmp_path / run, data=data, validation=part)
+            assert [each.wrong for each in found] == ["", "", ""]
+        with pytest.raises(ModelInvalid, match="data"):
+            gpunet.resume(tmp_path / run, data, validation=tmp_path / "other.parquet")
+
+
+def test_settings_of_a_run_say_how_to_train_again_with_parts_in_memory(tmp_path: Path) -> None:
+    first = gpunet.train(TRAIN, "kind", validation=VALIDATION, out=tmp_path / "a", **SETTINGS)
+    config = tmp_path / "a" / "config.toml"
+    assert "gpunet.train(data, config=THIS_FILE, validation=…)" in config.read_text()
+    again = gpunet.train(TRAIN, config=config, validation=VALIDATION)
+    assert again.predict(TEST, proba=True).tobytes() == first.predict(TEST, proba=True).tobytes()
+    with pytest.raises(UsageError, match="the validation part was in memory"):
+        gpunet.train(TRAIN, config=config)
+
+
+def test_a_list_of_arrays_is_no_part() -> None:
+    with pytest.raises((DataError, TypeError), match="tuple"):
+        gpunet.train((np.eye(30), np.arange(30)), validation=[np.eye(30), np.arange(30)])
 
 
 def test_repeats_may_have_one_test_part_and_are_told_in_a_line() -> None:
