@@ -108,8 +108,8 @@ class Job:
         """What trains again with the run's `config.toml`."""
         own = [n for n in ("validation", "test") if getattr(self.config, n) == IN_MEMORY]
         if own or (self.location is None and self.name != STDIN):
-            given = "".join(f", {name}=…" for name in own)
-            return f"gpunet.train(data, config=THIS_FILE{given}): data were in memory"
+            given, what = "".join(f", {name}=…" for name in own), "parts" if own else "data"
+            return f"gpunet.train(data, config=THIS_FILE{given}): the {what} were in memory"
         data = "-" if self.location is None else shlex.quote(self.location)
         return f"gpunet train {data} --config THIS_FILE"
 
