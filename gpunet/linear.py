@@ -24,8 +24,9 @@ PATIENCE = 2
 """Penalties that may do worse than one that did well, before the last one is tried."""
 FOLDS, JUDGED = 5, 1000
 """Rows that choose a penalty, where there are so many, and the folds they come from."""
-STEPS, PAIRS, GAIN = (10, 100), 10, 3e-6
-"""Of a descent at most, what it remembers, and the share of the cost below which it is done."""
+STEPS, PAIRS, GAIN, ROUGH = (10, 100), 10, 3e-6, 1e-4
+"""Of a descent at most, what it remembers, and the share of the cost below which it is done; that
+of one that only chooses a penalty."""
 WORK = 1 << 30
 """Rows times inputs and outputs, over all descents, of which steps are cut: some ten seconds."""
 ARMIJO, HALVINGS = 1e-4, 20
@@ -174,7 +175,7 @@ def _penalty(pairs: Pairs, gate: Gate, start: np.ndarray, steps: int) -> float:
     best, least, worse = inf, _loss(pairs, gate, at), 0
     for penalty in PENALTIES if pairs else ():
         costs = [_cost(learnt, gate, penalty) for learnt, _ in pairs]
-        at = [_descended(cost, each, steps) for cost, each in zip(costs, at, strict=True)]
+        at = [_descended(cost, each, steps, ROUGH) for cost, each in zip(costs, at, strict=True)]
         loss = _loss(pairs, gate, at)
         if loss < least:
             best, least, worse = penalty, loss, 0
@@ -202,7 +203,7 @@ def _cost(rows: Learnt, gate: Gate, penalty: float) -> Cost:
     return cost
 
 
-def _descended(cost: Cost, at: np.ndarray, steps: int) -> np.ndarray:
+def _descended(cost: Cost, at: np.ndarray, steps: int, gain: float = GAIN) -> np.ndarray:
     """Where L-BFGS comes to from there; Nocedal and Wright, 2006, algorithm 7.4."""
     pairs = deque[tuple[np.ndarray, np.ndarray]](maxlen=PAIRS)
     value, grad = cost(at)
@@ -212,7 +213,7 @@ def _descended(cost: Cost, at: np.ndarray, steps: int) -> np.ndarray:
             break
         before, move, change = value, new[0] - at, new[2] - grad
         at, value, grad = new
-        if before - value <= GAIN * abs(before):
+        if before - value <= gain * abs(before):
             break
         if (move * change).sum() > 0:
             pairs.append((move, change))
