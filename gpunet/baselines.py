@@ -7,7 +7,7 @@ import numpy as np
 from gpunet import linear, model
 from gpunet.config import Config
 from gpunet.data import Prepared, Target
-from gpunet.data.limits import automatic
+from gpunet.data.limits import allowed
 from gpunet.linear import Predictor
 from gpunet.metrics import TINY
 
@@ -29,7 +29,7 @@ def baselines(prepared: Prepared, config: Config) -> dict[str, Predictor]:
         else:
             name = "pinball" if config.quantiles else model.TASK_LOSSES[task][0]
             gate = model.loss(name, task, quantiles=config.quantiles)
-            memory = automatic() if config.max_memory == "auto" else config.max_memory
+            memory = allowed(config.max_memory)
             found["linear"] = linear.descent(prepared, gate, level, memory, config.seed)
     return found
 

@@ -13,7 +13,7 @@ import numpy as np
 from gpunet import engine, forensics, metrics, model, optim
 from gpunet.config import Config
 from gpunet.data import Dataset, Prepared, Schema, joined
-from gpunet.data.limits import automatic
+from gpunet.data.limits import allowed
 from gpunet.data.targets import by_target
 from gpunet.data.windows import Windows, windows
 from gpunet.device import Device
@@ -164,7 +164,7 @@ def feed(taken: Windows, schema: Schema, device: Device) -> Feed:
 def training_rows(data: Prepared, config: Config, device: Device, dtype: str) -> Windows:
     """The training part, in the order of each epoch; from a file half of the memory holds it."""
     seed = config.seed if config.shuffle else None
-    memory = automatic() if config.max_memory == "auto" else config.max_memory
+    memory = allowed(config.max_memory)
     return windows(data.train, device, dtype, int(config.batch_size), seed, memory // 2)
 
 
@@ -246,6 +246,12 @@ def steps_in_all(config: Config, rows: int, legs: Legs = ()) -> int:
     """Updates of a whole run over so many training rows, added legs included."""
     planned = config.steps or int(config.epochs) * steps_an_epoch(config, rows)
     return sum(legs[-1]) if legs else planned
+
+
+def steps_a_report(config: Config, rows: int) -> int:
+    """Updates from one report to the next."""
+    an_epoch = steps_an_epoch(config, rows)
+    return max(an_epoch, ceil(config.steps / REPORTS)) if config.steps else an_epoch
 
 
 def micro_batch(config: Config) -> int | None:
@@ -417,8 +423,7 @@ class _Run:
     @property
     def every(self) -> int:
         """Steps from one report to the next."""
-        steps = self.config.steps
-        return max(self.per_epoch, ceil(steps / REPORTS)) if steps else self.per_epoch
+        return steps_a_report(self.config, self.nets[0].taken.rows)
 
     def reports(self) -> Iterator[Report]:
         yield from self._advance(self.total)

@@ -75,7 +75,6 @@ def look(job: Job, patience: float = PATIENCE) -> Outlook:
     count = len(job.members)
     timed, seconds, validation = _timed(job, patience)
     epochs = job.steps / loop.steps_an_epoch(config, job.training_rows)
-    reports = min(ceil(epochs), loop.REPORTS) if config.steps else ceil(epochs)
     launches = job.launches
     weights = job.members[0].network.graph.parameters
     vectors = 2 + optim.optimizer(config.optimizer, config.momentum, config.betas).slots
@@ -96,7 +95,7 @@ def look(job: Job, patience: float = PATIENCE) -> Outlook:
         prediction_bytes=sum(part.rows for part in parts) * job.outputs * word,
         timed=timed,
         seconds=seconds,
-        validations=reports,
+        validations=ceil(job.steps / loop.steps_a_report(config, job.training_rows)),
         validation_seconds=validation,
     )
 

@@ -38,6 +38,13 @@ def test_a_plan_counts_what_the_run_holds() -> None:
     assert (found.validations, outlook.look(in_steps, 0).validations) == (6, 20)
     expected = 48 * found.seconds / found.timed + 6 * found.validation_seconds
     assert found.total_seconds == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steps", [7, 30, 41])
+def test_a_plan_counts_the_reports_that_a_run_makes(steps: int) -> None:
+    settings = {"device": "cpu", "hidden": (16,), "preset": "plain", "batch_size": 256}
+    planned = job.plan("penguins", {**settings, "steps": steps})
+    assert outlook.look(planned, 0).validations == len(list(planned.reports()))
     assert outlook.look(plan(precision="fp64", optimizer="sgd")).weight_bytes == (
         planned.parameters * 8 * 2
     )

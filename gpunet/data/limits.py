@@ -22,6 +22,11 @@ def automatic() -> int:
     return available() // 2
 
 
+def allowed(asked: int | str) -> int:
+    """The bytes of a `--max-memory` that may be auto."""
+    return automatic() if isinstance(asked, str) else asked
+
+
 def check_fits(what: str, asked: int, budget: int, hint: str | None = None) -> None:
     """OutOfMemory, with both numbers, when `asked` bytes are more than `budget`."""
     if asked > budget:
