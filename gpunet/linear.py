@@ -12,6 +12,7 @@ import numpy as np
 from gpunet.data import Dataset, Prepared, Schema
 from gpunet.data.rows import BLOCK, blocks
 from gpunet.graph import Gate
+from gpunet.metrics import TINY
 from gpunet.random import Purpose, permutation, stream
 
 MOST_SOLVED, MOST_HELD, FEWEST = 1 << 26, 1 << 24, 100
@@ -30,7 +31,6 @@ of one that only chooses a penalty."""
 WORK = 1 << 30
 """Rows times inputs and outputs, over all descents, of which steps are cut: some ten seconds."""
 ARMIJO, HALVINGS = 1e-4, 20
-TINY = 1e-15
 
 Predictor = Callable[[Dataset], np.ndarray]
 """Raw predictions (n, k) for a part's rows, as a network gives them."""

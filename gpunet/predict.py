@@ -189,7 +189,7 @@ class Model:
         y, chosen = self.schema.encode_target(source, rows), rows
         if chosen is None:
             chosen = np.arange(source.rows)
-        weight = self.schema.encode_weight(source, chosen, "whole")
+        weight = self.schema.encode_weight(source, chosen)
         return Dataset(x, y, weight, cluster=self.schema.clusters(source, chosen)), unseen
 
     def judge(self, part: Dataset, raw: np.ndarray, ranked: bool = True) -> dict[str, float | None]:
@@ -294,9 +294,13 @@ def loaded(model: Model | Path | str) -> Model:
     return model if isinstance(model, Model) else load(model)
 
 
-def _unpickled(content: bytes, config: Config, *training: Any) -> Model:
+def _unpickled(
+    content: bytes,
+    config: Config,
+    summary: Mapping[str, Any],
+    history: tuple[Mapping[str, Any], ...],
+) -> Model:
     made = _model(*run.parse(content, "the pickle"), "the pickle")
-    summary, history = training
     return replace(made, config=config, summary=summary, history=history)
 
 

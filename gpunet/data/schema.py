@@ -198,10 +198,10 @@ class Schema:
         """Of some rows those that have a weight above 0, or all where training had no weights."""
         return counting(self.read_so(source), self.target.weight, rows)[0]
 
-    def encode_weight(self, source: Source, rows: np.ndarray, part: str) -> np.ndarray | None:
+    def encode_weight(self, source: Source, rows: np.ndarray) -> np.ndarray | None:
         """The weights (n,) of some rows, of mean 1; None where training had none.
 
-        Raises DataError, which names the `part`, for weights that are missing, negative or all 0.
+        Raises DataError for weights that are missing, negative or all 0.
         """
         name = self.target.weight
         if name is None:
@@ -209,7 +209,7 @@ class Schema:
         check_columns(source, [name])
         weights = read_weights(self.read_so(source), name, rows)[rows]
         if not weights.any():
-            raise DataError(f"{name}: every weight of the {part} part is 0; no row counts")
+            raise DataError(f"{name}: every weight of the whole part is 0; no row counts")
         return scaled(weights)
 
     def clusters(self, source: Source, rows: np.ndarray) -> np.ndarray | None:
